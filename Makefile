@@ -1,0 +1,72 @@
+# `make help` lists the targets. demo, test, check and bench set up what they need first.
+
+PYTHON ?=
+BIN := .venv/bin
+READY := .venv/.ready
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+VERSION := import platform; print(platform.python_version())
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench lock clean
+
+help: ## This list.
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+
+setup: $(READY) ## Make .venv with what requirements.lock says. PYTHON=python3.12 names another Python.
+	@if [ -n "$(PYTHON)" ] && [ "$$("$(PYTHON)" -c '$(VERSION)')" != "$$($(BIN)/python -c '$(VERSION)')" ]; then \
+	  echo "setup: .venv has Python $$($(BIN)/python -c '$(VERSION)'), not $(PYTHON); remove it first: rm -rf .venv" >&2; exit 1; \
+	fi
+	@echo "setup: ready, .venv has Python $$($(BIN)/python -c '$(VERSION)') and charloom; next: make demo"
+
+demo: $(READY) ## Train, evaluate and export a small model on English text that Python carries.
+	$(BIN)/charloom demo
+
+test: $(READY) ## All tests, the slow ones too.
+	$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, formatting and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## Every script in bench/; each measures one figure.
+	@set -e; found=; for script in bench/[a-z]*.py; do \
+	  [ -e "$$script" ] || continue; found=yes; echo "bench: $$script"; $(BIN)/python "$$script"; \
+	done; [ -n "$$found" ] || echo "bench: no scripts in bench/ yet"
+
+lock: ## Make requirements.lock anew from setup.py (needs uv). LOCK_FLAGS=--upgrade takes newer versions.
+	@command -v uv >/dev/null || { echo "lock: uv is missing; install it: pip install uv" >&2; exit 1; }
+	uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --custom-compile-command 'make lock' --quiet $(LOCK_FLAGS) --output-file requirements.lock
+
+clean: ## Remove caches and build output; .venv stays.
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+# A .venv that works is kept; pip then only adds what is missing. .ready is written last.
+$(READY): requirements.lock setup.py
+	@set -e; \
+	if ! $(BIN)/python -c 'import pip; $(SUPPORTED)' 2>/dev/null; then \
+	  usable=; bare=; \
+	  for python in $(if $(PYTHON),"$(PYTHON)",python3.13 python3.12 python3.11 python3); do \
+	    "$$python" -c '$(SUPPORTED)' 2>/dev/null || continue; \
+	    if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then usable=$$python; break; fi; \
+	    bare=$${bare:-$$python}; \
+	  done; \
+	  if [ -z "$$usable" ] && [ -n "$$bare" ]; then \
+	    echo "setup: $$bare has no ensurepip; install it (Debian, Ubuntu: apt-get install $$(basename "$$bare")-venv)" >&2; exit 1; \
+	  elif [ -z "$$usable" ]; then \
+	    echo "setup: $(if $(PYTHON),$(PYTHON) is no,there is no) Python 3.11, 3.12 or 3.13; install one (Debian 12 or later: apt-get install python3-venv) or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; \
+	  fi; \
+	  echo "setup 1/3: make .venv with $$usable ($$("$$usable" -c '$(VERSION)'))"; \
+	  "$$usable" -m venv --clear .venv; \
+	else \
+	  echo "setup 1/3: keep .venv (Python $$($(BIN)/python -c '$(VERSION)'))"; \
+	fi
+	@echo "setup 2/3: install the $$(grep -c '^[a-z].*==' requirements.lock) packages of requirements.lock (some minutes and 3 GB in .venv)"
+	@sed -n '/^setuptools==/,/# via/p' requirements.lock > .venv/build.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes -r .venv/build.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --no-build-isolation -r requirements.lock
+	@echo "setup 3/3: install charloom itself, editable"
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,40 @@
+"""Metadata of charloom; Beam's --setup_file also ships this to remote workers."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="charloom",
+    version="0.1.0",
+    description="Language models trained jointly over words and characters, from raw text to a gated SavedModel",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    packages=find_packages(
+        include=["model", "model.*", "components", "components.*", "pipelines", "pipelines.*"]
+    ),
+    package_data={"components.evaluate": ["*.j2", "*.html"]},
+    entry_points={"console_scripts": ["charloom = pipelines.cli:main"]},
+    # Why each, and why these ranges: docs/decisions/0001-dependencies.md. Tested is requirements.lock.
+    install_requires=[
+        "apache-beam>=2.77,<2.78",
+        "google-crc32c>=1.7,<2",
+        "jinja2>=3.1,<4",
+        "keras>=3.13,<4",
+        "kfp>=2.17,<2.18",
+        "kfp-kubernetes>=2.17,<2.18",
+        "matplotlib>=3.10,<4",
+        "numpy>=2,<3",
+        "tensorboard>=2.21,<2.22",
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-text>=2.21,<2.22",
+        "tqdm>=4.67,<5",
+    ],
+    extras_require={
+        "dev": [
+            "mypy>=2,<3",
+            "pre-commit>=4,<5",
+            "pytest>=9,<10",
+            "ruff>=0.17,<0.18",
+            "setuptools>=77",  # `make setup` builds with the locked one, not with the newest
+        ]
+    },
+)

@@ -1,0 +1,185 @@
+"""The layout rules: who may import what, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = ("pipelines", "components", "model")
+"""A package imports only from itself and from those after it."""
+NOT_SHIPPED = ("tests", "bench")
+MAX_LINES = 400
+LIGHT = ("model/config.py", "model/vocab.py", "model/errors.py", "model/presets.py")
+HEAVY = {"tensorflow", "tensorflow_text", "keras", "apache_beam", "kfp", "kubernetes", "matplotlib"}
+"""Slow to import: nothing in LIGHT imports them, itself or through our own modules."""
+
+
+def imported_modules(path: str, source: str) -> Iterator[tuple[int, str]]:
+    """Yields line and dotted name of everything that a file imports, wherever in the file.
+
+    `from a import b` gives `a.b`; relative names are made absolute by `path`, which is
+    relative to the root.
+    """
+    package = Path(path).parent.parts
+    for node in ast.walk(ast.parse(source, filename=path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join((*start, *([node.module] if node.module else [])))
+            for alias in node.names:
+                yield node.lineno, f"{base}.{alias.name}"
+        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            function = node.func
+            called = getattr(function, "attr", None) or getattr(function, "id", None)
+            if called in ("import_module", "__import__"):
+                yield node.lineno, str(node.args[0].value)
+
+
+def may_import(path: str, top: str) -> bool:
+    """Whether the file at `path` may import the top-level package `top`."""
+    file = Path(path)
+    layer = file.parts[0]
+    if top in LAYERS:
+        return LAYERS.index(top) >= LAYERS.index(layer)
+    if top in NOT_SHIPPED:
+        return False
+    if top == "kfp":
+        return layer == "pipelines" or (layer == "components" and file.name == "component.py")
+    if top == "apache_beam":
+        return file.parts[:2] == ("components", "preprocess")
+    if top == "kubernetes":
+        return file.parts[:2] == ("components", "train")
+    return True
+
+
+def import_faults(files: Mapping[str, str]) -> list[str]:
+    """Returns imports against the rules; `files` is path to source, paths relative to the root."""
+    return [
+        f"{path}:{line} imports {name}"
+        for path, source in files.items()
+        for line, name in imported_modules(path, source)
+        if not may_import(path, name.split(".")[0])
+    ]
+
+
+def heavy_faults(files: Mapping[str, str], light: tuple[str, ...] = LIGHT) -> list[str]:
+    """Returns the ways by which a file of `light` comes to import something of HEAVY."""
+    faults = []
+    for start in light:
+        todo = [(start,), *((start, file) for file in own_files(Path(start).parent.name))]
+        seen: set[str] = set()
+        for way in todo:  # grows as it goes, so the shortest way comes first
+            if way[-1] in seen or way[-1] not in files:
+                continue
+            seen.add(way[-1])
+            for _, name in imported_modules(way[-1], files[way[-1]]):
+                if name.split(".")[0] in HEAVY:
+                    faults.append(" -> ".join((*way, name)))
+                todo.extend((*way, found) for found in own_files(name))
+    return faults
+
+
+def own_files(name: str) -> list[str]:
+    """Returns the files that importing `name` may run, were it a module of ours."""
+    parts = name.split(".")
+    files = []
+    for end in range(1, len(parts) + 1):
+        stem = "/".join(parts[:end])
+        files += [f"{stem}.py", f"{stem}/__init__.py"]
+    return files
+
+
+def long_files(files: Mapping[str, str]) -> list[str]:
+    """Returns the files of more than MAX_LINES lines."""
+    lengths = {path: len(source.splitlines()) for path, source in files.items()}
+    return [f"{path}: {length} lines" for path, length in lengths.items() if length > MAX_LINES]
+
+
+def read_sources(*folders: str) -> dict[str, str]:
+    return {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for folder in folders
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    }
+
+
+def test_imports_go_one_way() -> None:
+    files = read_sources(*LAYERS)
+    assert set(LIGHT) <= set(files)
+    assert import_faults(files) == []
+
+
+def test_light_modules_import_nothing_heavy() -> None:
+    assert heavy_faults(read_sources("model")) == []
+
+
+def test_no_file_is_too_long() -> None:
+    assert long_files(read_sources(*LAYERS, "tests")) == []
+
+
+def test_tests_are_flat() -> None:
+    # tests/model would shadow model, and tests/__init__.py would change the modules' names.
+    assert not (ROOT / "tests" / "__init__.py").exists()
+    folders = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("*.py")}
+    assert folders == {"tests"}
+    assert not (ROOT / "tests" / "model").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "faults"),
+    [
+        ("pipelines/cli.py", "import model.config\nfrom components.train import main", []),
+        ("components/train/main.py", "import pipelines", ["pipelines"]),
+        ("components/train/main.py", "from components.evaluate import gate", []),
+        ("model/text.py", "from components import train", ["components.train"]),
+        ("model/text.py", "def f():\n  from pipelines.cli import main", ["pipelines.cli.main"]),
+        ("model/text.py", "from . import config\nfrom .config import Config", []),
+        ("model/text.py", "from ..components import train", ["components.train"]),
+        ("model/text.py", "import modelling, componentsx", []),
+        ("model/text.py", "import tests.conftest", ["tests.conftest"]),
+        ("components/train/component.py", "from kfp import dsl", []),
+        ("pipelines/training.py", "from kfp import kubernetes", []),
+        ("components/train/main.py", "from kfp import dsl", ["kfp.dsl"]),
+        ("model/component.py", "import kfp", ["kfp"]),
+        ("components/preprocess/transforms.py", "import apache_beam as beam", []),
+        ("components/train/main.py", "import apache_beam as beam", ["apache_beam"]),
+        ("pipelines/cli.py", "import apache_beam.io", ["apache_beam.io"]),
+        ("components/train/launch.py", "import kubernetes", []),
+        ("pipelines/submit.py", "import kubernetes.client", ["kubernetes.client"]),
+        ("model/text.py", "importlib.import_module('kfp.dsl')", ["kfp.dsl"]),
+        ("model/text.py", "__import__('kfp')", ["kfp"]),
+    ],
+)
+def test_import_faults_are_found(path: str, source: str, faults: list[str]) -> None:
+    found = [fault.split(" imports ")[1] for fault in import_faults({path: source})]
+    assert found == faults
+
+
+def test_heavy_imports_are_found_through_other_modules() -> None:
+    files = {
+        "model/__init__.py": "",
+        "model/config.py": "import json, numpy\nfrom model import errors",
+        "model/errors.py": "from model.vocab import Vocabulary",
+        "model/vocab.py": "def load():\n    import tensorflow as tf",
+        "model/text.py": "import keras",
+    }
+    assert heavy_faults(files, ("model/config.py",)) == [
+        "model/config.py -> model/errors.py -> model/vocab.py -> tensorflow"
+    ]
+    files["model/vocab.py"] = ""
+    assert heavy_faults(files, ("model/config.py",)) == []
+    files |= {"model/__init__.py": "import keras", "model/config.py": ""}
+    assert heavy_faults(files, ("model/config.py",)) == [
+        "model/config.py -> model/__init__.py -> keras"
+    ]
+
+
+def test_long_files_are_found() -> None:
+    assert long_files({"a.py": "x = 1\n" * MAX_LINES}) == []
+    assert long_files({"a.py": "x = 1\n" * (MAX_LINES + 1)}) == [f"a.py: {MAX_LINES + 1} lines"]
