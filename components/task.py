@@ -1,0 +1,94 @@
+"""What the bodies of all KFP components share. No kfp and no TensorFlow in here.
+
+Every body is `with reporting_errors(): main.run(...)`. Whoever started the task (a pod,
+or `charloom run`) needs to tell a user's mistake from a defect, and to stop the task
+together with the worker processes it started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from model.errors import CharloomError
+
+DEFAULT_IMAGE = "charloom:0.1.0"
+
+IMAGE_VARIABLE = "CHARLOOM_IMAGE"
+"""Environment variable: the container image that compiled components name."""
+
+ERROR_FILE_VARIABLE = "CHARLOOM_ERROR_FILE"
+"""Environment variable: where a failed task writes its message and exit code as JSON."""
+
+GROUP_FILE_VARIABLE = "CHARLOOM_GROUP_FILE"
+"""Environment variable: where a task writes the id of the process group that it leads."""
+
+
+def container_image() -> str:
+    """Returns the image in which components run: `CHARLOOM_IMAGE`, or the default."""
+    return os.environ.get(IMAGE_VARIABLE) or DEFAULT_IMAGE
+
+
+@contextlib.contextmanager
+def reporting_errors() -> Iterator[None]:
+    """Turns a CharloomError of the body into one line and an exit code.
+
+    The line goes to the file named by `CHARLOOM_ERROR_FILE`, whose owner shows it, or
+    else to stderr. Any other exception passes, so that its traceback is in the log.
+
+    Raises:
+      SystemExit: with the error's exit code, without a traceback.
+    """
+    _lead_process_group()
+    try:
+        yield
+    except CharloomError as error:
+        message = " ".join(str(error).split())
+        path = os.environ.get(ERROR_FILE_VARIABLE)
+        if path:
+            _write_whole(path, json.dumps({"exit_code": error.exit_code, "message": message}))
+        else:
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+
+
+def select_numbers(result: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, float]:
+    """Picks the numbers of a stage's result that KFP can show as metrics.
+
+    Args:
+      result: nested mappings, as read from JSON.
+      paths: name of a metric -> where it is in `result`, as `splits.test.perplexity`.
+
+    Returns:
+      Name -> number. What is missing, no number or not finite is left out: KFP keeps
+      metadata as JSON, which has no NaN.
+    """
+    numbers = {}
+    for name, path in paths.items():
+        value: Any = result
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            numbers[name] = float(value)
+    return numbers
+
+
+def _lead_process_group() -> None:
+    """Makes this process and all that it starts one group, which can be stopped as one."""
+    path = os.environ.get(GROUP_FILE_VARIABLE)
+    if path:
+        os.setpgid(0, 0)
+        _write_whole(path, str(os.getpgrp()))
+
+
+def _write_whole(path: str, text: str) -> None:
+    """Writes `text` so that a reader of `path` sees all of it or nothing."""
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)

@@ -1,0 +1,169 @@
+"""The train stage: checks, workers, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from typing import Any
+
+from tqdm import tqdm
+
+from components.train.launch import launch_local
+from model.checkpoints import best_checkpoint, newest_checkpoint, verify_checkpoint
+from model.config import Config, from_json, to_json
+from model.errors import InputError
+from model.progress import METRICS_FILE, perplexity
+from model.records import COMPLETED_FILE, Dataset
+from model.training import FREE_FIELDS, check_config
+
+CONFIG_FILE = "config.json"
+
+
+def run(*, records: str, workdir: str, config: Config, workers: int = 1) -> dict[str, Any]:
+    """Trains a model, or goes on with a training that was interrupted.
+
+    Args:
+      records: folder that prepare made.
+      workdir: empty, new, or that of the same training; gets checkpoints/, tensorboard/,
+        logs/worker-<rank>.log, metrics.jsonl, config.json and, last, COMPLETED.
+      config: the whole config; its data section is replaced by that of the records.
+      workers: worker processes that share each global batch.
+
+    Returns:
+      step, valid_perplexity (of the best checkpoint; None without a validation split)
+      and checkpoint (its folder).
+
+    Raises:
+      InputError: bad records, workdir or config.
+      RestartableError: a worker was lost; the same call goes on.
+      CharloomError: training failed.
+    """
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; it must be at least 1")
+    with Dataset.open(records) as dataset:
+        config = check_config(config, dataset, workers=workers)
+    _open_workdir(workdir, config)
+    marker = os.path.join(workdir, COMPLETED_FILE)
+    if os.path.exists(marker):
+        with open(marker, encoding="utf-8") as file:
+            done = file.read().strip()
+        if done == str(config.train.steps):
+            print(f"{workdir} is already trained to step {done}")
+            return _result(workdir)
+        os.remove(marker)
+    _write(os.path.join(workdir, CONFIG_FILE), to_json(config))
+    newest = newest_checkpoint(workdir)
+    if newest:
+        print(f"continuing from step {verify_checkpoint(newest)['step']} ({newest})", flush=True)
+    with ProgressBar(workdir, config.train.steps) as bar:
+        launch_local(
+            records=os.path.abspath(records),
+            workdir=os.path.abspath(workdir),
+            config=os.path.abspath(os.path.join(workdir, CONFIG_FILE)),
+            workers=workers,
+            watch=bar.update,
+        )
+    return _result(workdir)
+
+
+def _result(workdir: str) -> dict[str, Any]:
+    best = best_checkpoint(workdir)
+    words = best.meta.get("valid_words")
+    value = perplexity(best.meta["valid_log_likelihood"], words) if words else None
+    return {"step": best.step, "valid_perplexity": value, "checkpoint": best.path}
+
+
+def _write(path: str, text: str) -> None:
+    with open(path + ".tmp", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(path + ".tmp", path)
+
+
+def _open_workdir(workdir: str, config: Config) -> None:
+    """Makes the workdir, or checks that it is of the same training."""
+    try:
+        os.makedirs(workdir, exist_ok=True)
+        names = os.listdir(workdir)
+    except OSError as error:
+        raise InputError(
+            f"workdir {workdir} can't be used ({error.strerror}); choose another"
+        ) from None
+    if not os.access(workdir, os.W_OK):
+        raise InputError(f"workdir {workdir} is not writable; choose another")
+    if not names:
+        return
+    path = os.path.join(workdir, CONFIG_FILE)
+    if not os.path.exists(path):
+        raise InputError(
+            f"workdir {workdir} already holds something that is no training ({sorted(names)[0]}); "
+            "choose another"
+        )
+    with open(path, encoding="utf-8") as file:
+        begun = from_json(file.read(), source=path)
+    for section in ("model", "train", "data"):
+        old, new = getattr(begun, section), getattr(config, section)
+        for field in dataclasses.fields(old):
+            before, after = getattr(old, field.name), getattr(new, field.name)
+            if before != after and not (section == "train" and field.name in FREE_FIELDS):
+                raise InputError(
+                    f"workdir {workdir} was begun with {section}.{field.name}={before}, not "
+                    f"{after}; use the same setting or choose another --workdir"
+                )
+
+
+class ProgressBar:
+    """Shows the chief's metrics as they are written: a bar on a terminal, else lines."""
+
+    def __init__(self, workdir: str, steps: int):
+        """Follows a workdir's metrics file."""
+        self._path = os.path.join(workdir, METRICS_FILE)
+        self._interactive = sys.stderr.isatty()
+        self._offset = os.path.getsize(self._path) if os.path.exists(self._path) else 0
+        self._valid = ""
+        self._bar = tqdm(
+            total=steps,
+            unit="step",
+            disable=not self._interactive,
+            bar_format="{desc}{percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt}{postfix}",
+        )
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._bar.close()
+
+    def update(self) -> None:
+        """Shows what was written since the last call."""
+        try:
+            with open(self._path, encoding="utf-8") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:
+                    self._offset = 0  # rewritten by a worker that went on from a checkpoint
+                file.seek(self._offset)
+                text = file.read()
+        except FileNotFoundError:
+            return
+        whole = text[: text.rfind("\n") + 1]
+        self._offset += len(whole.encode())
+        for line in whole.splitlines():
+            self._show(json.loads(line))
+
+    def _show(self, row: dict[str, Any]) -> None:
+        if "valid_words" in row:
+            value = perplexity(row["valid_log_likelihood"], row["valid_words"])
+            self._valid = f"  valid. ppl {value:.1f}"
+            if not self._interactive:
+                print(f"step {row['step']}  validation perplexity {value:.2f}", flush=True)
+            return
+        left = "{}:{:02d}".format(*divmod(round(row["seconds_left"]), 60))
+        text = (
+            f"loss {row['loss']:.4f}  ppl {perplexity(-row['loss'], 1):.1f}"
+            f"  {row['words_per_second']:,.0f} words/s  {left} left"
+        )
+        if self._interactive:
+            self._bar.n = row["step"]
+            self._bar.set_postfix_str(text + self._valid)
+        else:
+            print(f"step {row['step']}/{row['steps']}  {text}", flush=True)

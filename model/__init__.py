@@ -1,0 +1,1 @@
+"""The joint word and character language model: data contract, network, training, evaluation, export."""

@@ -1,0 +1,339 @@
+"""The configuration tree: one frozen dataclass a stage, checked, JSON in and out.
+
+No TensorFlow here, so that `charloom --help` and `charloom compile` answer at once.
+
+Shape letters used in all of `model/`: B lanes, T steps, W bytes a word, U distinct
+words, D word-embedding size, F filters in all, H LSTM size, V words, L words in a
+document.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
+
+from model.errors import InputError
+
+CONFIG_VERSION = 1
+"""Raised whenever a field changes its meaning; records and checkpoints carry it."""
+
+TOKENIZERS = ("words", "whitespace")
+DOCUMENTS = ("file", "paragraph", "line")
+BAD_TEXT = ("error", "skip", "replace")
+INPUTS = ("joint", "words", "characters")
+CHAR_CNN = ("trained", "frozen")
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # also false for NaN
+        raise InputError(f"{name} is {value}; it must be between {low} and {high}")
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{hint}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """How raw text becomes records."""
+
+    tokenizer: str = "words"
+    """`words`: Unicode script boundaries, punctuation apart; `whitespace`: split at white space."""
+    lowercase: bool = False
+    """Case-fold words before they are counted and encoded."""
+    sentence_marks: bool = True
+    """Whether every line end is a word `</s>` that the model predicts."""
+    document: str = "file"
+    """What one document is: a `file`, a `paragraph` (ended by a blank line) or a `line`."""
+    record_words: int = 1024
+    """A longer document is cut at line ends into records of about this many words."""
+    vocab_size: int = 16384
+    """At most this many words in the vocabulary, the three special ones included."""
+    min_count: int = 2
+    """A word seen less often than this in the training split is `<unk>`."""
+    valid_fraction: float = 0.05
+    """Share of records, chosen by hash of source and position, kept for validation."""
+    test_fraction: float = 0.05
+    """Share of records, chosen by hash of source and position, kept for the test."""
+    shard_megabytes: int = 64
+    """Input bytes, in MiB, that share one output shard."""
+    encoding: str = "utf-8"
+    """Text encoding of the input files, by its Python name."""
+    on_bad_text: str = "error"
+    """What to do with a file that is not text: `error`, `skip` it, or `replace` bad bytes by U+FFFD."""
+
+    def __post_init__(self) -> None:
+        _check_choice("data.tokenizer", self.tokenizer, TOKENIZERS)
+        _check_choice("data.document", self.document, DOCUMENTS)
+        _check_choice("data.on_bad_text", self.on_bad_text, BAD_TEXT)
+        _check_range("data.record_words", self.record_words, 8, 1 << 20)
+        _check_range("data.vocab_size", self.vocab_size, 8, 1 << 24)
+        _check_range("data.min_count", self.min_count, 1, 1 << 20)
+        _check_range("data.valid_fraction", self.valid_fraction, 0.0, 0.5)
+        _check_range("data.test_fraction", self.test_fraction, 0.0, 0.5)
+        _check_range("data.shard_megabytes", self.shard_megabytes, 1, 1 << 14)
+        try:
+            "".encode(self.encoding)
+        except LookupError:
+            raise InputError(
+                f"data.encoding is {self.encoding!r}, which Python does not know; try utf-8 or latin-1"
+            ) from None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Sizes of the joint char-CNN, word-embedding and LSTM model (Kim et al. 2016)."""
+
+    inputs: str = "joint"
+    """What the LSTM reads: `joint` (words and characters), `words` or `characters`."""
+    char_cnn: str = "trained"
+    """`trained` end to end with the LSTM, or `frozen` at its random initial values."""
+    word_dim: int = 256
+    """D, the size of a word embedding."""
+    char_dim: int = 16
+    """Size of a byte embedding."""
+    max_word_bytes: int = 24
+    """W: bytes of a word that the CNN sees, its begin and end marks included."""
+    filter_widths: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
+    """Widths, in bytes, of the convolutions."""
+    filter_counts: tuple[int, ...] = (25, 50, 75, 100, 125, 150)
+    """Filters of each width; their sum is F."""
+    highway_layers: int = 1
+    """Highway layers (Srivastava et al. 2015) over the pooled filters."""
+    lstm_layers: int = 2
+    """LSTM layers."""
+    lstm_dim: int = 300
+    """H, the size of each LSTM layer."""
+    tied: bool = True
+    """Output weights are the word embeddings (Press and Wolf 2017); needs a word embedding."""
+    dropout: float = 0.3
+    """Share dropped of the LSTM's input, between its layers and of its output; one mask a window."""
+
+    def __post_init__(self) -> None:
+        _check_choice("model.inputs", self.inputs, INPUTS)
+        _check_choice("model.char_cnn", self.char_cnn, CHAR_CNN)
+        _check_range("model.word_dim", self.word_dim, 1, 1 << 14)
+        _check_range("model.char_dim", self.char_dim, 1, 1 << 10)
+        _check_range("model.max_word_bytes", self.max_word_bytes, 4, 1 << 10)
+        _check_range("model.highway_layers", self.highway_layers, 0, 16)
+        _check_range("model.lstm_layers", self.lstm_layers, 1, 16)
+        _check_range("model.lstm_dim", self.lstm_dim, 1, 1 << 14)
+        _check_range("model.dropout", self.dropout, 0.0, 0.9)
+        if not self.filter_widths or len(self.filter_widths) != len(self.filter_counts):
+            raise InputError(
+                f"model.filter_widths has {len(self.filter_widths)} entries and model.filter_counts "
+                f"{len(self.filter_counts)}; they must be of the same length, at least 1"
+            )
+        for width, count in zip(self.filter_widths, self.filter_counts, strict=True):
+            _check_range("model.filter_widths", width, 1, self.max_word_bytes)
+            _check_range("model.filter_counts", count, 1, 1 << 14)
+        if self.tied and self.inputs == "characters":
+            raise InputError(
+                "model.tied needs a word embedding, and model.inputs is 'characters'; "
+                "add --set model.tied=false"
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How the model is trained."""
+
+    lanes: int = 32
+    """B, the lanes of the global batch, over all workers; each reads its own text."""
+    window: int = 32
+    """T, words a lane reads in one step (truncated back-propagation through time)."""
+    steps: int = 1000
+    """Training steps in all."""
+    learning_rate: float = 2e-3
+    """Peak learning rate of AdamW (Loshchilov and Hutter 2019)."""
+    warmup_steps: int = 50
+    """Steps of linear warm-up, before the cosine decay to 1 % of the peak."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices; biases and output bias are spared."""
+    clip_norm: float = 1.0
+    """Global norm to which the gradient is clipped."""
+    seed: int = 1
+    """Seed of the initial weights, the dropout masks and the order of records."""
+    log_steps: int = 20
+    """Steps between two lines of metrics."""
+    valid_steps: int = 200
+    """Steps between two passes over the validation split."""
+    checkpoint_steps: int = 100
+    """Steps between two checkpoints."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints are kept, beside the best one."""
+
+    def __post_init__(self) -> None:
+        for name in ("lanes", "window", "steps", "log_steps", "valid_steps", "checkpoint_steps"):
+            _check_range(f"train.{name}", getattr(self, name), 1, 1 << 30)
+        _check_range("train.keep_checkpoints", self.keep_checkpoints, 2, 1 << 10)
+        _check_range("train.learning_rate", self.learning_rate, 1e-9, 10.0)
+        _check_range("train.warmup_steps", self.warmup_steps, 0, 1 << 30)
+        _check_range("train.weight_decay", self.weight_decay, 0.0, 1.0)
+        _check_range("train.clip_norm", self.clip_norm, 1e-6, 1e6)
+        _check_range("train.seed", self.seed, 0, (1 << 31) - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """What a model must reach before it is exported."""
+
+    max_perplexity: float = 1000.0
+    """Test perplexity above which the model is rejected."""
+
+    def __post_init__(self) -> None:
+        _check_range("gate.max_perplexity", self.max_perplexity, 1.0, 1e12)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The whole configuration of a run; written as JSON beside everything made with it."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    gate: GateConfig = dataclasses.field(default_factory=GateConfig)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns a config dataclass as plain JSON values."""
+    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def to_json(config: Config) -> str:
+    """Returns `config` as JSON text, with the config version."""
+    return json.dumps({"config_version": CONFIG_VERSION, **to_dict(config)}, indent=2) + "\n"
+
+
+def from_json(text: str, *, source: str = "config") -> Config:
+    """Reads what `to_json` wrote.
+
+    Args:
+      text: JSON text.
+      source: name of the file, for messages.
+
+    Raises:
+      InputError: not JSON, another config version, an unknown field or a bad value.
+    """
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{source} is not JSON ({error}); make it again") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{source} holds no JSON object; make it again")
+    check_version(values.pop("config_version", None), source=source)
+    config: Config = from_dict(Config, values, source=source)
+    return config
+
+
+def check_version(version: object, *, source: str) -> None:
+    """Raises InputError unless `version` is the one this code writes."""
+    if version != CONFIG_VERSION:
+        raise InputError(
+            f"{source} was made by config version {version}, this charloom reads version "
+            f"{CONFIG_VERSION}; run the stage that made it again"
+        )
+
+
+def from_dict(cls: type[Any], values: Mapping[str, Any], *, source: str, path: str = "") -> Any:
+    """Builds a config dataclass from plain JSON values; the inverse of `to_dict`.
+
+    Raises:
+      InputError: an unknown field or a value of the wrong type or range.
+    """
+    hints = get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise InputError(f"{source} has an unknown field {path}{name}{_nearest(path + name)}")
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{source}: {path}{name} is no section of fields")
+            arguments[name] = from_dict(hint, value, source=source, path=f"{path}{name}.")  # type: ignore[arg-type]
+        else:
+            arguments[name] = _typed(value, hint, f"{path}{name}")
+    return cls(**arguments)
+
+
+def _typed(value: Any, hint: Any, name: str) -> Any:
+    """Returns a JSON value as the field's type, or says that it is of another."""
+    if get_origin(hint) is tuple:
+        item = get_args(hint)[0]
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            value = [value]
+        return tuple(_typed(one, item, name) for one in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[
+            hint
+        ]
+        raise InputError(f"{name} is {value!r}; it must be {kind}")
+    return value
+
+
+def field_names() -> list[str]:
+    """Returns all field names as `section.field`."""
+    hints = get_type_hints(Config)
+    return [
+        f"{section}.{field.name}"
+        for section, cls in hints.items()
+        for field in dataclasses.fields(cls)
+    ]
+
+
+def _nearest(name: str) -> str:
+    names = field_names()
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    if not near:  # the section was forgotten
+        near = [known for known in names if known.split(".")[1] == name.split(".")[-1]]
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def with_overrides(config: Config, settings: Sequence[str]) -> Config:
+    """Returns `config` with single fields replaced.
+
+    Args:
+      config: the config to start from.
+      settings: texts `section.field=value`, the value as JSON or as a bare text;
+        tuples as `1,2,3`.
+
+    Raises:
+      InputError: an unknown field (with the nearest names) or a bad value.
+    """
+    values = to_dict(config)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.strip()
+        if not equals:
+            raise InputError(f"--set {setting!r} has no '='; write --set train.steps=500")
+        if name not in field_names():
+            raise InputError(f"--set names an unknown field {name!r}{_nearest(name)}")
+        section, field = name.split(".")
+        values[section][field] = _parse(text, get_type_hints(type(getattr(config, section)))[field])
+    built: Config = from_dict(Config, values, source="--set")
+    return built
+
+
+def _parse(text: str, hint: Any) -> Any:
+    if hint is str:
+        return text
+    if get_origin(hint) is tuple:
+        text = "[" + text.strip("[]() ") + "]"
+    try:
+        return json.loads(text.lower() if hint is bool else text)
+    except ValueError:
+        return text

@@ -1,0 +1,115 @@
+"""Which words each lane reads at each step: pure functions of lengths, seed and step.
+
+Training lays the records of an epoch, in shuffled order, end to end and cuts the
+stream into B equal lanes of S steps of T words. Fewer than B * T words are left
+over an epoch (others each time). Nothing here depends on the number of workers,
+and any step can be reached without reading what came before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import heapq
+
+import numpy as np
+import numpy.typing as npt
+
+from model.errors import InputError
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Segment:
+    """Words `start` to `stop` of one record; word 0 is the first one predicted."""
+
+    record: int
+    start: int
+    stop: int
+
+
+class TrainPlan:
+    """Stateful truncated back-propagation through time over shuffled records."""
+
+    def __init__(self, lengths: IntArray, *, lanes: int, window: int, seed: int):
+        """Makes the plan.
+
+        Args:
+          lengths: `[records]` words of each training record.
+          lanes: B.
+          window: T.
+          seed: seed of the order of records.
+
+        Raises:
+          InputError: there are fewer words than one batch needs.
+        """
+        self.lengths = lengths
+        self.lanes = lanes
+        self.window = window
+        self.seed = seed
+        self.words = int(lengths.sum())
+        self.steps_per_epoch = self.words // (lanes * window)
+        if not self.steps_per_epoch:
+            raise InputError(
+                f"the training split has {self.words} words and one batch needs {lanes * window} "
+                f"(train.lanes {lanes} x train.window {window}); lower train.lanes or train.window"
+            )
+
+    @property
+    def dropped_words(self) -> int:
+        """Words at the end of an epoch's stream that fill no step."""
+        return self.words - self.steps_per_epoch * self.lanes * self.window
+
+    @functools.lru_cache(maxsize=2)  # noqa: B019 (a plan lives as long as its training)
+    def _order(self, epoch: int) -> tuple[IntArray, IntArray]:
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
+        starts = np.concatenate([[0], np.cumsum(self.lengths[order])])
+        return order, starts
+
+    def segments(self, step: int, lane: int) -> list[Segment]:
+        """Returns the T words that a lane reads at a step (counted over all epochs), in order."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        order, starts = self._order(epoch)
+        begin = (lane * self.steps_per_epoch + step_in_epoch) * self.window
+        end = begin + self.window
+        segments = []
+        place = int(np.searchsorted(starts, begin, side="right")) - 1
+        while begin < end:
+            stop = min(end, int(starts[place + 1]))
+            if stop > begin:
+                base = int(starts[place])
+                segments.append(Segment(int(order[place]), begin - base, stop - base))
+            begin, place = max(begin, stop), place + 1
+        return segments
+
+
+class EvalPlan:
+    """Every record of a split once, each from its own start, packed into B lanes.
+
+    A lane reads a record in windows of T words, the last one padded; at a record's
+    first window the lane's state is set to zero. So a record's log-likelihood does
+    not depend on the other records or on B.
+    """
+
+    def __init__(self, lengths: IntArray, *, lanes: int, window: int):
+        """Deals the records to lanes, longest first, to the lane with least to do."""
+        windows = -(-lengths // window)
+        self.window = window
+        self.lanes = lanes
+        self._queues: list[list[Segment]] = [[] for _ in range(lanes)]
+        loads = [(0, lane) for lane in range(lanes)]
+        for record in sorted(range(len(lengths)), key=lambda index: (-windows[index], index)):
+            load, lane = heapq.heappop(loads)
+            length = int(lengths[record])
+            self._queues[lane].extend(
+                Segment(record, start, min(start + window, length))
+                for start in range(0, length, window)
+            )
+            heapq.heappush(loads, (load + int(windows[record]), lane))
+        self.steps = max((len(queue) for queue in self._queues), default=0)
+
+    def segment(self, step: int, lane: int) -> Segment | None:
+        """Returns what a lane reads at a step; None once it is through."""
+        queue = self._queues[lane]
+        return queue[step] if step < len(queue) else None

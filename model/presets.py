@@ -1,0 +1,93 @@
+"""Named configs. Each is a function that returns a whole `Config`."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from model.config import Config, DataConfig, GateConfig, ModelConfig, TrainConfig
+from model.errors import InputError
+
+
+def tiny() -> Config:
+    """Seconds on a laptop; for tests."""
+    return Config(
+        data=DataConfig(
+            sentence_marks=False,
+            record_words=64,
+            vocab_size=512,
+            min_count=1,
+            valid_fraction=0.15,
+            test_fraction=0.15,
+        ),
+        model=ModelConfig(
+            word_dim=16,
+            char_dim=8,
+            max_word_bytes=12,
+            filter_widths=(1, 2, 3),
+            filter_counts=(8, 8, 8),
+            lstm_layers=1,
+            lstm_dim=24,
+            dropout=0.1,
+        ),
+        train=TrainConfig(
+            lanes=4,
+            window=8,
+            steps=60,
+            learning_rate=1e-2,
+            warmup_steps=5,
+            log_steps=10,
+            valid_steps=30,
+            checkpoint_steps=20,
+        ),
+    )
+
+
+def demo() -> Config:
+    """A few minutes on two cores, on some 50,000 to 500,000 words of hard-wrapped text."""
+    return Config(
+        data=DataConfig(
+            sentence_marks=False,
+            record_words=256,
+            vocab_size=8192,
+            min_count=2,
+            valid_fraction=0.1,
+            test_fraction=0.1,
+        ),
+        model=ModelConfig(
+            word_dim=128,
+            max_word_bytes=20,
+            filter_widths=(1, 2, 3, 4, 5),
+            filter_counts=(16, 32, 48, 64, 64),
+            lstm_layers=1,
+            lstm_dim=256,
+            dropout=0.4,
+        ),
+        train=TrainConfig(lanes=32, window=32, steps=800, learning_rate=4e-3),
+        gate=GateConfig(max_perplexity=500.0),
+    )
+
+
+def small() -> Config:
+    """The sizes of Kim et al. 2016, LSTM-Char-Small, with a word embedding joined."""
+    return Config(
+        data=DataConfig(),
+        model=ModelConfig(),
+        train=TrainConfig(lanes=32, window=35, steps=10_000),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"tiny": tiny, "demo": demo, "small": small}
+
+
+def get_preset(name: str) -> Config:
+    """Returns the preset called `name`.
+
+    Raises:
+      InputError: no such preset.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise InputError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}{hint}")
+    return PRESETS[name]()

@@ -1,0 +1,248 @@
+"""The record contract: what `prepare` leaves on disk and everyone else reads.
+
+A record is one document, or one piece of a long one, as a `tf.train.Example`:
+
+  word_ids      int64 `[L + 1]`  the word before the record, then its L words
+  word_lengths  int64 `[L + 1]`  character ids of each word
+  char_ids      int64 `[sum(word_lengths)]`  spelling of each word, unknown ones too
+  source        bytes            file and byte offset, for lineage
+
+Word 0 is context only: `<s>` where a document begins, else the last word of the
+piece before. So a model reads `word_ids[:-1]` and predicts `word_ids[1:]`, every
+word of the corpus is a target exactly once, and no record needs its neighbour.
+
+A folder of records holds `<split>-NNNNN-of-NNNNN.tfrecord`, `vocab.txt`,
+`dataset.json` and, written last, `COMPLETED`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import struct
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from model import vocab as vocabulary
+from model.config import DataConfig, check_version, from_dict
+from model.errors import InputError
+from model.vocab import Vocabulary
+
+FORMAT_VERSION = 1
+"""Raised whenever records change their form."""
+
+SPLITS = ("train", "valid", "test")
+VOCAB_FILE = "vocab.txt"
+INFO_FILE = "dataset.json"
+COMPLETED_FILE = "COMPLETED"
+
+IntArray = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One parsed record; see the module's docstring for the shapes."""
+
+    word_ids: IntArray
+    word_lengths: IntArray
+    char_ids: IntArray
+    source: str
+
+    @property
+    def words(self) -> int:
+        """L, the words it predicts."""
+        return len(self.word_ids) - 1
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """Returns the file name of a shard."""
+    return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def encode_record(words: Sequence[bytes], vocab: Vocabulary, *, source: str) -> bytes:
+    """Serialises one record.
+
+    Args:
+      words: `[L + 1]` words of a stream, the context word first.
+      vocab: gives the ids.
+      source: file and byte offset.
+    """
+    spellings = [vocabulary.spell(word) for word in words]
+    features = {
+        "word_ids": _int64s(vocab.encode(words)),
+        "word_lengths": _int64s([len(spelling) for spelling in spellings]),
+        "char_ids": _int64s([char for spelling in spellings for char in spelling]),
+        "source": tf.train.Feature(bytes_list=tf.train.BytesList(value=[source.encode()])),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return bytes(example.SerializeToString(deterministic=True))
+
+
+def _int64s(values: Sequence[int]) -> tf.train.Feature:
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+
+def parse_record(data: bytes) -> Record:
+    """Reads what `encode_record` wrote."""
+    feature = tf.train.Example.FromString(data).features.feature
+
+    def int64s(name: str) -> IntArray:
+        return np.asarray(feature[name].int64_list.value, np.int64)
+
+    return Record(
+        word_ids=int64s("word_ids"),
+        word_lengths=int64s("word_lengths"),
+        char_ids=int64s("char_ids"),
+        source=feature["source"].bytes_list.value[0].decode(),
+    )
+
+
+_HEADER = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+
+
+def framed_size(data: bytes) -> int:
+    """Returns the bytes that a record takes in a TFRecord file."""
+    return _HEADER.size + len(data) + _CRC.size
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = int(google_crc32c.value(data))
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def read_framed(file: BinaryIO, offset: int) -> bytes:
+    """Reads the record at a byte offset of a TFRecord file.
+
+    Raises:
+      ValueError: the file ends early or a checksum is wrong.
+    """
+    file.seek(offset)
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise ValueError(f"ends inside a record at byte {offset}")
+    length, length_crc = _HEADER.unpack(header)
+    if _masked_crc(header[:8]) != length_crc:
+        raise ValueError(f"is damaged at byte {offset}")
+    data = file.read(length + _CRC.size)
+    if len(data) < length + _CRC.size:
+        raise ValueError(f"ends inside a record at byte {offset}")
+    if _masked_crc(data[:length]) != _CRC.unpack(data[length:])[0]:
+        raise ValueError(f"is damaged at byte {offset}")
+    return data[:length]
+
+
+class Dataset:
+    """A folder of records, opened for random access.
+
+    Attributes:
+      path: the folder.
+      info: the content of `dataset.json`.
+      config: the `DataConfig` that made it.
+      vocab: its vocabulary.
+      digest: SHA-256 over vocabulary, shards and config.
+    """
+
+    def __init__(self, path: str, info: dict[str, Any], config: DataConfig, vocab: Vocabulary):
+        """Use `Dataset.open`."""
+        self.path = path
+        self.info = info
+        self.config = config
+        self.vocab = vocab
+        self.digest = str(info["digest"])
+        self._files: dict[str, BinaryIO] = {}
+        self._index: dict[str, tuple[npt.NDArray[np.int32], IntArray]] = {}
+        self._lengths: dict[str, IntArray] = {}
+        for split in SPLITS:
+            shards = info["splits"][split]["shards"]
+            counts = [shard["records"] for shard in shards]
+            offsets = [offset for shard in shards for offset in shard["offsets"]]
+            lengths = [length for shard in shards for length in shard["lengths"]]
+            owner = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
+            self._index[split] = (owner, np.asarray(offsets, np.int64))
+            self._lengths[split] = np.asarray(lengths, np.int64)
+
+    @classmethod
+    def open(cls, path: str) -> Dataset:
+        """Opens a folder that `prepare` completed.
+
+        Raises:
+          InputError: the folder is missing, unfinished, of another version, or a
+            shard is missing or cut short.
+        """
+        if not os.path.isdir(path):
+            raise InputError(f"{path} is no folder of records; make it with charloom prepare")
+        if not os.path.exists(os.path.join(path, COMPLETED_FILE)):
+            raise InputError(f"{path} is not complete (no {COMPLETED_FILE}); run charloom prepare")
+        source = os.path.join(path, INFO_FILE)
+        try:
+            with open(source, encoding="utf-8") as file:
+                info = json.load(file)
+            format_version, config_version = info["format_version"], info["config_version"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{source} can't be read; run charloom prepare again") from None
+        if format_version != FORMAT_VERSION:
+            raise InputError(
+                f"{source} has record format {format_version}, this charloom reads "
+                f"{FORMAT_VERSION}; run charloom prepare again"
+            )
+        check_version(config_version, source=source)
+        config = from_dict(DataConfig, info["config"], source=source, path="data.")
+        _check_shards(path, info)
+        vocab = Vocabulary.load(os.path.join(path, VOCAB_FILE))
+        if vocab.digest != info["vocab"]["sha256"]:
+            raise InputError(f"{path}/{VOCAB_FILE} was changed; run charloom prepare again")
+        return cls(path, info, config, vocab)
+
+    def lengths(self, split: str) -> IntArray:
+        """Returns `[records]` words of each record of a split, in reading order."""
+        return self._lengths[split]
+
+    def read(self, split: str, index: int) -> Record:
+        """Reads one record of a split by its place in reading order.
+
+        Raises:
+          InputError: the shard is damaged.
+        """
+        owner, offsets = self._index[split]
+        shard = self.info["splits"][split]["shards"][owner[index]]
+        path = os.path.join(self.path, shard["file"])
+        if path not in self._files:
+            self._files[path] = open(path, "rb")
+        try:
+            return parse_record(read_framed(self._files[path], int(offsets[index])))
+        except ValueError as error:
+            raise InputError(f"{path} {error}; run charloom prepare again") from None
+
+    def close(self) -> None:
+        """Closes the shards."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def __enter__(self) -> Dataset:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+
+def _check_shards(path: str, info: dict[str, Any]) -> None:
+    for split in SPLITS:
+        for shard in info["splits"][split]["shards"]:
+            name = os.path.join(path, shard["file"])
+            try:
+                size = os.path.getsize(name)
+            except OSError:
+                raise InputError(f"shard {name} is missing; run charloom prepare again") from None
+            if size != shard["bytes"]:
+                raise InputError(
+                    f"shard {name} has {size} bytes, not the {shard['bytes']} of {INFO_FILE}; "
+                    "it was cut or changed, run charloom prepare again"
+                )

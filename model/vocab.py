@@ -1,0 +1,137 @@
+"""Words and bytes as ids; the vocabulary file.
+
+Two marks stand in a stream of words beside the words of the text. As strings they
+are values that no tokenizer can produce, so a text that contains the letters
+`</s>` is never taken for a mark:
+
+  ""    `<s>`, before the first word of a document; read, never predicted
+  "\\n"  `</s>`, a line end; read and predicted
+
+No TensorFlow here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+
+from model.errors import InputError
+
+DOCUMENT_START = b""
+LINE_END = b"\n"
+
+EOS_ID, UNK_ID, BOS_ID = 0, 1, 2
+"""Ids of `</s>`, `<unk>` and `<s>`."""
+SPECIAL_WORDS = ("</s>", "<unk>", "<s>")
+
+CHAR_PAD, CHAR_BEGIN, CHAR_END, CHAR_BOS, CHAR_EOS = range(5)
+"""Character ids that are no bytes: padding, begin and end of a word, `<s>`, `</s>`."""
+CHAR_OFFSET = 5
+"""A byte `b` has the character id `b + CHAR_OFFSET`."""
+NUM_CHARS = CHAR_OFFSET + 256
+
+
+def spell(word: bytes) -> list[int]:
+    """Returns the character ids of one word of a stream, without begin and end marks."""
+    if word == DOCUMENT_START:
+        return [CHAR_BOS]
+    if word == LINE_END:
+        return [CHAR_EOS]
+    return [byte + CHAR_OFFSET for byte in word]
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """Words by id: the three special ones, then by falling count, ties by spelling.
+
+    Samplers of the log-uniform kind rely on the order.
+    """
+
+    words: tuple[str, ...]
+    """`[V]` words."""
+    counts: tuple[int, ...]
+    """`[V]` how often each is a target in the training split."""
+
+    @classmethod
+    def build(cls, counts: Mapping[bytes, int], *, max_size: int, min_count: int) -> Vocabulary:
+        """Chooses the vocabulary from the counts of the training split.
+
+        Args:
+          counts: count of every word of the stream, `\\n` for line ends.
+          max_size: V at most, special words included.
+          min_count: words seen less often are left out.
+        """
+        literal = {word.encode() for word in SPECIAL_WORDS}
+        ranked = sorted(
+            (-count, word)
+            for word, count in counts.items()
+            if count >= min_count and word not in (DOCUMENT_START, LINE_END) and word not in literal
+        )[: max_size - len(SPECIAL_WORDS)]
+        kept = sum(-count for count, _ in ranked)
+        line_ends = counts.get(LINE_END, 0)
+        starts = counts.get(DOCUMENT_START, 0)
+        unknown = sum(counts.values()) - kept - line_ends - starts
+        return cls(
+            words=SPECIAL_WORDS + tuple(word.decode() for _, word in ranked),
+            counts=(line_ends, unknown, 0) + tuple(-count for count, _ in ranked),
+        )
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @functools.cached_property
+    def ids(self) -> dict[bytes, int]:
+        """Id of every word of the stream; a word that is not in it is `UNK_ID`."""
+        table = {
+            word.encode(): index
+            for index, word in enumerate(self.words)
+            if index >= len(SPECIAL_WORDS)
+        }
+        table[DOCUMENT_START] = BOS_ID
+        table[LINE_END] = EOS_ID
+        return table
+
+    def encode(self, words: Sequence[bytes]) -> list[int]:
+        """Returns the ids of words of a stream."""
+        ids = self.ids
+        return [ids.get(word, UNK_ID) for word in words]
+
+    def to_text(self) -> str:
+        """Returns the vocabulary file's text: a line `word<TAB>count` for each word."""
+        return "".join(f"{w}\t{c}\n" for w, c in zip(self.words, self.counts, strict=True))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the vocabulary file's text."""
+        return hashlib.sha256(self.to_text().encode()).hexdigest()
+
+    def save(self, path: str) -> None:
+        """Writes the vocabulary file."""
+        with open(path + ".tmp", "w", encoding="utf-8", newline="\n") as file:
+            file.write(self.to_text())
+        os.replace(path + ".tmp", path)
+
+    @classmethod
+    def load(cls, path: str) -> Vocabulary:
+        """Reads a vocabulary file that `save` wrote.
+
+        Raises:
+          InputError: the file is missing or not of this form.
+        """
+        try:
+            with open(path, encoding="utf-8", newline="\n") as file:
+                rows = [line.split("\t") for line in file.read().split("\n") if line]
+            words = tuple(word for word, _ in rows)
+            counts = tuple(int(count) for _, count in rows)
+        except FileNotFoundError:
+            raise InputError(f"{path} is missing; run charloom prepare again") from None
+        except ValueError:
+            raise InputError(f"{path} is no vocabulary file; run charloom prepare again") from None
+        if words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
+            raise InputError(
+                f"{path} does not begin with {SPECIAL_WORDS}; run charloom prepare again"
+            )
+        return cls(words=words, counts=counts)
