@@ -6,13 +6,13 @@ import collections
 import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from model.plan import EvalPlan, Segment, TrainPlan
-from model.records import Dataset
+from model.records import Record
 from model.vocab import BOS_ID, CHAR_BEGIN, CHAR_BOS, CHAR_END
 
 Int32Array = npt.NDArray[np.int32]
@@ -66,10 +66,17 @@ def spelling_matrix(
     return matrix
 
 
+class RecordSource(Protocol):
+    """Where records come from; a `Dataset` is one."""
+
+    def read(self, split: str, index: int) -> Record:
+        """Returns one record of a split."""
+
+
 class LaneReader:
     """Reads the segments of a plan as arrays; keeps the records in use decoded."""
 
-    def __init__(self, dataset: Dataset, split: str, *, max_word_bytes: int, window: int):
+    def __init__(self, dataset: RecordSource, split: str, *, max_word_bytes: int, window: int):
         """Binds a split of a dataset to W and T."""
         self._dataset = dataset
         self._split = split

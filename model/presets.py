@@ -63,7 +63,7 @@ def demo() -> Config:
             lstm_dim=256,
             dropout=0.4,
         ),
-        train=TrainConfig(lanes=32, window=32, steps=800, learning_rate=4e-3),
+        train=TrainConfig(lanes=32, window=32, steps=600, learning_rate=4e-3),
         gate=GateConfig(max_perplexity=500.0),
     )
 

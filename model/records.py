@@ -59,6 +59,11 @@ class Record:
         """L, the words it predicts."""
         return len(self.word_ids) - 1
 
+    def spelled_words(self) -> list[bytes]:
+        """Returns the `[L + 1]` words of the stream, unknown ones by their true spelling."""
+        ends = np.cumsum(self.word_lengths)[:-1]
+        return [vocabulary.unspell(chars.tolist()) for chars in np.split(self.char_ids, ends)]
+
 
 def shard_name(split: str, index: int, count: int) -> str:
     """Returns the file name of a shard."""

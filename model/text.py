@@ -16,6 +16,9 @@ from model.vocab import LINE_END
 _SIGNS = r"(\.+|-+|_+|\*+|=+|~+|#+|[\pP\pS])"
 """A punctuation mark or symbol; runs of those that draw lines (`-----`) stay whole."""
 
+_WIDE_SPACES = r"[\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"
+"""White space of more than one byte: the tokenizer leaves its first bytes on the word before."""
+
 
 def tokenize_lines(lines: tf.Tensor, config: DataConfig) -> tf.RaggedTensor:
     """Splits lines into words.
@@ -29,6 +32,7 @@ def tokenize_lines(lines: tf.Tensor, config: DataConfig) -> tf.RaggedTensor:
     """
     lines = tf_text.case_fold_utf8(lines) if config.lowercase else lines
     lines = tf_text.normalize_utf8(lines, "NFC")
+    lines = tf.strings.regex_replace(lines, _WIDE_SPACES, " ")
     if config.tokenizer == "words":
         lines = tf.strings.regex_replace(lines, _SIGNS, r" \1 ")
     words: tf.RaggedTensor = tf_text.WhitespaceTokenizer().tokenize(lines)
@@ -58,7 +62,7 @@ def tokenize_text(text: tf.Tensor, config: DataConfig, *, open_end: bool = False
     """Splits one text into the words that a model reads and predicts.
 
     Args:
-      text: scalar string, valid UTF-8.
+      text: scalar string; bytes that are no UTF-8 count as U+FFFD.
       config: tokenizer, case and whether line ends are words.
       open_end: the text goes on after its last character, so its last line, unless
         it is ended by a line end, gets no mark.
@@ -66,7 +70,8 @@ def tokenize_text(text: tf.Tensor, config: DataConfig, *, open_end: bool = False
     Returns:
       `[L]` strings; the document start is not among them.
     """
-    lines = tf.strings.split(text, "\n")
+    text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
+    lines = tf.strings.split(tf.strings.regex_replace(text, "\r\n?", "\n"), "\n")
     words = tokenize_lines(lines, config)
     if not config.sentence_marks:
         return words.flat_values

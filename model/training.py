@@ -8,6 +8,7 @@ from a checkpoint ends as the undisturbed one.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import os
@@ -25,7 +26,7 @@ from model.checkpoints import (
     save_checkpoint,
 )
 from model.cluster import Cluster, own_lanes
-from model.config import Config, to_dict
+from model.config import Config, to_json
 from model.errors import CharloomError, InputError
 from model.network import JointModel
 from model.optimizer import AdamW, learning_rate
@@ -156,7 +157,7 @@ def save(training: Training, workdir: str) -> None:
         return
     meta: dict[str, Any] = {
         "dataset_digest": training.dataset.digest,
-        "config": to_dict(training.config),
+        "config": json.loads(to_json(training.config)),
         "workers": training.cluster.size,
     }
     if training.valid:

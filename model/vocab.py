@@ -43,6 +43,15 @@ def spell(word: bytes) -> list[int]:
     return [byte + CHAR_OFFSET for byte in word]
 
 
+def unspell(chars: Sequence[int]) -> bytes:
+    """Returns the word that `spell` spelled so."""
+    if list(chars) == [CHAR_BOS]:
+        return DOCUMENT_START
+    if list(chars) == [CHAR_EOS]:
+        return LINE_END
+    return bytes(char - CHAR_OFFSET for char in chars)
+
+
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
     """Words by id: the three special ones, then by falling count, ties by spelling.

@@ -1,0 +1,115 @@
+"""Checkpoint to SavedModel, reloaded and compared before anyone gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from model.batches import LaneReader
+from model.errors import CharloomError
+from model.evaluation import Loaded, load_model, score_batches
+from model.plan import EvalPlan
+from model.records import Dataset, Record, encode_record, parse_record
+from model.served import ServedModel
+from model.vocab import DOCUMENT_START, LINE_END
+
+TOLERANCE = 1e-4
+"""How far a word's log-likelihood may be from the checkpoint's, in nats."""
+
+
+def export_checkpoint(*, records: str, workdir: str, output: str) -> dict[str, Any]:
+    """Writes the best checkpoint of a training as a SavedModel and checks it.
+
+    Args:
+      records: the records that it was trained on.
+      workdir: the training's folder.
+      output: folder to make.
+
+    Returns:
+      step, texts and words compared, and max_difference in nats.
+
+    Raises:
+      InputError: bad records or workdir.
+      CharloomError: the SavedModel does not say what the checkpoint says.
+    """
+    with Dataset.open(records) as dataset:
+        loaded = load_model(workdir, dataset)
+        served = ServedModel(loaded.model, config=loaded.config, vocab=dataset.vocab)
+        tf.saved_model.save(
+            served,
+            output,
+            signatures={
+                "serving_default": served.score,
+                "score": served.score,
+                "next_word": served.next_word,
+                "embed": served.embed,
+            },
+        )
+        return {"step": loaded.checkpoint.step, **compare(output, loaded=loaded, dataset=dataset)}
+
+
+class _Documents:
+    """Held-out records, each made a document of its own by the code that `prepare` uses."""
+
+    def __init__(self, dataset: Dataset, *, count: int):
+        split = next(s for s in ("test", "valid", "train") if dataset.lengths(s).size)
+        total = len(dataset.lengths(split))
+        chosen = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
+        self.words = [dataset.read(split, int(i)).spelled_words()[1:] for i in chosen]
+        self._vocab = dataset.vocab
+
+    def read(self, split: str, index: int) -> Record:
+        """Returns one document as a record."""
+        words = [DOCUMENT_START, *self.words[index]]
+        return parse_record(encode_record(words, self._vocab, source=f"{split}:{index}"))
+
+
+def _as_text(words: Sequence[bytes]) -> bytes:
+    """Joins words so that the tokenizer splits them again as they are."""
+    lines = b" ".join(words).split(LINE_END)
+    return b"\n".join(line.strip(b" ") for line in lines)
+
+
+def compare(
+    saved_model: str, *, loaded: Loaded, dataset: Dataset, count: int = 16
+) -> dict[str, Any]:
+    """Compares a SavedModel with its checkpoint, word by word, on held-out text.
+
+    Raises:
+      CharloomError: they differ by more than `TOLERANCE` in a word or split a text
+        in other words.
+    """
+    documents = _Documents(dataset, count=count)
+    lengths = np.asarray([len(words) for words in documents.words], np.int64)
+    reader = LaneReader(
+        documents, "test", max_word_bytes=loaded.config.model.max_word_bytes, window=64
+    )
+    plan = EvalPlan(lengths, lanes=len(lengths), window=64)
+    expected: list[list[float]] = [[] for _ in lengths]
+    for batch, scores in score_batches(loaded.model, plan, reader):
+        for lane in range(plan.lanes):
+            there = batch.weights[lane] > 0
+            if there.any():
+                expected[int(batch.records[lane, 0])].extend(scores[lane][there].tolist())
+    reloaded = tf.saved_model.load(saved_model)  # kept in a name: its functions need it alive
+    result = reloaded.score(tf.constant([_as_text(words) for words in documents.words]))
+    difference = 0.0
+    for index, values in enumerate(expected):
+        served = result["word_log_likelihoods"][index].numpy()
+        if int(result["words"][index]) != len(values):
+            raise CharloomError(
+                f"the exported model reads {int(result['words'][index])} words where the records "
+                f"have {len(values)}; nothing was published, please report this text: "
+                f"{_as_text(documents.words[index])[:200]!r}"
+            )
+        gaps = np.abs(served[: len(values)] - np.asarray(values))
+        difference = max(difference, float(gaps.max(initial=0.0)))
+    if not difference <= TOLERANCE:
+        raise CharloomError(
+            f"the exported model differs from its checkpoint by {difference:.2g} nats in a word "
+            f"(at most {TOLERANCE} is allowed); nothing was published"
+        )
+    return {"texts": len(lengths), "words": int(lengths.sum()), "max_difference": difference}

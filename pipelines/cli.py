@@ -1,0 +1,390 @@
+"""The `charloom` command.
+
+Everything heavy is imported by the command that needs it, so that `--help` and a wrong
+flag are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+
+from model import presets
+from model.config import Config, from_json, with_overrides
+from model.errors import CharloomError, InputError, RejectedError
+
+DEFAULT_PRESET = "demo"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code.
+
+    0 done, 1 failed, 2 bad input, 3 rejected by the gate, 75 run it again, 130 Ctrl-C.
+    """
+    options = build_parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        options.command(options)
+    except CharloomError as error:
+        return _report(error, " ".join(str(error).split()), error.exit_code, options.debug)
+    except KeyboardInterrupt:
+        print("charloom: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader (head, say) has enough; Python must not complain of it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        name = type(error).__name__
+        line = f"internal error: {name}: {' '.join(str(error).split())[:500]}; --debug shows where"
+        return _report(error, line, 1, options.debug)
+    return 0
+
+
+def _report(error: BaseException, line: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    sys.stdout.flush()
+    print(f"charloom: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+def _import_tensorflow() -> None:
+    """Hides what TensorFlow's C++ parts print while they load; shows it if loading fails."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            import tensorflow
+            import tensorflow_text  # noqa: F401 (registers ops of exported models)
+
+            tensorflow.constant(0)  # the devices are looked for here
+        except BaseException:
+            file.seek(0)
+            os.write(saved, file.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def _config(options: argparse.Namespace) -> Config:
+    """Returns the preset or config file with the overrides of the command line."""
+    if options.config:
+        try:
+            with open(options.config, encoding="utf-8") as file:
+                config = from_json(file.read(), source=options.config)
+        except OSError as error:
+            raise InputError(f"--config {options.config}: {error.strerror}") from None
+    else:
+        config = presets.get_preset(options.preset)
+    settings = list(options.set)
+    for flag, field in (("on_bad_text", "data.on_bad_text"), ("encoding", "data.encoding")):
+        if getattr(options, flag, None):
+            settings.append(f"{field}={getattr(options, flag)}")
+    return with_overrides(config, settings)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    config = _config(options)
+    _import_tensorflow()
+    from components.preprocess.main import run
+
+    run(
+        inputs=options.input,
+        records=options.records,
+        config=config.data,
+        beam_workers=options.beam_workers,
+        beam_options=shlex.split(options.beam_options),
+    )
+
+
+def _train(options: argparse.Namespace) -> None:
+    config = _config(options)
+    _import_tensorflow()
+    from components.train.main import run
+
+    result = run(
+        records=options.records, workdir=options.workdir, config=config, workers=options.workers
+    )
+    value = result["valid_perplexity"]
+    reached = f", validation perplexity {value:.2f}" if value else ""
+    print(f"trained: best checkpoint {result['checkpoint']}{reached}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    path = os.path.join(options.workdir, "config.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            config = from_json(file.read(), source=path)
+    except OSError:
+        raise InputError(f"{options.workdir} holds no training; run charloom train") from None
+    config = with_overrides(config, options.set)
+    _import_tensorflow()
+    from components.evaluate.main import run
+
+    report = options.report or os.path.join(options.workdir, "report")
+    result = run(records=options.records, workdir=options.workdir, report=report, config=config)
+    print(f"report: {os.path.join(report, 'report.html')}")
+    verdict = result["verdict"]
+    if verdict["status"] != "PASSED":
+        raise RejectedError(f"REJECTED: {'; '.join(verdict['reasons'])}")
+    print("PASSED")
+
+
+def _export(options: argparse.Namespace) -> None:
+    _import_tensorflow()
+    from components.export.main import run
+
+    run(
+        records=options.records,
+        workdir=options.workdir,
+        report=options.report or os.path.join(options.workdir, "report"),
+        registry=options.registry,
+        name=options.name,
+    )
+
+
+def _query(options: argparse.Namespace) -> None:
+    from components.export.registry import find_model
+
+    path = find_model(options.model)
+    _import_tensorflow()
+    from pipelines import query
+
+    model = query.load(path)
+    if options.verb == "next":
+        query.print_next_words(model, options.text, k=options.k)
+        return
+    texts = query.read_texts(options.text, options.input)
+    if options.verb == "score":
+        query.print_scores(model, texts, form=options.format)
+    else:
+        query.print_embeddings(model, texts)
+
+
+def _run(options: argparse.Namespace) -> None:
+    _run_graph(
+        options.input,
+        root=options.root,
+        config=_config(options),
+        workers=options.workers,
+        name=options.name,
+    )
+
+
+def _run_graph(inputs: Sequence[str], *, root: str, config: Config, workers: int, name: str) -> str:
+    """Runs the pipeline and says where its parts are; returns the new version's folder."""
+    from pipelines.local import run_pipeline
+
+    result = run_pipeline(inputs=inputs, root=root, config=config, workers=workers, model_name=name)
+    print(f"records:  {result.records}")
+    print(f"workdir:  {result.workdir}")
+    print(f"report:   {result.report_html}")
+    if result.registry_version is None:
+        raise RejectedError(f"REJECTED: {'; '.join(result.reasons)}")
+    print(f"verdict:  {result.verdict}")
+    print(f"registry: {result.registry_version}", flush=True)
+    return result.registry_version
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from pipelines.demo import EXAMPLE, write_corpus
+
+    config = _config(options)
+    corpus = write_corpus(os.path.join(options.root, "corpus"))
+    version = _run_graph(
+        [os.path.join(corpus, "*.txt")],
+        root=options.root,
+        config=config,
+        workers=options.workers,
+        name="demo",
+    )
+    _import_tensorflow()
+    from pipelines import query
+
+    print(f'charloom next --model {version} "{EXAMPLE}"')
+    query.print_next_words(query.load(version), EXAMPLE, k=5)
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from pipelines.compile import compile_pipeline
+
+    compile_pipeline(options.output, image=options.image)
+    print(f"wrote {options.output}")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="charloom",
+        description="Train, evaluate and export language models that read words and characters.",
+        epilog="exit codes: 0 done, 1 failed, 2 bad input, 3 rejected by the gate, "
+        "75 interrupted (run it again to continue), 130 stopped by Ctrl-C",
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_stages(commands)
+    _add_queries(commands)
+    _add_pipelines(commands)
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: object,
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=function)
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
+    )
+    return parser
+
+
+def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    prepare = _add(commands, "prepare", _prepare, "Turn raw text into records.")
+    _input_flag(prepare)
+    prepare.add_argument("--records", required=True, metavar="DIR", help="folder to make")
+    prepare.add_argument(
+        "--beam-workers", type=int, default=1, metavar="N", help="processes; 0: one a core"
+    )
+    prepare.add_argument(
+        "--beam-options", default="", metavar="TEXT", help="further options, as Beam takes them"
+    )
+    _text_flags(prepare)
+    _config_flags(prepare)
+
+    train = _add(commands, "train", _train, "Train a model, or go on with a training.")
+    _folder_flags(train)
+    _workers_flag(train, default=1)
+    _config_flags(train)
+
+    evaluate = _add(
+        commands, "evaluate", _evaluate, "Score the test split; exit 3 if the gate says no."
+    )
+    _folder_flags(evaluate)
+    _report_flag(evaluate)
+    _set_flag(evaluate)
+
+    export = _add(commands, "export", _export, "Publish a model that passed the gate.")
+    _folder_flags(export)
+    _report_flag(export)
+    export.add_argument("--registry", required=True, metavar="DIR", help="folder of all models")
+    export.add_argument("--name", default="lm", help="the model's name in it (default: lm)")
+
+
+def _add_queries(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    score = _add(commands, "score", _query, "Print log-likelihood and perplexity of texts.")
+    score.add_argument(
+        "--format", choices=("tsv", "jsonl"), default="tsv", help="jsonl has every word's score"
+    )
+    embed = _add(commands, "embed", _query, "Print LSTM states of every word, as JSON lines.")
+    following = _add(commands, "next", _query, "Print the likeliest next words of a text.")
+    following.add_argument("-k", type=int, default=5, help="how many (default: 5)")
+    for verb, parser in (("score", score), ("embed", embed), ("next", following)):
+        parser.set_defaults(verb=verb)
+        parser.add_argument(
+            "--model", required=True, metavar="DIR", help="<registry>/<name>/<version>"
+        )
+        if verb == "next":
+            parser.add_argument("text", help="the text to continue")
+        else:
+            parser.add_argument("text", nargs="*", help="texts, each a document of its own")
+            parser.add_argument(
+                "--input", metavar="FILE", help="read texts from a file, one a line; - is stdin"
+            )
+
+
+def _add_pipelines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = _add(commands, "run", _run, "Run the whole pipeline on this machine.")
+    _input_flag(run)
+    run.add_argument("--root", required=True, metavar="DIR", help="folder for all that is made")
+    run.add_argument("--name", default="lm", help="the model's name in the registry (default: lm)")
+    _workers_flag(run, default=2)
+    _text_flags(run)
+    _config_flags(run)
+
+    demo = _add(commands, "demo", _demo, "Run the whole pipeline on text that Python carries.")
+    demo.add_argument(
+        "--root", default="charloom-demo", metavar="DIR", help="folder (default: charloom-demo)"
+    )
+    _workers_flag(demo, default=2)
+    _config_flags(demo)
+
+    compiler = _add(commands, "compile", _compile, "Write the pipeline as YAML for Kubeflow.")
+    compiler.add_argument("-o", "--output", required=True, metavar="FILE", help="*.yaml")
+    compiler.add_argument("--image", help="container image of the tasks")
+
+
+def _input_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--input",
+        required=True,
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="text files, folders or glob patterns",
+    )
+
+
+def _text_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--on-bad-text",
+        choices=("error", "skip", "replace"),
+        help="what to do with a file that is no text (default: error)",
+    )
+    parser.add_argument("--encoding", help="text encoding of the input (default: utf-8)")
+
+
+def _folder_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--records", required=True, metavar="DIR", help="made by prepare")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="made by train")
+
+
+def _report_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--report", metavar="DIR", help="default: <workdir>/report")
+
+
+def _workers_flag(parser: argparse.ArgumentParser, *, default: int) -> None:
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=default,
+        metavar="N",
+        help=f"training processes that share each batch (default: {default})",
+    )
+
+
+def _set_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="override one config field, as in --set train.steps=500; may be repeated",
+    )
+
+
+def _config_flags(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--preset",
+        default=DEFAULT_PRESET,
+        metavar="NAME",
+        help=f"{', '.join(presets.PRESETS)} (default: {DEFAULT_PRESET})",
+    )
+    source.add_argument("--config", metavar="FILE", help="a config.json of an earlier run")
+    _set_flag(parser)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
