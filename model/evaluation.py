@@ -62,7 +62,7 @@ def load_model(workdir: str, dataset: Dataset) -> Loaded:
         raise InputError(f"{workdir} was trained on other records than {dataset.path}")
     config = from_json(json.dumps(checkpoint.meta["config"]), source=checkpoint.path)
     model = JointModel(config.model, vocab_counts=dataset.vocab.counts)
-    for variable in model.variables:
+    for variable in model.weights:
         variable.assign(checkpoint.arrays[f"model/{variable.path}"])
     return Loaded(model, config, checkpoint)
 

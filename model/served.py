@@ -62,7 +62,7 @@ class ServedModel(tf.Module):
         )
         self._words = tf.constant(vocab.words)
         # Tracked, so that they are saved.
-        self.variables_of_model = [variable.value for variable in model.variables]
+        self.variables_of_model = [variable.value for variable in model.weights]
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")])
     def score(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:

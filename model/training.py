@@ -115,7 +115,7 @@ def _inputs(training: Training, batches: list[Batch]) -> Any:
 
 
 def _named_variables(training: Training) -> dict[str, tf.Variable]:
-    named = {f"model/{v.path}": v.value for v in training.model.variables}
+    named = {f"model/{v.path}": v.value for v in training.model.weights}
     paths = [v.path for v in training.model.trainable_variables]
     named |= {f"adam/first/{p}": v for p, v in zip(paths, training.optimizer.first, strict=True)}
     named |= {f"adam/second/{p}": v for p, v in zip(paths, training.optimizer.second, strict=True)}

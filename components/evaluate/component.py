@@ -1,0 +1,82 @@
+"""The KFP components of the evaluate stage: the report, and what is said on a rejection.
+
+No `from __future__ import annotations` here: KFP reads the annotations as objects. KFP
+ships a function's source only, so everything a body needs is imported inside it.
+"""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components.task import container_image
+
+
+@dsl.component(base_image=container_image(), install_kfp_package=False)
+def evaluate(
+    records: dsl.Input[dsl.Dataset],
+    workdir: dsl.Input[dsl.Model],
+    config: str,
+    report: dsl.Output[dsl.Artifact],
+    page: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+) -> NamedTuple("Evaluated", [("verdict", str)]):  # type: ignore[valid-type]
+    """Scores every test word by the full softmax and decides on the gate.
+
+    Args:
+        records: folder that preprocess made.
+        workdir: folder that train made.
+        config: the whole configuration as JSON.
+        report: folder of report.json and report.html.
+        page: report.html, for the KFP page of this task.
+        metrics: perplexities of the model and of the unigram baseline on the test split.
+
+    Returns:
+        verdict: PASSED or REJECTED.
+    """
+    import os
+    import shutil
+
+    from components.evaluate.main import run
+    from components.task import reporting_errors, select_numbers
+    from model.config import from_json
+
+    with reporting_errors():
+        result = run(
+            records=records.path,
+            workdir=workdir.path,
+            report=report.path,
+            config=from_json(config),
+        )
+    shutil.copyfile(os.path.join(report.path, "report.html"), page.path)
+    paths = {
+        "test_perplexity": "splits.test.perplexity",
+        "unigram_perplexity": "baseline.unigram.perplexity",
+    }
+    for name, value in select_numbers(result, paths).items():
+        metrics.log_metric(name, value)
+    return (str(result["verdict"]["status"]),)
+
+
+@dsl.component(base_image=container_image(), install_kfp_package=False)
+def report_rejection(
+    report: dsl.Input[dsl.Artifact], rejection: dsl.Output[dsl.Markdown]
+) -> NamedTuple("Rejected", [("version", str)]):  # type: ignore[valid-type]
+    """Says why the gate rejected a model; nothing is published.
+
+    Args:
+        report: folder that evaluate made.
+        rejection: the reasons, for the KFP page of this task.
+
+    Returns:
+        version: empty, as there is no new version.
+    """
+    import json
+    import os
+
+    with open(os.path.join(report.path, "report.json"), encoding="utf-8") as file:
+        verdict = json.load(file)["verdict"]
+    lines = [f"- {' '.join(str(reason).split())}" for reason in verdict["reasons"]]
+    with open(rejection.path, "w", encoding="utf-8") as file:
+        file.write("\n".join(["# Not published: the gate rejected the model", "", *lines, ""]))
+    print("\n".join(["rejected by the gate, nothing is published:", *lines]), flush=True)
+    return ("",)

@@ -1,0 +1,163 @@
+"""The evaluate stage: score the checkpoint, decide on the gate, write the report.
+
+A report is a folder of `report.json`, `report.html` and, written last, `COMPLETED`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from components.evaluate.gate import decide, format_figure, look_up
+from components.evaluate.page import render_page
+from model.config import Config, to_dict
+from model.errors import InputError
+from model.evaluation import evaluate_checkpoint
+
+REPORT_FILE = "report.json"
+PAGE_FILE = "report.html"
+COMPLETED_FILE = "COMPLETED"
+_OUR_FILES = {REPORT_FILE, PAGE_FILE, COMPLETED_FILE}
+
+
+def run(*, records: str, workdir: str, report: str, config: Config) -> dict[str, Any]:
+    """Evaluates the best checkpoint and writes a report with the gate's verdict.
+
+    A rejection is no error: the caller looks at the verdict.
+
+    Args:
+      records: folder that prepare made.
+      workdir: folder that train made.
+      report: folder to write; new, empty, or an earlier report, which is replaced.
+      config: its `gate` section holds the limits.
+
+    Returns:
+      What `report.json` holds.
+
+    Raises:
+      InputError: a folder can't be read or written, or `report` holds something else.
+    """
+    check_folder(report)  # before the minutes that the evaluation takes
+    measured = evaluate_checkpoint(records=records, workdir=workdir)
+    result = publish(judge(measured, config), report)
+    print("\n".join(summarise(result, report)), flush=True)
+    return result
+
+
+def judge(measured: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Returns a report with the gate's verdict and the limits that it applied."""
+    verdict = decide(measured, limits=config.gate)
+    return {**measured, "gate": to_dict(config.gate), "verdict": verdict.to_dict()}
+
+
+def publish(report: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """Writes `report.json` and `report.html` into `folder`, all of it or nothing.
+
+    Args:
+      report: a report with its verdict.
+      folder: new, empty, or an earlier report, which is replaced.
+
+    Returns:
+      The report as written: numbers that are not finite became null.
+
+    Raises:
+      InputError: `folder` can't be written or holds something else.
+    """
+    check_folder(folder)
+    cleaned: dict[str, Any] = _clean(report)
+    texts = {
+        REPORT_FILE: json.dumps(cleaned, indent=2, allow_nan=False) + "\n",
+        PAGE_FILE: render_page(cleaned),
+        COMPLETED_FILE: "",
+    }
+    target = os.path.realpath(folder)
+    parent, name = os.path.split(target)
+    temporary = os.path.join(parent, f".{name}.{uuid.uuid4().hex}")
+    try:
+        os.mkdir(temporary)
+        for file_name, text in texts.items():
+            with open(os.path.join(temporary, file_name), "w", encoding="utf-8") as file:
+                file.write(text)
+        _swap(temporary, target)
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return cleaned
+
+
+def check_folder(folder: str) -> None:
+    """Makes sure that a report can be written to `folder`; makes the folders above it.
+
+    Raises:
+      InputError: it can't be written, or it holds something that is no report of ours.
+    """
+    target = os.path.realpath(folder)
+    parent = os.path.dirname(target)
+    try:
+        os.makedirs(parent, exist_ok=True)
+        found = set(os.listdir(target)) if os.path.lexists(target) else set()
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(f"{parent} is not writable; choose another folder for the report")
+    # A folder of the registry holds a report.json as well, beside a model we must not remove.
+    if found and (REPORT_FILE not in found or not found <= _OUR_FILES):
+        other = sorted(found - _OUR_FILES or found)[0]
+        raise InputError(
+            f"{folder} already holds something else ({other}); choose another folder for the report"
+        )
+
+
+def summarise(report: Mapping[str, Any], folder: str) -> list[str]:
+    """Returns a few lines for people: the figures, where the report is, the verdict."""
+    words = look_up(report, "splits.test.words")
+    return [
+        f"test perplexity {_figure(report, 'splits.test.perplexity')}"
+        + (f" on {words:,} words" if type(words) is int else "")
+        + f", unigram baseline {_figure(report, 'baseline.unigram.perplexity')}",
+        f"report: {os.path.join(folder, PAGE_FILE)}",
+        f"verdict: {report['verdict']['status']}",
+        *(f"  {reason}" for reason in report["verdict"]["reasons"]),
+    ]
+
+
+def _figure(report: Mapping[str, Any], path: str) -> str:
+    value = look_up(report, path)
+    return format_figure(value) if type(value) in (int, float) else "not available"
+
+
+def _clean(value: Any) -> Any:
+    """Returns plain JSON values, with null for what is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def _swap(new: str, target: str) -> None:
+    """Renames `new` to `target`, whose old content is removed or, on failure, kept."""
+    old = f"{new}.old"
+    if os.path.lexists(target):
+        os.rename(target, old)
+    try:
+        os.rename(new, target)
+    except OSError:
+        if os.path.lexists(old):
+            os.rename(old, target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _not_writable(folder: str, error: OSError) -> InputError:
+    return InputError(
+        f"{folder} can't be written ({error.strerror or error}); choose another folder for the report"
+    )

@@ -1,0 +1,397 @@
+"""The report as one HTML page for people: self-contained, inert, light.
+
+Corpus text is hostile: the template escapes all of it, and the page's own policy
+forbids scripts and requests. A figure that is missing or not finite is shown as
+"not available", so that a rejected report has a page too.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import io
+import math
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import matplotlib.style
+from markupsafe import Markup
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from components.evaluate.gate import PASSED, REJECTED, format_figure, look_up
+from model.vocab import EOS_ID, SPECIAL_WORDS
+
+NOT_AVAILABLE = "not available"
+LINE_END = "↵"
+"""Shown for the end of a line."""
+
+SLICES = {
+    "unknown": "unknown word",
+    "1-5": "1 to 5 times",
+    "6-100": "6 to 100 times",
+    ">100": "over 100 times",
+}
+"""The report's slices of the test words by training frequency, and their names for people."""
+
+SHOWN_DOCUMENTS = 5
+"""That many of the worst and of the best documents are shown."""
+SHOWN_SAMPLES = 20
+SHOWN_CHARACTERS = 400
+"""Longer texts are cut: a line, or a word, of a corpus may have megabytes."""
+SHOWN_POINTS = 400
+"""Points of a curve; more of them are thinned out."""
+
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_SPELT = {"\u200c", "\u200d"}  # format characters that Persian, Hindi and others spell with
+_MODEL_COLOUR, _OTHER_COLOUR, _INK = "#1a5fb4", "#9a9fa8", "#4a5361"
+_STYLE = {
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#c3c8d0"),
+    **dict.fromkeys(("axes.labelcolor", "text.color"), _INK),
+    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), _INK),
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "font.size": 9.5,
+    "grid.color": "#e6e8ec",
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
+    "svg.hashsalt": "charloom",  # ids depend on the content only
+}
+
+Points = list[tuple[float, float]]
+
+
+def render_page(report: Mapping[str, Any]) -> str:
+    """Returns the page of a report that has its verdict.
+
+    Args:
+      report: as in report.json; whatever it lacks, the page does without. What is not
+        clearly PASSED is shown as REJECTED.
+    """
+    passed = look_up(report, "verdict.status") == PASSED
+    train, valid = _points(report, "curves.train"), _points(report, "curves.valid")
+    slices = _slice_rows(report)
+    documents = _document_rows(report)
+    return _template().render(
+        missing=NOT_AVAILABLE,
+        passed=passed,
+        status=PASSED if passed else REJECTED,
+        reasons=[visible(reason) for reason in _items(report, "verdict.reasons")],
+        perplexity=_format(_number(report, "splits.test.perplexity"), format_figure),
+        facts=_facts(report),
+        curves=draw_curves(train, valid),
+        curves_note=_curves_note(valid),
+        slices=slices,
+        bars=draw_bars([(row["name"], row["model"], row["unigram"]) for row in slices]),
+        samples=_sample_rows(report),
+        worst=documents[:SHOWN_DOCUMENTS],
+        best=documents[SHOWN_DOCUMENTS:][-SHOWN_DOCUMENTS:],
+        documents=len(documents),
+        origins=_origins(report),
+        config=_config_rows(report),
+        figure=lambda value: _format(value, format_figure),
+        count=lambda value: _format(value, _format_count),
+    )
+
+
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True,
+        keep_trailing_newline=True,
+        loader=jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__))),
+        lstrip_blocks=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    return environment.get_template("report.html.j2")
+
+
+def visible(value: object) -> str:
+    """Returns a text of the corpus as one line that can be shown.
+
+    Line ends become a sign. Other control and format characters (they could turn the
+    direction of the page's own text) and lone surrogates become U+FFFD.
+    """
+    text = str(value)
+    if len(text) > SHOWN_CHARACTERS:
+        text = text[:SHOWN_CHARACTERS] + "…"
+    hidden = [char for char in set(text) - _SPELT if unicodedata.category(char) in _HIDDEN]
+    return text.translate({ord(char): LINE_END if char == "\n" else "\ufffd" for char in hidden})
+
+
+def _number(values: object, path: str) -> float | None:
+    """Returns the finite number at a dotted path, or None."""
+    value = look_up(values, path)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def _items(values: object, path: str) -> Sequence[Any]:
+    value = look_up(values, path)
+    return value if isinstance(value, list | tuple) else []
+
+
+def _format(value: float | None, how: Callable[[float], str]) -> str:
+    return NOT_AVAILABLE if value is None else how(value)
+
+
+def _format_count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _format_percent(value: float) -> str:
+    return f"{value:.1%}".replace("%", "\u00a0%")
+
+
+def _format_seconds(value: float) -> str:
+    minutes, seconds = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [(hours, "h"), (minutes, "min"), (seconds, "s")]
+    while len(parts) > 1 and not parts[0][0]:
+        parts.pop(0)
+    return "\u00a0".join(f"{count:,}\u00a0{unit}" for count, unit in parts[:2])
+
+
+def _ratio(one: float | None, other: float | None) -> float | None:
+    return one / other if one is not None and other else None
+
+
+def _remark(text: str, value: float | None, how: Callable[[float], str]) -> str:
+    return "" if value is None else text.format(how(value))
+
+
+def _facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Returns label, value and remark of the key figures."""
+    number = functools.partial(_number, report)
+    test, words = number("splits.test.perplexity"), number("splits.test.words")
+    unigram, valid = number("baseline.unigram.perplexity"), number("splits.valid.perplexity")
+    unknown = _ratio(number("splits.test.unknown_words"), words)
+    bits = _format(number("splits.test.bits_per_character"), lambda value: f"{value:.3f}")
+    share = _remark("the model has {} of it", _ratio(test, unigram), _format_percent)
+    valid_words = _remark("on {} words", number("splits.valid.words"), _format_count)
+    vocabulary = _remark("vocabulary of {}", number("dataset.vocab_size"), _format_count)
+    evaluation = _remark("evaluation: {}", number("seconds.evaluation"), _format_seconds)
+    training = _format(number("seconds.training"), _format_seconds)
+    return [
+        ("Test perplexity", _format(test, format_figure), "lower is better"),
+        ("Unigram perplexity", _format(unigram, format_figure), share),
+        ("Bits per character", bits, "on the test text"),
+        ("Validation perplexity", _format(valid, format_figure), valid_words),
+        ("Test words", _format(words, _format_count), "scored by the full softmax"),
+        ("Unknown words", _format(unknown, _format_percent), vocabulary),
+        ("Parameters", _format(number("parameters"), _format_count), "numbers learnt"),
+        ("Training steps", _format(number("checkpoint.step"), _format_count), "of this checkpoint"),
+        ("Workers", _format(number("curves.workers"), _format_count), "processes that trained"),
+        ("Training time", training, evaluation),
+    ]
+
+
+def _points(report: Mapping[str, Any], path: str) -> Points:
+    """Returns step and perplexity of a curve, thinned; without what a log axis can't show."""
+    points = []
+    for item in _items(report, path):
+        step, perplexity = _number(item, "step"), _number(item, "perplexity")
+        if step is not None and perplexity is not None and perplexity > 0:
+            points.append((step, perplexity))
+    stride = math.ceil(len(points) / SHOWN_POINTS) or 1
+    return points[::-1][::stride][::-1]  # keeps the last
+
+
+def _curves_note(valid: Points) -> str:
+    if not valid:
+        return ""
+    step, best = min(valid, key=lambda point: point[1])
+    return (
+        f"Validation perplexity is {format_figure(valid[-1][1])} at step "
+        f"{_format_count(valid[-1][0])}; the lowest is {format_figure(best)} at step "
+        f"{_format_count(step)}."
+    )
+
+
+def _slice_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    total = _number(report, "splits.test.words")
+    rows = []
+    for key, name in SLICES.items():
+        part = look_up(report, f"splits.test.slices.{key}")
+        words = _number(part, "words")
+        rows.append(
+            {
+                "name": name,
+                "words": words,
+                "share": _format(_ratio(words, total), _format_percent),
+                "model": _number(part, "perplexity"),
+                "unigram": _number(part, "unigram_perplexity"),
+            }
+        )
+    return rows
+
+
+def _spoken(text: object) -> str:
+    """Returns words parted by spaces for people, with a sign for the mark of a line end."""
+    mark = SPECIAL_WORDS[EOS_ID]
+    return " ".join(LINE_END if word == mark else word for word in visible(text).split(" "))
+
+
+def _sample_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    rows = []
+    for sample in _items(report, "samples")[:SHOWN_SAMPLES]:
+        truth = _spoken(look_up(sample, "truth", missing=NOT_AVAILABLE))
+        guesses = [
+            {
+                "word": word,
+                "probability": _format(_number(guess, "probability"), _format_percent),
+                "hit": word == truth,
+            }
+            for guess in _items(sample, "next")
+            for word in [_spoken(look_up(guess, "word", missing=NOT_AVAILABLE))]
+        ]
+        context = _spoken(look_up(sample, "context", missing=NOT_AVAILABLE))
+        rows.append({"context": context, "truth": truth, "guesses": guesses})
+    return rows
+
+
+def _document_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the test documents that have a perplexity, the worst first."""
+    rows = []
+    for document in _items(report, "splits.test.documents"):
+        words, total = _number(document, "words"), _number(document, "log_likelihood")
+        if words is None or total is None or words < 1 or not 0 <= -total / words < 700:
+            continue
+        source = visible(look_up(document, "source", missing=NOT_AVAILABLE))
+        rows.append({"source": source, "words": words, "perplexity": math.exp(-total / words)})
+    return sorted(rows, key=lambda row: (-row["perplexity"], row["source"]))
+
+
+def _origins(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns what the report was made from."""
+    names = {
+        "checkpoint.path": "Checkpoint",
+        "checkpoint.digest": "Checkpoint digest",
+        "dataset.digest": "Records digest",
+    }
+    rows = [(name, look_up(report, path)) for path, name in names.items()]
+    words = _format(_number(report, "dataset.train_words"), _format_count)
+    return [
+        *((name, visible(NOT_AVAILABLE if value is None else value)) for name, value in rows),
+        ("Training words", words),
+    ]
+
+
+def _config_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Returns `section.field` and value; the gate's limits are those of the verdict."""
+    config = look_up(report, "config")
+    sections = dict(config) if isinstance(config, Mapping) else {}
+    if isinstance(look_up(report, "gate"), Mapping):
+        sections["gate"] = report["gate"]
+    rows = []
+    for section, fields in sections.items():
+        if isinstance(fields, Mapping):
+            rows += [(visible(f"{section}.{name}"), visible(fields[name])) for name in fields]
+        else:
+            rows.append((visible(section), visible(fields)))
+    return rows
+
+
+def draw_curves(train: Points, valid: Points) -> Markup | None:
+    """Returns perplexity by step as SVG, or None when there is no point."""
+    if not train and not valid:
+        return None
+    with matplotlib.style.context(_STYLE, after_reset=True):
+        figure = Figure(figsize=(5.4, 3.1), layout="constrained")
+        axes = figure.subplots()
+        for points, name, colour, width in (
+            (train, "training", _OTHER_COLOUR, 1.2),
+            (valid, "validation", _MODEL_COLOUR, 2.0),
+        ):
+            if points:
+                marker = "o" if len(points) <= 40 else ""
+                steps, values = zip(*points, strict=True)
+                axes.plot(
+                    steps, values, color=colour, label=name, lw=width, marker=marker, ms=width * 2
+                )
+        axes.set_xlabel("step")
+        axes.set_ylabel("perplexity")
+        axes.set_yscale("log")
+        values = tuple(value for _, value in train + valid)
+        _set_log_ticks(axes.yaxis, max(values) / min(values))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        axes.grid(axis="y")
+        axes.legend()
+        label = f"Line chart of perplexity by training step, logarithmic. {_curves_note(valid)}"
+        return _to_svg(figure, name="curves", label=label.strip())
+
+
+def draw_bars(rows: Sequence[tuple[str, float | None, float | None]]) -> Markup | None:
+    """Returns bars of model and unigram perplexity by slice as SVG, or None without figures.
+
+    Args:
+      rows: name of the slice, the model's perplexity, the unigram baseline's.
+    """
+    values = [
+        value for row in rows for value in (row[1], row[2]) if value is not None and value >= 1
+    ]
+    if not values:
+        return None
+    with matplotlib.style.context(_STYLE, after_reset=True):
+        figure = Figure(figsize=(5.4, 3.1), layout="constrained")
+        axes = figure.subplots()
+        for shift, name, colour, bars in (
+            (-0.19, "model", _MODEL_COLOUR, [row[1] for row in rows]),
+            (0.19, "unigram", _OTHER_COLOUR, [row[2] for row in rows]),
+        ):
+            ends = [max(value or 1.0, 1.0) for value in bars]
+            places = [place + shift for place in range(len(rows))]
+            lengths = [end - 1.0 for end in ends]
+            axes.barh(places, lengths, height=0.34, left=1.0, color=colour, label=name)
+            for place, end, value in zip(places, ends, bars, strict=True):
+                axes.text(
+                    end, place, "\u00a0" + _format(value, _format_count), va="center", fontsize=8
+                )
+        axes.set_xlabel("perplexity")
+        axes.set_xscale("log")
+        axes.set_xlim(1.0, max(values) ** 1.25 * 1.2)  # room for the figures
+        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
+        axes.invert_yaxis()
+        axes.tick_params(axis="y", length=0)
+        _set_log_ticks(axes.xaxis, math.inf)
+        figure.legend(loc="outside upper right", ncols=2)
+        label = "Bar chart of perplexity, model and unigram baseline; the figures are in the table."
+        return _to_svg(figure, name="bars", label=label)
+
+
+def _set_log_ticks(axis: Axis, ratio: float) -> None:
+    """Sets ticks that suit the ratio of the highest to the lowest value."""
+    subs = (1.0, 2.0, 5.0) if ratio < 100 else (1.0,)
+    wide = LogLocator(subs=subs, numticks=6)
+    axis.set_major_locator(MaxNLocator(5) if ratio < 4 else wide)
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:,.0f}" if 100 <= value < 1e7 else f"{value:.4g}")
+    )
+
+
+def _to_svg(figure: Figure, *, name: str, label: str) -> Markup:
+    """Returns a figure for use inside a page: no prolog, no fonts, ids that begin with `name`."""
+    buffer = io.StringIO()
+    no_date = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=no_date, transparent=True)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would hold for the whole page
+    text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
+    text = re.sub(r'( id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
+    viewed = re.search(r'viewBox="[^"]*"', text)
+    assert viewed
+    start = f'<svg role="img" aria-label="{html.escape(label)}" {viewed.group()}'
+    return Markup(start + text[text.index(">") :])

@@ -1,0 +1,68 @@
+"""The page in a real browser: it fits its window, and hostile text in it does nothing."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_components_evaluate_page import hostile_report
+
+from components.evaluate.page import render_page
+
+HARNESS = """<!DOCTYPE html><meta charset="utf-8"><body>%s<pre id="result"></pre><script>
+addEventListener("load", () => {
+  const seen = [...document.querySelectorAll("iframe")].map(frame => {
+    const page = frame.contentDocument, root = page.documentElement;
+    return {
+      title: page.title, width: root.clientWidth, needs: root.scrollWidth,
+      scripts: page.scripts.length, drawings: page.querySelectorAll("svg").length,
+      scrolls: [...page.querySelectorAll(".scroll")].some(e => e.scrollWidth > e.clientWidth),
+      requests: frame.contentWindow.performance.getEntriesByType("resource").length};
+  });
+  document.getElementById("result").textContent =
+    JSON.stringify({seen: seen, hacked: window.hacked ?? null});
+});</script>"""
+
+CHROMIUM = "/usr/bin/chromium"
+
+
+@pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"{CHROMIUM} is not installed")
+def test_in_a_browser(tmp_path: Path) -> None:
+    page = render_page(hostile_report())
+    bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    assert bare != page  # so that escaping is tested without the policy's help
+    frames = [
+        f'<iframe style="border:0" width="{width}" height="900" srcdoc="{html.escape(text)}"></iframe>'
+        for width, text in ((400, page), (1200, page), (320, page), (400, bare))
+    ]
+    harness = tmp_path / "harness.html"
+    harness.write_text(HARNESS % "".join(frames), encoding="utf-8")
+    flags = (
+        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom "
+        "--disable-background-networking --disable-component-update --disable-sync"
+    )
+    profile = tmp_path / "profile"
+    shown = subprocess.run(
+        [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", harness.as_uri()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        timeout=120,
+        check=True,
+    ).stdout.decode()
+    shutil.rmtree(profile, ignore_errors=True)
+    found = re.search(r'<pre id="result">(.*?)</pre>', shown, re.DOTALL)
+    assert found, shown[-2000:]
+    result = json.loads(html.unescape(found.group(1)))
+    assert result["hacked"] is None
+    for seen, width in zip(result["seen"], (400, 1200, 320, 400), strict=True):
+        assert seen["title"] == "charloom: PASSED, test perplexity 207.40"
+        assert width - 20 <= seen["width"] <= width  # less a scroll bar
+        assert seen["needs"] <= seen["width"], "the page is wider than its window"
+        assert (seen["scripts"], seen["drawings"], seen["requests"]) == (0, 2, 0)
+        assert width < 400 or not seen["scrolls"]

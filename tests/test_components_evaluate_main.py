@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.evaluate import gate, page
+from components.evaluate.main import check_folder, judge, publish, run, summarise
+from components.preprocess.main import run as prepare
+from components.train.main import run as train
+from model import evaluation
+from model.config import Config, GateConfig, with_overrides
+from model.errors import InputError
+from model.presets import tiny
+
+FILES = {"report.json", "report.html", "COMPLETED"}
+
+
+def make_report(perplexity: float = 100.0) -> dict[str, Any]:
+    def score(value: float) -> dict[str, Any]:
+        total = -1000 * math.log(value)
+        return {"log_likelihood": total, "words": 1000, "perplexity": math.exp(-total / 1000)}
+
+    return {
+        "format_version": 1,
+        "splits": {"test": score(perplexity)},
+        "baseline": {"unigram": score(400.0)},
+        "seconds": {"training": None, "evaluation": 1.0},
+    }
+
+
+def judged(perplexity: float = 100.0) -> dict[str, Any]:
+    return judge(make_report(perplexity), Config(gate=GateConfig(max_perplexity=200.0)))
+
+
+def read_json(folder: str | Path) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (Path(folder) / "report.json").read_text(encoding="utf-8")
+    return json.loads(text, parse_constant=refuse)
+
+
+def read_all(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_gate_and_page_know_the_form_of_the_report() -> None:
+    assert gate.REPORT_FORMAT == evaluation.REPORT_VERSION
+    assert tuple(page.SLICES) == evaluation.SLICES
+
+
+@pytest.mark.parametrize(
+    ("perplexity", "status", "reasons"),
+    [
+        (
+            100.0,
+            "PASSED",
+            [
+                "test perplexity 100.00 is at most the limit of 200.00",
+                "test perplexity 100.00 is not above the unigram baseline's 400.00 on the same "
+                "1,000 words",
+            ],
+        ),
+        (
+            300.0,
+            "REJECTED",
+            ["test perplexity 300.00 is above the limit of 200.00 (gate.max_perplexity)"],
+        ),
+    ],
+)
+def test_verdict_is_in_report_page_and_summary(
+    tmp_path: Path, perplexity: float, status: str, reasons: list[str]
+) -> None:
+    folder = tmp_path / "new" / "report"
+    report = publish(judged(perplexity), str(folder))
+    assert set(read_all(folder)) == FILES
+    assert read_json(folder) == report
+    assert report["verdict"] == {"status": status, "reasons": reasons}
+    assert report["gate"] == {"max_perplexity": 200.0}
+    shown = (folder / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
+    assert all(f"<li>{reason}</li>" in shown for reason in reasons)
+    assert summarise(report, "out") == [
+        f"test perplexity {perplexity:.2f} on 1,000 words, unigram baseline 400.00",
+        f"report: {os.path.join('out', 'report.html')}",
+        f"verdict: {status}",
+        *(f"  {reason}" for reason in reasons),
+    ]
+
+
+def test_figures_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    measured = make_report()
+    measured["splits"]["test"]["perplexity"] = math.nan
+    measured["curves"] = {"valid": ({"step": 1, "perplexity": math.inf},)}
+    report = publish(judge(measured, Config()), str(tmp_path / "report"))
+    written = read_json(tmp_path / "report")
+    assert written == report
+    assert written["splits"]["test"]["perplexity"] is None
+    assert written["curves"] == {"valid": [{"step": 1, "perplexity": None}]}
+    # The gate saw the real value.
+    assert written["verdict"]["reasons"] == ["splits.test.perplexity is nan; it must be finite"]
+    assert math.isnan(measured["splits"]["test"]["perplexity"])
+    assert summarise(report, "out")[0] == (
+        "test perplexity not available on 1,000 words, unigram baseline 400.00"
+    )
+
+
+def test_empty_folder_is_used_and_earlier_report_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    folder.mkdir()
+    publish(judged(100.0), str(folder))
+    assert read_json(folder)["verdict"]["status"] == "PASSED"
+    (folder / "COMPLETED").unlink()  # as left by something else
+    publish(judged(300.0), str(folder))
+    assert read_json(folder)["verdict"]["status"] == "REJECTED"
+    assert set(read_all(folder)) == FILES
+    assert os.listdir(tmp_path) == ["report"]  # nothing temporary is left
+
+
+def test_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    publish(judged(), str(tmp_path / "link"))
+    assert (tmp_path / "link").is_symlink()
+    assert set(read_all(tmp_path / "real")) == FILES
+
+
+@pytest.mark.parametrize(
+    ("names", "other"),
+    [
+        (["notes.txt"], "notes.txt"),
+        (["COMPLETED"], "COMPLETED"),
+        (["report.html"], "report.html"),
+        (["report.json", "saved_model.pb"], "saved_model.pb"),  # a version in the registry
+    ],
+)
+def test_folder_with_something_else_is_left_alone(
+    tmp_path: Path, names: list[str], other: str
+) -> None:
+    folder = tmp_path / "report"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("mine", encoding="utf-8")
+    before = read_all(folder)
+    for write in (check_folder, lambda path: publish(judged(), path)):
+        with pytest.raises(InputError) as caught:
+            write(str(folder))
+        assert str(caught.value) == (
+            f"{folder} already holds something else ({other}); choose another folder for the report"
+        )
+    assert read_all(folder) == before
+    assert os.listdir(tmp_path) == ["report"]
+
+
+@pytest.mark.parametrize("name", ["file", "file/report"])
+def test_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="can't be written") as caught:
+        publish(judged(), str(tmp_path / name))
+    assert "\n" not in str(caught.value)
+    assert read_all(tmp_path) == {"file": b"mine"}
+
+
+def test_report_that_cannot_be_written_leaves_the_earlier_one(tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    publish(judged(), str(folder))
+    before = read_all(folder)
+    with pytest.raises(TypeError):
+        publish({**judged(), "later": object()}, str(folder))
+    assert read_all(folder) == before
+    assert os.listdir(tmp_path) == ["report"]
+
+
+def test_reader_never_sees_half_a_report(tmp_path: Path) -> None:
+    folder = tmp_path / "report"
+    publish(judged(), str(folder))
+    done = threading.Event()
+    seen: list[set[str]] = []
+
+    def watch() -> None:
+        while not done.is_set():
+            try:
+                seen.append(set(os.listdir(folder)))
+            except FileNotFoundError:  # between the two renames
+                continue
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(20):
+        publish(judged(), str(folder))
+    done.set()
+    watcher.join()
+    assert seen
+    assert all(names in (FILES, set()) for names in seen)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> tuple[str, str]:
+    """Records and workdir of a real training, just long enough to beat the unigrams."""
+    root = tmp_path_factory.mktemp("trained")
+    records, workdir = str(root / "records"), str(root / "workdir")
+    prepare(inputs=[str(corpus)], records=records, config=tiny().data)
+    config = with_overrides(tiny(), ["train.steps=200"])
+    train(records=records, workdir=workdir, config=config, workers=1)
+    return records, workdir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "status"), [(1000.0, "PASSED"), (1.0, "REJECTED")])
+def test_run_on_a_trained_model(
+    tmp_path: Path,
+    trained: tuple[str, str],
+    capsys: pytest.CaptureFixture[str],
+    limit: float,
+    status: str,
+) -> None:
+    records, workdir = trained
+    config = dataclasses.replace(tiny(), gate=GateConfig(max_perplexity=limit))
+    folder = tmp_path / "report"
+    report = run(records=records, workdir=workdir, report=str(folder), config=config)
+    assert report["verdict"]["status"] == status
+    assert read_json(folder) == report
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-len(report["verdict"]["reasons"]) - 1] == f"verdict: {status}"
+    assert lines[-1].strip() == report["verdict"]["reasons"][-1]
+    shown = (folder / "report.html").read_text(encoding="utf-8")
+    assert f"{report['parameters']:,}" in shown
+    assert shown.count("<svg") == 2
+    # Every figure of a real report finds its place; of an empty slice there is none.
+    full = all(part["words"] for part in report["splits"]["test"]["slices"].values())
+    assert ("not available" in shown) != full
+
+
+@pytest.mark.slow
+def test_run_looks_at_the_folder_before_it_evaluates(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="already holds something else"):
+        run(records="missing", workdir="missing", report=str(tmp_path), config=tiny())
