@@ -70,7 +70,8 @@ def launch_local(
                 # The others follow within a moment; the one that began it died of more
                 # than a lost peer.
                 time.sleep(0.5)
-                raise _failure(running)
+                again = f"charloom train --records {records} --workdir {workdir} --config {config}"
+                raise _failure(running, again=f"{again} --workers {workers}")
             if all(worker.process.poll() == 0 for worker in running):
                 watch()
                 return
@@ -140,8 +141,8 @@ def _stop(workers: Sequence[Worker]) -> None:
             worker.process.wait()
 
 
-def _failure(workers: Sequence[Worker]) -> CharloomError:
-    """Says in one line which worker failed first and what to do."""
+def _failure(workers: Sequence[Worker], *, again: str) -> CharloomError:
+    """Says in one line which worker failed and what to do; `again` is the command to go on."""
     for worker in workers:
         with contextlib.suppress(OSError, ValueError):
             with open(worker.error_file, encoding="utf-8") as file:
@@ -154,8 +155,8 @@ def _failure(workers: Sequence[Worker]) -> CharloomError:
         name = signal.Signals(-(codes[rank] or 0)).name
         if name in ("SIGKILL", "SIGTERM", "SIGINT"):
             return RestartableError(
-                f"worker {rank} was ended by {name}; run the same command again to continue "
-                "from the newest checkpoint"
+                f"worker {rank} was ended by {name}; continue from the newest checkpoint with: "
+                f"{again}"
             )
     ended = {rank: code for rank, code in codes.items() if code}
     listed = ", ".join(f"worker {rank} with code {code}" for rank, code in ended.items())

@@ -1,0 +1,45 @@
+"""The KFP component of the export stage.
+
+No `from __future__ import annotations` here: KFP reads the annotations as objects. KFP
+ships a function's source only, so everything a body needs is imported inside it.
+"""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components.task import container_image
+
+
+@dsl.component(base_image=container_image(), install_kfp_package=False)
+def export(
+    records: dsl.Input[dsl.Dataset],
+    workdir: dsl.Input[dsl.Model],
+    report: dsl.Input[dsl.Artifact],
+    registry: str,
+    name: str,
+) -> NamedTuple("Exported", [("version", str)]):  # type: ignore[valid-type]
+    """Publishes the best checkpoint as a new SavedModel version of the registry.
+
+    Args:
+        records: folder that preprocess made.
+        workdir: folder that train made.
+        report: folder that evaluate made.
+        registry: folder of published models.
+        name: name of the model in the registry.
+
+    Returns:
+        version: path of the new version.
+    """
+    from components.export.main import run
+    from components.task import reporting_errors
+
+    with reporting_errors():
+        version = run(
+            records=records.path,
+            workdir=workdir.path,
+            report=report.path,
+            registry=registry,
+            name=name,
+        )
+    return (version,)

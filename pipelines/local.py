@@ -1,0 +1,397 @@
+"""Runs the compiled graph on this machine, with `kfp.local`.
+
+Each task is a process of its own, as on a cluster. docs/decisions/0003-kfp-local.md says
+what kfp.local does not do and how this module makes up for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import sysconfig
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from types import FrameType
+from typing import Any, TextIO
+
+from kfp import local
+
+from components.evaluate.gate import PASSED
+from components.export.registry import check_name
+from components.task import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE
+from model.config import Config, to_json
+from model.errors import CharloomError, InputError, RejectedError, RestartableError
+from pipelines.training import train_language_model
+
+GRACE_SECONDS = 20.0
+"""How long a task may take to save and end after Ctrl-C, before it is killed."""
+
+MAX_INPUT_BYTES = 100_000
+"""kfp passes all arguments as one word of a command line; Linux allows 128 KiB for a word."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What one run of the graph came to, and where its parts are."""
+
+    verdict: str
+    """PASSED or REJECTED."""
+    reasons: tuple[str, ...]
+    """Why the gate rejected the model; what it checked, if the model passed."""
+    registry_version: str | None
+    """Folder of the published version; None if the model was rejected."""
+    records: str
+    """Folder of encoded text, vocabulary and dataset.json."""
+    workdir: str
+    """Folder of checkpoints, TensorBoard events and worker logs."""
+    report_json: str
+    """File of the report."""
+    report_html: str
+    """File of the report as a page."""
+    log: str
+    """File of everything that KFP and the tasks said."""
+
+
+def run_pipeline(
+    *, inputs: Sequence[str], root: str, config: Config, workers: int, model_name: str
+) -> RunResult:
+    """Prepares, trains, evaluates, and publishes what passes the gate.
+
+    Args:
+      inputs: file names and glob patterns of the text; relative ones are looked up from
+        the current folder.
+      root: folder for everything that is made: pipeline/, registry/, logs/.
+      config: the whole configuration.
+      workers: number of training processes.
+      model_name: name of the model in the registry.
+
+    Raises:
+      InputError: an argument, or what a task said about its input.
+      RestartableError: a task stopped through no fault of its input.
+      CharloomError: a task failed otherwise.
+      KeyboardInterrupt: Ctrl-C; the tasks have ended.
+    """
+    arguments = {
+        "inputs": json.dumps(list(inputs)),
+        "config": to_json(config),
+        "registry": os.path.join(os.path.abspath(root), "registry"),
+        "model_name": model_name,
+        "workers": workers,
+    }
+    check_name(model_name)
+    if len(json.dumps(arguments["inputs"])) > MAX_INPUT_BYTES:
+        raise InputError(
+            f"--input lists {len(inputs)} names, too many for one command line; give a pattern "
+            "in quotes, as --input 'folder/*.txt'"
+        )
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; it must be at least 1")
+    log = _make_folders(os.path.abspath(root))
+    with tempfile.TemporaryDirectory(prefix="charloom-", ignore_cleanup_errors=True) as scratch:
+        outputs = _execute(arguments, root=os.path.abspath(root), scratch=scratch, log=log)
+    return _read_result(outputs, log)
+
+
+def _make_folders(root: str) -> str:
+    """Makes the folders below `root`; returns the name of this run's log."""
+    try:
+        for name in ("pipeline", "registry", "logs"):
+            os.makedirs(os.path.join(root, name), exist_ok=True)
+        log = os.path.join(root, "logs", time.strftime("run-%Y%m%d-%H%M%S.log"))
+        open(log, "a", encoding="utf-8").close()
+        return log
+    except OSError as error:
+        raise InputError(
+            f"can't write to --root {root} ({error.strerror}); choose another folder"
+        ) from None
+
+
+def _execute(arguments: Mapping[str, Any], *, root: str, scratch: str, log: str) -> dict[str, Any]:
+    """Runs the graph and returns its declared outputs.
+
+    In kfp 2.17.3 a local run hands out all of them, artifacts as objects with a path, and
+    `dsl.OneOf` of a parameter as the value of the branch that ran. (`dsl.OneOf` of an
+    artifact raises "Expected 1 artifact in ArtifactSelectorSpec", so the branches return
+    strings.) Hence no folder below the pipeline root has to be guessed or searched.
+    """
+    environment = _task_environment(scratch)
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=os.path.join(root, "pipeline"),
+        workspace_root=os.path.join(scratch, "workspace"),
+        raise_on_error=True,
+    )
+    with (
+        open(log, "a", encoding="utf-8") as file,
+        _StoppableTasks(environment[GROUP_FILE_VARIABLE]) as tasks,
+        _environment(environment),
+        _quiet_kfp(_RunOutput(sys.stdout, file)),
+    ):
+        failure = None
+        try:
+            outputs: dict[str, Any] = train_language_model(**arguments).outputs
+        except Exception as error:
+            failure = error
+    tasks.raise_if_stopped()
+    if failure is not None:
+        raise _describe_failure(failure, environment[ERROR_FILE_VARIABLE], log) from failure
+    return outputs
+
+
+def _read_result(outputs: Mapping[str, Any], log: str) -> RunResult:
+    """Checks the graph's outputs: no version without PASSED, and none missing with it."""
+    report = outputs["report"].path
+    report_json = os.path.join(report, "report.json")
+    with open(report_json, encoding="utf-8") as file:
+        reasons = tuple(str(reason) for reason in json.load(file)["verdict"]["reasons"])
+    verdict, version = outputs["verdict"], outputs["version"] or None
+    if (verdict == PASSED) != (version is not None):
+        raise CharloomError(f"verdict {verdict} and version {version} do not agree; see {log}")
+    return RunResult(
+        verdict=verdict,
+        reasons=reasons,
+        registry_version=version,
+        records=outputs["records"].path,
+        workdir=outputs["workdir"].path,
+        report_json=report_json,
+        report_html=os.path.join(report, "report.html"),
+        log=log,
+    )
+
+
+def _describe_failure(error: Exception, error_file: str, log: str) -> CharloomError:
+    """Returns the error that a task reported, or one that says which task failed."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        with open(error_file, encoding="utf-8") as file:
+            reported = json.load(file)
+        classes = {cls.exit_code: cls for cls in (InputError, RejectedError, RestartableError)}
+        return classes.get(reported["exit_code"], CharloomError)(reported["message"])
+    # kfp: Pipeline 'p' finished with status FAILURE. Inner task failed: 'a' inside 'b'.
+    text = re.sub(r"\x1b\[\d+m", "", str(error))
+    failed = re.search(r"Inner task failed: '([^']+)'", text)
+    if failed:
+        return CharloomError(f"task {failed[1]} failed; the end of {log} says why")
+    return CharloomError(f"the pipeline failed ({' '.join(text.split())}); see {log}")
+
+
+def _task_environment(scratch: str) -> dict[str, str]:
+    """Returns the environment variables of the tasks.
+
+    kfp.local puts sys.executable in place of every `python3` of a task's command line, in
+    a task's arguments too, and unquoted: a folder named python3 in an argument, or a space
+    in the interpreter's path, would break the task. So tasks are started by a program
+    named `python3` that runs this interpreter, and `_quiet_kfp` makes the replacement void.
+    """
+    programs = os.path.join(scratch, "bin")
+    os.makedirs(programs)
+    starter = os.path.join(programs, "python3")
+    with open(starter, "w", encoding="utf-8") as file:
+        file.write(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    os.chmod(starter, 0o755)
+    # kfp's shell script leaves a folder behind for every task: let it be inside scratch.
+    temporary = os.path.join(scratch, "tmp")
+    os.makedirs(temporary)
+    variables = {
+        "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
+        "TMPDIR": temporary,
+        "PYTHONUNBUFFERED": "1",
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
+        ERROR_FILE_VARIABLE: os.path.join(scratch, "error.json"),
+        GROUP_FILE_VARIABLE: os.path.join(scratch, "group"),
+    }
+    code = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if code not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        paths = [code, os.environ.get("PYTHONPATH", "")]
+        variables["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    return variables
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets environment variables.
+
+    kfp.local has no other way to hand them to a task than the compiled spec, which is the
+    cluster's too.
+    """
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _quiet_kfp(output: _RunOutput) -> Iterator[None]:
+    """Sends what kfp prints to `output` and silences two warnings that don't apply here."""
+    executable = sys.executable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(output):
+        # The image's name has no "python" in it: but no image is used here.
+        warnings.filterwarnings("ignore", "You may be attemping to run", RuntimeWarning)
+        warnings.filterwarnings("ignore", r"Task '.*': settings \['display_name'\]", UserWarning)
+        sys.executable = "python3"  # see _task_environment
+        try:
+            yield
+        finally:
+            sys.executable = executable
+            output.finish()
+
+
+class _RunOutput:
+    """A text stream: all of it to a log, and what tasks say to the terminal, line by line.
+
+    kfp.local prints its own messages, what its executor says inside a task, and the lines
+    of the task itself. The last, without those of TensorFlow's C++ parts, and the names of
+    the tasks are for the terminal.
+    """
+
+    _MESSAGE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} - ([A-Z]+) - (.*)")
+    _STARTED = re.compile(r"Executing task \S*'([^']+)'")
+    _STEP = re.compile(r"step (\d+)/(\d+)  (.*)")  # printed by components/train/main.py
+
+    _NATIVE = re.compile(r"[IWE]\d{4} \d\d:\d\d:|WARNING: All log messages before absl")
+
+    def __init__(self, terminal: TextIO, log: TextIO) -> None:
+        self._terminal, self._log = terminal, log
+        self._interactive = terminal.isatty()
+        self._line = ""
+        self._in_executor_input = False
+        self._bar_open = False  # a bar is the last thing shown, and its line not ended
+
+    def write(self, text: str) -> int:
+        """Takes what kfp prints: whole messages of its logger, or pieces of lines."""
+        self._log.write(text)
+        message = self._MESSAGE.match(text)
+        if message:
+            started = self._STARTED.match(message[2])
+            if started:
+                self._show(f"{time.strftime('%H:%M:%S')} {started[1]}")
+            elif message[1] == "WARNING":
+                self._show(message[2])
+            return len(text)
+        *lines, self._line = (self._line + text).split("\n")
+        for line in lines:
+            self._take_line(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Writes what is buffered to the log and to the terminal."""
+        self._log.flush()
+        self._terminal.flush()
+
+    def finish(self) -> None:
+        """Ends the line of a bar."""
+        if self._bar_open:
+            self._terminal.write("\n")
+            self._bar_open = False
+        self.flush()
+
+    def _take_line(self, line: str) -> None:
+        line = line.removeprefix("    ").rstrip()  # kfp indents all that a task prints
+        if line.startswith("[KFP Executor "):
+            self._in_executor_input = line.endswith("Got executor_input:")
+        elif self._in_executor_input:
+            self._in_executor_input = line != "}"
+        elif line.strip("-") and not self._NATIVE.match(line):  # a row of - is kfp's
+            self._show(line)
+
+    def _show(self, line: str) -> None:
+        """Shows a line; on a terminal, a training step as a bar in place of the last one.
+
+        A task can't draw its bar itself: it writes into a pipe, and kfp takes a carriage
+        return for a line's end.
+        """
+        step = self._STEP.fullmatch(line) if self._interactive else None
+        if self._bar_open:
+            self._terminal.write("\r\x1b[K" if step else "\n")
+        if step:
+            done, steps = int(step[1]), int(step[2])
+            bar = ("#" * (20 * done // steps)).ljust(20)
+            line = f"{done / steps:4.0%} |{bar}| {done}/{steps}  {step[3]}"
+            line = line[: shutil.get_terminal_size().columns - 1]
+        self._bar_open = step is not None
+        self._terminal.write(line if step else line + "\n")
+        self.flush()
+
+
+class _StoppableTasks:
+    """Makes Ctrl-C, SIGTERM and SIGHUP end the running task and all its processes.
+
+    kfp.local keeps the handle of a task's process to itself. So a task leads a process
+    group and writes its id to a file (components/task.py). The group gets SIGTERM, and
+    SIGKILL after a grace time or at a second Ctrl-C. Until then kfp goes on reading the
+    task's output, so that nothing it says on its way out is lost.
+    """
+
+    def __init__(self, group_file: str) -> None:
+        self._group_file = group_file
+        self._signal = 0
+        self._ended = threading.Event()
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> _StoppableTasks:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._ended.set()
+        if kind is not None or self._signal:
+            self._send(signal.SIGKILL)  # workers that outlived their task
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def raise_if_stopped(self) -> None:
+        """Raises KeyboardInterrupt or SystemExit if a signal has stopped the run."""
+        if self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._signal:
+            raise SystemExit(128 + self._signal)
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        if self._signal:
+            self._send(signal.SIGKILL)
+            return
+        self._signal = number
+        threading.Thread(target=self._stop_group, daemon=True).start()
+
+    def _stop_group(self) -> None:
+        """Ends the running task, and the next if kfp was about to start it."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        stopped: set[int] = set()
+        while not self._ended.wait(0.1):
+            group = self._group()
+            if time.monotonic() > deadline:
+                self._send(signal.SIGKILL)
+            elif group and group not in stopped:
+                stopped.add(group)
+                self._send(signal.SIGTERM)
+
+    def _group(self) -> int:
+        try:
+            with open(self._group_file, encoding="utf-8") as file:
+                return int(file.read())
+        except FileNotFoundError:  # the first task has not come so far
+            return 0
+
+    def _send(self, number: int) -> None:
+        group = self._group()
+        if group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)

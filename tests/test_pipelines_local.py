@@ -1,0 +1,364 @@
+"""Real runs of the real graph with kfp.local, and what the terminal and the user get of them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import pipelines
+from model.config import Config, to_json, with_overrides
+from model.errors import CharloomError, InputError, RestartableError
+from model.presets import tiny
+from pipelines import local
+from pipelines.compile import compile_pipeline
+from pipelines.local import RunResult, run_pipeline
+
+Run = tuple[RunResult, Path, str]
+"""A run's result, its root and what it showed."""
+
+
+def run_tiny(corpus: Path, root: Path, *settings: str) -> Run:
+    """Runs the whole graph; its output is kept apart from that of the tests."""
+    config = with_overrides(tiny(), settings)
+    terminal, own = io.StringIO(), sys.stdout
+    sys.stdout = terminal
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)
+            result = run_pipeline(
+                inputs=[f"{corpus}/*.txt"], root=str(root), config=config, workers=2, model_name="m"
+            )
+    finally:
+        sys.stdout = own
+    return result, root, terminal.getvalue()
+
+
+@pytest.fixture(scope="module")
+def passed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    # "python3" and a space in the path: see pipelines.local._task_environment.
+    root = tmp_path_factory.mktemp("passed") / "python3 runs"
+    return run_tiny(corpus, root, "train.steps=200", "train.valid_steps=100")
+
+
+@pytest.fixture(scope="module")
+def rejected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    root = tmp_path_factory.mktemp("rejected")
+    return run_tiny(corpus, root, "gate.max_perplexity=1", "train.steps=20")
+
+
+def executed_tasks(root: Path) -> set[str]:
+    """Returns the tasks that ran: each has written its executor's output."""
+    (run,) = (root / "pipeline").iterdir()
+    return {path.parent.name for path in run.glob("*/executor_output.json")}
+
+
+def compiled_tasks(path: Path) -> dict[str, set[str]]:
+    """Returns the tasks of the YAML by the condition under which they run ("" for always)."""
+    compile_pipeline(str(path))
+    spec: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found: dict[str, set[str]] = {}
+
+    def walk(dag: dict[str, Any], condition: str) -> None:
+        for name, task in dag["tasks"].items():
+            inner = task.get("triggerPolicy", {}).get("condition", condition)
+            component = spec["components"][task["componentRef"]["name"]]
+            if "dag" in component:
+                walk(component["dag"], inner)
+            else:
+                found.setdefault(inner, set()).add(name)
+
+    walk(spec["root"]["dag"], "")
+    return found
+
+
+@pytest.mark.slow
+def test_the_tasks_of_both_runs_are_those_of_the_yaml(
+    passed: Run, rejected: Run, tmp_path: Path
+) -> None:
+    compiled = compiled_tasks(tmp_path / "p.yaml")
+    always = compiled.pop("")
+    assert always == {"preprocess", "train", "evaluate"}
+    for condition, tasks in compiled.items():
+        root = rejected[1] if condition.startswith("!(") else passed[1]
+        assert executed_tasks(root) == always | tasks
+    assert len(compiled) == 2
+
+
+@pytest.mark.slow
+def test_a_model_that_passes_is_published(passed: Run) -> None:
+    result, root, _ = passed
+    assert result.verdict == "PASSED"
+    assert all("perplexity" in checked for checked in result.reasons)
+    assert result.registry_version is not None
+    version = Path(result.registry_version)
+    assert version.parent == root / "registry" / "m"
+    assert (version / "saved_model.pb").is_file()
+    report = json.loads(Path(result.report_json).read_text())
+    assert report["verdict"]["status"] == "PASSED"
+    assert "PASSED" in Path(result.report_html).read_text()
+    assert (Path(result.records) / "dataset.json").is_file()
+    assert len(list((Path(result.workdir) / "logs").glob("worker-*.log"))) == 2
+
+
+@pytest.mark.slow
+def test_a_rejected_model_is_not_published(rejected: Run) -> None:
+    result, root, shown = rejected
+    assert result.verdict == "REJECTED"
+    assert result.registry_version is None
+    assert list((root / "registry").iterdir()) == []
+    assert any("max_perplexity" in reason for reason in result.reasons)
+    (markdown,) = root.glob("pipeline/*/report-rejection/rejection")
+    for reason in result.reasons:
+        line = f"- {' '.join(reason.split())}\n"
+        assert line in shown
+        assert line in markdown.read_text()
+    assert json.loads(Path(result.report_json).read_text())["verdict"]["status"] == "REJECTED"
+
+
+@pytest.mark.slow
+def test_kfp_can_show_metrics_and_page(passed: Run) -> None:
+    result, root, _ = passed
+    (page,) = root.glob("pipeline/*/evaluate/page")
+    assert page.read_bytes() == Path(result.report_html).read_bytes()
+    metrics = {}
+    for path in root.glob("pipeline/*/*/executor_output.json"):
+        outputs = json.loads(path.read_text()).get("artifacts", {})
+        if "metrics" in outputs:
+            metrics[path.parent.name] = outputs["metrics"]["artifacts"][0]["metadata"]
+    report = json.loads(Path(result.report_json).read_text())
+    assert metrics["evaluate"] == {
+        "test_perplexity": report["splits"]["test"]["perplexity"],
+        "unigram_perplexity": report["baseline"]["unigram"]["perplexity"],
+    }
+    assert metrics["train"]["step"] in (100, 200)  # of the best checkpoint
+    assert 1 < metrics["train"]["valid_perplexity"] < metrics["evaluate"]["unigram_perplexity"]
+    dataset = json.loads((Path(result.records) / "dataset.json").read_text())
+    assert metrics["preprocess"]["train_words"] == dataset["splits"]["train"]["words"]
+    assert metrics["preprocess"]["vocabulary"] == dataset["vocab"]["size"]
+
+
+@pytest.mark.slow
+def test_the_terminal_shows_the_tasks_and_the_log_all(passed: Run) -> None:
+    result, _, shown = passed
+    headings = re.findall(r"^\d\d:\d\d:\d\d ([a-z-]+)$", shown, flags=re.MULTILINE)
+    assert headings == ["preprocess", "train", "evaluate", "export"]
+    assert "KFP Executor" not in shown
+    assert "parameterValues" not in shown
+    log = Path(result.log).read_text()
+    assert "Got executor_input" in log
+    assert log.count("finished with status") == 5  # four tasks and the pipeline
+
+
+def test_bad_input_is_the_tasks_own_line(tmp_path: Path) -> None:
+    before, executable = dict(os.environ), sys.executable
+    pattern = str(tmp_path / "nothing" / "*.txt")
+    with pytest.raises(InputError) as raised:
+        run_pipeline(
+            inputs=[pattern], root=str(tmp_path / "r"), config=tiny(), workers=1, model_name="m"
+        )
+    assert pattern in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == 2
+    assert executed_tasks(tmp_path / "r") == set()
+    assert os.listdir(tmp_path / "r" / "registry") == []
+    assert dict(os.environ) == before
+    assert sys.executable == executable
+
+
+def test_a_defect_is_named_by_task_and_log(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "apache_beam.py").write_text("raise RuntimeError('beam is broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(CharloomError, match="task preprocess failed") as raised:
+        run_pipeline(
+            inputs=[f"{corpus}/*.txt"],
+            root=str(tmp_path / "r"),
+            config=tiny(),
+            workers=1,
+            model_name="m",
+        )
+    assert raised.value.exit_code == 1
+    (log,) = (tmp_path / "r" / "logs").iterdir()
+    assert str(log) in str(raised.value)
+    assert "RuntimeError: beam is broken" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "workers", "name", "message"),
+    [
+        (["a.txt"], 0, "m", "--workers is 0"),
+        (["folder/some-file.txt"] * 5000, 1, "m", "--input lists 5000 names"),
+        (["a.txt"], 1, "../m", r"\.\./m"),
+    ],
+)
+def test_arguments_are_checked_first(
+    tmp_path: Path, inputs: list[str], workers: int, name: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        run_pipeline(
+            inputs=inputs, root=str(tmp_path), config=tiny(), workers=workers, model_name=name
+        )
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_root_that_is_a_file_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "r").write_text("not a folder")
+    with pytest.raises(InputError, match="can't write to --root"):
+        run_pipeline(
+            inputs=["x"], root=str(tmp_path / "r"), config=tiny(), workers=1, model_name="m"
+        )
+
+
+@pytest.mark.parametrize(
+    ("code", "cls"), [(2, InputError), (75, RestartableError), (1, CharloomError)]
+)
+def test_a_reported_error_keeps_its_class(
+    tmp_path: Path, code: int, cls: type[CharloomError]
+) -> None:
+    path = tmp_path / "error.json"
+    path.write_text(json.dumps({"exit_code": code, "message": "what, where, what next"}))
+    error = local._describe_failure(RuntimeError("kfp"), str(path), "run.log")
+    assert type(error) is cls
+    assert str(error) == "what, where, what next"
+
+
+class Terminal(io.StringIO):
+    """A text buffer that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+STEPS = [
+    "step 6/60  loss 5.1  9 words/s  0:54 left",
+    "step 12/60  loss 4.2  9 words/s  0:48 left",
+    "step 12  validation perplexity 70.00",
+    "step 60/60  loss 3.3  9 words/s  0:00 left",
+]
+
+
+def feed(terminal: io.StringIO) -> str:
+    """Returns what is shown when kfp prints a warning and lines of a task."""
+    log = io.StringIO()
+    output = local._RunOutput(terminal, log)
+    output.write("12:00:00.000 - INFO - Streamed logs:\n\n")
+    output.write("12:00:00.000 - WARNING - Condition evaluation failed\n")
+    for line in ["[KFP Executor 1 INFO]: Got executor_input:", "{", '    "a": {', "    }", "}"]:
+        output.write("    ")
+        output.write(line + "\n")
+    native = "I0000 00:00:1795563621.958970   16767 port.cc:153] oneDNN custom operations are on."
+    for line in ["started", native, *STEPS, "ended"]:
+        output.write("    ")
+        output.write(line + "\n")
+    output.write("-" * 80 + "\n")
+    output.finish()
+    assert log.getvalue().count("\n") == 16
+    return terminal.getvalue()
+
+
+def test_steps_are_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "51")
+    assert feed(Terminal()) == (
+        "Condition evaluation failed\nstarted\n"
+        " 10% |##                  | 6/60  loss 5.1  9 word"
+        "\r\x1b[K 20% |####                | 12/60  loss 4.2  9 wor"
+        "\nstep 12  validation perplexity 70.00\n"
+        "100% |####################| 60/60  loss 3.3  9 wor"
+        "\nended\n"
+    )
+
+
+def test_steps_are_lines_in_a_file() -> None:
+    expected = ["Condition evaluation failed", "started", *STEPS, "ended", ""]
+    assert feed(io.StringIO()).split("\n") == expected
+
+
+def living() -> dict[int, int]:
+    """Returns parent by process, of all that are not just waiting to be reaped; by /proc."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                state, parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:2]
+            except OSError:  # it has just ended
+                continue
+            if state != "Z":
+                parents[int(folder.name)] = int(parent)
+    return parents
+
+
+def descendants(pid: int) -> set[int]:
+    """Returns the processes below `pid`."""
+    parents = living()
+    found, size = {pid}, 0
+    while len(found) > size:
+        size = len(found)
+        found |= {child for child, parent in parents.items() if parent in found}
+    return found - {pid}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize(
+    ("number", "sign", "least", "code"),
+    [
+        # kfp's shell, the task, two workers; the workers have joined.
+        (signal.SIGINT, "train/workdir/checkpoints/*", 4, -signal.SIGINT),
+        # The shell of the first task: it has not told its process group so far.
+        (signal.SIGTERM, "", 1, 128 + signal.SIGTERM),
+    ],
+)
+def test_a_signal_ends_all_processes(
+    tmp_path: Path, corpus: Path, number: signal.Signals, sign: str, least: int, code: int
+) -> None:
+    config: Config = with_overrides(tiny(), ["train.steps=1000000", "train.warmup_steps=1"])
+    program = (
+        "import sys\n"
+        "from model.config import from_json\n"
+        "from pipelines.local import run_pipeline\n"
+        "run_pipeline(inputs=[sys.argv[1]], root=sys.argv[2], config=from_json(sys.argv[3]),\n"
+        "             workers=2, model_name='m')\n"
+    )
+    arguments = [f"{corpus}/*.txt", str(tmp_path / "r"), to_json(config)]
+    run = subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        cwd=os.path.dirname(os.path.dirname(pipelines.__file__)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert run.stdout is not None
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.extend(run.stdout or ()), daemon=True)
+    reader.start()
+    try:
+        deadline = time.monotonic() + 120
+        while not (list(tmp_path.glob(f"r/pipeline/*/{sign}")) if sign else said):
+            assert run.poll() is None, "".join(said)
+            assert time.monotonic() < deadline, "".join(said)
+            time.sleep(0.2)
+        processes = descendants(run.pid)
+        assert len(processes) >= least
+        run.send_signal(number)
+        returned = run.wait(timeout=60)
+    finally:
+        run.kill()
+    assert returned == code
+    deadline = time.monotonic() + 5  # what was killed takes a moment
+    while (alive := processes & set(living())) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert alive == set()
