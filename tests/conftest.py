@@ -27,3 +27,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_records(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Records of the tests' corpus, made by the preset tiny."""
+    from components.preprocess.main import run
+    from model.presets import tiny
+
+    records = str(tmp_path_factory.mktemp("tiny") / "records")
+    run(inputs=[str(corpus)], records=records, config=tiny().data)
+    return records

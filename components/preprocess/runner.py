@@ -1,0 +1,179 @@
+"""Apache Beam as `prepare` uses it: which runner, with how many workers, and quietly."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+
+from model.errors import InputError, RestartableError
+
+_disabled = logging.root.manager.disable
+logging.disable(logging.WARNING)  # Beam's import warns that Google's libraries are missing
+try:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import (
+        DirectOptions,
+        PipelineOptions,
+        StandardOptions,
+    )
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+finally:
+    logging.disable(_disabled)
+
+__all__ = ["beam", "check_options", "open_pipeline"]
+
+_RUNNER = "FnApiRunner"
+_LOG_LINES = 20
+_PATIENCE_S = 5.0
+_WORKER_ENDED = (
+    "a Beam worker process ended before its work (killed, or out of memory); run the "
+    "command again, with fewer --beam-workers if it happens again"
+)
+
+
+def check_options(workers: int, extra: Sequence[str]) -> list[str]:
+    """Returns the flags for Beam; those of the user come last, so they win.
+
+    Args:
+      workers: processes; 1 works in this one, 0 takes all cores.
+      extra: options as on Beam's command line.
+
+    Raises:
+      InputError: a number or an option that makes no sense.
+    """
+    if workers < 0:
+        raise InputError(f"--beam-workers is {workers}; it must be 0 (all cores) or more")
+    flags = [
+        # By name: `DirectRunner` may hand over to Prism, which downloads a program.
+        f"--runner={_RUNNER}",
+        f"--direct_running_mode={'in_memory' if workers == 1 else 'multi_processing'}",
+        f"--direct_num_workers={workers}",
+        *extra,
+    ]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), _quiet():
+            options = PipelineOptions(flags)
+            known = options.get_all_options()
+            every = options.get_all_options(retain_unknown_options=True)
+    except SystemExit:  # as argparse leaves, after a page of help
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        raise InputError(f"Beam does not understand --beam-options: {reason}") from None
+    unknown = sorted(set(every) - set(known))
+    if unknown and _is_local(options):  # others ask their server for more options
+        raise InputError(
+            f"Beam knows no option --{unknown[0]}; leave it out of --beam-options, or name the "
+            "runner that does"
+        )
+    return flags
+
+
+@contextlib.contextmanager
+def open_pipeline(flags: Sequence[str], log_path: str) -> Iterator[beam.Pipeline]:
+    """Gives a pipeline that runs at the end of the block.
+
+    Args:
+      flags: made by `check_options`.
+      log_path: takes what worker processes write to stderr; its end is shown on failure.
+
+    Raises:
+      RestartableError: a worker process ended early.
+    """
+    failed = log_path + ".failed"
+    try:
+        with _quiet(), _watch(failed):
+            options = PipelineOptions(list(flags))
+            direct = options.view_as(DirectOptions)
+            runner = None
+            if _is_local(options) and direct.direct_running_mode == "multi_processing":
+                runner = _process_runner(log_path, failed)
+                direct.direct_running_mode = "in_memory"  # "as the runner is made"
+            with beam.Pipeline(runner=runner, options=options) as pipeline:
+                yield pipeline
+    except Exception as error:
+        if _is_interrupt(error):  # Beam has wrapped it like any other
+            raise KeyboardInterrupt from None
+        if os.path.exists(log_path):
+            with open(log_path, encoding="utf-8", errors="replace") as file:
+                print("".join(file.readlines()[-_LOG_LINES:]), file=sys.stderr, end="")
+        if "Channel closed prematurely" in str(error):  # there is no class of its own for it
+            raise RestartableError(_WORKER_ENDED) from error
+        raise
+
+
+@contextlib.contextmanager
+def _watch(failed: str) -> Iterator[None]:
+    """Raises RestartableError in the main thread soon after the file `failed` is there.
+
+    Beam notices the end of a worker that has connected, and waits for ever for one that
+    ended before.
+    """
+    main = threading.main_thread()
+    if threading.current_thread() is not main:
+        yield
+        return
+
+    def stop(*unused: object) -> None:
+        raise RestartableError(_WORKER_ENDED)
+
+    def watch() -> None:
+        while not done.wait(0.5):
+            if os.path.exists(failed):
+                if not done.wait(_PATIENCE_S) and main.ident:
+                    signal.pthread_kill(main.ident, signal.SIGUSR1)  # interrupts its waiting
+                return
+
+    before = signal.signal(signal.SIGUSR1, stop)
+    done = threading.Event()
+    watcher = threading.Thread(target=watch, name="watch-beam-workers", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    while error and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _is_local(options: PipelineOptions) -> bool:
+    return bool(options.view_as(StandardOptions).runner == _RUNNER)
+
+
+def _process_runner(log_path: str, failed: str) -> FnApiRunner:
+    """Returns Beam's own multi_processing, but with workers that don't chatter.
+
+    Beam starts its workers by an unquoted path, and lets them log to our stderr.
+
+    Args:
+      log_path: takes the workers' stderr.
+      failed: file that is made when a worker ends otherwise than well.
+    """
+    python, log, failed = map(shlex.quote, (sys.executable, log_path, failed))
+    command = f"{python} -m apache_beam.runners.worker.sdk_worker_main 2>>{log} || : >{failed}"
+    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lets Beam log errors only; otherwise it tells how it built its pipeline."""
+    logger = logging.getLogger("apache_beam")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,256 @@
+"""Finds the input files, reads them as text and gives their lines; no TensorFlow, no Beam."""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import glob
+import hashlib
+import itertools
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+
+from model.config import DataConfig
+from model.errors import InputError
+
+BLOCK_BYTES = 1 << 20
+"""Lines are handed on in blocks of about this many bytes."""
+
+_LINE_END = re.compile(rb"\r\n?|\n")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_BOM = "\ufeff".encode()
+_UTF8 = ("utf-8", "utf-8-sig")
+
+
+@dataclasses.dataclass(frozen=True)
+class InputFile:
+    """One file of the corpus.
+
+    Attributes:
+      path: where it is.
+      name: its path below the folder that all inputs share, with `/`; this name, not
+        the path, decides its order and its split, so that another checkout gives the
+        same records.
+      size: its bytes.
+    """
+
+    path: str
+    name: str
+    size: int
+
+
+def find_files(inputs: Sequence[str]) -> list[InputFile]:
+    """Lists the files that inputs name, each once, in the order of their names.
+
+    Args:
+      inputs: files, glob patterns (`**` crosses folders) or folders; a folder stands
+        for all files below it, hidden ones left out.
+
+    Raises:
+      InputError: an input gives no file, or gives something that is no readable file.
+    """
+    if not inputs:
+        raise InputError("no input given; name files, glob patterns or folders with --input")
+    paths: dict[str, str] = {}
+    for pattern in inputs:
+        found = [path for match in _match(pattern) for path in _below(match)]
+        if not found:
+            raise InputError(f"no file matches --input {pattern!r}; check the path and the pattern")
+        for path in found:
+            paths.setdefault(os.path.abspath(path), path)
+    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    files = [
+        InputFile(path=shown, name=_relative_name(path, root), size=_check_readable(shown))
+        for path, shown in paths.items()
+    ]
+    return sorted(files, key=lambda file: file.name)
+
+
+def _match(pattern: str) -> list[str]:
+    if os.path.lexists(pattern):
+        return [pattern]
+    return sorted(glob.glob(pattern, recursive=True))
+
+
+def _below(path: str) -> list[str]:
+    """Returns the files below a folder; a file is returned as it is."""
+    if not os.path.isdir(path):
+        return [path]
+    found: list[str] = []
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [os.path.join(folder, name) for name in names if not name.startswith(".")]
+    return found
+
+
+def _relative_name(path: str, root: str) -> str:
+    name = os.path.relpath(path, root).replace(os.sep, "/")
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _check_readable(path: str) -> int:
+    """Returns the bytes of a file that can be read twice."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is no regular file; copy its content to a file first")
+        with open(path, "rb"):
+            return status.st_size
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror}); leave it out") from None
+
+
+class BadTextError(Exception):
+    """A file that is no text.
+
+    Attributes:
+      reason: `empty`, `blank`, `binary` or `undecodable`.
+      offset: byte offset of what is wrong.
+      detail: what is wrong there.
+    """
+
+    def __init__(self, reason: str, offset: int = 0, detail: str = ""):
+        """Keeps its arguments."""
+        super().__init__(reason, offset, detail)
+        self.reason = reason
+        self.offset = offset
+        self.detail = detail
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceText:
+    """The text of a file.
+
+    Attributes:
+      data: its bytes, as UTF-8.
+      start: where its first line begins in `data`; not 0 after a byte order mark.
+      repair: whether `data` has bytes that are not UTF-8, to be replaced line by line
+        so that offsets stay those of the file.
+    """
+
+    data: bytes
+    start: int = 0
+    repair: bool = False
+
+    def blocks(self) -> Iterator[tuple[list[bytes], list[int]]]:
+        r"""Yields blocks of whole lines: the lines, and the offset in `data` of each.
+
+        A line ends at `\n`, `\r\n` or `\r`, which is not part of it.
+        """
+        begin = self.start
+        while begin < len(self.data):
+            found = _LINE_END.search(self.data, begin + BLOCK_BYTES)
+            end = found.end() if found else len(self.data)
+            # Unlike that of str, bytes.splitlines splits at \n, \r\n and \r only.
+            raw = self.data[begin:end].splitlines(keepends=True)
+            offsets = list(itertools.accumulate(map(len, raw), initial=begin))[:-1]
+            lines = [line.rstrip(b"\r\n") for line in raw]
+            if self.repair:
+                lines = [line.decode("utf-8", "replace").encode() for line in lines]
+            yield lines, offsets
+            begin = end
+
+
+def read_file(path: str) -> tuple[bytes, str]:
+    """Returns a file's bytes and their SHA-256."""
+    with open(path, "rb") as file:
+        data = file.read()
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def hash_file(path: str) -> str:
+    """Returns the SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
+    """Returns one SHA-256 over the files' names and the hashes of their contents."""
+    rows = "".join(f"{sha256}  {name}\n" for name, sha256 in zip(names, hashes, strict=True))
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def decode_text(data: bytes, config: DataConfig) -> SourceText:
+    """Reads the bytes of a file as text.
+
+    A byte order mark is dropped. Offsets are those of the file where its encoding is
+    UTF-8, else those of the decoded text written as UTF-8.
+
+    Raises:
+      BadTextError: it is empty, binary, or not of `config.encoding`, bad bytes not being
+        replaced.
+    """
+    if not data:
+        raise BadTextError("empty")
+    codec = codecs.lookup(config.encoding).name
+    if b"\0" not in "\n".encode(codec):  # else NUL bytes are part of the encoding
+        _check_binary(data)
+    if codec in _UTF8:
+        repair = _check_utf8(data, replace=config.on_bad_text == "replace")
+        return SourceText(data=data, start=_text_start(data), repair=repair)
+    text = _decode(data, codec, replace=config.on_bad_text == "replace").encode()
+    _check_binary(text)
+    return SourceText(data=text, start=_text_start(text))
+
+
+def _check_binary(data: bytes) -> None:
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise BadTextError("binary", nul, "a NUL byte")
+
+
+def _text_start(data: bytes) -> int:
+    return len(_BOM) if data.startswith(_BOM) else 0
+
+
+def _check_utf8(data: bytes, *, replace: bool) -> bool:
+    """Returns whether the bytes need repair, where `replace` allows that."""
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:
+        if not replace:
+            byte = data[error.start]
+            raise BadTextError("undecodable", error.start, f"the byte 0x{byte:02x}") from None
+        return True
+    return False
+
+
+def _decode(data: bytes, codec: str, *, replace: bool) -> str:
+    """Returns text of any encoding, without the surrogates that some codecs let through."""
+    try:
+        text = data.decode(codec, "replace" if replace else "strict")
+    except UnicodeError as error:  # some codecs say no more than that
+        offset = error.start if isinstance(error, UnicodeDecodeError) else 0
+        raise BadTextError("undecodable", offset, f"the byte 0x{data[offset]:02x}") from None
+    surrogate = _SURROGATES.search(text)
+    if surrogate and not replace:
+        offset = len(text[: surrogate.start()].encode())
+        raise BadTextError("undecodable", offset, "half a surrogate pair")
+    return _SURROGATES.sub("\ufffd", text)
+
+
+def describe_bad_text(
+    path: str, *, reason: str, offset: int, detail: str, config: DataConfig
+) -> str:
+    """Returns what is wrong with a file, as BadTextError says it, and what to do about it."""
+    strict = config.on_bad_text == "error"
+    advice = "leave it out" + (" or add --on-bad-text=skip" if strict else "")
+    if reason == "empty":
+        return f"{path} is empty; {advice}"
+    if reason == "blank":
+        return f"{path} holds only white space; {advice}"
+    where = f"({detail} at byte offset {offset})"
+    if reason == "binary":
+        return f"{path} is a binary file {where}; {advice}"
+    utf8 = codecs.lookup(config.encoding).name in _UTF8
+    other = "--encoding latin-1" if utf8 else "another --encoding"
+    advice = f"try {other}" + (", or --on-bad-text=skip|replace" if strict else "")
+    return f"{path} is no {config.encoding} text {where}; {advice}"

@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from components.preprocess.main import run
+from components.preprocess.sources import find_files
+from model.config import DataConfig, to_dict
+from model.records import SPLITS, Dataset, framed_size, parse_record
+from model.text import tokenize_text
+
+GOLDEN = DataConfig(
+    tokenizer="whitespace",
+    document="line",
+    record_words=8,
+    valid_fraction=0.25,
+    test_fraction=0.25,
+)
+SMALL = DataConfig(
+    record_words=40, min_count=1, vocab_size=300, valid_fraction=0.2, test_fraction=0.2
+)
+
+
+def write_golden(folder: Path) -> Path:
+    (folder / "more").mkdir(parents=True)
+    (folder / "a.txt").write_bytes(
+        "\ufeffthe cat sat\r\nthe dog sat\r\n\r\nthe cat ran\r\na café </s>\r\n".encode()
+    )
+    (folder / "more" / "c.txt").write_bytes(
+        "the dog ran\nthe cafe\u0301 sat\n“the” cat\nthe zebra sat\nno cat".encode()
+    )
+    return folder
+
+
+def run_on(inputs: Path | str, records: Path, config: DataConfig = SMALL, **options: Any) -> Any:
+    return run(inputs=[str(inputs)], records=str(records), config=config, **options)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+# What comes out
+
+
+@pytest.fixture(scope="module")
+def golden(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("golden")
+    run_on(write_golden(folder / "in"), folder / "records", GOLDEN)
+    return folder / "records"
+
+
+def test_golden_records(golden: Path) -> None:
+    with Dataset.open(str(golden)) as dataset:
+        found = {
+            split: [
+                (record.source, record.word_ids.tolist(), record.spelled_words()[1:])
+                for record in map(
+                    lambda index, split=split: dataset.read(split, index),
+                    range(len(dataset.lengths(split))),
+                )
+            ]
+            for split in SPLITS
+        }
+    rows = {
+        split: [
+            (source, ids, [*(word.encode() for word in line.split()), b"\n"])
+            for source, ids, line in lines
+        ]
+        for split, lines in {
+            "train": [
+                ("a.txt:3", [2, 4, 3, 5, 0], "the cat sat"),
+                ("a.txt:31", [2, 4, 3, 1, 0], "the cat ran"),
+                ("a.txt:44", [2, 1, 6, 1, 0], "a café </s>"),
+                ("more/c.txt:12", [2, 4, 6, 5, 0], "the café sat"),
+                ("more/c.txt:27", [2, 1, 3, 0], "“the” cat"),
+                ("more/c.txt:41", [2, 4, 1, 5, 0], "the zebra sat"),
+                ("more/c.txt:55", [2, 1, 3, 0], "no cat"),
+            ],
+            "valid": [("a.txt:16", [2, 4, 1, 5, 0], "the dog sat")],
+            "test": [("more/c.txt:0", [2, 4, 1, 1, 0], "the dog ran")],
+        }.items()
+    }
+    assert found == rows
+
+
+def test_golden_vocabulary(golden: Path) -> None:
+    assert (golden / "vocab.txt").read_text() == (
+        "</s>\t7\n<unk>\t6\n<s>\t0\ncat\t4\nthe\t4\nsat\t3\ncafé\t2\n"
+    )
+
+
+def test_golden_dataset_json(golden: Path) -> None:
+    info = json.loads((golden / "dataset.json").read_text())
+    assert info == {
+        "format_version": 1,
+        "config_version": 1,
+        "config": to_dict(GOLDEN),
+        "input": {"files": 2, "bytes": 119, "fingerprint": info["input"]["fingerprint"]},
+        "vocab": {"size": 7, "sha256": info["vocab"]["sha256"], "train_words": 26},
+        "splits": {
+            "train": {
+                "records": 7,
+                "words": 26,
+                "characters": 61,
+                "bytes": 67,
+                "unknown_words": 6,
+                "unknown_rate": 6 / 26,
+                "length_histogram": {"2": 2, "4": 5},
+                "shards": [
+                    {
+                        "file": "train-00000-of-00001.tfrecord",
+                        "records": 7,
+                        "words": 26,
+                        "bytes": 876,
+                        "sha256": "d4ce7c6debd02bc980afb49c497b0a1c0700a98ecf550082320486942860ec3b",
+                        "offsets": [0, 120, 241, 365, 495, 628, 756],
+                        "lengths": [4, 4, 4, 4, 3, 4, 3],
+                    }
+                ],
+            },
+            "valid": {
+                "records": 1,
+                "words": 4,
+                "characters": 9,
+                "bytes": 9,
+                "unknown_words": 1,
+                "unknown_rate": 0.25,
+                "length_histogram": {"4": 1},
+                "shards": [
+                    {
+                        "file": "valid-00000-of-00001.tfrecord",
+                        "records": 1,
+                        "words": 4,
+                        "bytes": 121,
+                        "sha256": "7939295b987123f9a1ee3bd1579640e75780e439754ecd0e1a47664bb3678d21",
+                        "offsets": [0],
+                        "lengths": [4],
+                    }
+                ],
+            },
+            "test": {
+                "records": 1,
+                "words": 4,
+                "characters": 9,
+                "bytes": 9,
+                "unknown_words": 2,
+                "unknown_rate": 0.5,
+                "length_histogram": {"4": 1},
+                "shards": [
+                    {
+                        "file": "test-00000-of-00001.tfrecord",
+                        "records": 1,
+                        "words": 4,
+                        "bytes": 125,
+                        "sha256": "3cca487f1ab0395b8b37cf1f6cf1ee4507128a42d1a264d241a2e3832d6d5102",
+                        "offsets": [0],
+                        "lengths": [4],
+                    }
+                ],
+            },
+        },
+        "rejected": {},
+        "rejected_files": [],
+        "digest": info["digest"],
+    }
+
+
+def test_the_folder_holds_that_and_no_more(golden: Path) -> None:
+    assert sorted(contents(golden)) == [
+        "COMPLETED",
+        "dataset.json",
+        "test-00000-of-00001.tfrecord",
+        "train-00000-of-00001.tfrecord",
+        "valid-00000-of-00001.tfrecord",
+        "vocab.txt",
+    ]
+    info = json.loads((golden / "dataset.json").read_text())
+    assert (golden / "COMPLETED").read_text() == info["digest"] + "\n"
+    assert os.listdir(golden.parent) == ["in", "records"] or sorted(os.listdir(golden.parent)) == [
+        "in",
+        "records",
+    ]
+
+
+def test_records_are_read_as_the_contract_says(golden: Path) -> None:
+    """With TensorFlow alone, as docs/data-contract.md shows."""
+    data = tf.data.TFRecordDataset([str(golden / "train-00000-of-00001.tfrecord")])
+    features = {
+        "word_ids": tf.io.RaggedFeature(tf.int64),
+        "spellings": tf.io.RaggedFeature(
+            tf.int64,
+            value_key="char_ids",
+            partitions=[tf.io.RaggedFeature.RowLengths("word_lengths")],
+            row_splits_dtype=tf.int64,
+        ),
+        "source": tf.io.FixedLenFeature([], tf.string),
+    }
+    parsed = tf.io.parse_example(list(data.as_numpy_iterator()), features)
+    assert parsed["word_ids"].to_list()[2] == [2, 1, 6, 1, 0]
+    spellings = parsed["spellings"].to_list()[2]
+    assert spellings == [[3], [ord("a") + 5], [byte + 5 for byte in "café".encode()],
+                         [byte + 5 for byte in b"</s>"], [4]]  # fmt: skip
+    assert parsed["source"].numpy().tolist()[2] == b"a.txt:44"
+    assert parsed["spellings"].row_lengths(axis=2).to_list() == [
+        [len(word) for word in words] for words in parsed["spellings"].to_list()
+    ]
+
+
+def test_every_word_of_the_corpus_is_a_target_once(corpus: Path, tmp_path: Path) -> None:
+    info = run_on(corpus, tmp_path / "records")
+    targets: dict[str, dict[int, list[bytes]]] = {}
+    with Dataset.open(str(tmp_path / "records")) as dataset:
+        for split in SPLITS:
+            for index in range(len(dataset.lengths(split))):
+                record = dataset.read(split, index)
+                name, _, offset = record.source.rpartition(":")
+                targets.setdefault(name, {})[int(offset)] = record.spelled_words()[1:]
+                assert record.words == dataset.lengths(split)[index]
+    for file in find_files([str(corpus)]):
+        pieces = targets.pop(file.name)
+        words = [word for offset in sorted(pieces) for word in pieces[offset]]
+        text = tf.constant(Path(file.path).read_bytes())
+        assert words == tokenize_text(text, SMALL).numpy().tolist()
+    assert targets == {}
+    assert sum(info["splits"][split]["words"] for split in SPLITS) == 7943
+    assert info["vocab"]["train_words"] == info["splits"]["train"]["words"]
+    assert info["splits"]["train"]["unknown_words"] == dataset.vocab.counts[1] > 0
+
+
+def test_offsets_and_sizes_of_shards(corpus: Path, tmp_path: Path) -> None:
+    info = run_on(corpus, tmp_path / "records")
+    for split in SPLITS:
+        for shard in info["splits"][split]["shards"]:
+            path = tmp_path / "records" / shard["file"]
+            records = list(tf.data.TFRecordDataset([str(path)]).as_numpy_iterator())
+            sizes = [framed_size(record) for record in records]
+            assert shard["offsets"] == [sum(sizes[:index]) for index in range(len(sizes))]
+            assert shard["bytes"] == sum(sizes) == path.stat().st_size
+            assert shard["lengths"] == [parse_record(record).words for record in records]
+
+
+# The same input and config give the same bytes
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """About 3 MB in 5 files, so that there are 2 shards of 1 MiB and more."""
+    folder = tmp_path_factory.mktemp("big corpus")  # with a space
+    texts = [file.read_text(encoding="utf-8") for file in sorted(corpus.iterdir())]
+    for index in range(5):
+        turned = texts[index:] + texts[:index]
+        (folder / f"{index}.txt").write_text("".join(turned * 20), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def big_records(tmp_path_factory: pytest.TempPathFactory, big: Path) -> Path:
+    folder = tmp_path_factory.mktemp("big records")
+    info = run_on(big, folder / "records", dataclasses.replace(SMALL, shard_megabytes=1))
+    assert [len(info["splits"][split]["shards"]) for split in SPLITS] == [3, 3, 3]
+    return folder / "records"
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_bytes(
+    tmp_path: Path, big: Path, big_records: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = dataclasses.replace(SMALL, shard_megabytes=1)
+    run_on(big, tmp_path / "re cords", config, beam_workers=2)
+    assert contents(tmp_path / "re cords") == contents(big_records)
+    said = capfd.readouterr()
+    assert "sdk_worker" not in said.err  # its log is not for the user
+    assert said.out.splitlines()[0].endswith("re cords: 5 files, vocabulary of 300 words")
+
+
+def test_another_place_and_order_give_the_same_bytes(golden: Path, tmp_path: Path) -> None:
+    folder = write_golden(tmp_path / "elsewhere" / "x")
+    os.utime(folder / "a.txt", (0, 0))
+    inputs = [str(folder / "more"), str(folder / "*.txt"), str(folder / "a.txt")]
+    run(inputs=inputs, records=str(tmp_path / "records"), config=GOLDEN)
+    assert contents(tmp_path / "records") == contents(golden)
+
+
+def test_beam_options_win(golden: Path, tmp_path: Path) -> None:
+    options = ["--direct_running_mode=multi_threading", "--direct_num_workers=2"]
+    folder = write_golden(tmp_path / "in")
+    run_on(folder, tmp_path / "records", GOLDEN, beam_options=options)
+    assert contents(tmp_path / "records") == contents(golden)
+
+
+def test_shard_borders_follow_the_bytes(big: Path, big_records: Path) -> None:
+    with Dataset.open(str(big_records)) as dataset:
+        names = [
+            {
+                parse_record(record).source.partition(":")[0]
+                for record in tf.data.TFRecordDataset([str(path)]).as_numpy_iterator()
+            }
+            for path in sorted(big_records.glob("train-*"))
+        ]
+        assert dataset.info["input"]["files"] == 5
+    # Files of about 0.6 MB: two reach 1 MiB.
+    assert names == [{"0.txt", "1.txt"}, {"2.txt", "3.txt"}, {"4.txt"}]
+
+
+def test_the_digest_sees_config_and_text(golden: Path, tmp_path: Path) -> None:
+    digests = {json.loads((golden / "dataset.json").read_text())["digest"]}
+    folder = write_golden(tmp_path / "in")
+    for number, config in enumerate(
+        [dataclasses.replace(GOLDEN, vocab_size=100), dataclasses.replace(GOLDEN, lowercase=True)]
+    ):
+        digests.add(run_on(folder, tmp_path / f"records{number}", config)["digest"])
+    (folder / "a.txt").write_text("the cat sat\nthe dog sat\nthe cat ran\nthe cat ran\n")
+    config = dataclasses.replace(GOLDEN, valid_fraction=0.0)
+    digests.add(run_on(folder, tmp_path / "records2", config)["digest"])
+    assert len(digests) == 4

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.preprocess.runner import check_options
+from model.errors import EXIT_RESTARTABLE
+
+
+def test_one_worker_works_in_this_process() -> None:
+    assert check_options(1, []) == [
+        "--runner=FnApiRunner",
+        "--direct_running_mode=in_memory",
+        "--direct_num_workers=1",
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2, 7])
+def test_more_workers_are_processes(workers: int) -> None:
+    assert check_options(workers, [])[1:] == [
+        "--direct_running_mode=multi_processing",
+        f"--direct_num_workers={workers}",
+    ]
+
+
+def test_options_of_the_user_come_last() -> None:
+    assert check_options(1, ["--direct_num_workers=3"])[-1] == "--direct_num_workers=3"
+
+
+def test_another_runner_may_have_options_of_its_own() -> None:
+    extra = ["--runner=FlinkRunner", "--some_flink_option=1"]
+    assert check_options(1, extra)[-2:] == extra
+
+
+def test_importing_beam_leaves_logging_as_it_was() -> None:
+    assert logging.root.manager.disable == logging.NOTSET
+    assert logging.getLogger("apache_beam").level == logging.NOTSET
+
+
+CODE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from components.preprocess.main import run
+from model.config import DataConfig
+from model.errors import CharloomError
+try:
+    run(
+        inputs=[sys.argv[1]],
+        records=sys.argv[2],
+        config=DataConfig(record_words=40, document="line"),
+        beam_workers=int(sys.argv[3]),
+    )
+except CharloomError as error:
+    print(error, file=sys.stderr)
+    sys.exit(error.exit_code)
+"""
+
+
+def start(inputs: Path, folder: Path, workers: int) -> subprocess.Popen[str]:
+    """Starts the stage in a session of its own and waits until its folder is there."""
+    arguments = [str(inputs), str(folder / "records"), str(workers)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", CODE, *arguments],
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: list(folder.iterdir()))
+    return process
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def children(process_id: int) -> list[int]:
+    return [
+        int(child)
+        for task in Path(f"/proc/{process_id}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """A text that takes some seconds."""
+    lines = "".join(file.read_text(encoding="utf-8") for file in sorted(corpus.iterdir()))
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text(lines * 100, encoding="utf-8")
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_leaves_nothing(text: Path, tmp_path: Path, workers: int) -> None:
+    process = start(text, tmp_path, workers)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGINT, said[-2000:]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_worker_that_ends_before_it_connects_is_no_hang(text: Path, tmp_path: Path) -> None:
+    process = start(text, tmp_path, 2)
+    wait_until(lambda: children(process.pid) and children(children(process.pid)[0]))
+    os.kill(children(children(process.pid)[0])[0], signal.SIGKILL)  # below a shell
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == EXIT_RESTARTABLE, said[-2000:]
+    assert said.splitlines()[-1].startswith("a Beam worker process ended before its work")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,183 @@
+"""Real worker processes that are killed, and what a second start makes of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.train.launch import launch_local, log_path
+from components.train.main import run
+from model.checkpoints import list_checkpoints
+from model.config import with_overrides
+from model.errors import CharloomError, InputError
+from model.presets import tiny
+from model.progress import read_metrics
+
+STEPS = 1500
+"""So many that a training is still on when it is disturbed."""
+
+
+def worker_pids(workdir: Path) -> dict[int, int]:
+    """Returns the process id of each running worker of a workdir, by rank."""
+    pids = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"components.train.worker" in command and os.fsencode(workdir) in command:
+            rank = re.search(rb'"index": (\d+)', environment)
+            assert rank
+            pids[int(rank[1])] = int(entry.name)
+    return pids
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.1)
+
+
+def start_training(records: str, workdir: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "train", "--records", records]
+        + ["--workdir", str(workdir), "--workers", "2", "--preset", "tiny"]
+        + ["--set", f"train.steps={STEPS}", "--set", "train.valid_steps=500"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_worker_ends_the_group_and_the_same_command_goes_on(
+    tiny_records: str, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "workdir"
+    process = start_training(tiny_records, workdir)
+    wait_for(lambda: len(list_checkpoints(str(workdir))) >= 2, "two checkpoints")
+    os.kill(worker_pids(workdir)[1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert errors.strip().splitlines()[-1] == (
+        "charloom: worker 1 was ended by SIGKILL; continue from the newest checkpoint with: "
+        f"charloom train --records {tiny_records} --workdir {workdir} "
+        f"--config {workdir}/config.json --workers 2"
+    )
+    assert not worker_pids(workdir)
+    assert not (workdir / "COMPLETED").exists()
+
+    newest = list_checkpoints(str(workdir))[0]
+    (Path(newest) / "arrays.npz").write_bytes(b"cut short")
+    process = start_training(tiny_records, workdir)
+    output, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    whole = list_checkpoints_before(newest)
+    assert f"continuing from step {whole} (" in output
+    assert f"checkpoint {newest} is not whole (arrays.npz is cut short or damaged)" in errors
+    assert (workdir / "COMPLETED").read_text() == f"{STEPS}\n"
+    steps = [row["step"] for row in read_metrics(str(workdir)) if "loss" in row]
+    assert steps == list(range(10, STEPS + 1, 10))  # none twice, none missing
+    for rank in range(2):
+        assert f"worker {rank}: rank {rank} of 2" in Path(log_path(str(workdir), rank)).read_text()
+
+
+def list_checkpoints_before(path: str) -> int:
+    """Returns the step before that of a checkpoint: tiny saves one every 20 steps."""
+    return int(path[-8:]) - 20
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_workers(tiny_records: str, tmp_path: Path) -> None:
+    workdir = tmp_path / "workdir"
+    process = start_training(tiny_records, workdir)
+    wait_for(lambda: list_checkpoints(str(workdir)), "a checkpoint")
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip().splitlines()[-1] == "charloom: stopped"
+    assert not worker_pids(workdir)
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_launcher_is_killed(tiny_records: str, tmp_path: Path) -> None:
+    workdir = tmp_path / "workdir"
+    process = start_training(tiny_records, workdir)
+    wait_for(lambda: len(worker_pids(workdir)) == 2, "both workers")
+    process.kill()
+    process.communicate(timeout=60)
+    wait_for(lambda: not worker_pids(workdir), "the workers' end")
+
+
+def test_a_worker_s_bad_input_reaches_the_launcher(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone is no folder of records"):
+        launch_local(
+            records=str(tmp_path / "gone"),
+            workdir=str(tmp_path / "workdir"),
+            config=_config_file(tmp_path),
+            workers=1,
+        )
+
+
+def test_a_worker_s_crash_names_its_log(tmp_path: Path, tiny_records: str) -> None:
+    with pytest.raises(CharloomError) as caught:
+        launch_local(
+            records=tiny_records,
+            workdir=str(tmp_path / "workdir"),
+            config=str(tmp_path / "no-such-config.json"),
+            workers=1,
+        )
+    log = log_path(str(tmp_path / "workdir"), 0)
+    assert str(caught.value) == (
+        f"training failed (worker 0 with code 1); the reason is at the end of {log}"
+    )
+    assert "FileNotFoundError" in Path(log).read_text()
+
+
+def _config_file(folder: Path) -> str:
+    from model.config import to_json
+
+    path = folder / "config.json"
+    path.write_text(to_json(tiny()))
+    return str(path)
+
+
+def test_bad_workdirs(tiny_records: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "thesis.tex").write_text("precious")
+    (tmp_path / "file").write_text("")
+    for name, message in (
+        ("taken", "already holds something that is no training (thesis.tex); choose another"),
+        ("file", "can't be used (File exists); choose another"),
+    ):
+        with pytest.raises(InputError) as caught:
+            run(records=tiny_records, workdir=str(tmp_path / name), config=tiny())
+        assert str(caught.value) == f"workdir {tmp_path / name} {message}"
+    assert (tmp_path / "taken" / "thesis.tex").read_text() == "precious"
+    assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.tex"]
+
+
+def test_lanes_that_workers_cannot_share(tiny_records: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"train.lanes is 4, which 3 workers .*train.lanes=3$"):
+        run(records=tiny_records, workdir=str(tmp_path / "w"), config=tiny(), workers=3)
+    assert not (tmp_path / "w").exists()
+
+
+def test_too_few_words_for_a_batch(tiny_records: str, tmp_path: Path) -> None:
+    config = with_overrides(tiny(), ["train.lanes=256", "train.window=64"])
+    with pytest.raises(InputError, match=r"one batch needs 16384 .*lower train.lanes or"):
+        run(records=tiny_records, workdir=str(tmp_path / "w"), config=config)
+    assert not (tmp_path / "w").exists()
