@@ -68,6 +68,9 @@ class DataConfig:
     on_bad_text: str = "error"
     """What to do with a file that is not text: `error`, `skip` it, or `replace` bad bytes by U+FFFD."""
 
+    max_stray_bytes: float = 0.0
+    """Share of a file's bytes that may be undecodable and become U+FFFD; more is bad text."""
+
     def __post_init__(self) -> None:
         _check_choice("data.tokenizer", self.tokenizer, TOKENIZERS)
         _check_choice("data.document", self.document, DOCUMENTS)
@@ -78,9 +81,10 @@ class DataConfig:
         _check_range("data.valid_fraction", self.valid_fraction, 0.0, 0.5)
         _check_range("data.test_fraction", self.test_fraction, 0.0, 0.5)
         _check_range("data.shard_megabytes", self.shard_megabytes, 1, 1 << 14)
+        _check_range("data.max_stray_bytes", self.max_stray_bytes, 0.0, 0.1)
         try:
             "".encode(self.encoding)
-        except LookupError:
+        except (LookupError, UnicodeError):
             raise InputError(
                 f"data.encoding is {self.encoding!r}, which Python does not know; try utf-8 or latin-1"
             ) from None

@@ -53,6 +53,7 @@ def demo() -> Config:
             min_count=2,
             valid_fraction=0.1,
             test_fraction=0.1,
+            max_stray_bytes=0.005,
         ),
         model=ModelConfig(
             word_dim=128,

@@ -85,6 +85,8 @@ def _config(options: argparse.Namespace) -> Config:
     else:
         config = presets.get_preset(options.preset)
     settings = list(options.set)
+    if getattr(options, "on_bad_text", None):
+        settings.append("data.max_stray_bytes=0")  # asked for expressly: no tolerance beside it
     for flag, field in (("on_bad_text", "data.on_bad_text"), ("encoding", "data.encoding")):
         if getattr(options, flag, None):
             settings.append(f"{field}={getattr(options, flag)}")

@@ -102,7 +102,12 @@ def test_golden_dataset_json(golden: Path) -> None:
         "format_version": 1,
         "config_version": 1,
         "config": to_dict(GOLDEN),
-        "input": {"files": 2, "bytes": 119, "fingerprint": info["input"]["fingerprint"]},
+        "input": {
+            "files": 2,
+            "bytes": 119,
+            "fingerprint": info["input"]["fingerprint"],
+            "stray_bytes": 0,
+        },
         "vocab": {"size": 7, "sha256": info["vocab"]["sha256"], "train_words": 26},
         "splits": {
             "train": {

@@ -210,6 +210,22 @@ def test_replace_keeps_the_offsets_of_the_file() -> None:
     ]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_few_stray_bytes_are_replaced_where_the_config_lets_them(encoding: str) -> None:
+    data = b"x" * 398 + b"\n\xe9"
+    text = decode_text(data, DataConfig(encoding=encoding, max_stray_bytes=1 / 400))
+    assert text.stray == 1
+    assert read_lines(text) == [(b"x" * 398, 0), ("\ufffd".encode(), 399)]
+    with pytest.raises(BadTextError) as caught:
+        decode_text(data, DataConfig(encoding=encoding, max_stray_bytes=1 / 401))
+    assert (caught.value.reason, caught.value.offset) == ("undecodable", 399)
+
+
+def test_stray_bytes_are_counted_without_those_that_were_there() -> None:
+    text = decode_text("a\ufffd".encode() + b"\xff", DataConfig(on_bad_text="replace"))
+    assert text.stray == 1
+
+
 def test_replace_in_another_encoding() -> None:
     text = decode_text(b"caf\xe9\nb", DataConfig(encoding="ascii", on_bad_text="replace"))
     assert read_lines(text) == [("caf\ufffd".encode(), 0), (b"b", 7)]

@@ -182,3 +182,24 @@ def test_queries_without_text(version: Path, capsys: pytest.CaptureFixture[str])
     assert fails(capsys, "next", "--model", str(version), "-k", "0", "the") == (
         "-k is 0; it must be at least 1"
     )
+
+
+def test_the_demo_preset_tells_stray_bytes_from_another_encoding(
+    shared_data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    records = tmp_path / "records"
+    nixon = ["prepare", "--preset", "demo", "--records", str(records)]
+    nixon += ["--input", str(shared_data / "state_union" / "197*.txt")]
+    assert "1970-Nixon.txt is no utf-8 text (the byte 0xa1 at byte offset 1520)" in fails(
+        capsys, *nixon, "--on-bad-text=error"
+    )
+    assert main(nixon) == 0
+    assert "329 stray bytes replaced" in capsys.readouterr().out
+    finnish = str(shared_data / "genesis" / "finnish.txt")
+    command = ["prepare", "--preset", "demo", "--input", finnish]
+    line = fails(capsys, *command, "--records", str(tmp_path / "made"))
+    assert line == (
+        f"{finnish} is no utf-8 text (the byte 0xe4 at byte offset 57); try --encoding latin-1, "
+        "or --on-bad-text=skip|replace"
+    )
+    assert not (tmp_path / "made").exists()

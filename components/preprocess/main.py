@@ -249,6 +249,7 @@ def _describe(
             "files": len(scans),
             "bytes": sum(scan.file.size for scan in scans),
             "fingerprint": sources.fingerprint(names, hashes),
+            "stray_bytes": sum(scan.stray for scan in scans),
         },
         "vocab": {"size": len(vocab), "sha256": vocab.digest, "train_words": sum(vocab.counts)},
         "splits": splits,
@@ -295,9 +296,11 @@ def _save_info(info: dict[str, Any], folder: str) -> None:
 def _report(info: dict[str, Any], records: str) -> None:
     rejected = sum(info["rejected"].values())
     left_out = f" ({rejected} left out)" if rejected else ""
+    stray = info["input"]["stray_bytes"]
+    replaced = f", {stray} stray bytes replaced" if stray else ""
     print(
         f"{records}: {info['input']['files']} files{left_out}, "
-        f"vocabulary of {info['vocab']['size']} words"
+        f"vocabulary of {info['vocab']['size']} words{replaced}"
     )
     for split in SPLITS:
         part = info["splits"][split]

@@ -21,6 +21,7 @@ BLOCK_BYTES = 1 << 20
 _LINE_END = re.compile(rb"\r\n?|\n")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _BOM = "\ufeff".encode()
+_REPLACEMENT = "\ufffd"
 _UTF8 = ("utf-8", "utf-8-sig")
 
 
@@ -132,13 +133,13 @@ class SourceText:
     Attributes:
       data: its bytes, as UTF-8.
       start: where its first line begins in `data`; not 0 after a byte order mark.
-      repair: whether `data` has bytes that are not UTF-8, to be replaced line by line
-        so that offsets stay those of the file.
+      stray: undecodable places of the file. In `data` that was not decoded they are
+        replaced line by line, so that offsets stay those of the file.
     """
 
     data: bytes
     start: int = 0
-    repair: bool = False
+    stray: int = 0
 
     def blocks(self) -> Iterator[tuple[list[bytes], list[int]]]:
         r"""Yields blocks of whole lines: the lines, and the offset in `data` of each.
@@ -153,7 +154,7 @@ class SourceText:
             raw = self.data[begin:end].splitlines(keepends=True)
             offsets = list(itertools.accumulate(map(len, raw), initial=begin))[:-1]
             lines = [line.rstrip(b"\r\n") for line in raw]
-            if self.repair:
+            if self.stray:
                 lines = [line.decode("utf-8", "replace").encode() for line in lines]
             yield lines, offsets
             begin = end
@@ -186,7 +187,7 @@ def decode_text(data: bytes, config: DataConfig) -> SourceText:
 
     Raises:
       BadTextError: it is empty, binary, or not of `config.encoding`, bad bytes not being
-        replaced.
+        replaced and too many to be `config.max_stray_bytes`.
     """
     if not data:
         raise BadTextError("empty")
@@ -194,11 +195,10 @@ def decode_text(data: bytes, config: DataConfig) -> SourceText:
     if b"\0" not in "\n".encode(codec):  # else NUL bytes are part of the encoding
         _check_binary(data)
     if codec in _UTF8:
-        repair = _check_utf8(data, replace=config.on_bad_text == "replace")
-        return SourceText(data=data, start=_text_start(data), repair=repair)
-    text = _decode(data, codec, replace=config.on_bad_text == "replace").encode()
+        return SourceText(data=data, start=_text_start(data), stray=_count_stray(data, config))
+    text, stray = _decode(data, codec, config)
     _check_binary(text)
-    return SourceText(data=text, start=_text_start(text))
+    return SourceText(data=text, start=_text_start(text), stray=stray)
 
 
 def _check_binary(data: bytes) -> None:
@@ -211,30 +211,43 @@ def _text_start(data: bytes) -> int:
     return len(_BOM) if data.startswith(_BOM) else 0
 
 
-def _check_utf8(data: bytes, *, replace: bool) -> bool:
-    """Returns whether the bytes need repair, where `replace` allows that."""
+def _count_stray(data: bytes, config: DataConfig) -> int:
+    """Returns how many places of a file are not UTF-8, where `config` lets them be replaced."""
     try:
         data.decode()
+        return 0
     except UnicodeDecodeError as error:
-        if not replace:
-            byte = data[error.start]
-            raise BadTextError("undecodable", error.start, f"the byte 0x{byte:02x}") from None
-        return True
-    return False
+        stray = data.decode("utf-8", "replace").count(_REPLACEMENT)
+        stray -= data.count(_REPLACEMENT.encode())
+        _check_stray(stray, data, config, offset=error.start)
+        return stray
 
 
-def _decode(data: bytes, codec: str, *, replace: bool) -> str:
-    """Returns text of any encoding, without the surrogates that some codecs let through."""
+def _check_stray(stray: int, data: bytes, config: DataConfig, *, offset: int) -> None:
+    if config.on_bad_text != "replace" and stray > config.max_stray_bytes * len(data):
+        raise BadTextError("undecodable", offset, f"the byte 0x{data[offset]:02x}") from None
+
+
+def _decode(data: bytes, codec: str, config: DataConfig) -> tuple[bytes, int]:
+    """Returns text of any encoding as UTF-8, and how many places of it had to be replaced.
+
+    Some codecs let half a surrogate pair through; that is replaced, too.
+    """
     try:
-        text = data.decode(codec, "replace" if replace else "strict")
+        text, stray = data.decode(codec), 0
     except UnicodeError as error:  # some codecs say no more than that
         offset = error.start if isinstance(error, UnicodeDecodeError) else 0
-        raise BadTextError("undecodable", offset, f"the byte 0x{data[offset]:02x}") from None
-    surrogate = _SURROGATES.search(text)
-    if surrogate and not replace:
-        offset = len(text[: surrogate.start()].encode())
+        try:
+            text = data.decode(codec, "replace")
+        except UnicodeError:  # and some can't replace
+            text = _REPLACEMENT * len(data)
+        stray = text.count(_REPLACEMENT)
+        _check_stray(stray, data, config, offset=offset)
+    halves = _SURROGATES.findall(text)
+    if halves and config.on_bad_text != "replace":
+        offset = len(text[: text.index(halves[0])].encode())
         raise BadTextError("undecodable", offset, "half a surrogate pair")
-    return _SURROGATES.sub("\ufffd", text)
+    return _SURROGATES.sub(_REPLACEMENT, text).encode(), stray + len(halves)
 
 
 def describe_bad_text(

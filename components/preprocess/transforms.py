@@ -37,6 +37,8 @@ class FileScan:
     sha256: str = ""
     records: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Split -> how many records the file gives it; empty for a bad file."""
+    stray: int = 0
+    """Undecodable places that became U+FFFD."""
     reason: str = ""
     """Why the file is left out; empty for a good file."""
     offset: int = 0
@@ -88,7 +90,8 @@ def scan_file(file: InputFile, config: DataConfig) -> tuple[FileScan, Counts]:
     counts: collections.Counter[bytes] = collections.Counter()
     records: collections.Counter[str] = collections.Counter()
     try:
-        for piece in cut_text(decode_text(data, config), file.name, config):
+        text = decode_text(data, config)
+        for piece in cut_text(text, file.name, config):
             records[piece.split] += 1
             if piece.split == "train":
                 counts.update(piece.words[1:])
@@ -96,7 +99,8 @@ def scan_file(file: InputFile, config: DataConfig) -> tuple[FileScan, Counts]:
         return FileScan(
             file=file, sha256=sha256, reason=bad.reason, offset=bad.offset, detail=bad.detail
         ), {}
-    return FileScan(file=file, sha256=sha256, records=dict(records)), dict(counts)
+    scan = FileScan(file=file, sha256=sha256, records=dict(records), stray=text.stray)
+    return scan, dict(counts)
 
 
 class _AddCounts(beam.CombineFn):
