@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import sys
 import sysconfig
@@ -22,7 +21,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 from kfp import local
 
@@ -31,6 +30,7 @@ from components.export.registry import check_name
 from components.task import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE
 from model.config import Config, to_json
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
+from pipelines.output import RunOutput
 from pipelines.training import train_language_model
 
 GRACE_SECONDS = 20.0
@@ -135,7 +135,7 @@ def _execute(arguments: Mapping[str, Any], *, root: str, scratch: str, log: str)
         open(log, "a", encoding="utf-8") as file,
         _StoppableTasks(environment[GROUP_FILE_VARIABLE]) as tasks,
         _environment(environment),
-        _quiet_kfp(_RunOutput(sys.stdout, file)),
+        _quiet_kfp(RunOutput(sys.stdout, file, muted=lambda: tasks.stopped)),
     ):
         failure = None
         try:
@@ -236,7 +236,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_kfp(output: _RunOutput) -> Iterator[None]:
+def _quiet_kfp(output: RunOutput) -> Iterator[None]:
     """Sends what kfp prints to `output` and silences two warnings that don't apply here."""
     executable = sys.executable
     with warnings.catch_warnings(), contextlib.redirect_stdout(output):
@@ -249,83 +249,6 @@ def _quiet_kfp(output: _RunOutput) -> Iterator[None]:
         finally:
             sys.executable = executable
             output.finish()
-
-
-class _RunOutput:
-    """A text stream: all of it to a log, and what tasks say to the terminal, line by line.
-
-    kfp.local prints its own messages, what its executor says inside a task, and the lines
-    of the task itself. The last, without those of TensorFlow's C++ parts, and the names of
-    the tasks are for the terminal.
-    """
-
-    _MESSAGE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} - ([A-Z]+) - (.*)")
-    _STARTED = re.compile(r"Executing task \S*'([^']+)'")
-    _STEP = re.compile(r"step (\d+)/(\d+)  (.*)")  # printed by components/train/main.py
-
-    _NATIVE = re.compile(r"[IWE]\d{4} \d\d:\d\d:|WARNING: All log messages before absl")
-
-    def __init__(self, terminal: TextIO, log: TextIO) -> None:
-        self._terminal, self._log = terminal, log
-        self._interactive = terminal.isatty()
-        self._line = ""
-        self._in_executor_input = False
-        self._bar_open = False  # a bar is the last thing shown, and its line not ended
-
-    def write(self, text: str) -> int:
-        """Takes what kfp prints: whole messages of its logger, or pieces of lines."""
-        self._log.write(text)
-        message = self._MESSAGE.match(text)
-        if message:
-            started = self._STARTED.match(message[2])
-            if started:
-                self._show(f"{time.strftime('%H:%M:%S')} {started[1]}")
-            elif message[1] == "WARNING":
-                self._show(message[2])
-            return len(text)
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            self._take_line(line)
-        return len(text)
-
-    def flush(self) -> None:
-        """Writes what is buffered to the log and to the terminal."""
-        self._log.flush()
-        self._terminal.flush()
-
-    def finish(self) -> None:
-        """Ends the line of a bar."""
-        if self._bar_open:
-            self._terminal.write("\n")
-            self._bar_open = False
-        self.flush()
-
-    def _take_line(self, line: str) -> None:
-        line = line.removeprefix("    ").rstrip()  # kfp indents all that a task prints
-        if line.startswith("[KFP Executor "):
-            self._in_executor_input = line.endswith("Got executor_input:")
-        elif self._in_executor_input:
-            self._in_executor_input = line != "}"
-        elif line.strip("-") and not self._NATIVE.match(line):  # a row of - is kfp's
-            self._show(line)
-
-    def _show(self, line: str) -> None:
-        """Shows a line; on a terminal, a training step as a bar in place of the last one.
-
-        A task can't draw its bar itself: it writes into a pipe, and kfp takes a carriage
-        return for a line's end.
-        """
-        step = self._STEP.fullmatch(line) if self._interactive else None
-        if self._bar_open:
-            self._terminal.write("\r\x1b[K" if step else "\n")
-        if step:
-            done, steps = int(step[1]), int(step[2])
-            bar = ("#" * (20 * done // steps)).ljust(20)
-            line = f"{done / steps:4.0%} |{bar}| {done}/{steps}  {step[3]}"
-            line = line[: shutil.get_terminal_size().columns - 1]
-        self._bar_open = step is not None
-        self._terminal.write(line if step else line + "\n")
-        self.flush()
 
 
 class _StoppableTasks:
@@ -356,6 +279,11 @@ class _StoppableTasks:
             self._send(signal.SIGKILL)  # workers that outlived their task
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self._signal)
 
     def raise_if_stopped(self) -> None:
         """Raises KeyboardInterrupt or SystemExit if a signal has stopped the run."""
