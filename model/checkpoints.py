@@ -122,7 +122,8 @@ def list_checkpoints(workdir: str) -> list[str]:
         names = [name for name in os.listdir(folder(workdir)) if _NAME.fullmatch(name)]
     except FileNotFoundError:
         return []
-    return [os.path.join(folder(workdir), name) for name in sorted(names, reverse=True)]
+    names.sort(key=lambda name: int(name.removeprefix("step-")), reverse=True)
+    return [os.path.join(folder(workdir), name) for name in names]
 
 
 def _read_meta(path: str) -> dict[str, Any]:

@@ -46,9 +46,18 @@ class JointModel(keras.layers.Layer):
         self.config = config
         self.vocab_size = len(vocab_counts)
         keras.utils.set_random_seed(seed)
-        feature_size = 0
         self.word_embedding: keras.layers.Embedding | None = None
         self.char_cnn: CharCNN | None = None
+        self.projection: keras.layers.Dense | None = None
+        self.output_kernel: Any = None
+        self._build_lstms(feature_size=self._build_inputs())
+        self._build_output()
+        self.output_bias.assign(unigram_log_probabilities(vocab_counts).astype(np.float32))
+        self.built = True
+
+    def _build_inputs(self) -> int:
+        """Makes what reads words and spellings; returns the size of both joined."""
+        config, size = self.config, 0
         if config.inputs != "characters":
             self.word_embedding = keras.layers.Embedding(
                 self.vocab_size,
@@ -57,12 +66,16 @@ class JointModel(keras.layers.Layer):
                 name="word_embedding",
             )
             self.word_embedding.build()
-            feature_size += config.word_dim
+            size += config.word_dim
         if config.inputs != "words":
             self.char_cnn = CharCNN(config, name="char_cnn")
             self.char_cnn(tf.zeros([1, config.max_word_bytes], tf.int32))
             self.char_cnn.trainable = config.char_cnn == "trained"
-            feature_size += sum(config.filter_counts)
+            size += sum(config.filter_counts)
+        return size
+
+    def _build_lstms(self, *, feature_size: int) -> None:
+        config = self.config
         self.lstms = [
             keras.layers.LSTM(
                 config.lstm_dim, return_sequences=True, return_state=True, name=f"lstm_{index}"
@@ -71,24 +84,21 @@ class JointModel(keras.layers.Layer):
         ]
         for index, lstm in enumerate(self.lstms):
             lstm.build((None, None, feature_size if index == 0 else config.lstm_dim))
-        self.projection: keras.layers.Dense | None = None
-        if config.tied and config.lstm_dim != config.word_dim:
-            self.projection = keras.layers.Dense(config.word_dim, name="projection")
-            self.projection.build((None, config.lstm_dim))
-        self.output_kernel: Any = None
+
+    def _build_output(self) -> None:
+        config = self.config
         if not config.tied:
             self.output_kernel = self.add_weight(
                 shape=(self.vocab_size, config.lstm_dim),
                 initializer=keras.initializers.RandomNormal(stddev=0.05),
                 name="output_kernel",
             )
+        elif config.lstm_dim != config.word_dim:
+            self.projection = keras.layers.Dense(config.word_dim, name="projection")
+            self.projection.build((None, config.lstm_dim))
         self.output_bias = self.add_weight(
-            shape=(self.vocab_size,),
-            initializer=keras.initializers.Zeros(),
-            name="output_bias",
+            shape=(self.vocab_size,), initializer=keras.initializers.Zeros(), name="output_bias"
         )
-        self.output_bias.assign(unigram_log_probabilities(vocab_counts).astype(np.float32))
-        self.built = True
 
     def zero_state(self, lanes: int) -> tf.Tensor:
         """Returns `[lanes, layers, 2, H]` zeros."""

@@ -135,7 +135,10 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
             "choose another --workdir"
         )
     variables = _named_variables(training)
-    if set(variables) | {"state"} != set(checkpoint.arrays):
+    model, lanes = training.config.model, training.config.train.lanes
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    shapes["state"] = (lanes, model.lstm_layers, 2, model.lstm_dim)
+    if shapes != {name: array.shape for name, array in checkpoint.arrays.items()}:
         raise InputError(f"{checkpoint.path} is of another model; choose another --workdir")
     for name, variable in variables.items():
         variable.assign(checkpoint.arrays[name])
@@ -257,13 +260,7 @@ def _train_loop(training: Training, workdir: str, run_log: RunLog) -> None:
         pending.append(result)
         last = training.step == config.steps
         if training.step % config.log_steps == 0 or last:
-            loss = sum(float(one.loss) for one in pending)
-            words = sum(int(one.words) for one in pending)
-            if not math.isfinite(loss):
-                raise CharloomError(
-                    f"the loss is {loss} at step {training.step}; lower train.learning_rate, "
-                    f"and look at the newest checkpoint in {workdir}"
-                )
+            loss, words = _sum_losses(pending, step=training.step, workdir=workdir)
             run_log.train(
                 step=training.step,
                 loss=loss / words,
@@ -278,5 +275,18 @@ def _train_loop(training: Training, workdir: str, run_log: RunLog) -> None:
                 step=training.step, log_likelihood=training.valid[0], words=training.valid[1]
             )
         if training.valid or training.step % config.checkpoint_steps == 0 or last:
+            _sum_losses(pending, step=training.step, workdir=workdir)  # save no broken model
             save(training, workdir)
         since += time.monotonic() - aside
+
+
+def _sum_losses(results: list[StepResult], *, step: int, workdir: str) -> tuple[float, int]:
+    """Returns loss and words of some steps; raises CharloomError if the model is broken."""
+    loss = sum(float(one.loss) for one in results)
+    norm = float(results[-1].gradient_norm) if results else 0.0
+    if not math.isfinite(loss + norm):
+        raise CharloomError(
+            f"the loss is {loss} and the gradient's norm {norm} at step {step}; lower "
+            f"train.learning_rate, and look at the newest checkpoint in {workdir}"
+        )
+    return loss, sum(int(one.words) for one in results)

@@ -101,10 +101,15 @@ def list_checkpoints_before(path: str) -> int:
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_all_workers(tiny_records: str, tmp_path: Path) -> None:
+def test_a_second_training_is_kept_out_and_ctrl_c_ends_all_workers(
+    tiny_records: str, tmp_path: Path
+) -> None:
     workdir = tmp_path / "workdir"
     process = start_training(tiny_records, workdir)
     wait_for(lambda: list_checkpoints(str(workdir)), "a checkpoint")
+    config = with_overrides(tiny(), [f"train.steps={STEPS}"])
+    with pytest.raises(InputError, match=f"another training is running in workdir {workdir}"):
+        run(records=tiny_records, workdir=str(workdir), config=config, workers=2)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -19,6 +22,7 @@ from model.records import COMPLETED_FILE, Dataset
 from model.training import FREE_FIELDS, check_config
 
 CONFIG_FILE = "config.json"
+LOCK_FILE = ".lock"
 
 
 def run(*, records: str, workdir: str, config: Config, workers: int = 1) -> dict[str, Any]:
@@ -45,6 +49,11 @@ def run(*, records: str, workdir: str, config: Config, workers: int = 1) -> dict
     with Dataset.open(records) as dataset:
         config = check_config(config, dataset, workers=workers)
     _open_workdir(workdir, config)
+    with _locked(workdir):
+        return _train(records, workdir, config, workers)
+
+
+def _train(records: str, workdir: str, config: Config, workers: int) -> dict[str, Any]:
     marker = os.path.join(workdir, COMPLETED_FILE)
     if os.path.exists(marker):
         with open(marker, encoding="utf-8") as file:
@@ -66,6 +75,19 @@ def run(*, records: str, workdir: str, config: Config, workers: int = 1) -> dict
             watch=bar.update,
         )
     return _result(workdir)
+
+
+@contextlib.contextmanager
+def _locked(workdir: str) -> Iterator[None]:
+    """Keeps a second training out of the workdir; a process that dies gives the lock back."""
+    with open(os.path.join(workdir, LOCK_FILE), "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(
+                f"another training is running in workdir {workdir}; wait for it or choose another"
+            ) from None
+        yield
 
 
 def _result(workdir: str) -> dict[str, Any]:
@@ -92,7 +114,7 @@ def _open_workdir(workdir: str, config: Config) -> None:
         ) from None
     if not os.access(workdir, os.W_OK):
         raise InputError(f"workdir {workdir} is not writable; choose another")
-    if not names:
+    if not set(names) - {LOCK_FILE}:
         return
     path = os.path.join(workdir, CONFIG_FILE)
     if not os.path.exists(path):
