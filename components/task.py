@@ -11,7 +11,10 @@ import contextlib
 import json
 import math
 import os
+import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +27,9 @@ IMAGE_VARIABLE = "CHARLOOM_IMAGE"
 
 ERROR_FILE_VARIABLE = "CHARLOOM_ERROR_FILE"
 """Environment variable: where a failed task writes its message and exit code as JSON."""
+
+OWNER_VARIABLE = "CHARLOOM_OWNER"
+"""Environment variable: process id of the `charloom run` that a task belongs to."""
 
 GROUP_FILE_VARIABLE = "CHARLOOM_GROUP_FILE"
 """Environment variable: where a task writes the id of the process group that it leads."""
@@ -84,6 +90,16 @@ def _lead_process_group() -> None:
     if path:
         os.setpgid(0, 0)
         _write_whole(path, str(os.getpgrp()))
+        owner = os.environ.get(OWNER_VARIABLE)
+        if owner:
+            threading.Thread(target=_end_with_owner, args=(int(owner),), daemon=True).start()
+
+
+def _end_with_owner(owner: int) -> None:
+    """Ends the group once its owner is gone, killed for instance: nobody would use its work."""
+    while os.path.exists(f"/proc/{owner}") or not os.path.exists("/proc/self"):
+        time.sleep(1.0)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _write_whole(path: str, text: str) -> None:

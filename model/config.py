@@ -242,6 +242,21 @@ def from_json(text: str, *, source: str = "config") -> Config:
     return config
 
 
+def read_config(path: str) -> Config:
+    """Reads a file that `to_json` filled.
+
+    Raises:
+      InputError: as `from_json`, or the file can't be read.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return from_json(file.read(), source=path)
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is no text in UTF-8; make it again") from None
+
+
 def check_version(version: object, *, source: str) -> None:
     """Raises InputError unless `version` is the one this code writes."""
     if version != CONFIG_VERSION:

@@ -25,7 +25,7 @@ from model.plan import EvalPlan, Segment
 from model.progress import perplexity, read_metrics
 from model.records import COMPLETED_FILE, Dataset
 from model.steps import batch_inputs, score_window
-from model.vocab import BOS_ID, LINE_END, UNK_ID, Vocabulary
+from model.vocab import BOS_ID, EOS_ID, LINE_END, UNK_ID, Vocabulary
 
 REPORT_VERSION = 1
 SLICES = ("unknown", "1-5", "6-100", ">100")
@@ -93,6 +93,7 @@ def evaluate_split(loaded: Loaded, dataset: Dataset, split: str) -> dict[str, An
     slice_of = _slice_of_word(dataset.vocab)
     sums, baseline, counts = (np.zeros(len(SLICES)) for _ in range(3))
     documents = np.zeros(len(lengths))
+    characters_of, characters = _characters_of_word(dataset.vocab), 0
     for batch, scores in score_batches(loaded.model, plan, reader):
         there = batch.weights > 0
         targets, values = batch.targets[there], scores[there].astype(np.float64)
@@ -100,15 +101,16 @@ def evaluate_split(loaded: Loaded, dataset: Dataset, split: str) -> dict[str, An
         sums += np.bincount(where, values, len(SLICES))
         baseline += np.bincount(where, unigram[targets], len(SLICES))
         counts += np.bincount(where, minlength=len(SLICES))
+        characters += int(characters_of[targets].sum())
         documents += np.bincount(batch.records[there], values, len(lengths))
     words = int(counts.sum())
     assert words == lengths.sum(), "every word is scored once"
-    characters = int(dataset.info["splits"][split]["characters"]) + words
+    known = sums.sum() - sums[SLICES.index("unknown")]
     return {
         **_sums(sums.sum(), words),
         "unigram_log_likelihood": float(baseline.sum()),
         "characters": characters,
-        "bits_per_character": float(-sums.sum() / math.log(2) / characters) if words else None,
+        "bits_per_character": float(-known / math.log(2) / characters) if characters else None,
         "unknown_words": int(counts[SLICES.index("unknown")]),
         "slices": {
             name: {
@@ -139,6 +141,17 @@ def _sums(log_likelihood: float, words: int) -> dict[str, Any]:
         "words": words,
         "perplexity": _perplexity(log_likelihood, words),
     }
+
+
+def _characters_of_word(vocab: Vocabulary) -> npt.NDArray[np.int64]:
+    """Returns `[V]` characters of each word, the space after it included; 0 for `<unk>`.
+
+    Who predicts `<unk>` has not predicted its letters, so they count for nothing: else
+    the smallest vocabulary would have the fewest bits per character.
+    """
+    characters = np.asarray([len(word) + 1 for word in vocab.words])
+    characters[EOS_ID], characters[UNK_ID] = 1, 0
+    return characters
 
 
 def _slice_of_word(vocab: Vocabulary) -> npt.NDArray[np.int64]:

@@ -29,7 +29,7 @@ def export_checkpoint(*, records: str, workdir: str, output: str) -> dict[str, A
       output: folder to make.
 
     Returns:
-      step, texts and words compared, and max_difference in nats.
+      step and digest of the checkpoint, texts and words compared, and max_difference in nats.
 
     Raises:
       InputError: bad records or workdir.
@@ -48,7 +48,9 @@ def export_checkpoint(*, records: str, workdir: str, output: str) -> dict[str, A
                 "embed": served.embed,
             },
         )
-        return {"step": loaded.checkpoint.step, **compare(output, loaded=loaded, dataset=dataset)}
+        compared = compare(output, loaded=loaded, dataset=dataset)
+        checkpoint = loaded.checkpoint
+        return {"step": checkpoint.step, "digest": checkpoint.digest, **compared}
 
 
 class _Documents:
@@ -106,7 +108,7 @@ def compare(
                 f"{_as_text(documents.words[index])[:200]!r}"
             )
         gaps = np.abs(served[: len(values)] - np.asarray(values))
-        difference = max(difference, float(gaps.max(initial=0.0)))
+        difference = float(np.maximum(difference, gaps.max(initial=0.0)))  # NaN stays NaN
     if not difference <= TOLERANCE:
         raise CharloomError(
             f"the exported model differs from its checkpoint by {difference:.2g} nats in a word "

@@ -104,9 +104,10 @@ class ServedModel(tf.Module):
           k: how many words to propose for each.
 
         Returns:
-          words `[N, k]` and probabilities `[N, k]`, likeliest first; `<unk>` is left out.
+          words `[N, k]` and probabilities `[N, k]`, likeliest first; `<unk>` and `<s>` are
+          left out, so there are V - 2 at most.
         """
-        size = min(len(self._words), 1 << 30)
+        size = len(self._words) - 2  # without <unk> and <s>
         best, values = tf.map_fn(
             lambda text: self._next_of_text(text, tf.minimum(k, size)),
             texts,

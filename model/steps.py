@@ -136,6 +136,11 @@ class Steps:
         )
         return StepResult(loss, words, tf.zeros([]), state)
 
+    @tf.function
+    def gather_state(self, state: Any) -> tf.Tensor:
+        """Returns the lane states of all workers, `[B, layers, 2, H]`; all workers call it."""
+        return self._strategy.gather(state, axis=0)
+
     def _first_local(self, result: StepResult) -> StepResult:
         """Keeps one of the equal sums of this worker's replicas, and all the states."""
         loss, words, norm = (

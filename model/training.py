@@ -148,7 +148,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
 
 def _save(training: Training) -> dict[str, Any]:
     """Collects a checkpoint's arrays; a collective, so all workers call it."""
-    state = training.cluster.strategy.gather(training.state, axis=0)
+    state = training.steps.gather_state(training.state)
     arrays = {name: variable.numpy() for name, variable in _named_variables(training).items()}
     return {**arrays, "state": state.numpy()}
 

@@ -9,25 +9,28 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Sequence
 
 from model import presets
-from model.config import Config, from_json, with_overrides
-from model.errors import CharloomError, InputError, RejectedError
-
-DEFAULT_PRESET = "demo"
+from model.config import Config, read_config, with_overrides
+from model.errors import CharloomError, InputError, RejectedError, RestartableError
+from pipelines import flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code.
 
-    0 done, 1 failed, 2 bad input, 3 rejected by the gate, 75 run it again, 130 Ctrl-C.
+    0 done, 1 failed, 2 bad input, 3 rejected by the gate, 75 a worker was lost, 130 Ctrl-C.
     """
     options = build_parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)  # so that temporary folders are removed
     try:
         options.command(options)
     except CharloomError as error:
@@ -44,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = f"internal error: {name}: {' '.join(str(error).split())[:500]}; --debug shows where"
         return _report(error, line, 1, options.debug)
     return 0
+
+
+def _end(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _report(error: BaseException, line: str, code: int, debug: bool) -> int:
@@ -65,7 +72,7 @@ def _import_tensorflow() -> None:
             import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
             tensorflow.constant(0)  # the devices are looked for here
-        except BaseException:
+        except Exception:
             file.seek(0)
             os.write(saved, file.read())
             raise
@@ -76,14 +83,7 @@ def _import_tensorflow() -> None:
 
 def _config(options: argparse.Namespace) -> Config:
     """Returns the preset or config file with the overrides of the command line."""
-    if options.config:
-        try:
-            with open(options.config, encoding="utf-8") as file:
-                config = from_json(file.read(), source=options.config)
-        except OSError as error:
-            raise InputError(f"--config {options.config}: {error.strerror}") from None
-    else:
-        config = presets.get_preset(options.preset)
+    config = read_config(options.config) if options.config else presets.get_preset(options.preset)
     settings = list(options.set)
     if getattr(options, "on_bad_text", None):
         settings.append("data.max_stray_bytes=0")  # asked for expressly: no tolerance beside it
@@ -91,6 +91,17 @@ def _config(options: argparse.Namespace) -> Config:
         if getattr(options, flag, None):
             settings.append(f"{field}={getattr(options, flag)}")
     return with_overrides(config, settings)
+
+
+def _refuse_sections(settings: Sequence[str], command: str, *, allowed: Sequence[str]) -> None:
+    """Raises InputError for a setting that a command would not use."""
+    for setting in settings:
+        section = setting.split(".")[0].strip()
+        if section not in allowed:
+            raise InputError(
+                f"--set {setting} has no effect on charloom {command}, which takes fields of "
+                f"{', '.join(allowed)}; set it where the folder is made"
+            )
 
 
 def _prepare(options: argparse.Namespace) -> None:
@@ -109,6 +120,7 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _train(options: argparse.Namespace) -> None:
     config = _config(options)
+    _refuse_sections(options.set, "train", allowed=("model", "train", "gate"))
     _import_tensorflow()
     from components.train.main import run
 
@@ -122,22 +134,18 @@ def _train(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     path = os.path.join(options.workdir, "config.json")
-    try:
-        with open(path, encoding="utf-8") as file:
-            config = from_json(file.read(), source=path)
-    except OSError:
-        raise InputError(f"{options.workdir} holds no training; run charloom train") from None
-    config = with_overrides(config, options.set)
+    if not os.path.exists(path):
+        raise InputError(f"{options.workdir} holds no training; run charloom train")
+    config = with_overrides(read_config(path), options.set)
+    _refuse_sections(options.set, "evaluate", allowed=("gate",))
     _import_tensorflow()
     from components.evaluate.main import run
 
     report = options.report or os.path.join(options.workdir, "report")
     result = run(records=options.records, workdir=options.workdir, report=report, config=config)
-    print(f"report: {os.path.join(report, 'report.html')}")
     verdict = result["verdict"]
     if verdict["status"] != "PASSED":
         raise RejectedError(f"REJECTED: {'; '.join(verdict['reasons'])}")
-    print("PASSED")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -183,9 +191,19 @@ def _run(options: argparse.Namespace) -> None:
 
 def _run_graph(inputs: Sequence[str], *, root: str, config: Config, workers: int, name: str) -> str:
     """Runs the pipeline and says where its parts are; returns the new version's folder."""
+    from components.preprocess.sources import find_files
+
+    find_files(inputs)  # so that a wrong name is told at once
     from pipelines.local import run_pipeline
 
-    result = run_pipeline(inputs=inputs, root=root, config=config, workers=workers, model_name=name)
+    try:
+        result = run_pipeline(
+            inputs=inputs, root=root, config=config, workers=workers, model_name=name
+        )
+    except RestartableError as error:
+        raise RestartableError(
+            f"{error} (then charloom evaluate and export; charloom run begins anew)"
+        ) from None
     print(f"records:  {result.records}")
     print(f"workdir:  {result.workdir}")
     print(f"report:   {result.report_html}")
@@ -222,15 +240,26 @@ def _compile(options: argparse.Namespace) -> None:
     print(f"wrote {options.output}")
 
 
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, *unused: object) -> None:
+        from importlib.metadata import version
+
+        print(f"charloom {version('charloom')}")
+        raise SystemExit(0)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
     parser = argparse.ArgumentParser(
         prog="charloom",
         description="Train, evaluate and export language models that read words and characters.",
         epilog="exit codes: 0 done, 1 failed, 2 bad input, 3 rejected by the gate, "
-        "75 interrupted (run it again to continue), 130 stopped by Ctrl-C",
+        "75 a worker was lost (the message says how to go on), 130 stopped by Ctrl-C",
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_stages(commands)
     _add_queries(commands)
@@ -254,7 +283,7 @@ def _add(
 
 def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     prepare = _add(commands, "prepare", _prepare, "Turn raw text into records.")
-    _input_flag(prepare)
+    flags.add_input(prepare)
     prepare.add_argument("--records", required=True, metavar="DIR", help="folder to make")
     prepare.add_argument(
         "--beam-workers", type=int, default=1, metavar="N", help="processes; 0: one a core"
@@ -262,24 +291,24 @@ def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     prepare.add_argument(
         "--beam-options", default="", metavar="TEXT", help="further options, as Beam takes them"
     )
-    _text_flags(prepare)
-    _config_flags(prepare)
+    flags.add_text(prepare)
+    flags.add_config(prepare)
 
     train = _add(commands, "train", _train, "Train a model, or go on with a training.")
-    _folder_flags(train)
-    _workers_flag(train, default=1)
-    _config_flags(train)
+    flags.add_folders(train)
+    flags.add_workers(train, default=1)
+    flags.add_config(train)
 
     evaluate = _add(
         commands, "evaluate", _evaluate, "Score the test split; exit 3 if the gate says no."
     )
-    _folder_flags(evaluate)
-    _report_flag(evaluate)
-    _set_flag(evaluate)
+    flags.add_folders(evaluate)
+    flags.add_report(evaluate)
+    flags.add_set(evaluate)
 
     export = _add(commands, "export", _export, "Publish a model that passed the gate.")
-    _folder_flags(export)
-    _report_flag(export)
+    flags.add_folders(export)
+    flags.add_report(export)
     export.add_argument("--registry", required=True, metavar="DIR", help="folder of all models")
     export.add_argument("--name", default="lm", help="the model's name in it (default: lm)")
 
@@ -308,84 +337,23 @@ def _add_queries(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_pipelines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = _add(commands, "run", _run, "Run the whole pipeline on this machine.")
-    _input_flag(run)
+    flags.add_input(run)
     run.add_argument("--root", required=True, metavar="DIR", help="folder for all that is made")
     run.add_argument("--name", default="lm", help="the model's name in the registry (default: lm)")
-    _workers_flag(run, default=2)
-    _text_flags(run)
-    _config_flags(run)
+    flags.add_workers(run, default=2)
+    flags.add_text(run)
+    flags.add_config(run)
 
     demo = _add(commands, "demo", _demo, "Run the whole pipeline on text that Python carries.")
     demo.add_argument(
         "--root", default="charloom-demo", metavar="DIR", help="folder (default: charloom-demo)"
     )
-    _workers_flag(demo, default=2)
-    _config_flags(demo)
+    flags.add_workers(demo, default=2)
+    flags.add_config(demo)
 
     compiler = _add(commands, "compile", _compile, "Write the pipeline as YAML for Kubeflow.")
     compiler.add_argument("-o", "--output", required=True, metavar="FILE", help="*.yaml")
     compiler.add_argument("--image", help="container image of the tasks")
-
-
-def _input_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--input",
-        required=True,
-        nargs="+",
-        action="extend",
-        metavar="PATH",
-        help="text files, folders or glob patterns",
-    )
-
-
-def _text_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--on-bad-text",
-        choices=("error", "skip", "replace"),
-        help="what to do with a file that is no text (default: error)",
-    )
-    parser.add_argument("--encoding", help="text encoding of the input (default: utf-8)")
-
-
-def _folder_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--records", required=True, metavar="DIR", help="made by prepare")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="made by train")
-
-
-def _report_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--report", metavar="DIR", help="default: <workdir>/report")
-
-
-def _workers_flag(parser: argparse.ArgumentParser, *, default: int) -> None:
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=default,
-        metavar="N",
-        help=f"training processes that share each batch (default: {default})",
-    )
-
-
-def _set_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.FIELD=VALUE",
-        help="override one config field, as in --set train.steps=500; may be repeated",
-    )
-
-
-def _config_flags(parser: argparse.ArgumentParser) -> None:
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--preset",
-        default=DEFAULT_PRESET,
-        metavar="NAME",
-        help=f"{', '.join(presets.PRESETS)} (default: {DEFAULT_PRESET})",
-    )
-    source.add_argument("--config", metavar="FILE", help="a config.json of an earlier run")
-    _set_flag(parser)
 
 
 if __name__ == "__main__":

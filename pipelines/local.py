@@ -27,7 +27,7 @@ from kfp import local
 
 from components.evaluate.gate import PASSED
 from components.export.registry import check_name
-from components.task import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE
+from components.task import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE, OWNER_VARIABLE
 from model.config import Config, to_json
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
 from pipelines.output import RunOutput
@@ -107,7 +107,7 @@ def _make_folders(root: str) -> str:
     try:
         for name in ("pipeline", "registry", "logs"):
             os.makedirs(os.path.join(root, name), exist_ok=True)
-        log = os.path.join(root, "logs", time.strftime("run-%Y%m%d-%H%M%S.log"))
+        log = os.path.join(root, "logs", time.strftime(f"run-%Y%m%d-%H%M%S-{os.getpid()}.log"))
         open(log, "a", encoding="utf-8").close()
         return log
     except OSError as error:
@@ -208,6 +208,7 @@ def _task_environment(scratch: str) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
         ERROR_FILE_VARIABLE: os.path.join(scratch, "error.json"),
         GROUP_FILE_VARIABLE: os.path.join(scratch, "group"),
+        OWNER_VARIABLE: str(os.getpid()),
     }
     code = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if code not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):

@@ -6,7 +6,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import tensorflow as tf
 import tensorflow_text  # noqa: F401 (registers ops of exported models)
@@ -24,7 +24,7 @@ def load(path: str) -> Any:
     """
     try:
         model = tf.saved_model.load(path)
-    except (OSError, ValueError, tf.errors.OpError) as error:
+    except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} can't be loaded ({reason}); export it again") from None
     if not all(hasattr(model, name) for name in ("score", "next_word", "embed")):
@@ -33,24 +33,41 @@ def load(path: str) -> Any:
 
 
 def read_texts(texts: Sequence[str], path: str | None) -> Iterator[str]:
-    """Yields the texts of the command line, then those of a file, one a line; `-` is stdin.
+    """Returns the texts of the command line, then those of a file, one a line; `-` is stdin.
 
     Raises:
       InputError: there are none, or the file can't be read.
     """
     if not texts and path is None:
         raise InputError("there is no text; give texts, --input FILE, or --input - for stdin")
-    yield from texts
-    if path == "-":
-        yield from (line.rstrip("\n") for line in sys.stdin)
-    elif path is not None:
-        try:
-            with open(path, encoding="utf-8") as file:
-                yield from (line.rstrip("\n") for line in file)
-        except OSError as error:
-            raise InputError(f"--input {path}: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"--input {path} is not UTF-8 at byte {error.start}") from None
+    for text in texts:
+        check_text(text)
+    if path is None:
+        return iter(texts)
+    try:
+        file = sys.stdin.buffer if path == "-" else open(path, "rb")
+    except OSError as error:
+        raise InputError(f"--input {path}: {error.strerror}") from None
+    return itertools.chain(texts, _read_lines(file, path))
+
+
+def _read_lines(file: BinaryIO, path: str) -> Iterator[str]:
+    with file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield line.rstrip(b"\r\n").decode()
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"--input {path} is not UTF-8 in line {number} at byte {error.start}"
+                ) from None
+
+
+def check_text(text: str) -> None:
+    """Raises InputError if a text of the command line was no UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"the text is not UTF-8 at character {error.start}: {text!r}") from None
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -90,8 +107,9 @@ def print_next_words(model: Any, text: str, *, k: int) -> None:
     Raises:
       InputError: k is below 1.
     """
-    if k < 1:
-        raise InputError(f"-k is {k}; it must be at least 1")
+    if not 1 <= k < 1 << 31:
+        raise InputError(f"-k is {k}; it must be at least 1 and below 2^31")
+    check_text(text)
     result = model.next_word(tf.constant([text]), tf.constant(k))
     for word, probability in zip(
         result["words"][0].numpy(), result["probabilities"][0].numpy(), strict=True

@@ -38,3 +38,62 @@ def tiny_records(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     records = str(tmp_path_factory.mktemp("tiny") / "records")
     run(inputs=[str(corpus)], records=records, config=tiny().data)
     return records
+
+
+@pytest.fixture(scope="session")
+def unsplit_records(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Records of the tests' corpus that have a training split only."""
+    from components.preprocess.main import run
+    from model.config import with_overrides
+    from model.presets import tiny
+
+    records = str(tmp_path_factory.mktemp("unsplit") / "records")
+    config = with_overrides(tiny(), ["data.valid_fraction=0", "data.test_fraction=0"])
+    run(inputs=[str(corpus)], records=records, config=config.data)
+    return records
+
+
+@pytest.fixture(scope="session")
+def tiny_training(tiny_records: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Workdir of a finished training on `tiny_records`, better than the unigrams; read only."""
+    from components.train.main import run
+    from model.config import with_overrides
+    from model.presets import tiny
+
+    workdir = str(tmp_path_factory.mktemp("tiny") / "workdir")
+    settings = ["train.steps=200", "train.valid_steps=50", "train.checkpoint_steps=50"]
+    run(records=tiny_records, workdir=workdir, config=with_overrides(tiny(), settings))
+    return workdir
+
+
+@pytest.fixture(scope="session")
+def tiny_report(
+    tiny_records: str, tiny_training: str, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    """Folder of the report on `tiny_training`, with a verdict of PASSED; read only."""
+    from components.evaluate.main import run
+    from model.presets import tiny
+
+    report = str(tmp_path_factory.mktemp("tiny") / "report")
+    run(records=tiny_records, workdir=tiny_training, report=report, config=tiny())
+    return report
+
+
+@pytest.fixture(scope="session")
+def tiny_version(
+    tiny_records: str,
+    tiny_training: str,
+    tiny_report: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> str:
+    """Version folder of `tiny_training`, exported as `tiny` to a registry; read only."""
+    from components.export.main import run
+
+    registry = str(tmp_path_factory.mktemp("tiny") / "registry")
+    return run(
+        records=tiny_records,
+        workdir=tiny_training,
+        report=tiny_report,
+        registry=registry,
+        name="tiny",
+    )

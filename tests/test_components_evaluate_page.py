@@ -177,7 +177,7 @@ def test_key_figures() -> None:
     assert read_facts(parse(render_page(REPORT))) == {
         "Test perplexity": ("207.40", "lower is better"),
         "Unigram perplexity": ("829.62", "the model has 25.0\u00a0% of it"),
-        "Bits per character": ("1.751", "on the test text"),
+        "Bits per character": ("1.751", "of known test words"),
         "Validation perplexity": ("190.50", "on 4,000 words"),
         "Test words": ("12,345", "scored by the full softmax"),
         "Unknown words": ("5.5\u00a0%", "vocabulary of 2,931"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from components.preprocess.main import run as prepare
 from components.train.launch import launch_local, log_path
-from components.train.main import run
+from components.train.main import ProgressBar, run
 from model.checkpoints import list_checkpoints
-from model.config import with_overrides
+from model.config import read_config, with_overrides
 from model.errors import CharloomError, InputError
 from model.presets import tiny
 from model.progress import read_metrics
@@ -138,18 +140,18 @@ def test_a_worker_s_bad_input_reaches_the_launcher(tmp_path: Path) -> None:
 
 
 def test_a_worker_s_crash_names_its_log(tmp_path: Path, tiny_records: str) -> None:
+    workdir = tmp_path / "workdir"
+    workdir.mkdir()
+    (workdir / "checkpoints").write_text("a file where a folder belongs")
     with pytest.raises(CharloomError) as caught:
         launch_local(
-            records=tiny_records,
-            workdir=str(tmp_path / "workdir"),
-            config=str(tmp_path / "no-such-config.json"),
-            workers=1,
+            records=tiny_records, workdir=str(workdir), config=_config_file(tmp_path), workers=1
         )
-    log = log_path(str(tmp_path / "workdir"), 0)
+    log = log_path(str(workdir), 0)
     assert str(caught.value) == (
         f"training failed (worker 0 with code 1); the reason is at the end of {log}"
     )
-    assert "FileNotFoundError" in Path(log).read_text()
+    assert "NotADirectoryError" in Path(log).read_text()
 
 
 def _config_file(folder: Path) -> str:
@@ -186,3 +188,42 @@ def test_too_few_words_for_a_batch(tiny_records: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"one batch needs 16384 .*lower train.lanes or"):
         run(records=tiny_records, workdir=str(tmp_path / "w"), config=config)
     assert not (tmp_path / "w").exists()
+
+
+def test_a_finished_workdir_is_not_taken_for_other_records(
+    tiny_training: str, tiny_records: str, tmp_path: Path
+) -> None:
+    settings = ["train.steps=200", "train.valid_steps=50", "train.checkpoint_steps=50"]
+    config = with_overrides(tiny(), settings)
+    assert run(records=tiny_records, workdir=tiny_training, config=config)["step"] <= 200
+    changed = tmp_path / "corpus"
+    changed.mkdir()
+    for path in (Path(__file__).parent / "data" / "corpus").iterdir():
+        (changed / path.name).write_text(path.read_text() + "One more line.\n")
+    other = str(tmp_path / "records")
+    prepare(inputs=[str(changed)], records=other, config=tiny().data)
+    with pytest.raises(InputError, match=r"was trained on other records than .*records; choose"):
+        run(records=other, workdir=tiny_training, config=config)
+
+
+def test_fewer_steps_than_are_done(tiny_training: str, tiny_records: str) -> None:
+    with pytest.raises(InputError, match=r"trained to step 200 already, beyond train.steps=30"):
+        run(
+            records=tiny_records,
+            workdir=tiny_training,
+            config=with_overrides(tiny(), ["train.steps=30"]),
+        )
+    assert read_config(os.path.join(tiny_training, "config.json")).train.steps == 200
+
+
+def test_a_resumed_run_shows_new_steps_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"steps": 40, "loss": 1.0, "words_per_second": 5.0, "seconds_left": 0.0}
+    bar = ProgressBar(str(tmp_path), steps=40, done=20)
+    with open(tmp_path / "metrics.jsonl", "w") as file:
+        for step in (10, 20, 30):
+            file.write(json.dumps({"step": step, **row}) + "\n")
+    bar.update()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["step 30/40  loss 1.0000  ppl 2.7  5 words/s  0:00 left"]

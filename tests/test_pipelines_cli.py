@@ -47,7 +47,7 @@ def test_help_loads_nothing_heavy() -> None:
         ),
         (["--set", "train.steps=no"], "train.steps is 'no'; it must be a whole number"),
         (["--set", "train.steps"], "--set 'train.steps' has no '='"),
-        (["--config", "/no/such.json"], "--config /no/such.json: No such file or directory"),
+        (["--config", "/no/such.json"], "/no/such.json: No such file or directory"),
     ],
 )
 @pytest.mark.parametrize("command", ["train", "run", "prepare"])
@@ -64,6 +64,38 @@ def test_bad_settings(
         "prepare": ["--input", "x.txt", "--records", str(tmp_path / "made")],
     }
     assert fails(capsys, command, *places[command], *flags).startswith(message)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "allowed"),
+    [
+        ("train", "data.tokenizer=whitespace", "model, train, gate"),
+        ("evaluate", "model.lstm_dim=7", "gate"),
+    ],
+)
+def test_settings_without_effect(
+    capsys: pytest.CaptureFixture[str], tiny_training: str, command: str, setting: str, allowed: str
+) -> None:
+    folders = ["--records", "r", "--workdir", tiny_training]
+    assert fails(capsys, command, *folders, "--set", setting) == (
+        f"--set {setting} has no effect on charloom {command}, which takes fields of {allowed}; "
+        "set it where the folder is made"
+    )
+
+
+def test_a_config_that_is_no_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xff\xfe{}")
+    line = fails(capsys, "train", "--records", "r", "--workdir", "w", "--config", str(path))
+    assert line == f"{path} is no text in UTF-8; make it again"
+
+
+def test_a_wrong_input_is_told_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = fails(capsys, "run", "--input", "nope*.txt", "--root", str(tmp_path / "made"))
+    assert line == "no file matches --input 'nope*.txt'; check the path and the pattern"
     assert not (tmp_path / "made").exists()
 
 
@@ -176,11 +208,23 @@ def test_embed(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(row["embeddings"][0][0]) == 24
 
 
+def test_texts_that_are_not_utf_8(
+    version: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes(b"the cat\nthe \xff cat\n")
+    command = ["score", "--model", str(version), "--input", str(path)]
+    assert fails(capsys, *command) == f"--input {path} is not UTF-8 in line 2 at byte 4"
+    for verb in ("score", "next"):
+        line = fails(capsys, verb, "--model", str(version), "a \udcff")
+        assert line == "the text is not UTF-8 at character 2: 'a \\udcff'"
+
+
 def test_queries_without_text(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = fails(capsys, "score", "--model", str(version))
     assert line == "there is no text; give texts, --input FILE, or --input - for stdin"
     assert fails(capsys, "next", "--model", str(version), "-k", "0", "the") == (
-        "-k is 0; it must be at least 1"
+        "-k is 0; it must be at least 1 and below 2^31"
     )
 
 

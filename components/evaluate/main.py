@@ -22,6 +22,8 @@ from model.evaluation import evaluate_checkpoint
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
 COMPLETED_FILE = "COMPLETED"
+MANY_UNKNOWN = 0.1
+"""Share of unknown test words above which people are warned."""
 _OUR_FILES = {REPORT_FILE, PAGE_FILE, COMPLETED_FILE}
 
 
@@ -121,9 +123,23 @@ def summarise(report: Mapping[str, Any], folder: str) -> list[str]:
         f"test perplexity {_figure(report, 'splits.test.perplexity')}"
         + (f" on {words:,} words" if type(words) is int else "")
         + f", unigram baseline {_figure(report, 'baseline.unigram.perplexity')}",
+        *_warn_of_unknown(report),
         f"report: {os.path.join(folder, PAGE_FILE)}",
         f"verdict: {report['verdict']['status']}",
         *(f"  {reason}" for reason in report["verdict"]["reasons"]),
+    ]
+
+
+def _warn_of_unknown(report: Mapping[str, Any]) -> list[str]:
+    unknown = look_up(report, "splits.test.unknown_words")
+    words = look_up(report, "splits.test.words")
+    if type(unknown) is not int or type(words) is not int or not words:
+        return []
+    if unknown <= MANY_UNKNOWN * words:
+        return []
+    return [
+        f"warning: {unknown / words:.0%} of the test words are unknown, so the perplexity says "
+        "little; raise data.vocab_size, lower data.min_count or give more text"
     ]
 
 

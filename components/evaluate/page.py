@@ -185,7 +185,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [
         ("Test perplexity", _format(test, format_figure), "lower is better"),
         ("Unigram perplexity", _format(unigram, format_figure), share),
-        ("Bits per character", bits, "on the test text"),
+        ("Bits per character", bits, "of known test words"),
         ("Validation perplexity", _format(valid, format_figure), valid_words),
         ("Test words", _format(words, _format_count), "scored by the full softmax"),
         ("Unknown words", _format(unknown, _format_percent), vocabulary),

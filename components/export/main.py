@@ -38,10 +38,10 @@ def run(*, records: str, workdir: str, report: str, registry: str, name: str) ->
     staged = staging_folder(registry, name)
     try:
         checked = export_checkpoint(records=records, workdir=workdir, output=staged)
-        if checked["step"] != content["checkpoint"]["step"]:
+        if checked["digest"] != content["checkpoint"]["digest"]:
             raise InputError(
-                f"{report} is of step {content['checkpoint']['step']}, the best checkpoint of "
-                f"{workdir} now of step {checked['step']}; run charloom evaluate again"
+                f"{report} is of another checkpoint (step {content['checkpoint']['step']}) than "
+                f"the best one of {workdir} (step {checked['step']}); run charloom evaluate again"
             )
         _write(staged, REPORT_FILE, json.dumps(content, indent=2) + "\n")
         _write(staged, "config.json", json.dumps(content["config"], indent=2) + "\n")

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import tempfile
+import uuid
 
 from model.errors import InputError
 
@@ -71,17 +72,22 @@ def publish(registry: str, name: str, *, staged: str) -> str:
             if os.path.exists(target):  # another publisher was faster
                 continue
             raise
-        _point_champion(registry, name, version)
+        _point_champion(registry, name)
         return target
 
 
-def _point_champion(registry: str, name: str, version: int) -> None:
+def _point_champion(registry: str, name: str) -> None:
+    """Points the champion at the newest version, another publisher's if that is newer."""
     path = os.path.join(registry, name, CHAMPION_FILE)
-    temporary = f"{path}.tmp-{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump({"version": version}, file)
-        file.write("\n")
-    os.replace(temporary, path)
+    version = 0
+    while version != (newest := versions(registry, name)[-1]):
+        version = newest
+        # Not by process id: two containers may have the same.
+        temporary = f"{path}.tmp-{uuid.uuid4().hex}"
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump({"version": version}, file)
+            file.write("\n")
+        os.replace(temporary, path)
 
 
 def find_model(path: str) -> str:

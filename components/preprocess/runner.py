@@ -169,10 +169,10 @@ def _process_runner(log_path: str, failed: str) -> FnApiRunner:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Lets Beam log errors only; otherwise it tells how it built its pipeline."""
+    """Keeps Beam from logging; its errors come as exceptions, with all that is in the log."""
     logger = logging.getLogger("apache_beam")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

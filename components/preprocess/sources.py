@@ -81,7 +81,11 @@ def _below(path: str) -> list[str]:
         return [path]
     found: list[str] = []
     seen: set[str] = set()
-    for folder, folders, names in os.walk(path, followlinks=True):
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} can't be read ({error.strerror}); leave it out")
+
+    for folder, folders, names in os.walk(path, followlinks=True, onerror=refuse):
         real = os.path.realpath(folder)
         if real in seen:  # a link that leads back up
             folders.clear()

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -70,8 +71,9 @@ def launch_local(
                 # The others follow within a moment; the one that began it died of more
                 # than a lost peer.
                 time.sleep(0.5)
-                again = f"charloom train --records {records} --workdir {workdir} --config {config}"
-                raise _failure(running, again=f"{again} --workers {workers}")
+                again = ["charloom", "train", "--records", records, "--workdir", workdir]
+                again += ["--config", config, "--workers", str(workers)]
+                raise _failure(running, again=shlex.join(again))
             if all(worker.process.poll() == 0 for worker in running):
                 watch()
                 return

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from components.train.launch import launch_local
 from model.checkpoints import best_checkpoint, newest_checkpoint, verify_checkpoint
-from model.config import Config, from_json, to_json
+from model.config import Config, read_config, to_json
 from model.errors import InputError
 from model.progress import METRICS_FILE, perplexity
 from model.records import COMPLETED_FILE, Dataset
@@ -48,25 +48,50 @@ def run(*, records: str, workdir: str, config: Config, workers: int = 1) -> dict
         raise InputError(f"--workers is {workers}; it must be at least 1")
     with Dataset.open(records) as dataset:
         config = check_config(config, dataset, workers=workers)
+        digest = dataset.digest
     _open_workdir(workdir, config)
     with _locked(workdir):
-        return _train(records, workdir, config, workers)
+        done = _steps_done(workdir, config, records=records, digest=digest)
+        return _train(records, workdir, config=config, workers=workers, done=done)
 
 
-def _train(records: str, workdir: str, config: Config, workers: int) -> dict[str, Any]:
+def _steps_done(workdir: str, config: Config, *, records: str, digest: str) -> int:
+    """Returns the step of the newest whole checkpoint, 0 without one.
+
+    Raises:
+      InputError: it is of other records, or beyond `config.train.steps`.
+    """
+    newest = newest_checkpoint(workdir)
+    if newest is None:
+        return 0
+    meta = verify_checkpoint(newest)
+    if meta.get("dataset_digest") != digest:
+        raise InputError(
+            f"workdir {workdir} was trained on other records than {records}; choose another"
+        )
+    done = int(meta["step"])
+    if done > config.train.steps:
+        raise InputError(
+            f"workdir {workdir} is trained to step {done} already, beyond train.steps="
+            f"{config.train.steps}; raise train.steps or choose another --workdir"
+        )
+    finished = os.path.exists(os.path.join(workdir, COMPLETED_FILE))
+    if done < config.train.steps or not finished:
+        print(f"continuing from step {done} ({newest})", flush=True)
+    return done
+
+
+def _train(
+    records: str, workdir: str, *, config: Config, workers: int, done: int
+) -> dict[str, Any]:
     marker = os.path.join(workdir, COMPLETED_FILE)
     if os.path.exists(marker):
-        with open(marker, encoding="utf-8") as file:
-            done = file.read().strip()
-        if done == str(config.train.steps):
+        if done == config.train.steps:
             print(f"{workdir} is already trained to step {done}")
             return _result(workdir)
         os.remove(marker)
     _write(os.path.join(workdir, CONFIG_FILE), to_json(config))
-    newest = newest_checkpoint(workdir)
-    if newest:
-        print(f"continuing from step {verify_checkpoint(newest)['step']} ({newest})", flush=True)
-    with ProgressBar(workdir, config.train.steps) as bar:
+    with ProgressBar(workdir, steps=config.train.steps, done=done) as bar:
         launch_local(
             records=os.path.abspath(records),
             workdir=os.path.abspath(workdir),
@@ -122,8 +147,7 @@ def _open_workdir(workdir: str, config: Config) -> None:
             f"workdir {workdir} already holds something that is no training ({sorted(names)[0]}); "
             "choose another"
         )
-    with open(path, encoding="utf-8") as file:
-        begun = from_json(file.read(), source=path)
+    begun = read_config(path)
     for section in ("model", "train", "data"):
         old, new = getattr(begun, section), getattr(config, section)
         for field in dataclasses.fields(old):
@@ -138,8 +162,9 @@ def _open_workdir(workdir: str, config: Config) -> None:
 class ProgressBar:
     """Shows the chief's metrics as they are written: a bar on a terminal, else lines."""
 
-    def __init__(self, workdir: str, steps: int):
-        """Follows a workdir's metrics file."""
+    def __init__(self, workdir: str, *, steps: int, done: int):
+        """Follows a workdir's metrics file, to `steps`; shows what comes after step `done`."""
+        self._done = done
         self._path = os.path.join(workdir, METRICS_FILE)
         self._interactive = sys.stderr.isatty()
         self._offset = os.path.getsize(self._path) if os.path.exists(self._path) else 0
@@ -173,6 +198,8 @@ class ProgressBar:
             self._show(json.loads(line))
 
     def _show(self, row: dict[str, Any]) -> None:
+        if row["step"] <= self._done:
+            return
         if "valid_words" in row:
             value = perplexity(row["valid_log_likelihood"], row["valid_words"])
             self._valid = f"  valid. ppl {value:.1f}"

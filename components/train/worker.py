@@ -10,7 +10,7 @@ import threading
 import time
 
 from components.task import reporting_errors
-from model.config import from_json
+from model.config import read_config
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -46,8 +46,7 @@ def _train(options: argparse.Namespace) -> None:
         cluster.size,
         cluster.strategy.num_replicas_in_sync,
     )
-    with open(options.config, encoding="utf-8") as file:
-        config = from_json(file.read(), source=options.config)
+    config = read_config(options.config)
     with Dataset.open(options.records) as dataset:
         config = check_config(config, dataset, workers=cluster.size)
         result = train_and_evaluate(

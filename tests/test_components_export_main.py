@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.export import main
+from components.export.main import model_card, run
+from model.checkpoints import best_checkpoint, list_checkpoints
+from model.errors import CharloomError, InputError, RejectedError
+
+pytestmark = pytest.mark.slow
+
+
+class Case:
+    """Arguments of `run`, with a report of its own to change."""
+
+    def __init__(self, tmp_path: Path, records: str, workdir: str, report: str):
+        self.records = records
+        self.workdir = workdir
+        self.registry = tmp_path / "registry"
+        self.report = tmp_path / "report"
+        shutil.copytree(report, self.report)
+        self.content: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+
+    @property
+    def path(self) -> Path:
+        return self.report / "report.json"
+
+    def change(self, **values: Any) -> None:
+        self.path.write_text(json.dumps({**self.content, **values}), encoding="utf-8")
+
+    def run(self, name: str = "m") -> Path:
+        version = run(
+            records=self.records,
+            workdir=self.workdir,
+            report=str(self.report),
+            registry=str(self.registry),
+            name=name,
+        )
+        return Path(version)
+
+    def left(self) -> list[str]:
+        """Returns all that is in the registry, the model's folder aside."""
+        return sorted(path.name for path in self.registry.rglob("*") if path.name != "m")
+
+
+@pytest.fixture
+def case(tmp_path: Path, tiny_records: str, tiny_training: str, tiny_report: str) -> Case:
+    return Case(tmp_path, tiny_records, tiny_training, tiny_report)
+
+
+def test_a_published_version(tiny_version: str, tiny_report: str, tiny_training: str) -> None:
+    version = Path(tiny_version)
+    assert (version.parent.name, version.name) == ("tiny", "1")
+    assert sorted(os.listdir(version.parent)) == ["1", "champion.json"]
+    assert {"saved_model.pb", "variables", "model_card.md", "report.json", "config.json"} <= set(
+        os.listdir(version)
+    )
+    report = json.loads((version / "report.json").read_text(encoding="utf-8"))
+    text = (Path(tiny_report) / "report.json").read_text(encoding="utf-8")
+    assert report == json.loads(text)
+    assert report["verdict"]["status"] == "PASSED"
+    best = best_checkpoint(tiny_training)
+    config = json.loads((version / "config.json").read_text(encoding="utf-8"))
+    assert config == report["config"] == best.meta["config"]
+    card = (version / "model_card.md").read_text(encoding="utf-8")
+    test = report["splits"]["test"]
+    assert card.startswith("# tiny\n")
+    assert f"| test perplexity | {test['perplexity']:.2f} over {test['words']:,} words |" in card
+    assert f"| checkpoint | step {best.step:,}, SHA-256 {best.digest} |" in card
+    assert "## Verdict: PASSED\n- test perplexity " in card
+
+
+def test_card_says_how_the_export_was_checked(tiny_report: str) -> None:
+    text = (Path(tiny_report) / "report.json").read_text(encoding="utf-8")
+    checked = {"words": 1234, "max_difference": 2.5e-7}
+    card = model_card(json.loads(text), name="m", checked=checked)
+    assert "| 1,234 held-out words, largest difference to the checkpoint 2.5e-07 nats |" in card
+
+
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        {"status": "REJECTED", "reasons": ["too bad", "really"]},
+        {"status": "passed", "reasons": ["too bad", "really"]},
+        {"status": None, "reasons": ["too bad", "really"]},
+    ],
+)
+def test_a_rejected_model_is_not_exported(case: Case, verdict: dict[str, Any]) -> None:
+    case.change(verdict=verdict)
+    with pytest.raises(RejectedError) as caught:
+        case.run()
+    assert str(caught.value) == "the gate rejected this model: too bad; really"
+    assert caught.value.exit_code == 3
+    assert not case.registry.exists()
+
+
+@pytest.mark.parametrize(
+    "text", [None, "", "{", "[]", "{}", '{"verdict": "PASSED"}', '{"verdict": {}}']
+)
+def test_without_a_verdict_nothing_is_exported(case: Case, text: str | None) -> None:
+    if text is None:
+        case.path.unlink()
+    else:
+        case.path.write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"report\.json holds no verdict; run charloom evaluate$"):
+        case.run()
+    assert not case.registry.exists()
+
+
+def test_a_bad_name_is_refused_at_once(case: Case) -> None:
+    case.path.unlink()
+    with pytest.raises(InputError, match=r"model name '\.\./m' must begin"):
+        case.run("../m")
+    assert not case.registry.exists()
+
+
+def test_a_failed_export_leaves_no_staging_folder(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def differ(*, output: str, **unused: str) -> None:
+        (Path(output) / "saved_model.pb").touch()
+        raise CharloomError("the exported model differs from its checkpoint")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(main, "export_checkpoint", differ)
+        with pytest.raises(CharloomError, match="differs from its checkpoint"):
+            case.run()
+    assert case.left() == []
+    case.workdir = str(case.registry)
+    with pytest.raises(InputError, match="holds no finished training"):
+        case.run()
+    assert case.left() == []
+
+
+def test_a_report_of_another_checkpoint_is_refused(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best = best_checkpoint(case.workdir)
+    assert case.content["checkpoint"]["digest"] == best.digest
+    # The export itself is another test's; here it says what it exported.
+    checked = {"step": best.step, "digest": best.digest, "words": 1, "max_difference": 0.0}
+    monkeypatch.setattr(main, "export_checkpoint", lambda **unused: checked)
+    other = {**case.content["checkpoint"], "digest": "0" * 64}  # of the same step
+    case.change(checkpoint=other)
+    with pytest.raises(
+        InputError, match=r"is of another checkpoint .* run charloom evaluate again"
+    ):
+        case.run()
+    assert case.left() == []
+    case.change()
+    assert case.run() == case.registry / "m" / "1"
+
+
+def test_the_exported_checkpoint_is_the_evaluated_one(tiny_training: str, tiny_report: str) -> None:
+    # What makes the check above mean something: the report names the best checkpoint.
+    content = json.loads((Path(tiny_report) / "report.json").read_text(encoding="utf-8"))
+    assert content["checkpoint"]["path"] in list_checkpoints(tiny_training)
+    assert content["checkpoint"]["digest"] == best_checkpoint(tiny_training).digest

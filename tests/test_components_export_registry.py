@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.export import registry
+from components.export.registry import (
+    CHAMPION_FILE,
+    check_name,
+    find_model,
+    publish,
+    staging_folder,
+    versions,
+)
+from model.errors import InputError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def stage(root: Path, *, name: str = "m", mark: str = "x") -> str:
+    """Fills a staging folder as export does, as far as the registry looks at it."""
+    staged = staging_folder(str(root), name)
+    (Path(staged) / "saved_model.pb").write_text(mark, encoding="utf-8")
+    return staged
+
+
+def publish_new(root: Path, *, name: str = "m", mark: str = "x") -> Path:
+    return Path(publish(str(root), name, staged=stage(root, name=name, mark=mark)))
+
+
+def champion(root: Path, name: str = "m") -> int:
+    content = json.loads((root / name / CHAMPION_FILE).read_text(encoding="utf-8"))
+    assert list(content) == ["version"]
+    return int(content["version"])
+
+
+def names(root: Path, name: str = "m") -> list[str]:
+    return sorted(os.listdir(root / name))
+
+
+def test_versions_count_up(tmp_path: Path) -> None:
+    for number in range(1, 12):
+        assert publish_new(tmp_path, mark=str(number)) == tmp_path / "m" / str(number)
+        assert champion(tmp_path) == number
+    assert versions(str(tmp_path), "m") == list(range(1, 12))
+    assert names(tmp_path) == sorted([*map(str, range(1, 12)), CHAMPION_FILE])
+    for number in range(1, 12):
+        assert (tmp_path / "m" / str(number) / "saved_model.pb").read_text() == str(number)
+
+
+def test_models_are_apart(tmp_path: Path) -> None:
+    publish_new(tmp_path, name="one")
+    publish_new(tmp_path, name="one")
+    publish_new(tmp_path, name="two")
+    assert (champion(tmp_path, "one"), champion(tmp_path, "two")) == (2, 1)
+    assert versions(str(tmp_path), "three") == []
+
+
+def test_numbers_are_not_used_again(tmp_path: Path) -> None:
+    (tmp_path / "m" / "7").mkdir(parents=True)  # even an empty one
+    for name in ("8x", "-9", "1.5", ".staging-10", "latest"):
+        (tmp_path / "m" / name).mkdir()
+    assert versions(str(tmp_path), "m") == [7]
+    assert publish_new(tmp_path).name == "8"
+
+
+def test_a_version_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish_new(tmp_path, mark="first")
+    staged = stage(tmp_path, mark="mine")
+    real = registry.versions
+    calls = 0
+
+    def late(*arguments: str) -> list[int]:
+        """Another publisher takes the number between our looking and our renaming."""
+        nonlocal calls
+        calls += 1
+        found = real(*arguments)
+        if calls == 1:
+            (tmp_path / "m" / "2").mkdir()
+            (tmp_path / "m" / "2" / "saved_model.pb").write_text("theirs", encoding="utf-8")
+        return found
+
+    monkeypatch.setattr(registry, "versions", late)
+    assert publish(str(tmp_path), "m", staged=staged) == str(tmp_path / "m" / "3")
+    texts = [(tmp_path / "m" / n / "saved_model.pb").read_text() for n in ("1", "2", "3")]
+    assert texts == ["first", "theirs", "mine"]
+    assert champion(tmp_path) == 3
+
+
+@pytest.mark.parametrize(("owner", "function"), [(registry, "_point_champion"), (os, "replace")])
+def test_a_slower_publisher_leaves_the_champion_at_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, function: str
+) -> None:
+    real = getattr(owner, function)
+
+    def late(*arguments: str) -> None:
+        """While we have our number but not yet the champion, another publisher comes and goes."""
+        monkeypatch.setattr(owner, function, real)
+        publish_new(tmp_path)
+        real(*arguments)
+
+    monkeypatch.setattr(owner, function, late)
+    assert publish_new(tmp_path).name == "1"
+    assert champion(tmp_path) == 2
+
+
+def test_publishers_in_threads(tmp_path: Path) -> None:
+    staged = [stage(tmp_path, mark=str(index)) for index in range(24)]
+    got: dict[int, str] = {}
+    start = threading.Barrier(len(staged))
+
+    def run(index: int) -> None:
+        start.wait()
+        got[index] = publish(str(tmp_path), "m", staged=staged[index])
+
+    threads = [threading.Thread(target=run, args=(index,)) for index in range(len(staged))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(int(Path(path).name) for path in got.values()) == list(range(1, 25))
+    for index, path in got.items():
+        assert (Path(path) / "saved_model.pb").read_text() == str(index)
+    assert champion(tmp_path) == 24
+    assert names(tmp_path) == sorted([*map(str, range(1, 25)), CHAMPION_FILE])
+
+
+PUBLISHER = """
+import os, sys, time
+from components.export.registry import publish, staging_folder
+
+root, mark, count = sys.argv[1:]
+os.getpid = lambda: 7  # two containers may give their processes the same id
+for index in range(int(count)):
+    staged = staging_folder(root, "m")
+    with open(os.path.join(staged, "saved_model.pb"), "w") as file:
+        file.write(mark)
+    publish(root, "m", staged=staged)
+"""
+
+
+def test_publishers_in_processes(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", PUBLISHER, str(tmp_path)]
+    publishers = [subprocess.Popen([*command, mark, "20"], cwd=ROOT) for mark in "abc"]
+    assert [process.wait() for process in publishers] == [0, 0, 0]
+    assert versions(str(tmp_path), "m") == list(range(1, 61))
+    folders = [tmp_path / "m" / str(number) for number in range(1, 61)]
+    texts = "".join((folder / "saved_model.pb").read_text() for folder in folders)
+    assert [texts.count(mark) for mark in "abc"] == [20, 20, 20]
+    assert champion(tmp_path) == 60
+    assert len(names(tmp_path)) == 61
+
+
+def test_the_champion_is_swapped_whole(tmp_path: Path) -> None:
+    publish_new(tmp_path)
+    done = threading.Event()
+    seen: list[int] = []
+
+    def watch() -> None:
+        while not done.is_set():
+            seen.append(champion(tmp_path))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(100):
+        publish_new(tmp_path)
+    done.set()
+    watcher.join()
+    assert seen == sorted(seen)
+    assert champion(tmp_path) == 101
+
+
+def test_find_model(tmp_path: Path) -> None:
+    for _ in range(2):
+        publish_new(tmp_path)
+    model = tmp_path / "m"
+    assert find_model(str(model)) == str(model / "2")  # by name: the champion
+    assert find_model(str(model / "1")) == str(model / "1")
+    (model / CHAMPION_FILE).write_text('{"version": 1}', encoding="utf-8")
+    assert find_model(str(model)) == str(model / "1")
+
+
+def test_no_model_is_found(tmp_path: Path) -> None:
+    publish_new(tmp_path)
+    for path in (tmp_path / "missing", tmp_path, tmp_path / "m" / "9"):
+        with pytest.raises(InputError) as caught:
+            find_model(str(path))
+        assert str(caught.value) == (
+            f"{path} holds no exported model; name a version's folder, <registry>/<name>/<number>"
+        )
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 9}', '{"version": null}'])
+def test_a_damaged_champion_is_no_model(tmp_path: Path, content: str) -> None:
+    publish_new(tmp_path)
+    (tmp_path / "m" / CHAMPION_FILE).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=rf"^{tmp_path}/m holds no exported model"):
+        find_model(str(tmp_path / "m"))
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../m", "a/b", "/m", ".hidden", "-m", "_m", "a b", "é", "m\n", "m:1"]
+)
+def test_bad_names(tmp_path: Path, name: str) -> None:
+    for call in (check_name, lambda name: staging_folder(str(tmp_path / "new"), name)):
+        with pytest.raises(InputError, match="must begin with a letter or digit"):
+            call(name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["m", "M1", "1", "a.b_c-d", "x" * 200])
+def test_good_names(name: str) -> None:
+    check_name(name)
+
+
+def test_staging_folders_are_new_and_readable(tmp_path: Path) -> None:
+    folders = {staging_folder(str(tmp_path / "new" / "registry"), "m") for _ in range(3)}
+    assert len(folders) == 3
+    for folder in map(Path, folders):
+        assert list(folder.iterdir()) == []
+        assert folder.stat().st_mode & 0o777 == 0o755  # a server runs as someone else
+        assert folder.parent == tmp_path / "new" / "registry" / "m"
+    assert versions(str(tmp_path / "new" / "registry"), "m") == []
+
+
+def test_a_registry_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"can't be written \(Not a directory\); choose another"):
+        staging_folder(str(tmp_path / "file"), "m")

@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from model.batches import (
+    Batch,
+    LaneReader,
+    eval_batch,
+    prefetch,
+    spelling_matrix,
+    train_batch,
+)
+from model.plan import EvalPlan, Segment, TrainPlan
+from model.records import Record, encode_record, parse_record
+from model.vocab import (
+    BOS_ID,
+    CHAR_BEGIN,
+    CHAR_BOS,
+    CHAR_END,
+    CHAR_PAD,
+    DOCUMENT_START,
+    LINE_END,
+    UNK_ID,
+    Vocabulary,
+    spell,
+)
+
+WIDTH = 6
+VOCAB = Vocabulary.build(
+    {b"a": 9, b"bb": 8, b"ccc": 7, "é".encode(): 6, LINE_END: 5}, max_size=99, min_count=1
+)
+STREAMS = [
+    [DOCUMENT_START, b"a", b"bb", b"rare", b"unknown1", b"unknown2", LINE_END, b"a"],
+    [b"a", b"ccc", "é".encode(), b"bb", LINE_END],
+    [DOCUMENT_START, b"x" * 40, b"a"],
+]
+"""A document, the piece after it, and another document."""
+
+
+class Memory:
+    """Records in memory, as `model.batches.RecordSource` wants them."""
+
+    def __init__(self, streams: Sequence[Sequence[bytes]]):
+        self.reads: list[int] = []
+        self._data = [encode_record(words, VOCAB, source="here") for words in streams]
+
+    def read(self, split: str, index: int) -> Record:
+        assert split == "train"
+        self.reads.append(index)
+        return parse_record(self._data[index])
+
+
+def make_reader(window: int, streams: Sequence[Sequence[bytes]] = STREAMS) -> LaneReader:
+    return LaneReader(Memory(streams), "train", max_word_bytes=WIDTH, window=window)
+
+
+def row(word: bytes, width: int = WIDTH) -> list[int]:
+    """Returns the row of a word, laid out by hand."""
+    chars = [CHAR_BEGIN, *spell(word)[: width - 2], CHAR_END]
+    return chars + [CHAR_PAD] * (width - len(chars))
+
+
+def matrix_of(words: Sequence[bytes], width: int) -> npt.NDArray[np.uint16]:
+    spellings = [spell(word) for word in words]
+    chars = np.asarray([char for spelling in spellings for char in spelling], np.int64)
+    return spelling_matrix(chars, np.asarray([len(s) for s in spellings], np.int64), width)
+
+
+def spelled(batch: Batch) -> list[list[list[int]]]:
+    """Returns the spelling of every place of a batch."""
+    rows: list[list[list[int]]] = batch.char_ids[batch.char_index].tolist()
+    return rows
+
+
+def test_spelling_matrix_exactly() -> None:
+    words = [b"ab", b"abc", b"abcd", DOCUMENT_START, LINE_END, b"\xff\x00"]
+    assert matrix_of(words, 5).tolist() == [
+        [1, 102, 103, 2, 0],
+        [1, 102, 103, 104, 2],
+        [1, 102, 103, 104, 2],
+        [1, 3, 2, 0, 0],
+        [1, 4, 2, 0, 0],
+        [1, 260, 5, 2, 0],
+    ]
+
+
+@pytest.mark.parametrize("width", [4, 7, 24])
+def test_spelling_matrix_of_random_words(width: int) -> None:
+    random = np.random.default_rng(width)
+    words = [random.bytes(int(n)) or b"-" for n in random.integers(0, 30, 200)]
+    assert matrix_of(words, width).tolist() == [row(word, width) for word in words]
+
+
+def test_spelling_matrix_of_no_words() -> None:
+    assert matrix_of([], 5).shape == (0, 5)
+
+
+def test_batch_exactly() -> None:
+    segments = [[Segment(0, 5, 7), Segment(1, 0, 2)], [Segment(2, 0, 2)]]
+    batch = make_reader(4).batch(segments, [False, True])
+    a, ccc, eos = VOCAB.ids[b"a"], VOCAB.ids[b"ccc"], VOCAB.ids[LINE_END]
+    accent = VOCAB.ids["é".encode()]
+    assert batch.word_ids.tolist() == [[UNK_ID, eos, a, ccc], [BOS_ID, UNK_ID, BOS_ID, BOS_ID]]
+    assert batch.targets.tolist() == [[eos, a, ccc, accent], [UNK_ID, a, 0, 0]]
+    assert batch.weights.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch.records.tolist() == [[0, 0, 1, 1], [2, 2, 0, 0]]
+    assert batch.fresh.tolist() == [False, True]
+    assert spelled(batch) == [
+        [row(b"unknown2"), row(LINE_END), row(b"a"), row(b"ccc")],
+        [row(DOCUMENT_START), row(b"x" * 40), row(DOCUMENT_START), row(DOCUMENT_START)],
+    ]
+    assert {batch.word_ids.dtype, batch.targets.dtype, batch.char_ids.dtype} == {np.dtype("int32")}
+    assert batch.weights.dtype == np.float32
+
+
+def test_targets_are_the_next_words() -> None:
+    lengths = np.asarray([len(words) - 1 for words in STREAMS])
+    plan = TrainPlan(lengths, lanes=2, window=3, seed=1)
+    reader = make_reader(3)
+    for step in range(3 * plan.steps_per_epoch):
+        batch = train_batch(plan, reader, step, range(2))
+        for lane in range(2):
+            read = [
+                (STREAMS[s.record][i], STREAMS[s.record][i + 1])
+                for s in plan.segments(step, lane)
+                for i in range(s.start, s.stop)
+            ]
+            words, targets = zip(*read, strict=True)
+            assert batch.word_ids[lane].tolist() == VOCAB.encode(words)
+            assert batch.targets[lane].tolist() == VOCAB.encode(targets)
+            assert spelled(batch)[lane] == [row(word) for word in words]
+        assert batch.weights.all()
+        assert not batch.fresh.any()  # the state is carried on over records
+
+
+def test_distinct_spellings_come_once() -> None:
+    batch = make_reader(8).batch([[Segment(0, 0, 7)], [Segment(1, 0, 4)]], [False, False])
+    rows = batch.char_ids.tolist()
+    assert len({tuple(one) for one in rows}) == len(rows)
+    # unknown1 and unknown2 look alike in four characters; a and bb come in both lanes.
+    words = {*STREAMS[0][:7], *STREAMS[1][:4]}
+    assert len(words) == 9
+    assert {tuple(one) for one in rows} == {tuple(row(word)) for word in words}
+    assert len(rows) == 8
+    assert batch.char_index.min() == 0
+    assert batch.char_index.max() == len(rows) - 1
+
+
+def test_unknown_words_keep_their_spellings() -> None:
+    batch = make_reader(7).batch([[Segment(0, 0, 7)]], [False])
+    at = STREAMS[0].index(b"rare")
+    assert batch.word_ids[0, at] == batch.word_ids[0, at + 1] == UNK_ID
+    assert spelled(batch)[0][at] != spelled(batch)[0][at + 1]
+
+
+@pytest.mark.parametrize("parts", [[range(0, 2), range(2, 4)], [range(n, n + 1) for n in range(4)]])
+def test_workers_together_read_the_global_batch(parts: list[range]) -> None:
+    streams = [[DOCUMENT_START, *([b"a", b"bb", b"zz", b"ccc"] * n)] for n in (1, 3, 2, 5, 1, 4)]
+    lengths = np.asarray([len(words) - 1 for words in streams])
+    train = TrainPlan(lengths, lanes=4, window=3, seed=2)
+    held_out = EvalPlan(lengths, lanes=4, window=3)
+    reader = make_reader(3, streams)
+    for step in range(train.steps_per_epoch):
+        whole = train_batch(train, reader, step, range(4))
+        own = [train_batch(train, make_reader(3, streams), step, part) for part in parts]
+        assert_joined(whole, own)
+    for step in range(held_out.steps):
+        whole = eval_batch(held_out, reader, step, range(4))
+        own = [eval_batch(held_out, make_reader(3, streams), step, part) for part in parts]
+        assert_joined(whole, own)
+
+
+def assert_joined(whole: Batch, parts: list[Batch]) -> None:
+    for name in ("word_ids", "targets", "weights", "fresh", "records"):
+        joined = np.concatenate([getattr(part, name) for part in parts])
+        np.testing.assert_array_equal(joined, getattr(whole, name), err_msg=name)
+    assert [lane for part in parts for lane in spelled(part)] == spelled(whole)
+
+
+def test_evaluation_begins_every_record_afresh() -> None:
+    lengths = np.asarray([len(words) - 1 for words in STREAMS])
+    plan = EvalPlan(lengths, lanes=2, window=3)
+    reader = make_reader(3)
+    seen = 0.0
+    for step in range(plan.steps):
+        batch = eval_batch(plan, reader, step, range(2))
+        seen += batch.weights.sum()
+        for lane in range(2):
+            segment = plan.segment(step, lane)
+            assert batch.fresh[lane] == (segment is None or segment.start == 0)
+            size = segment.stop - segment.start if segment else 0
+            assert batch.weights[lane].tolist() == [1.0] * size + [0.0] * (3 - size)
+            # Padding is what an unstarted document looks like.
+            assert batch.word_ids[lane, size:].tolist() == [BOS_ID] * (3 - size)
+            assert spelled(batch)[lane][size:] == [row(DOCUMENT_START)] * (3 - size)
+    assert seen == lengths.sum()
+
+
+def test_records_in_use_are_read_once_and_old_ones_again() -> None:
+    memory = Memory([[DOCUMENT_START, b"a"], *([[DOCUMENT_START, b"bb"]] * 1024)])
+    reader = LaneReader(memory, "train", max_word_bytes=WIDTH, window=1)
+
+    def read(index: int) -> list[list[int]]:
+        targets: list[list[int]] = reader.batch([[Segment(index, 0, 1)]], [True]).targets.tolist()
+        return targets
+
+    for index in (0, 1, 0, 1):
+        read(index)
+    assert memory.reads == [0, 1]
+    for index in range(1, 1025):
+        read(index)
+    assert read(0) == [[VOCAB.ids[b"a"]]]
+    assert read(1024) == [[VOCAB.ids[b"bb"]]]
+    assert memory.reads == [*range(1025), 0]
+
+
+def test_bos_spelling_is_no_word_of_text() -> None:
+    assert row(DOCUMENT_START) == [CHAR_BEGIN, CHAR_BOS, CHAR_END, 0, 0, 0]
+
+
+def test_prefetch_keeps_the_order() -> None:
+    def make(step: int) -> int:
+        time.sleep(0.001 * (step % 3))
+        return step * step
+
+    assert list(prefetch(make, range(3, 30))) == [step * step for step in range(3, 30)]
+    assert list(prefetch(make, range(0))) == []
+    assert list(prefetch(make, range(5, 6))) == [25]
+
+
+def test_prefetch_makes_one_ahead() -> None:
+    made = [threading.Event() for _ in range(5)]
+
+    def make(step: int) -> int:
+        made[step].set()
+        return step
+
+    batches = prefetch(make, range(5))
+    assert next(batches) == 0
+    assert made[1].wait(10)  # without being asked for
+    time.sleep(0.05)
+    assert not made[2].is_set()
+    assert list(batches) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("broken", [0, 3, 5])
+def test_prefetch_passes_exceptions_on_in_their_place(broken: int) -> None:
+    def make(step: int) -> int:
+        if step == broken:
+            raise OSError(f"step {step}")
+        return step
+
+    got: list[int] = []
+    with pytest.raises(OSError, match=f"step {broken}"):
+        got.extend(prefetch(make, range(6)))  # keeps what came before
+    assert got == list(range(broken))
+
+
+def test_prefetch_can_be_left() -> None:
+    batches = prefetch(lambda step: step, range(1000))
+    assert next(batches) == 0
+    batches.close()  # type: ignore[attr-defined]
+    assert list(batches) == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import tensorflow as tf
+
+from model.config import ModelConfig
+from model.losses import full_softmax
+from model.network import Encoded, JointModel, unigram_log_probabilities
+
+Floats = npt.NDArray[np.float64]
+
+COUNTS = [5, 1, 0, 40, 20, 10, 9, 8, 3, 2, 1]
+V = len(COUNTS)
+B, T, U, W = 3, 5, 4, 6
+
+
+def make_config(
+    *,
+    inputs: str = "joint",
+    tied: bool = True,
+    char_cnn: str = "trained",
+    lstm_dim: int = 7,
+    layers: int = 2,
+) -> ModelConfig:
+    return ModelConfig(
+        inputs=inputs,
+        char_cnn=char_cnn,
+        tied=tied,
+        word_dim=5,
+        char_dim=3,
+        max_word_bytes=W,
+        filter_widths=(1, 2),
+        filter_counts=(4, 2),
+        lstm_layers=layers,
+        lstm_dim=lstm_dim,
+    )
+
+
+def make_model(config: ModelConfig, *, seed: int = 1, random: bool = False) -> JointModel:
+    """Returns a model; `random` sets all its weights, biases too, to larger values."""
+    model = JointModel(config, vocab_counts=COUNTS, seed=seed)
+    if random:
+        generator = np.random.default_rng(seed)
+        for weight in model.weights:
+            weight.assign(generator.normal(0, 0.5, weight.shape))
+    return model
+
+
+class Window:
+    """Random words and spellings."""
+
+    def __init__(self, seed: int = 0, *, steps: int = T):
+        random = np.random.default_rng(seed)
+        self.word_ids = random.integers(0, V, (B, steps)).astype(np.int32)
+        self.targets = random.integers(0, V, (B, steps)).astype(np.int32)
+        self.char_ids = random.integers(0, 200, (U, W)).astype(np.int32)
+        self.char_index = random.integers(0, U, (B, steps)).astype(np.int32)
+
+    def encode(
+        self, model: JointModel, part: slice = slice(None), *, state: tf.Tensor | None = None
+    ) -> Encoded:
+        return model.encode(
+            tf.constant(self.word_ids[:, part]),
+            char_ids=tf.constant(self.char_ids),
+            char_index=tf.constant(self.char_index[:, part]),
+            state=model.zero_state(B) if state is None else state,
+        )
+
+
+VARIANTS = [
+    make_config(inputs="joint"),
+    make_config(inputs="joint", lstm_dim=5),
+    make_config(inputs="joint", tied=False),
+    make_config(inputs="words"),
+    make_config(inputs="words", tied=False, layers=1),
+    make_config(inputs="characters", tied=False),
+    make_config(inputs="joint", char_cnn="frozen"),
+]
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_shapes(config: ModelConfig) -> None:
+    model = make_model(config)
+    encoded = Window().encode(model)
+    layers, hidden_dim = config.lstm_layers, config.lstm_dim
+    assert encoded.layers.shape == (B, T, layers, hidden_dim)
+    assert encoded.state.shape == (B, layers, 2, hidden_dim) == model.zero_state(B).shape
+    read = config.word_dim if config.tied else hidden_dim
+    assert encoded.hidden.shape == (B, T, read)
+    assert model.logits(tf.reshape(encoded.hidden, [-1, read])).shape == (B * T, V)
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_variables(config: ModelConfig) -> None:
+    model = make_model(config)
+    paths = [weight.path for weight in model.weights]
+    assert len(set(paths)) == len(paths)  # checkpoints go by them
+    parts = {
+        path.split("/")[1] if path.startswith("joint") else path.split("/")[0] for path in paths
+    }
+    expected = {"output_bias", *(f"lstm_{index}" for index in range(config.lstm_layers))}
+    if config.inputs != "characters":
+        expected.add("word_embedding")
+    if config.inputs != "words":
+        expected.add("char_cnn")
+    if not config.tied:
+        expected.add("output_kernel")
+    elif config.lstm_dim != config.word_dim:
+        expected.add("projection")
+    assert parts == expected
+    trained = {weight.path for weight in model.trainable_variables}
+    frozen = {path for path in paths if path.startswith("char_cnn/")}
+    assert trained == set(paths) - (frozen if config.char_cnn == "frozen" else set())
+
+
+def lstm(x: Floats, state: Floats, weights: dict[str, Floats], path: str) -> tuple[Floats, Floats]:
+    """Reads `[T, X]` by the textbook's equations; returns `[T, H]` and the state `[2, H]`."""
+
+    def sigmoid(values: Floats) -> Floats:
+        return np.asarray(1 / (1 + np.exp(-values)))
+
+    output, cell = state
+    outputs = []
+    for row in x:
+        z = row @ weights[f"{path}/kernel"] + output @ weights[f"{path}/recurrent_kernel"]
+        entry, forget, new, out = np.split(z + weights[f"{path}/bias"], 4)
+        cell = sigmoid(forget) * cell + sigmoid(entry) * np.tanh(new)
+        output = sigmoid(out) * np.tanh(cell)
+        outputs.append(output)
+    return np.asarray(outputs), np.asarray([output, cell])
+
+
+@pytest.mark.parametrize("config", [VARIANTS[0], VARIANTS[1], VARIANTS[2], VARIANTS[5]])
+def test_encode_is_the_textbook_model(config: ModelConfig) -> None:
+    model = make_model(config, random=True)
+    weights = {w.path: w.numpy().astype(np.float64) for w in model.weights}
+    window = Window()
+    state = np.random.default_rng(3).normal(size=(B, 2, 2, config.lstm_dim))
+    encoded = window.encode(model, state=tf.constant(state, tf.float32))
+    spelled = model.spell_out(tf.constant(window.char_ids)).numpy().astype(np.float64)
+    for lane in range(B):
+        x = spelled[window.char_index[lane]]
+        if config.inputs == "joint":
+            words = weights["word_embedding/embeddings"][window.word_ids[lane]]
+            x = np.concatenate([x, words], axis=1)
+        for layer in range(2):
+            x, after = lstm(x, state[lane, layer], weights, f"lstm_{layer}/lstm_cell")
+            np.testing.assert_allclose(encoded.layers[lane, :, layer], x, atol=1e-5)
+            np.testing.assert_allclose(encoded.state[lane, layer], after, atol=1e-5)
+        if config.tied and config.lstm_dim != config.word_dim:
+            x = x @ weights["projection/kernel"] + weights["projection/bias"]
+        np.testing.assert_allclose(encoded.hidden[lane], x, atol=1e-5)
+        tied = "word_embedding/embeddings"
+        kernel = weights[tied if config.tied else "joint_model/output_kernel"]
+        expected = x @ kernel.T + weights["joint_model/output_bias"]
+        np.testing.assert_allclose(model.logits(encoded.hidden[lane]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_one_long_window_is_two_with_the_state_carried(config: ModelConfig) -> None:
+    model = make_model(config, random=True)
+    window = Window(steps=2 * T)
+    whole = window.encode(model)
+    first = window.encode(model, slice(0, T))
+    second = window.encode(model, slice(T, 2 * T), state=first.state)
+    for name in ("layers", "hidden"):
+        joined = tf.concat([getattr(first, name), getattr(second, name)], axis=1)
+        np.testing.assert_allclose(joined, getattr(whole, name), atol=1e-6)
+    np.testing.assert_allclose(second.state, whole.state, atol=1e-6)
+    # And the state matters.
+    apart = window.encode(model, slice(T, 2 * T))
+    assert not np.allclose(apart.hidden, second.hidden, atol=1e-3)
+
+
+def test_lanes_do_not_see_each_other() -> None:
+    model = make_model(VARIANTS[0], random=True)
+    window = Window()
+    before = window.encode(model).hidden.numpy()
+    window.word_ids[1] = (window.word_ids[1] + 1) % V
+    after = window.encode(model).hidden.numpy()
+    np.testing.assert_array_equal(after[[0, 2]], before[[0, 2]])
+    assert (after[1] != before[1]).any()
+
+
+def test_future_words_are_not_seen() -> None:
+    model = make_model(VARIANTS[0], random=True)
+    window = Window()
+    before = window.encode(model).hidden.numpy()
+    window.word_ids[:, 3:] = (window.word_ids[:, 3:] + 1) % V
+    after = window.encode(model).hidden.numpy()
+    np.testing.assert_array_equal(after[:, :3], before[:, :3])
+    assert (after[:, 3] != before[:, 3]).any()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "by_word", "by_spelling"),
+    [("joint", True, True), ("words", True, False), ("characters", False, True)],
+)
+def test_what_the_model_reads(inputs: str, by_word: bool, by_spelling: bool) -> None:
+    model = make_model(make_config(inputs=inputs, tied=False), random=True)
+    window = Window()
+    before = window.encode(model).hidden.numpy()
+    window.word_ids = (window.word_ids + 1) % V
+    assert (window.encode(model).hidden.numpy() != before).any() == by_word
+    window = Window()
+    window.char_ids = window.char_ids + 1
+    assert (window.encode(model).hidden.numpy() != before).any() == by_spelling
+
+
+def test_dropout_is_used_at_every_place() -> None:
+    model = make_model(VARIANTS[0])
+    seen: list[tuple[int, tuple[int, ...]]] = []
+
+    def note(x: tf.Tensor, *, place: int) -> tf.Tensor:
+        seen.append((place, tuple(x.shape)))
+        return x * 2.0
+
+    window = Window()
+    plain = window.encode(model)
+    doubled = model.encode(
+        tf.constant(window.word_ids),
+        char_ids=tf.constant(window.char_ids),
+        char_index=tf.constant(window.char_index),
+        state=model.zero_state(B),
+        dropout=note,  # type: ignore[arg-type]
+    )
+    # The input, between the layers, and the output; one place each.
+    assert seen == [(0, (B, T, 11)), (1, (B, T, 7)), (2, (B, T, 7))]
+    assert not np.allclose(doubled.layers[:, :, 0], plain.layers[:, :, 0])
+
+
+@pytest.mark.parametrize("config", [VARIANTS[0], VARIANTS[2], VARIANTS[5]])
+def test_output_bias_begins_as_log_unigram(config: ModelConfig) -> None:
+    total = sum(COUNTS) + V
+    expected = [math.log((count + 1) / total) for count in COUNTS]
+    np.testing.assert_allclose(unigram_log_probabilities(COUNTS), expected, rtol=1e-12)
+    np.testing.assert_allclose(make_model(config).output_bias, expected, rtol=1e-6)
+    assert np.exp(unigram_log_probabilities(COUNTS)).sum() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("config", VARIANTS)
+def test_the_first_loss_is_that_of_the_unigrams(config: ModelConfig) -> None:
+    window = Window()
+    model = make_model(config)
+    sums = full_softmax(
+        model,
+        window.encode(model).hidden,
+        targets=tf.constant(window.targets),
+        weights=tf.ones([B, T]),
+    )
+    unigram = -unigram_log_probabilities(COUNTS)[window.targets].sum()
+    assert float(sums.loss) == pytest.approx(unigram, rel=0.01)
+    uniform = B * T * math.log(V)
+    assert abs(unigram - uniform) > 0.05 * uniform  # else it would say nothing
+
+
+def test_seed_gives_the_weights() -> None:
+    def weights(seed: int) -> list[bytes]:
+        return [weight.numpy().tobytes() for weight in make_model(VARIANTS[2], seed=seed).weights]
+
+    assert weights(1) == weights(1)
+    names = [weight.path for weight in make_model(VARIANTS[2]).weights]
+    same = {n for n, one, two in zip(names, weights(1), weights(2), strict=True) if one == two}
+    assert {name.split("/")[-1] for name in same} <= {"bias", "output_bias"}
