@@ -33,6 +33,7 @@ def _train(options: argparse.Namespace) -> None:
     from model.training import check_config, train_and_evaluate
 
     cluster = join_cluster(threads=options.threads)
+    logging.getLogger("tensorflow").handlers.clear()  # it has its own; every line came twice
     logging.basicConfig(
         stream=sys.stdout,
         level=logging.INFO,
