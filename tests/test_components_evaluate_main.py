@@ -94,6 +94,18 @@ def test_verdict_is_in_report_page_and_summary(
     ]
 
 
+@pytest.mark.parametrize(("unknown", "warned"), [(0.1, False), (0.11, True)])
+def test_many_unknown_words_are_told(unknown: float, warned: bool) -> None:
+    report = judged()
+    test = report["splits"]["test"]
+    test["unknown_words"] = round(unknown * test["words"])
+    warnings = [line for line in summarise(report, "out") if line.startswith("warning")]
+    assert warnings == warned * [
+        "warning: 11% of the test words are unknown, so the perplexity says little; raise "
+        "data.vocab_size, lower data.min_count or give more text"
+    ]
+
+
 def test_figures_that_are_not_finite_become_null(tmp_path: Path) -> None:
     measured = make_report()
     measured["splits"]["test"]["perplexity"] = math.nan

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,29 @@ def test_a_task_and_its_children_are_one_group(tmp_path: Path) -> None:
         [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
     )
     assert done.stdout.split() == [path.read_text()] * 2
+
+
+def test_a_task_ends_with_its_charloom_run(tmp_path: Path) -> None:
+    code = (
+        "import time\n"
+        "from components.task import reporting_errors\n"
+        "with reporting_errors():\n"
+        "    print('started', flush=True)\n"
+        "    time.sleep(120)\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    environment = {**os.environ, task.GROUP_FILE_VARIABLE: str(tmp_path / "group")}
+    environment[task.OWNER_VARIABLE] = str(owner.pid)
+    environment["PYTHONPATH"] = os.path.dirname(os.path.dirname(task.__file__))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "started\n"
+    owner.kill()
+    owner.communicate()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_the_image_can_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
