@@ -12,10 +12,8 @@ import pytest
 
 from components.evaluate import gate, page
 from components.evaluate.main import check_folder, judge, publish, run, summarise
-from components.preprocess.main import run as prepare
-from components.train.main import run as train
 from model import evaluation
-from model.config import Config, GateConfig, with_overrides
+from model.config import Config, GateConfig
 from model.errors import InputError
 from model.presets import tiny
 
@@ -212,30 +210,19 @@ def test_reader_never_sees_half_a_report(tmp_path: Path) -> None:
     assert all(names in (FILES, set()) for names in seen)
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> tuple[str, str]:
-    """Records and workdir of a real training, just long enough to beat the unigrams."""
-    root = tmp_path_factory.mktemp("trained")
-    records, workdir = str(root / "records"), str(root / "workdir")
-    prepare(inputs=[str(corpus)], records=records, config=tiny().data)
-    config = with_overrides(tiny(), ["train.steps=200"])
-    train(records=records, workdir=workdir, config=config, workers=1)
-    return records, workdir
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("limit", "status"), [(1000.0, "PASSED"), (1.0, "REJECTED")])
 def test_run_on_a_trained_model(
     tmp_path: Path,
-    trained: tuple[str, str],
+    tiny_records: str,
+    tiny_training: str,
     capsys: pytest.CaptureFixture[str],
     limit: float,
     status: str,
 ) -> None:
-    records, workdir = trained
     config = dataclasses.replace(tiny(), gate=GateConfig(max_perplexity=limit))
     folder = tmp_path / "report"
-    report = run(records=records, workdir=workdir, report=str(folder), config=config)
+    report = run(records=tiny_records, workdir=tiny_training, report=str(folder), config=config)
     assert report["verdict"]["status"] == status
     assert read_json(folder) == report
     lines = capsys.readouterr().out.splitlines()

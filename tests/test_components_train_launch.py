@@ -123,7 +123,7 @@ def test_a_second_training_is_kept_out_and_ctrl_c_ends_all_workers(
 def test_workers_end_when_their_launcher_is_killed(tiny_records: str, tmp_path: Path) -> None:
     workdir = tmp_path / "workdir"
     process = start_training(tiny_records, workdir)
-    wait_for(lambda: len(worker_pids(workdir)) == 2, "both workers")
+    wait_for(lambda: len(worker_pids(workdir)) == 2, "both workers")  # they only begin to start
     process.kill()
     process.communicate(timeout=60)
     wait_for(lambda: not worker_pids(workdir), "the workers' end")

@@ -63,6 +63,7 @@ def launch_local(
     command = [sys.executable, "-m", "components.train.worker"]
     command += ["--records", records, "--workdir", workdir, "--config", config]
     command += ["--threads", str(max(1, (os.cpu_count() or 1) // workers))]
+    command += ["--launcher", str(os.getpid())]
     with _started(command, workdir=workdir, ports=ports) as running:
         while True:
             watch()

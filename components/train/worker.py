@@ -20,8 +20,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--config", required=True, help="JSON file of the whole config")
     parser.add_argument("--threads", type=int, default=0, help="cores for one op; 0: all")
+    parser.add_argument("--launcher", type=int, help="process id; end when it is gone")
     options = parser.parse_args(arguments)
-    _end_with_parent()
+    if options.launcher is not None:
+        _end_with_launcher(options.launcher)
     with reporting_errors():
         _train(options)
 
@@ -56,16 +58,19 @@ def _train(options: argparse.Namespace) -> None:
     logging.info("finished at step %d", result["step"])
 
 
-def _end_with_parent() -> None:
-    """Ends this process when its launcher is gone: nobody would read or restart it."""
-    parent = os.getppid()
+def _end_with_launcher(launcher: int) -> None:
+    """Ends this process when its launcher is gone: nobody would read or restart it.
+
+    Args:
+      launcher: its process id, handed over, as it may be gone before we can ask for it.
+    """
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == launcher:
             time.sleep(1.0)
         os._exit(1)
 
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    threading.Thread(target=watch, name="launcher-watch", daemon=True).start()
 
 
 if __name__ == "__main__":
