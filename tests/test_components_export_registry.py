@@ -197,7 +197,9 @@ def test_no_model_is_found(tmp_path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"version": 9}', '{"version": null}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", "{}", '{"version": 9}', '{"version": null}', '{"version": ""}']
+)
 def test_a_damaged_champion_is_no_model(tmp_path: Path, content: str) -> None:
     publish_new(tmp_path)
     (tmp_path / "m" / CHAMPION_FILE).write_text(content, encoding="utf-8")

@@ -103,7 +103,7 @@ def find_model(path: str) -> str:
         return path
     try:
         with open(os.path.join(path, CHAMPION_FILE), encoding="utf-8") as file:
-            return find_model(os.path.join(path, str(json.load(file)["version"])))
+            return find_model(os.path.join(path, str(int(json.load(file)["version"]))))
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{path} holds no exported model; name a version's folder, <registry>/<name>/<number>"
