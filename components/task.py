@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from model.errors import CharloomError
+from model.files import write_whole
 
 DEFAULT_IMAGE = "charloom:0.1.0"
 
@@ -57,7 +58,7 @@ def reporting_errors() -> Iterator[None]:
         message = " ".join(str(error).split())
         path = os.environ.get(ERROR_FILE_VARIABLE)
         if path:
-            _write_whole(path, json.dumps({"exit_code": error.exit_code, "message": message}))
+            write_whole(path, json.dumps({"exit_code": error.exit_code, "message": message}))
         else:
             print(f"error: {message}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
@@ -89,7 +90,7 @@ def _lead_process_group() -> None:
     path = os.environ.get(GROUP_FILE_VARIABLE)
     if path:
         os.setpgid(0, 0)
-        _write_whole(path, str(os.getpgrp()))
+        write_whole(path, str(os.getpgrp()))
         owner = os.environ.get(OWNER_VARIABLE)
         if owner:
             threading.Thread(target=_end_with_owner, args=(int(owner),), daemon=True).start()
@@ -100,11 +101,3 @@ def _end_with_owner(owner: int) -> None:
     while os.path.exists(f"/proc/{owner}") or not os.path.exists("/proc/self"):
         time.sleep(1.0)
     os.killpg(os.getpgrp(), signal.SIGKILL)
-
-
-def _write_whole(path: str, text: str) -> None:
-    """Writes `text` so that a reader of `path` sees all of it or nothing."""
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)

@@ -11,7 +11,6 @@ one before is taken.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.errors import InputError
+from model.files import hash_file
 
 ARRAYS_FILE, META_FILE = "arrays.npz", "meta.json"
 _NAME = re.compile(r"step-(\d{8,})")
@@ -54,11 +54,6 @@ class Checkpoint:
 def folder(workdir: str) -> str:
     """Returns the folder of a workdir's checkpoints."""
     return os.path.join(workdir, "checkpoints")
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_checkpoint(
@@ -94,7 +89,7 @@ def save_checkpoint(
             np.savez(file, allow_pickle=False, **dict(arrays))
             file.flush()
             os.fsync(file.fileno())
-        digest = _sha256(os.path.join(temporary, ARRAYS_FILE))
+        digest = hash_file(os.path.join(temporary, ARRAYS_FILE))
         content = {**meta, "step": step, "arrays_sha256": digest}
         with open(os.path.join(temporary, META_FILE), "w", encoding="utf-8") as text:
             json.dump(content, text, indent=2)
@@ -126,7 +121,8 @@ def list_checkpoints(workdir: str) -> list[str]:
     return [os.path.join(folder(workdir), name) for name in names]
 
 
-def _read_meta(path: str) -> dict[str, Any]:
+def read_meta(path: str) -> dict[str, Any]:
+    """Returns a checkpoint's `meta.json`, without a look at its arrays."""
     with open(os.path.join(path, META_FILE), encoding="utf-8") as file:
         meta = json.load(file)
     if not isinstance(meta, dict) or "step" not in meta:
@@ -137,7 +133,7 @@ def _read_meta(path: str) -> dict[str, Any]:
 def _score(path: str) -> float:
     """Returns log-likelihood per word on the validation split; -inf if there is none."""
     try:
-        meta = _read_meta(path)
+        meta = read_meta(path)
         return float(meta["valid_log_likelihood"]) / int(meta["valid_words"])
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return float("-inf")
@@ -154,8 +150,8 @@ def verify_checkpoint(path: str) -> dict[str, Any]:
       ValueError: it is not whole; the message says why.
     """
     try:
-        meta = _read_meta(path)
-        if _sha256(os.path.join(path, ARRAYS_FILE)) != meta.get("arrays_sha256"):
+        meta = read_meta(path)
+        if hash_file(os.path.join(path, ARRAYS_FILE)) != meta.get("arrays_sha256"):
             raise ValueError(f"{ARRAYS_FILE} is cut short or damaged")
     except OSError as error:
         raise ValueError(f"{error.filename}: {error.strerror}") from None

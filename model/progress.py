@@ -11,6 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from model.files import write_whole
+
 METRICS_FILE = "metrics.jsonl"
 log = logging.getLogger(__name__)
 
@@ -57,9 +59,7 @@ class RunLog:
         rows = [row for row in read_metrics(workdir) if row["step"] <= step]
         self._earlier_seconds = max((row["seconds"] for row in rows), default=0.0)
         path = os.path.join(workdir, METRICS_FILE)
-        with open(path + ".tmp", "w", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
-        os.replace(path + ".tmp", path)
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._file = open(path, "a", encoding="utf-8")
         self._events = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
 

@@ -28,6 +28,7 @@ from model.checkpoints import (
 from model.cluster import Cluster, own_lanes
 from model.config import Config, to_json
 from model.errors import CharloomError, InputError
+from model.files import write_whole
 from model.network import JointModel
 from model.optimizer import AdamW, learning_rate
 from model.plan import EvalPlan, TrainPlan
@@ -226,9 +227,7 @@ def train_and_evaluate(
         run_log.close()
     if cluster.is_chief:
         marker = os.path.join(workdir, COMPLETED_FILE)
-        with open(marker + ".tmp", "w", encoding="utf-8") as file:
-            file.write(f"{training.step}\n")
-        os.replace(marker + ".tmp", marker)
+        write_whole(marker, f"{training.step}\n")
     valid = math.exp(-training.valid[0] / training.valid[1]) if training.valid else None
     return {"step": training.step, "valid_perplexity": valid}
 

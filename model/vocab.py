@@ -15,10 +15,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
 
 from model.errors import InputError
+from model.files import write_whole
 
 DOCUMENT_START = b""
 LINE_END = b"\n"
@@ -119,9 +119,7 @@ class Vocabulary:
 
     def save(self, path: str) -> None:
         """Writes the vocabulary file."""
-        with open(path + ".tmp", "w", encoding="utf-8", newline="\n") as file:
-            file.write(self.to_text())
-        os.replace(path + ".tmp", path)
+        write_whole(path, self.to_text())
 
     @classmethod
     def load(cls, path: str) -> Vocabulary:

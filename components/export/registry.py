@@ -10,9 +10,9 @@ import json
 import os
 import re
 import tempfile
-import uuid
 
 from model.errors import InputError
+from model.files import write_whole
 
 CHAMPION_FILE = "champion.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -82,12 +82,7 @@ def _point_champion(registry: str, name: str) -> None:
     version = 0
     while version != (newest := versions(registry, name)[-1]):
         version = newest
-        # Not by process id: two containers may have the same.
-        temporary = f"{path}.tmp-{uuid.uuid4().hex}"
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump({"version": version}, file)
-            file.write("\n")
-        os.replace(temporary, path)
+        write_whole(path, json.dumps({"version": version}) + "\n")
 
 
 def find_model(path: str) -> str:

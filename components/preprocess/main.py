@@ -17,6 +17,7 @@ from components.preprocess.sources import InputFile
 from components.preprocess.transforms import FileScan, Group
 from model.config import CONFIG_VERSION, DataConfig, to_dict
 from model.errors import InputError
+from model.files import hash_file
 from model.records import COMPLETED_FILE, FORMAT_VERSION, INFO_FILE, SPLITS, VOCAB_FILE, Dataset
 from model.vocab import Vocabulary
 
@@ -134,7 +135,7 @@ def _reuse(target: str, files: Sequence[InputFile], config: DataConfig) -> dict[
         raise InputError(f"{occupied}, records that can't be used: {error}; {advice}") from None
     if info["config"] != to_dict(config):
         raise InputError(f"{occupied}, records made with another config; {advice}")
-    hashes = [sources.hash_file(file.path) for file in files]
+    hashes = [hash_file(file.path) for file in files]
     if info["input"]["fingerprint"] != sources.fingerprint([f.name for f in files], hashes):
         raise InputError(f"{occupied}, records of another input; {advice}")
     print(f"{target}: already prepared from this input with this config", flush=True)

@@ -171,12 +171,6 @@ def read_file(path: str) -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()
 
 
-def hash_file(path: str) -> str:
-    """Returns the SHA-256 of a file."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
     """Returns one SHA-256 over the files' names and the hashes of their contents."""
     rows = "".join(f"{sha256}  {name}\n" for name, sha256 in zip(names, hashes, strict=True))

@@ -20,8 +20,9 @@ import tensorflow as tf
 
 from components.preprocess.cutting import Piece, cut_text
 from components.preprocess.runner import beam
-from components.preprocess.sources import BadTextError, InputFile, decode_text, hash_file, read_file
+from components.preprocess.sources import BadTextError, InputFile, decode_text, read_file
 from model.config import DataConfig
+from model.files import hash_file, write_whole
 from model.records import SPLITS, encode_record, framed_size, shard_name
 from model.vocab import LINE_END, Vocabulary
 
@@ -273,9 +274,7 @@ class SaveJson(beam.PTransform):
 
 
 def _save_json(elements: list[Any], path: str) -> None:
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        json.dump(elements, file, default=dataclasses.asdict)
-    os.replace(path + ".tmp", path)
+    write_whole(path, json.dumps(elements, default=dataclasses.asdict))
 
 
 def load_scans(path: str) -> list[FileScan]:

@@ -14,9 +14,10 @@ from typing import Any
 from tqdm import tqdm
 
 from components.train.launch import launch_local
-from model.checkpoints import best_checkpoint, newest_checkpoint, verify_checkpoint
+from model.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.config import Config, read_config, to_json
 from model.errors import InputError
+from model.files import write_whole
 from model.progress import METRICS_FILE, perplexity
 from model.records import COMPLETED_FILE, Dataset
 from model.training import FREE_FIELDS, check_config
@@ -64,7 +65,7 @@ def _steps_done(workdir: str, config: Config, *, records: str, digest: str) -> i
     newest = newest_checkpoint(workdir)
     if newest is None:
         return 0
-    meta = verify_checkpoint(newest)
+    meta = read_meta(newest)
     if meta.get("dataset_digest") != digest:
         raise InputError(
             f"workdir {workdir} was trained on other records than {records}; choose another"
@@ -90,7 +91,7 @@ def _train(
             print(f"{workdir} is already trained to step {done}")
             return _result(workdir)
         os.remove(marker)
-    _write(os.path.join(workdir, CONFIG_FILE), to_json(config))
+    write_whole(os.path.join(workdir, CONFIG_FILE), to_json(config))
     with ProgressBar(workdir, steps=config.train.steps, done=done) as bar:
         launch_local(
             records=os.path.abspath(records),
@@ -120,12 +121,6 @@ def _result(workdir: str) -> dict[str, Any]:
     words = best.meta.get("valid_words")
     value = perplexity(best.meta["valid_log_likelihood"], words) if words else None
     return {"step": best.step, "valid_perplexity": value, "checkpoint": best.path}
-
-
-def _write(path: str, text: str) -> None:
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(path + ".tmp", path)
 
 
 def _open_workdir(workdir: str, config: Config) -> None:
