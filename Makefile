@@ -1,13 +1,14 @@
 # `make help` lists the targets. demo, test, check and bench set up what they need first.
 
 PYTHON ?=
+BROWN ?= ../shared/data/brown
 BIN := .venv/bin
 READY := .venv/.ready
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VERSION := import platform; print(platform.python_version())
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo brown test check bench lock clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
@@ -21,6 +22,11 @@ setup: $(READY) ## Make .venv with what requirements.lock says. PYTHON=python3.1
 demo: $(READY) ## Train, evaluate and export a small model on English text that Python carries.
 	$(BIN)/charloom demo
 
+brown: $(READY) ## Train the preset brown on the Brown corpus, up to an hour; goes on where it was stopped.
+	$(BIN)/charloom prepare --preset brown --train $(BROWN)/train.txt --valid $(BROWN)/valid.txt \
+	  --vocab $(BROWN)/vocab.txt --tokenizer whitespace --no-sentence-marks --records brown/records
+	$(BIN)/charloom train --preset brown --records brown/records --workdir brown/work --workers 1
+
 test: $(READY) ## All tests, the slow ones too.
 	$(BIN)/python -m pytest
 
@@ -31,7 +37,8 @@ check: $(READY) ## Lint, formatting and types.
 
 bench: $(READY) ## Every script in bench/; each measures one figure.
 	@set -e; found=; for script in bench/[a-z]*.py; do \
-	  [ -e "$$script" ] || continue; found=yes; echo "bench: $$script"; $(BIN)/python "$$script"; \
+	  [ -e "$$script" ] || continue; found=yes; echo "bench: $$script"; \
+	  $(BIN)/python -m "bench.$$(basename "$$script" .py)"; \
 	done; [ -n "$$found" ] || echo "bench: no scripts in bench/ yet"
 
 lock: ## Make requirements.lock anew from setup.py (needs uv). LOCK_FLAGS=--upgrade takes newer versions.

@@ -29,6 +29,7 @@ setup(
         "tqdm>=4.67,<5",
     ],
     extras_require={
+        "bench": ["torch>=2.9"],  # what bench/ compares with; not in requirements.lock, not in CI
         "dev": [
             "mypy>=2,<3",
             "pre-commit>=4,<5",

@@ -55,13 +55,23 @@ def reporting_errors() -> Iterator[None]:
     try:
         yield
     except CharloomError as error:
-        message = " ".join(str(error).split())
-        path = os.environ.get(ERROR_FILE_VARIABLE)
-        if path:
-            write_whole(path, json.dumps({"exit_code": error.exit_code, "message": message}))
-        else:
-            print(f"error: {message}", file=sys.stderr, flush=True)
+        report_error(error)
         raise SystemExit(error.exit_code) from None
+
+
+def report_error(error: CharloomError) -> None:
+    """Writes an error's line to the file named by `CHARLOOM_ERROR_FILE`, or to stderr."""
+    message = " ".join(str(error).split())
+    path = os.environ.get(ERROR_FILE_VARIABLE)
+    if path:
+        content = {
+            "exit_code": error.exit_code,
+            "kind": type(error).__name__,
+            "message": message,
+        }
+        write_whole(path, json.dumps(content))
+    else:
+        print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def select_numbers(result: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, float]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from model.plan import EvalPlan, Segment, TrainPlan
 from model.records import Record
+from model.sampling import Rows, TargetSampler
 from model.vocab import BOS_ID, CHAR_BEGIN, CHAR_BOS, CHAR_END
 
 Int32Array = npt.NDArray[np.int32]
@@ -29,14 +30,18 @@ class Batch:
     """`[b, T]` words to predict."""
     weights: npt.NDArray[np.float32]
     """`[b, T]` 1 where there is a target, 0 in padding."""
+    words: Int32Array
+    """`[U]` ids of the distinct words read; unknown words are distinct by their spelling."""
     char_ids: Int32Array
-    """`[U, W]` spellings of the distinct words read."""
-    char_index: Int32Array
-    """`[b, T]` which spelling each word read has."""
+    """`[U, W]` their spellings."""
+    index: Int32Array
+    """`[b, T]` which of them each word read is."""
     fresh: npt.NDArray[np.bool_]
     """`[b]` whether the lane begins a record with a zero state."""
     records: Int32Array
     """`[b, T]` the record that each target comes from."""
+    rows: Rows | None = None
+    """With the sampled softmax, the words that the step has to do with."""
 
 
 def spelling_matrix(
@@ -111,8 +116,7 @@ class LaneReader:
           fresh: for each lane, whether its state starts at zero.
         """
         shape = (len(lanes), self._window)
-        word_ids = np.full(shape, BOS_ID, np.int32)
-        targets = np.zeros(shape, np.int32)
+        word_ids, targets = self.ids(lanes)
         weights = np.zeros(shape, np.float32)
         records = np.zeros(shape, np.int32)
         spellings = np.empty((*shape, self._width), np.uint16)
@@ -120,37 +124,76 @@ class LaneReader:
         for lane, segments in enumerate(lanes):
             at = 0
             for segment in segments:
-                ids, matrix = self._record(segment.record)
+                _, matrix = self._record(segment.record)
                 stop = at + segment.stop - segment.start
-                word_ids[lane, at:stop] = ids[segment.start : segment.stop]
-                targets[lane, at:stop] = ids[segment.start + 1 : segment.stop + 1]
                 spellings[lane, at:stop] = matrix[segment.start : segment.stop]
                 records[lane, at:stop] = segment.record
                 weights[lane, at:stop] = 1.0
                 at = stop
-        char_ids, char_index = _distinct(spellings.reshape(-1, self._width))
+        words, char_ids, index = _distinct(word_ids.ravel(), spellings.reshape(-1, self._width))
         return Batch(
             word_ids=word_ids,
             targets=targets,
             weights=weights,
+            words=words,
             char_ids=char_ids,
-            char_index=char_index.reshape(shape),
+            index=index.reshape(shape),
             fresh=np.asarray(fresh),
             records=records,
         )
 
+    def ids(self, lanes: list[list[Segment]]) -> tuple[Int32Array, Int32Array]:
+        """Returns the words `[b, T]` that lanes read, and their targets `[b, T]`."""
+        word_ids = np.full((len(lanes), self._window), BOS_ID, np.int32)
+        targets = np.zeros_like(word_ids)
+        for lane, segments in enumerate(lanes):
+            at = 0
+            for segment in segments:
+                ids, _ = self._record(segment.record)
+                stop = at + segment.stop - segment.start
+                word_ids[lane, at:stop] = ids[segment.start : segment.stop]
+                targets[lane, at:stop] = ids[segment.start + 1 : segment.stop + 1]
+                at = stop
+        return word_ids, targets
 
-def _distinct(spellings: npt.NDArray[np.uint16]) -> tuple[Int32Array, Int32Array]:
-    """Returns the distinct rows `[U, W]` of `[N, W]`, and for each row which one it is `[N]`."""
-    rows = np.ascontiguousarray(spellings)
+
+def _distinct(
+    word_ids: Int32Array, spellings: npt.NDArray[np.uint16]
+) -> tuple[Int32Array, Int32Array, Int32Array]:
+    """Finds the distinct words among `[N]` ids with their spellings `[N, W]`.
+
+    Ids count too: of two long words of the vocabulary W characters may be the same.
+
+    Returns:
+      Their ids `[U]` and spellings `[U, W]`, and which of them each word is, `[N]`.
+    """
+    rows = np.concatenate([word_ids[:, np.newaxis].view(np.uint16), spellings], axis=1)
     keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
     _, first, index = np.unique(keys, return_index=True, return_inverse=True)
-    return rows[first].astype(np.int32), index.astype(np.int32)
+    return word_ids[first], spellings[first].astype(np.int32), index.astype(np.int32)
 
 
-def train_batch(plan: TrainPlan, reader: LaneReader, step: int, lanes: range) -> Batch:
-    """Returns what some lanes read at a training step."""
-    return reader.batch([plan.segments(step, lane) for lane in lanes], [False] * len(lanes))
+def train_batch(
+    plan: TrainPlan,
+    reader: LaneReader,
+    step: int,
+    lanes: range,
+    *,
+    sampler: TargetSampler | None = None,
+) -> Batch:
+    """Returns what some lanes read at a training step; `sampler` draws at random for all lanes."""
+    segments = [plan.segments(step, lane) for lane in range(plan.lanes)]
+    batch = reader.batch(segments[lanes.start : lanes.stop], [False] * len(lanes))
+    if sampler is None:
+        return batch
+    word_ids, targets = reader.ids(segments)
+    targets = sampler.replace(targets, step=step)
+    own = targets[lanes.start : lanes.stop]
+    rows = None
+    if sampler.is_sampled:
+        used = np.concatenate([word_ids.ravel(), targets.ravel()])
+        rows = sampler.rows(step=step, used=used, words=batch.words, targets=own)
+    return dataclasses.replace(batch, targets=own, rows=rows)
 
 
 def eval_batch(plan: EvalPlan, reader: LaneReader, step: int, lanes: range) -> Batch:

@@ -4,13 +4,15 @@
                                       meta.json    step, scores, digests
 
 A checkpoint is written under a temporary name, flushed and renamed. `meta.json`
-carries the SHA-256 of `arrays.npz`, so a cut or damaged one is found out and the
-one before is taken.
+carries the SHA-256 of `arrays.npz` and of itself, so that one that is cut or damaged
+at any byte is found out and the one before is taken.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
+import hashlib
 import json
 import logging
 import os
@@ -22,11 +24,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.errors import InputError
+from model.errors import CharloomError, InputError
 from model.files import hash_file
 
 ARRAYS_FILE, META_FILE = "arrays.npz", "meta.json"
 _NAME = re.compile(r"step-(\d{8,})")
+_DIGEST = "meta_sha256"
 log = logging.getLogger(__name__)
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -75,6 +78,9 @@ def save_checkpoint(
 
     Returns:
       The checkpoint's folder.
+
+    Raises:
+      CharloomError: the disk is full; the checkpoints that are there stay whole.
     """
     parent = folder(workdir)
     final = os.path.join(parent, f"step-{step:08d}")
@@ -83,24 +89,86 @@ def save_checkpoint(
     for name in os.listdir(parent):
         if name.startswith(".tmp-"):
             shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
-    os.makedirs(temporary)
     try:
-        with open(os.path.join(temporary, ARRAYS_FILE), "wb") as file:
-            np.savez(file, allow_pickle=False, **dict(arrays))
-            file.flush()
-            os.fsync(file.fileno())
-        digest = hash_file(os.path.join(temporary, ARRAYS_FILE))
-        content = {**meta, "step": step, "arrays_sha256": digest}
-        with open(os.path.join(temporary, META_FILE), "w", encoding="utf-8") as text:
-            json.dump(content, text, indent=2)
-            text.flush()
-            os.fsync(text.fileno())
-        shutil.rmtree(final, ignore_errors=True)  # a damaged one of the same step
-        os.rename(temporary, final)
+        os.mkdir(temporary)
+        _write(temporary, step=step, arrays=arrays, meta=meta)
+        _put_in_place(temporary, final)
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
+        shutil.rmtree(temporary, ignore_errors=True)
+        needed = sum(array.nbytes for array in arrays.values())
+        raise disk_full_error(parent, needed=needed) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     _prune(workdir, keep=keep)
     return final
+
+
+def _write(
+    path: str, *, step: int, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
+) -> None:
+    """Writes both files and flushes them to the disk."""
+    with open(os.path.join(path, ARRAYS_FILE), "wb") as file:
+        np.savez(file, allow_pickle=False, **dict(arrays))
+        file.flush()
+        os.fsync(file.fileno())
+    digest = hash_file(os.path.join(path, ARRAYS_FILE))
+    with open(os.path.join(path, META_FILE), "w", encoding="utf-8", newline="\n") as text:
+        text.write(_meta_text({**meta, "step": step, "arrays_sha256": digest}))
+        text.flush()
+        os.fsync(text.fileno())
+    _flush_folder(path)
+
+
+def _put_in_place(temporary: str, final: str) -> None:
+    """Gives a whole checkpoint its name, so that at no time there is less than before."""
+    if os.path.exists(final):
+        try:
+            same = (
+                verify_checkpoint(final)["arrays_sha256"] == read_meta(temporary)["arrays_sha256"]
+            )
+        except ValueError:
+            same = False
+        if same:  # only the score is new
+            os.replace(os.path.join(temporary, META_FILE), os.path.join(final, META_FILE))
+            _flush_folder(final)
+            return
+        shutil.rmtree(final, ignore_errors=True)  # a damaged one
+    os.rename(temporary, final)
+    _flush_folder(os.path.dirname(final))
+
+
+def _flush_folder(path: str) -> None:
+    """Makes what was created or renamed in a folder last."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:  # some network file systems can't
+        if is_disk_full(error):
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed for want of room, or of quota."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full_error(path: str, *, needed: int) -> CharloomError:
+    """Returns the error that tells how much room is needed, and how much there is.
+
+    Args:
+      path: folder on the disk in question.
+      needed: bytes of a checkpoint.
+    """
+    megabyte = 1e6
+    free = shutil.disk_usage(path).free / megabyte
+    return CharloomError(
+        f"a checkpoint needs {needed / megabyte:.1f} MB, {free:.1f} MB are free in {path}; free "
+        "some and run the same command to go on from the checkpoint before"
+    )
 
 
 def _prune(workdir: str, *, keep: int) -> None:
@@ -112,22 +180,49 @@ def _prune(workdir: str, *, keep: int) -> None:
 
 
 def list_checkpoints(workdir: str) -> list[str]:
-    """Returns the folders of a workdir's checkpoints, newest first, whole or not."""
+    """Returns the folders of a workdir's checkpoints, newest first, whole or not.
+
+    Raises:
+      InputError: the folder of checkpoints can't be read.
+    """
     try:
         names = [name for name in os.listdir(folder(workdir)) if _NAME.fullmatch(name)]
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise InputError(
+            f"folder of checkpoints {folder(workdir)} can't be read ({error.strerror}); "
+            "make it readable, or choose another --workdir"
+        ) from None
     names.sort(key=lambda name: int(name.removeprefix("step-")), reverse=True)
     return [os.path.join(folder(workdir), name) for name in names]
 
 
+def _meta_text(content: Mapping[str, Any]) -> str:
+    """Returns the one way in which a `meta.json` is written, its own digest in it."""
+    plain = json.dumps(content, indent=2)
+    digest = hashlib.sha256(plain.encode()).hexdigest()
+    return json.dumps({**content, _DIGEST: digest}, indent=2) + "\n"
+
+
 def read_meta(path: str) -> dict[str, Any]:
-    """Returns a checkpoint's `meta.json`, without a look at its arrays."""
-    with open(os.path.join(path, META_FILE), encoding="utf-8") as file:
-        meta = json.load(file)
-    if not isinstance(meta, dict) or "step" not in meta:
-        raise ValueError(f"{META_FILE} has no step")
-    return meta
+    """Returns a checkpoint's `meta.json`, without a look at its arrays.
+
+    Raises:
+      ValueError: it is cut short or damaged.
+      OSError: it can't be read.
+    """
+    with open(os.path.join(path, META_FILE), "rb") as file:
+        data = file.read()
+    try:
+        meta = json.loads(data)
+        del meta[_DIGEST]
+        whole = _meta_text(meta).encode() == data
+    except (ValueError, TypeError, KeyError):
+        whole = False
+    if not whole or "step" not in meta:
+        raise ValueError(f"{META_FILE} is cut short or damaged")
+    return dict(meta)
 
 
 def _score(path: str) -> float:
@@ -148,22 +243,28 @@ def verify_checkpoint(path: str) -> dict[str, Any]:
 
     Raises:
       ValueError: it is not whole; the message says why.
+      InputError: it may not be read.
     """
     try:
         meta = read_meta(path)
         if hash_file(os.path.join(path, ARRAYS_FILE)) != meta.get("arrays_sha256"):
             raise ValueError(f"{ARRAYS_FILE} is cut short or damaged")
+    except PermissionError as error:
+        raise InputError(
+            f"{error.filename} can't be read ({error.strerror}); make it readable"
+        ) from None
     except OSError as error:
         raise ValueError(f"{error.filename}: {error.strerror}") from None
     return meta
 
 
-def _first_whole(paths: list[str]) -> str | None:
+def _first_whole(paths: list[str]) -> tuple[str, dict[str, Any]] | None:
     """Returns the first whole one of some checkpoints; says which ones it passed over."""
     for index, path in enumerate(paths):
         try:
-            verify_checkpoint(path)
-            return path
+            return path, verify_checkpoint(path)
+        except InputError:
+            raise
         except ValueError as error:
             rest = paths[index + 1 :]
             then = f"falling back to {rest[0]}" if rest else "there is none before it"
@@ -173,7 +274,14 @@ def _first_whole(paths: list[str]) -> str | None:
 
 def newest_checkpoint(workdir: str) -> str | None:
     """Returns the folder of the newest whole checkpoint; says which ones it passed over."""
-    return _first_whole(list_checkpoints(workdir))
+    found = _first_whole(list_checkpoints(workdir))
+    return found[0] if found else None
+
+
+def read_newest(workdir: str) -> Checkpoint | None:
+    """Reads the newest whole checkpoint, if there is any; says which ones it passed over."""
+    found = _first_whole(list_checkpoints(workdir))
+    return _read_arrays(*found) if found else None
 
 
 def read_checkpoint(path: str) -> Checkpoint:
@@ -182,7 +290,10 @@ def read_checkpoint(path: str) -> Checkpoint:
     Raises:
       ValueError: it is not whole; the message says why.
     """
-    meta = verify_checkpoint(path)
+    return _read_arrays(path, verify_checkpoint(path))
+
+
+def _read_arrays(path: str, meta: dict[str, Any]) -> Checkpoint:
     with np.load(os.path.join(path, ARRAYS_FILE), allow_pickle=False) as arrays:
         return Checkpoint(path=path, arrays=dict(arrays), meta=meta)
 
@@ -198,4 +309,4 @@ def best_checkpoint(workdir: str) -> Checkpoint:
     found = _first_whole(sorted(paths, key=_score, reverse=True))
     if found is None:
         raise InputError(f"{workdir} has no whole checkpoint; run charloom train")
-    return read_checkpoint(found)
+    return _read_arrays(*found)

@@ -15,6 +15,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin, get_type_hints
 
+from model.checks import check_choice, check_range
 from model.errors import InputError
 
 CONFIG_VERSION = 1
@@ -25,18 +26,10 @@ DOCUMENTS = ("file", "paragraph", "line")
 BAD_TEXT = ("error", "skip", "replace")
 INPUTS = ("joint", "words", "characters")
 CHAR_CNN = ("trained", "frozen")
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # also false for NaN
-        raise InputError(f"{name} is {value}; it must be between {low} and {high}")
-
-
-def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        near = difflib.get_close_matches(value, choices, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{hint}")
+DROPOUT_MASKS = ("window", "word")
+SOFTMAXES = ("full", "sampled")
+PRECISIONS = ("float32", "bfloat16")
+SCHEDULES = ("cosine", "plateau")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,16 +65,16 @@ class DataConfig:
     """Share of a file's bytes that may be undecodable and become U+FFFD; more is bad text."""
 
     def __post_init__(self) -> None:
-        _check_choice("data.tokenizer", self.tokenizer, TOKENIZERS)
-        _check_choice("data.document", self.document, DOCUMENTS)
-        _check_choice("data.on_bad_text", self.on_bad_text, BAD_TEXT)
-        _check_range("data.record_words", self.record_words, 8, 1 << 20)
-        _check_range("data.vocab_size", self.vocab_size, 8, 1 << 24)
-        _check_range("data.min_count", self.min_count, 1, 1 << 20)
-        _check_range("data.valid_fraction", self.valid_fraction, 0.0, 0.5)
-        _check_range("data.test_fraction", self.test_fraction, 0.0, 0.5)
-        _check_range("data.shard_megabytes", self.shard_megabytes, 1, 1 << 14)
-        _check_range("data.max_stray_bytes", self.max_stray_bytes, 0.0, 0.1)
+        check_choice("data.tokenizer", self.tokenizer, TOKENIZERS)
+        check_choice("data.document", self.document, DOCUMENTS)
+        check_choice("data.on_bad_text", self.on_bad_text, BAD_TEXT)
+        check_range("data.record_words", self.record_words, 8, 1 << 20)
+        check_range("data.vocab_size", self.vocab_size, 8, 1 << 24)
+        check_range("data.min_count", self.min_count, 1, 1 << 20)
+        check_range("data.valid_fraction", self.valid_fraction, 0.0, 0.5)
+        check_range("data.test_fraction", self.test_fraction, 0.0, 0.5)
+        check_range("data.shard_megabytes", self.shard_megabytes, 1, 1 << 14)
+        check_range("data.max_stray_bytes", self.max_stray_bytes, 0.0, 0.1)
         try:
             "".encode(self.encoding)
         except (LookupError, UnicodeError):
@@ -114,34 +107,52 @@ class ModelConfig:
     """LSTM layers."""
     lstm_dim: int = 300
     """H, the size of each LSTM layer."""
+    lstm_projection: int = 0
+    """Size to which each layer's output is projected (Sak et al. 2014); 0 for none."""
     tied: bool = True
     """Output weights are the word embeddings (Press and Wolf 2017); needs a word embedding."""
-    dropout: float = 0.3
-    """Share dropped of the LSTM's input, between its layers and of its output; one mask a window."""
+    input_dropout: float = 0.3
+    """Share dropped of each distinct word's vector, one mask a word and step."""
+    hidden_dropout: float = 0.3
+    """Share dropped between LSTM layers."""
+    output_dropout: float = 0.3
+    """Share dropped of the last layer's output."""
+    recurrent_dropout: float = 0.0
+    """Share of recurrent weights dropped, one mask a step (Merity et al. 2018, arXiv 1708.02182)."""
+    dropout_mask: str = "window"
+    """Hidden and output masks: one a lane and `window` (Gal and Ghahramani 2016), or one a `word`."""
 
     def __post_init__(self) -> None:
-        _check_choice("model.inputs", self.inputs, INPUTS)
-        _check_choice("model.char_cnn", self.char_cnn, CHAR_CNN)
-        _check_range("model.word_dim", self.word_dim, 1, 1 << 14)
-        _check_range("model.char_dim", self.char_dim, 1, 1 << 10)
-        _check_range("model.max_word_bytes", self.max_word_bytes, 4, 1 << 10)
-        _check_range("model.highway_layers", self.highway_layers, 0, 16)
-        _check_range("model.lstm_layers", self.lstm_layers, 1, 16)
-        _check_range("model.lstm_dim", self.lstm_dim, 1, 1 << 14)
-        _check_range("model.dropout", self.dropout, 0.0, 0.9)
+        check_choice("model.inputs", self.inputs, INPUTS)
+        check_choice("model.char_cnn", self.char_cnn, CHAR_CNN)
+        check_range("model.char_dim", self.char_dim, 1, 1 << 10)
+        check_range("model.max_word_bytes", self.max_word_bytes, 4, 1 << 10)
+        check_range("model.highway_layers", self.highway_layers, 0, 16)
+        check_range("model.lstm_layers", self.lstm_layers, 1, 16)
+        for name in ("word_dim", "lstm_dim"):
+            check_range(f"model.{name}", getattr(self, name), 1, 1 << 14)
+        check_range("model.lstm_projection", self.lstm_projection, 0, self.lstm_dim)
+        for name in ("input_dropout", "hidden_dropout", "output_dropout", "recurrent_dropout"):
+            check_range(f"model.{name}", getattr(self, name), 0.0, 0.9)
+        check_choice("model.dropout_mask", self.dropout_mask, DROPOUT_MASKS)
         if not self.filter_widths or len(self.filter_widths) != len(self.filter_counts):
             raise InputError(
                 f"model.filter_widths has {len(self.filter_widths)} entries and model.filter_counts "
                 f"{len(self.filter_counts)}; they must be of the same length, at least 1"
             )
         for width, count in zip(self.filter_widths, self.filter_counts, strict=True):
-            _check_range("model.filter_widths", width, 1, self.max_word_bytes)
-            _check_range("model.filter_counts", count, 1, 1 << 14)
+            check_range("model.filter_widths", width, 1, self.max_word_bytes)
+            check_range("model.filter_counts", count, 1, 1 << 14)
         if self.tied and self.inputs == "characters":
             raise InputError(
                 "model.tied needs a word embedding, and model.inputs is 'characters'; "
                 "add --set model.tied=false"
             )
+
+    @property
+    def output_size(self) -> int:
+        """R, the size of an LSTM layer's output."""
+        return self.lstm_projection or self.lstm_dim
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +168,23 @@ class TrainConfig:
     learning_rate: float = 2e-3
     """Peak learning rate of AdamW (Loshchilov and Hutter 2019)."""
     warmup_steps: int = 50
-    """Steps of linear warm-up, before the cosine decay to 1 % of the peak."""
+    """Steps of linear warm-up to the peak."""
+    schedule: str = "cosine"
+    """After the warm-up: `cosine` decay to 1 %, or `plateau`: halved after each validation without gain."""
+    softmax: str = "full"
+    """Training loss: `full` softmax, or `sampled` (Jean et al. 2015); evaluation is always full."""
+    sampled_words: int = 2048
+    """Words, all different, against which the sampled softmax holds each target."""
+    rare_targets: float = 0.0
+    """Share of targets replaced by words that training text shows less than `rare_count` times."""
+    rare_count: int = 3
+    """Such a word replaces targets in proportion to what its count falls short of this."""
+    precision: str = "float32"
+    """Of large matrix products and of gradients between workers; variables are always float32."""
+    average_last: float = 0.0
+    """Share of the steps, at the end, over which the weights are averaged (Izmailov et al. 2018)."""
+    patience: int = 0
+    """Validation passes without gain after which training ends; 0: none ends it."""
     weight_decay: float = 0.01
     """Decoupled weight decay of matrices; biases and output bias are spared."""
     clip_norm: float = 1.0
@@ -175,13 +202,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("lanes", "window", "steps", "log_steps", "valid_steps", "checkpoint_steps"):
-            _check_range(f"train.{name}", getattr(self, name), 1, 1 << 30)
-        _check_range("train.keep_checkpoints", self.keep_checkpoints, 2, 1 << 10)
-        _check_range("train.learning_rate", self.learning_rate, 1e-9, 10.0)
-        _check_range("train.warmup_steps", self.warmup_steps, 0, 1 << 30)
-        _check_range("train.weight_decay", self.weight_decay, 0.0, 1.0)
-        _check_range("train.clip_norm", self.clip_norm, 1e-6, 1e6)
-        _check_range("train.seed", self.seed, 0, (1 << 31) - 1)
+            check_range(f"train.{name}", getattr(self, name), 1, 1 << 30)
+        check_range("train.keep_checkpoints", self.keep_checkpoints, 2, 1 << 10)
+        check_range("train.learning_rate", self.learning_rate, 1e-9, 10.0)
+        check_range("train.warmup_steps", self.warmup_steps, 0, 1 << 30)
+        check_range("train.weight_decay", self.weight_decay, 0.0, 1.0)
+        check_range("train.clip_norm", self.clip_norm, 1e-6, 1e6)
+        check_range("train.seed", self.seed, 0, (1 << 31) - 1)
+        check_choice("train.schedule", self.schedule, SCHEDULES)
+        check_choice("train.softmax", self.softmax, SOFTMAXES)
+        check_choice("train.precision", self.precision, PRECISIONS)
+        for name, low in (("sampled_words", 1), ("rare_count", 1), ("patience", 0)):
+            check_range(f"train.{name}", getattr(self, name), low, 1 << 20)
+        check_range("train.rare_targets", self.rare_targets, 0.0, 0.5)
+        check_range("train.average_last", self.average_last, 0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,7 +226,7 @@ class GateConfig:
     """Test perplexity above which the model is rejected."""
 
     def __post_init__(self) -> None:
-        _check_range("gate.max_perplexity", self.max_perplexity, 1.0, 1e12)
+        check_range("gate.max_perplexity", self.max_perplexity, 1.0, 1e12)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,10 @@ def load_model(workdir: str, dataset: Dataset) -> Loaded:
     config = from_json(json.dumps(checkpoint.meta["config"]), source=checkpoint.path)
     model = JointModel(config.model, vocab_counts=dataset.vocab.counts)
     for variable in model.weights:
-        variable.assign(checkpoint.arrays[f"model/{variable.path}"])
+        averaged = f"average/{variable.path}"
+        use_average = checkpoint.meta["averaged"] and averaged in checkpoint.arrays
+        name = averaged if use_average else f"model/{variable.path}"
+        variable.assign(checkpoint.arrays[name])
     return Loaded(model, config, checkpoint)
 
 
@@ -173,9 +176,9 @@ def sample_next_words(
         reader = LaneReader(dataset, split, max_word_bytes=width, window=stop + 1)
         inputs = batch_inputs(reader.batch([[Segment(index, 0, stop + 1)]], [True]))
         encoded = loaded.model.encode(
-            inputs["word_ids"],
+            inputs["words"],
             char_ids=inputs["char_ids"],
-            char_index=inputs["char_index"],
+            index=inputs["index"],
             state=loaded.model.zero_state(1),
         )
         best = tf.math.top_k(

@@ -1,8 +1,12 @@
 """The joint model: words and spellings to the next word, trained by one loss.
 
-word_ids `[b, T]` -> word embedding `[b, T, D]`
-char_ids `[U, W]` -> char-CNN `[U, F]` -> by char_index -> `[b, T, F]`
-joined `[b, T, F + D]` -> LSTM stack -> `[b, T, H]` -> softmax over V words
+words    `[U]`    -> word embedding `[U, D]`
+char_ids `[U, W]` -> char-CNN       `[U, F]`
+joined `[U, F + D]` -> by index `[b, T]` -> LSTM stack -> `[b, T, R]` -> softmax over V words
+
+All that can be done once for each of the U distinct words of a window is done so, the
+first LSTM layer's product with its input too. R is the size of a layer's output: H, or
+less with a projection.
 """
 
 from __future__ import annotations
@@ -16,16 +20,17 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from model.config import ModelConfig
-from model.layers import CharCNN, LaneDropout
+from model.layers import CharCNN, Dropout
+from model.recurrent import LSTM, multiply
 
 
 class Encoded(NamedTuple):
     """What the LSTM stack makes of a window."""
 
     layers: tf.Tensor
-    """`[b, T, layers, H]` output of every LSTM layer."""
+    """`[b, T, layers, R]` output of every LSTM layer."""
     hidden: tf.Tensor
-    """`[b, T, D or H]` what the softmax reads."""
+    """`[b, T, D or R]` what the softmax reads."""
     state: tf.Tensor
     """`[b, layers, 2, H]` output and cell of every layer after the window."""
 
@@ -69,7 +74,7 @@ class JointModel(keras.layers.Layer):
             size += config.word_dim
         if config.inputs != "words":
             self.char_cnn = CharCNN(config, name="char_cnn")
-            self.char_cnn(tf.zeros([1, config.max_word_bytes], tf.int32))
+            self.char_cnn.build((None, config.max_word_bytes))
             self.char_cnn.trainable = config.char_cnn == "trained"
             size += sum(config.filter_counts)
         return size
@@ -77,28 +82,41 @@ class JointModel(keras.layers.Layer):
     def _build_lstms(self, *, feature_size: int) -> None:
         config = self.config
         self.lstms = [
-            keras.layers.LSTM(
-                config.lstm_dim, return_sequences=True, return_state=True, name=f"lstm_{index}"
-            )
+            LSTM(config.lstm_dim, projection=config.lstm_projection, name=f"lstm_{index}")
             for index in range(config.lstm_layers)
         ]
         for index, lstm in enumerate(self.lstms):
-            lstm.build((None, None, feature_size if index == 0 else config.lstm_dim))
+            lstm.build((None, feature_size if index == 0 else config.output_size))
 
     def _build_output(self) -> None:
         config = self.config
         if not config.tied:
             self.output_kernel = self.add_weight(
-                shape=(self.vocab_size, config.lstm_dim),
+                shape=(self.vocab_size, config.output_size),
                 initializer=keras.initializers.RandomNormal(stddev=0.05),
                 name="output_kernel",
             )
-        elif config.lstm_dim != config.word_dim:
+        elif config.output_size != config.word_dim:
             self.projection = keras.layers.Dense(config.word_dim, name="projection")
-            self.projection.build((None, config.lstm_dim))
+            self.projection.build((None, config.output_size))
         self.output_bias = self.add_weight(
             shape=(self.vocab_size,), initializer=keras.initializers.Zeros(), name="output_bias"
         )
+
+    @property
+    def softmax_kernel(self) -> tf.Variable:
+        """`[V, D or R]` weights of the softmax: the word embeddings themselves if tied."""
+        if self.output_kernel is not None:
+            return self.output_kernel.value
+        assert self.word_embedding is not None
+        return self.word_embedding.embeddings.value
+
+    def tables(self) -> list[tuple[str, tf.Variable]]:
+        """Returns the variables with a row for each of the V words, by name."""
+        named = {"bias": self.output_bias, "kernel": self.output_kernel}
+        if self.word_embedding is not None:
+            named["embedding"] = self.word_embedding.embeddings
+        return [(name, one.value) for name, one in named.items() if one is not None]
 
     def zero_state(self, lanes: int) -> tf.Tensor:
         """Returns `[lanes, layers, 2, H]` zeros."""
@@ -111,46 +129,72 @@ class JointModel(keras.layers.Layer):
 
     def encode(
         self,
-        word_ids: tf.Tensor,
+        words: tf.Tensor,
         *,
         char_ids: tf.Tensor,
-        char_index: tf.Tensor,
+        index: tf.Tensor,
         state: tf.Tensor,
-        dropout: LaneDropout | None = None,
+        word_vectors: tf.Tensor | None = None,
+        dropout: Dropout | None = None,
+        precision: str = "float32",
     ) -> Encoded:
         """Reads a window of words.
 
         Args:
-          word_ids: `[b, T]`.
-          char_ids: `[U, W]` spellings.
-          char_index: `[b, T]` which spelling each word has.
+          words: `[U]` ids of distinct words.
+          char_ids: `[U, W]` their spellings.
+          index: `[b, T]` which of them each word is.
           state: `[b, layers, 2, H]` before the window.
+          word_vectors: `[U, D]` their embeddings, if looked up already.
           dropout: None at evaluation.
+          precision: of large products.
         """
+        training = dropout is not None
         features = []
         if self.char_cnn is not None:
-            features.append(tf.gather(self.spell_out(char_ids), char_index))
-        if self.config.inputs != "characters":
-            assert self.word_embedding is not None
-            features.append(self.word_embedding(word_ids))
-        x = tf.concat(features, axis=-1)
-        x = dropout(x, place=0) if dropout else x
+            features.append(self.char_cnn(char_ids, split=training, precision=precision))
+        if self.word_embedding is not None:
+            looked_up = word_vectors is not None
+            features.append(word_vectors if looked_up else self.word_embedding(words))
+        x: tf.Tensor = tf.concat(features, axis=-1)
+        if dropout:
+            x = dropout.words(x, _keys(words, char_ids))
         outputs, states = [], []
-        for index, lstm in enumerate(self.lstms):
-            x, output, cell = lstm(x, initial_state=[state[:, index, 0], state[:, index, 1]])
+        for layer, lstm in enumerate(self.lstms):
+            kernel = None
+            if dropout and self.config.recurrent_dropout:
+                kernel = dropout.weights(lstm.recurrent_kernel.value, layer=layer)
+            x, after = lstm(
+                x,
+                state=state[:, layer],
+                index=index if layer == 0 else None,
+                recurrent_kernel=kernel,
+                precision=precision,
+            )
             outputs.append(x)
-            states.append(tf.stack([output, cell], axis=1))
-            x = dropout(x, place=index + 1) if dropout else x
-        hidden = self.projection(x) if self.projection is not None else x
+            states.append(after)
+            x = dropout.lanes(x, layer=layer) if dropout else x
+        hidden = self._project(x, precision=precision)
         return Encoded(tf.stack(outputs, axis=2), hidden, tf.stack(states, axis=1))
 
+    def _project(self, x: tf.Tensor, *, precision: str) -> tf.Tensor:
+        """`[b, T, R]` to `[b, T, D]` where tied weights need it."""
+        if self.projection is None:
+            return x
+        flat = tf.reshape(x, [-1, x.shape[-1]])
+        flat = multiply(flat, self.projection.kernel, precision=precision) + self.projection.bias
+        projected = tf.reshape(flat, [*tf.unstack(tf.shape(x)[:2]), flat.shape[-1]])
+        return tf.ensure_shape(projected, [*x.shape[:2], flat.shape[-1]])
+
     def logits(self, hidden: tf.Tensor) -> tf.Tensor:
-        """Returns unnormalised log-probabilities, `[N, D or H]` to `[N, V]`."""
-        kernel = self.output_kernel
-        if kernel is None:
-            assert self.word_embedding is not None
-            kernel = self.word_embedding.embeddings
-        return tf.matmul(hidden, kernel, transpose_b=True) + self.output_bias
+        """Returns unnormalised log-probabilities, `[N, D or R]` to `[N, V]`."""
+        return tf.matmul(hidden, self.softmax_kernel, transpose_b=True) + self.output_bias
+
+
+def _keys(words: tf.Tensor, char_ids: tf.Tensor) -> tf.Tensor:
+    """Returns `[U]` int32 numbers made of each word's id and spelling."""
+    factors = [pow(31, place + 1, 1 << 20) for place in range(char_ids.shape[1])]
+    return words + tf.reduce_sum(char_ids * tf.constant(factors, tf.int32), axis=1)
 
 
 def unigram_log_probabilities(vocab_counts: Sequence[int]) -> npt.NDArray[np.float64]:

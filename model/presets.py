@@ -28,7 +28,9 @@ def tiny() -> Config:
             filter_counts=(8, 8, 8),
             lstm_layers=1,
             lstm_dim=24,
-            dropout=0.1,
+            input_dropout=0.1,
+            hidden_dropout=0.1,
+            output_dropout=0.1,
         ),
         train=TrainConfig(
             lanes=4,
@@ -62,7 +64,9 @@ def demo() -> Config:
             filter_counts=(16, 32, 48, 64, 64),
             lstm_layers=1,
             lstm_dim=256,
-            dropout=0.4,
+            input_dropout=0.4,
+            hidden_dropout=0.4,
+            output_dropout=0.4,
         ),
         train=TrainConfig(lanes=32, window=32, steps=600, learning_rate=4e-3),
         gate=GateConfig(max_perplexity=500.0),
@@ -74,11 +78,94 @@ def small() -> Config:
     return Config(
         data=DataConfig(),
         model=ModelConfig(),
-        train=TrainConfig(lanes=32, window=35, steps=10_000),
+        train=TrainConfig(
+            lanes=64,
+            window=35,
+            steps=10_000,
+            softmax="sampled",
+            precision="bfloat16",
+        ),
     )
 
 
-PRESETS: dict[str, Callable[[], Config]] = {"tiny": tiny, "demo": demo, "small": small}
+def brown() -> Config:
+    """The Brown protocol of Bengio et al. 2003: 800,001 words, an hour on two cores."""
+    return Config(
+        data=DataConfig(tokenizer="whitespace", sentence_marks=False, record_words=8192),
+        model=ModelConfig(
+            word_dim=300,
+            max_word_bytes=20,
+            lstm_dim=400,
+            input_dropout=0.4,
+            hidden_dropout=0.4,
+            output_dropout=0.5,
+            recurrent_dropout=0.2,
+        ),
+        train=TrainConfig(
+            lanes=64,
+            window=35,
+            steps=5000,
+            learning_rate=3e-3,
+            warmup_steps=200,
+            softmax="sampled",
+            sampled_words=2048,
+            precision="bfloat16",
+            rare_targets=0.02,
+            average_last=0.25,
+            valid_steps=500,
+            checkpoint_steps=250,
+        ),
+    )
+
+
+def onebillion() -> Config:
+    """LSTM-2048-512 of Jozefowicz et al. 2016 (arXiv 1602.02410), its word embedding tied.
+
+    For the One Billion Word benchmark: tokenised text, one sentence a line, in any order.
+    """
+    return Config(
+        data=DataConfig(
+            tokenizer="whitespace",
+            document="line",
+            vocab_size=800_000,
+            min_count=3,
+            valid_fraction=0.001,
+            test_fraction=0.001,
+        ),
+        model=ModelConfig(
+            word_dim=512,
+            max_word_bytes=32,
+            filter_widths=(1, 2, 3, 4, 5, 6, 7),
+            filter_counts=(50, 100, 150, 200, 200, 200, 200),
+            lstm_dim=2048,
+            lstm_projection=512,
+            input_dropout=0.1,
+            hidden_dropout=0.1,
+            output_dropout=0.1,
+        ),
+        train=TrainConfig(
+            lanes=512,
+            window=20,
+            steps=400_000,
+            warmup_steps=2000,
+            learning_rate=1e-3,
+            softmax="sampled",
+            sampled_words=8192,
+            precision="bfloat16",
+            log_steps=100,
+            valid_steps=10_000,
+            checkpoint_steps=2000,
+        ),
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "tiny": tiny,
+    "demo": demo,
+    "small": small,
+    "brown": brown,
+    "onebillion": onebillion,
+}
 
 
 def get_preset(name: str) -> Config:

@@ -39,10 +39,12 @@ class Stream(tf.experimental.ExtensionType):
 
     word_ids: tf.Tensor
     """`[L + 1]`."""
+    distinct: tf.Tensor
+    """`[U]` ids of the distinct words."""
     char_ids: tf.Tensor
-    """`[U, W]` distinct spellings."""
-    char_index: tf.Tensor
-    """`[L + 1]`."""
+    """`[U, W]` their spellings."""
+    index: tf.Tensor
+    """`[L + 1]` which of them each word is."""
 
 
 class ServedModel(tf.Module):
@@ -127,9 +129,9 @@ class ServedModel(tf.Module):
           texts: `[N]`.
 
         Returns:
-          tokens `[N, L]` padded with "", embeddings `[N, L, layers, H]` padded with 0.
+          tokens `[N, L]` padded with "", embeddings `[N, L, layers, R]` padded with 0.
         """
-        shape = [None, self._config.model.lstm_layers, self._config.model.lstm_dim]
+        shape = [None, self._config.model.lstm_layers, self._config.model.output_size]
         tokens, vectors = tf.map_fn(
             self._embed_text,
             texts,
@@ -178,7 +180,7 @@ class ServedModel(tf.Module):
         words = tokenize_text(text, self._config.data)
         stream = self._stream(words)
         config = self._config.model
-        shape = [WINDOW, config.lstm_layers, config.lstm_dim]
+        shape = [WINDOW, config.lstm_layers, config.output_size]
         vectors = tf.TensorArray(tf.float32, 0, dynamic_size=True, element_shape=shape)
         state = self._model.zero_state(1)
         for index in tf.range((tf.size(stream.word_ids) + WINDOW - 1) // WINDOW):
@@ -190,17 +192,16 @@ class ServedModel(tf.Module):
     @property
     def _hidden_size(self) -> int:
         config = self._config.model
-        return config.word_dim if config.tied else config.lstm_dim
+        return config.word_dim if config.tied else config.output_size
 
     def _read(self, stream: Stream, index: tf.Tensor, state: tf.Tensor) -> Encoded:
         """Reads window number `index` of a stream; a last window is padded."""
         start, stop = index * WINDOW, (index + 1) * WINDOW
-        word_ids = self._padded(stream.word_ids)[start:stop]
-        char_index = self._padded(stream.char_index)[start:stop]
+        index = self._padded(stream.index)[start:stop]
         return self._model.encode(
-            tf.reshape(word_ids, [1, WINDOW]),
+            stream.distinct,
             char_ids=stream.char_ids,
-            char_index=tf.reshape(char_index, [1, WINDOW]),
+            index=tf.reshape(index, [1, WINDOW]),
             state=state,
         )
 
@@ -209,13 +210,15 @@ class ServedModel(tf.Module):
         return tf.pad(values, [[0, -tf.size(values) % WINDOW]])
 
     def _stream(self, words: tf.Tensor) -> Stream:
-        ids = tf.cast(self._ids.lookup(words), tf.int32)
         distinct, index = tf.unique(words)
+        ids = tf.concat([[BOS_ID], tf.cast(self._ids.lookup(distinct), tf.int32)], axis=0)
+        index = tf.concat([[0], index + 1], axis=0)
         start = self._laid_out(tf.constant([[CHAR_BOS]]))
         return Stream(
-            word_ids=tf.concat([[BOS_ID], ids], axis=0),
+            word_ids=tf.gather(ids, index),
+            distinct=ids,
             char_ids=tf.concat([start, self._spellings(distinct)], axis=0),
-            char_index=tf.concat([[0], index + 1], axis=0),
+            index=index,
         )
 
     def _spellings(self, words: tf.Tensor) -> tf.Tensor:

@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from model.batches import Batch
 from model.config import Config
-from model.layers import LaneDropout
-from model.losses import full_softmax, word_log_likelihoods
+from model.layers import Dropout
+from model.losses import LossSums, softmax_loss, word_log_likelihoods
 from model.network import JointModel
 from model.optimizer import AdamW
 
@@ -19,15 +19,23 @@ Inputs = dict[str, tf.Tensor]
 
 def batch_inputs(batch: Batch, *, first_lane: int = 0) -> Inputs:
     """Returns a batch as the tensors that the steps take."""
-    return {
-        "word_ids": tf.constant(batch.word_ids),
-        "targets": tf.constant(batch.targets),
-        "weights": tf.constant(batch.weights),
-        "char_ids": tf.constant(batch.char_ids),
-        "char_index": tf.constant(batch.char_index),
-        "keep": tf.constant(1.0 - batch.fresh.astype(np.float32)),
-        "first_lane": tf.constant(first_lane, tf.int32),
+    inputs = {
+        "words": batch.words,
+        "char_ids": batch.char_ids,
+        "index": batch.index,
+        "targets": batch.targets,
+        "weights": batch.weights,
+        "keep": 1.0 - batch.fresh.astype(np.float32),
+        "first_lane": np.int32(first_lane),
     }
+    if batch.rows:
+        inputs |= {
+            "rows": batch.rows.ids,
+            "log_expected": batch.rows.log_expected,
+            "row_of_words": batch.rows.of_words,
+            "row_of_targets": batch.rows.of_targets,
+        }
+    return {name: tf.constant(value) for name, value in inputs.items()}
 
 
 def score_window(
@@ -44,9 +52,9 @@ def score_window(
       `[b, T]` log-likelihoods (0 in padding), and the state after the window.
     """
     encoded = model.encode(
-        inputs["word_ids"],
+        inputs["words"],
         char_ids=inputs["char_ids"],
-        char_index=inputs["char_index"],
+        index=inputs["index"],
         state=state * inputs["keep"][:, tf.newaxis, tf.newaxis, tf.newaxis],
     )
     scores = word_log_likelihoods(model, encoded.hidden, inputs["targets"])
@@ -75,6 +83,9 @@ class Steps:
         self._optimizer = optimizer
         self._config = config
         self._strategy = strategy
+        self._tables: list[tuple[str, tf.Variable]] = []
+        if config.train.softmax == "sampled":
+            self._tables = model.tables()
 
     @tf.function(reduce_retracing=True)
     def train(self, inputs: Any, state: Any, *, step: tf.Tensor, rate: tf.Tensor) -> StepResult:
@@ -86,43 +97,107 @@ class Steps:
           step: scalar int32, steps done.
           rate: scalar learning rate.
         """
-        result, gradients = self._strategy.run(self._train_replica, args=(inputs, state, step))
-        self._optimizer.apply(gradients, rate=rate, step=step, strategy=self._strategy)
+        result, gradients, rows = self._strategy.run(
+            self._train_replica, args=(inputs, state, step)
+        )
+        tables = {id(table) for _, table in self._tables}
+        self._optimizer.apply(
+            gradients,
+            rate=rate,
+            step=step,
+            strategy=self._strategy,
+            rows=[rows if id(one) in tables else None for one in self._optimizer.variables],
+        )
         return self._first_local(result)
 
     def _train_replica(
         self, inputs: Inputs, state: tf.Tensor, step: tf.Tensor
-    ) -> tuple[StepResult, list[tf.Tensor]]:
+    ) -> tuple[StepResult, list[tf.Tensor], tf.Tensor]:
         config = self._config
-        dropout = LaneDropout(
-            config.model.dropout,
-            seed=tf.stack([config.train.seed, step * (config.model.lstm_layers + 1)]),
+        dropout = Dropout(
+            config.model,
+            seed=tf.stack([config.train.seed, step * Dropout.places(config.model)]),
             lanes=config.train.lanes,
             first_lane=inputs["first_lane"],
         )
         with tf.GradientTape() as tape:
-            encoded = self._model.encode(
-                inputs["word_ids"],
-                char_ids=inputs["char_ids"],
-                char_index=inputs["char_index"],
-                state=state,
-                dropout=dropout,
-            )
-            sums = full_softmax(
-                self._model, encoded.hidden, targets=inputs["targets"], weights=inputs["weights"]
-            )
-        gradients = [
-            tf.convert_to_tensor(gradient)
-            for gradient in tape.gradient(sums.loss, self._optimizer.variables)
+            tables = {name: tf.gather(table, inputs["rows"]) for name, table in self._tables}
+            tape.watch(tables)
+            sums, state = self._loss(inputs, state, tables=tables, dropout=dropout)
+        named = {id(table): name for name, table in self._tables}
+        sources = [
+            tables[named[id(one)]] if id(one) in named else one for one in self._optimizer.variables
         ]
-        reduced = tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.SUM, [*gradients, sums.loss, sums.words]
+        gradients = [
+            tf.convert_to_tensor(one)
+            for one in tape.gradient(sums.loss, sources, unconnected_gradients="zero")
+        ]
+        *gradients, loss, words = self._reduce(gradients, sums)
+        norm = tf.linalg.global_norm(gradients) / words
+        scale = tf.minimum(1.0, config.train.clip_norm / norm) / words
+        clipped = [gradient * scale for gradient in gradients]
+        return StepResult(loss, words, norm, state), clipped, inputs.get("rows", step)
+
+    def _loss(
+        self, inputs: Inputs, state: tf.Tensor, *, tables: dict[str, tf.Tensor], dropout: Dropout
+    ) -> tuple[LossSums, tf.Tensor]:
+        """Returns the training loss and the state after the window.
+
+        Args:
+          inputs: of `batch_inputs`.
+          state: `[b, layers, 2, H]`.
+          tables: the rows `[R, ..]` of each table in question; none with the full softmax.
+          dropout: of this step.
+        """
+        model, train = self._model, self._config.train
+        vectors = None
+        if "embedding" in tables:
+            vectors = tf.gather(tables["embedding"], inputs["row_of_words"])
+        encoded = model.encode(
+            inputs["words"],
+            char_ids=inputs["char_ids"],
+            index=inputs["index"],
+            state=state,
+            word_vectors=vectors,
+            dropout=dropout,
+            precision=train.precision,
         )
-        loss, words = reduced[-2:]
-        clipped, norm = tf.clip_by_global_norm(
-            [gradient / words for gradient in reduced[:-2]], config.train.clip_norm
+        if not tables:
+            kernel, bias = tf.convert_to_tensor(model.softmax_kernel), model.output_bias
+            targets, candidates = inputs["targets"], None
+        else:
+            kernel = tables.get("kernel", tables.get("embedding"))
+            bias = tables["bias"] - inputs["log_expected"]
+            targets, candidates = inputs["row_of_targets"], train.sampled_words
+        sums = softmax_loss(
+            encoded.hidden,
+            kernel=kernel,
+            bias=tf.convert_to_tensor(bias),
+            targets=targets,
+            weights=inputs["weights"],
+            candidates=candidates,
+            precision=train.precision,
         )
-        return StepResult(loss, words, norm, encoded.state), clipped
+        return sums, encoded.state
+
+    def _reduce(self, gradients: list[tf.Tensor], sums: LossSums) -> list[tf.Tensor]:
+        """Returns gradients, loss and words added up over all replicas."""
+        replicas = tf.distribute.get_replica_context()
+        if replicas.num_replicas_in_sync == 1:
+            return [*gradients, *sums]
+        add = tf.distribute.ReduceOp.SUM
+        # One long vector: a collective costs more by its calls than by its bytes.
+        dtype = tf.as_dtype(self._config.train.precision)
+        packed = tf.concat([tf.reshape(tf.cast(one, dtype), [-1]) for one in gradients], axis=0)
+        packed, reduced = replicas.all_reduce(add, packed), replicas.all_reduce(add, [*sums])
+        parts = tf.split(packed, [tf.size(one) for one in gradients])
+        return [
+            *(
+                tf.cast(tf.reshape(part, tf.shape(one)), tf.float32)
+                for part, one in zip(parts, gradients, strict=True)
+            ),
+            *reduced,
+        ]
 
     @tf.function(reduce_retracing=True)
     def evaluate(self, inputs: Any, state: Any) -> StepResult:
@@ -135,6 +210,15 @@ class Steps:
             tf.distribute.ReduceOp.SUM, [-tf.reduce_sum(scores), tf.reduce_sum(inputs["weights"])]
         )
         return StepResult(loss, words, tf.zeros([]), state)
+
+    @tf.function
+    def update_norm(self, *, step: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        """Returns the norm of the update of the step just taken; arguments as for `train`.
+
+        With the sampled softmax, the rows of tables are left out.
+        """
+        tables = [table for _, table in self._tables]
+        return self._optimizer.update_norm(rate=rate, step=step, without=tables)
 
     @tf.function
     def gather_state(self, state: Any) -> tf.Tensor:

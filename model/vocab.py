@@ -15,7 +15,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 
 from model.errors import InputError
 from model.files import write_whole
@@ -79,6 +81,25 @@ class Vocabulary:
             for word, count in counts.items()
             if count >= min_count and word not in (DOCUMENT_START, LINE_END) and word not in literal
         )[: max_size - len(SPECIAL_WORDS)]
+        return cls._from_ranked(ranked, counts)
+
+    @classmethod
+    def choose(cls, counts: Mapping[bytes, int], words: Iterable[str]) -> Vocabulary:
+        """Makes the vocabulary of given words, as `read_words` returns them.
+
+        Args:
+          counts: count of every word of the training split, `\\n` for line ends; it gives
+            the order, and a word that is not in it comes with the last, with count 0.
+          words: the words, special ones not included, each once.
+        """
+        encoded = (word.encode() for word in words)
+        return cls._from_ranked(sorted((-counts.get(word, 0), word) for word in encoded), counts)
+
+    @classmethod
+    def _from_ranked(
+        cls, ranked: Sequence[tuple[int, bytes]], counts: Mapping[bytes, int]
+    ) -> Vocabulary:
+        """Puts the special words before words that are ranked by their negative counts."""
         kept = sum(-count for count, _ in ranked)
         line_ends = counts.get(LINE_END, 0)
         starts = counts.get(DOCUMENT_START, 0)
@@ -142,3 +163,65 @@ class Vocabulary:
                 f"{path} does not begin with {SPECIAL_WORDS}; run charloom prepare again"
             )
         return cls(words=words, counts=counts)
+
+
+_BLANK = re.compile("[ \x0b\x0c\r\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
+"""White space but the tab and the line feed: what no tokenizer leaves in a word."""
+
+
+def read_words(path: str) -> tuple[str, ...]:
+    """Reads a list of words from outside, a line `word` or `word<TAB>count` for each.
+
+    The count is checked, and no more. Special words are left out, since each vocabulary has
+    them, and so are empty lines and a byte order mark.
+
+    Args:
+      path: a UTF-8 file; the `vocab.txt` of a folder of records is one.
+
+    Returns:
+      The words in Unicode normal form C, as tokenizers give them, by spelling.
+
+    Raises:
+      InputError: the file can't be read, or a line of it is none of these.
+    """
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise InputError(f"--vocab {path}: {error.strerror}") from None
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        line = line.removesuffix(b"\r")
+        if not line:
+            continue
+        try:
+            word = _read_word(line)
+            if word in seen:
+                raise ValueError(f"has the word {word!r} of line {seen[word]} again")
+        except ValueError as error:
+            raise InputError(
+                f"--vocab {path}, line {number} {error}; a line is a word, or a word, a tab and "
+                "its count"
+            ) from None
+        seen[word] = number
+    words = sorted(seen.keys() - set(SPECIAL_WORDS))
+    if not words:
+        raise InputError(f"--vocab {path} holds no word; write one a line")
+    return tuple(words)
+
+
+def _read_word(line: bytes) -> str:
+    """Returns the word of a line; ValueError says what is wrong with it."""
+    try:
+        word, *rest = line.decode().split("\t")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"is not UTF-8 (byte {error.start} of the line)") from None
+    if not word:
+        raise ValueError("has no word")
+    if _BLANK.search(line.decode()):
+        raise ValueError("has white space inside")
+    if len(rest) > 1:
+        raise ValueError(f"has {len(rest)} tabs")
+    if rest and not (rest[0].isascii() and rest[0].isdigit()):
+        raise ValueError(f"has the count {rest[0]!r}, which is no whole number")
+    return unicodedata.normalize("NFC", word)

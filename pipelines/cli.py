@@ -19,13 +19,16 @@ from collections.abc import Sequence
 from model import presets
 from model.config import Config, read_config, with_overrides
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
+from model.profiling import ProfileSteps
+from model.vocab import read_words
 from pipelines import flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code.
 
-    0 done, 1 failed, 2 bad input, 3 rejected by the gate, 75 a worker was lost, 130 Ctrl-C.
+    0 done, 1 failed, 2 bad input, 3 rejected by the gate, 75 interrupted (SIGTERM, or a worker
+    was lost too often), 130 Ctrl-C.
     """
     options = build_parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -35,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.command(options)
     except CharloomError as error:
         return _report(error, " ".join(str(error).split()), error.exit_code, options.debug)
-    except KeyboardInterrupt:
-        print("charloom: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"charloom: {stop}" if str(stop) else "charloom: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader (head, say) has enough; Python must not complain of it at exit.
@@ -84,13 +87,7 @@ def _import_tensorflow() -> None:
 def _config(options: argparse.Namespace) -> Config:
     """Returns the preset or config file with the overrides of the command line."""
     config = read_config(options.config) if options.config else presets.get_preset(options.preset)
-    settings = list(options.set)
-    if getattr(options, "on_bad_text", None):
-        settings.append("data.max_stray_bytes=0")  # asked for expressly: no tolerance beside it
-    for flag, field in (("on_bad_text", "data.on_bad_text"), ("encoding", "data.encoding")):
-        if getattr(options, flag, None):
-            settings.append(f"{field}={getattr(options, flag)}")
-    return with_overrides(config, settings)
+    return with_overrides(config, [*options.set, *flags.data_settings(options)])
 
 
 def _refuse_sections(settings: Sequence[str], command: str, *, allowed: Sequence[str]) -> None:
@@ -111,6 +108,10 @@ def _prepare(options: argparse.Namespace) -> None:
 
     run(
         inputs=options.input,
+        train=options.train,
+        valid=options.valid,
+        test=options.test,
+        vocab=options.vocab,
         records=options.records,
         config=config.data,
         beam_workers=options.beam_workers,
@@ -121,11 +122,19 @@ def _prepare(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     config = _config(options)
     _refuse_sections(options.set, "train", allowed=("model", "train", "gate"))
+    profile = ProfileSteps.parse(options.profile) if options.profile is not None else None
     _import_tensorflow()
     from components.train.main import run
 
     result = run(
-        records=options.records, workdir=options.workdir, config=config, workers=options.workers
+        records=options.records,
+        workdir=options.workdir,
+        config=config,
+        workers=options.workers,
+        profile=profile,
+        max_restarts=options.max_restarts,
+        peer_seconds=options.peer_seconds,
+        stall_seconds=options.stall_seconds,
     )
     value = result["valid_perplexity"]
     reached = f", validation perplexity {value:.2f}" if value else ""
@@ -186,19 +195,29 @@ def _run(options: argparse.Namespace) -> None:
         config=_config(options),
         workers=options.workers,
         name=options.name,
+        vocab=options.vocab,
     )
 
 
-def _run_graph(inputs: Sequence[str], *, root: str, config: Config, workers: int, name: str) -> str:
+def _run_graph(
+    inputs: Sequence[str], *, root: str, config: Config, workers: int, name: str, vocab: str = ""
+) -> str:
     """Runs the pipeline and says where its parts are; returns the new version's folder."""
     from components.preprocess.sources import find_files
 
     find_files(inputs)  # so that a wrong name is told at once
+    if vocab:
+        read_words(vocab)
     from pipelines.local import run_pipeline
 
     try:
         result = run_pipeline(
-            inputs=inputs, root=root, config=config, workers=workers, model_name=name
+            inputs=inputs,
+            root=root,
+            config=config,
+            workers=workers,
+            model_name=name,
+            vocab=vocab,
         )
     except RestartableError as error:
         raise RestartableError(
@@ -233,6 +252,14 @@ def _demo(options: argparse.Namespace) -> None:
     query.print_next_words(query.load(version), EXAMPLE, k=5)
 
 
+def _tensorboard(options: argparse.Namespace) -> None:
+    from pipelines.tensorboard import find_logdir, serve
+
+    logdir = find_logdir(options.workdir)
+    _import_tensorflow()
+    serve(logdir, host=options.host, port=options.port)
+
+
 def _compile(options: argparse.Namespace) -> None:
     from pipelines.compile import compile_pipeline
 
@@ -256,7 +283,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="charloom",
         description="Train, evaluate and export language models that read words and characters.",
         epilog="exit codes: 0 done, 1 failed, 2 bad input, 3 rejected by the gate, "
-        "75 a worker was lost (the message says how to go on), 130 stopped by Ctrl-C",
+        "75 interrupted, by SIGTERM or as a worker was lost too often, 130 stopped by Ctrl-C; after "
+        "75 and 130 a training goes on with the same command",
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
@@ -283,7 +311,8 @@ def _add(
 
 def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     prepare = _add(commands, "prepare", _prepare, "Turn raw text into records.")
-    flags.add_input(prepare)
+    flags.add_input(prepare, splits=True)
+    flags.add_vocab(prepare)
     prepare.add_argument("--records", required=True, metavar="DIR", help="folder to make")
     prepare.add_argument(
         "--beam-workers", type=int, default=1, metavar="N", help="processes; 0: one a core"
@@ -291,12 +320,15 @@ def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     prepare.add_argument(
         "--beam-options", default="", metavar="TEXT", help="further options, as Beam takes them"
     )
-    flags.add_text(prepare)
+    flags.add_data(prepare)
     flags.add_config(prepare)
 
     train = _add(commands, "train", _train, "Train a model, or go on with a training.")
     flags.add_folders(train)
     flags.add_workers(train, default=1)
+    flags.add_profile(train)
+    flags.add_restarts(train)
+    flags.add_waits(train)
     flags.add_config(train)
 
     evaluate = _add(
@@ -311,6 +343,9 @@ def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     flags.add_report(export)
     export.add_argument("--registry", required=True, metavar="DIR", help="folder of all models")
     export.add_argument("--name", default="lm", help="the model's name in it (default: lm)")
+
+    board = _add(commands, "tensorboard", _tensorboard, "Watch trainings in a browser.")
+    flags.add_tensorboard(board)
 
 
 def _add_queries(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -338,10 +373,11 @@ def _add_queries(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_pipelines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     run = _add(commands, "run", _run, "Run the whole pipeline on this machine.")
     flags.add_input(run)
+    flags.add_vocab(run)
     run.add_argument("--root", required=True, metavar="DIR", help="folder for all that is made")
     run.add_argument("--name", default="lm", help="the model's name in the registry (default: lm)")
     flags.add_workers(run, default=2)
-    flags.add_text(run)
+    flags.add_data(run)
     flags.add_config(run)
 
     demo = _add(commands, "demo", _demo, "Run the whole pipeline on text that Python carries.")

@@ -3,32 +3,74 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from model import presets
+from model.config import BAD_TEXT, DOCUMENTS, TOKENIZERS
 
 DEFAULT_PRESET = "demo"
 
 
-def add_input(parser: argparse.ArgumentParser) -> None:
-    """Adds --input."""
+SPLITS = {"train": "training", "valid": "validation", "test": "test"}
+
+DATA_FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "--on-bad-text": ("on_bad_text", {
+        "choices": BAD_TEXT, "help": "what to do with a file that is no text (default: error)"}),
+    "--encoding": ("encoding", {"help": "text encoding of the input (default: utf-8)"}),
+    "--tokenizer": ("tokenizer", {
+        "choices": TOKENIZERS, "help": "how a line becomes words (default: words)"}),
+    "--lowercase": ("lowercase", {
+        "action": "store_const", "const": "true", "help": "case-fold all words"}),
+    "--no-sentence-marks": ("sentence_marks", {
+        "action": "store_const", "const": "false", "help": "line ends are no words to predict"}),
+    "--document": ("document", {
+        "choices": DOCUMENTS, "help": "what is read as one document (default: file)"}),
+    "--vocab-size": ("vocab_size", {
+        "metavar": "N", "help": "words in the vocabulary at most, three special ones included"}),
+    "--min-count": ("min_count", {
+        "metavar": "N", "help": "a word seen less often in the training split is unknown"}),
+}  # fmt: skip
+"""Flags that set a field of `DataConfig`: the field, and arguments of `add_argument`."""
+
+
+def add_input(parser: argparse.ArgumentParser, *, splits: bool = False) -> None:
+    """Adds --input; with `splits`, what may stand in its place, too."""
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "PATH"}
+    text = "text files, folders or glob patterns"
+    if not splits:
+        parser.add_argument("--input", required=True, help=text, **many)
+        return
+    parser.add_argument("--input", default=[], help=f"{text}, split by hash", **many)
+    for flag, name in SPLITS.items():
+        parser.add_argument(
+            f"--{flag}", default=[], help=f"in place of --input: text of the {name} split", **many
+        )
+
+
+def add_vocab(parser: argparse.ArgumentParser) -> None:
+    """Adds --vocab."""
     parser.add_argument(
-        "--input",
-        required=True,
-        nargs="+",
-        action="extend",
-        metavar="PATH",
-        help="text files, folders or glob patterns",
+        "--vocab",
+        default="",
+        metavar="FILE",
+        help="the words of the vocabulary, one a line; --vocab-size and --min-count have no "
+        "effect then",
     )
 
 
-def add_text(parser: argparse.ArgumentParser) -> None:
-    """Adds what tells how to read text."""
-    parser.add_argument(
-        "--on-bad-text",
-        choices=("error", "skip", "replace"),
-        help="what to do with a file that is no text (default: error)",
-    )
-    parser.add_argument("--encoding", help="text encoding of the input (default: utf-8)")
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Adds what tells how text becomes words."""
+    for flag, (field, arguments) in DATA_FLAGS.items():
+        parser.add_argument(flag, dest=field, **arguments)
+
+
+def data_settings(options: argparse.Namespace) -> list[str]:
+    """Returns the data flags that were given, in the form that --set takes."""
+    given = {field: getattr(options, field, None) for field, _ in DATA_FLAGS.values()}
+    settings = [f"data.{field}={value}" for field, value in given.items() if value is not None]
+    if given["on_bad_text"]:  # asked for expressly: no tolerance beside it
+        settings.append("data.max_stray_bytes=0")
+    return settings
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
@@ -51,6 +93,52 @@ def add_workers(parser: argparse.ArgumentParser, *, default: int) -> None:
         metavar="N",
         help=f"training processes that share each batch (default: {default})",
     )
+
+
+def add_restarts(parser: argparse.ArgumentParser) -> None:
+    """Adds --max-restarts."""
+    parser.add_argument(
+        "--max-restarts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="start all workers again so often after one was lost; one that is asked to stop "
+        "does not count, except with 0: never start again (default: 3)",
+    )
+
+
+def add_waits(parser: argparse.ArgumentParser) -> None:
+    """Adds how long workers wait before they give up."""
+    parser.add_argument(
+        "--peer-seconds",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="how long a worker waits for the others at the start (default: 300)",
+    )
+    parser.add_argument(
+        "--stall-seconds",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="how long a worker may make no progress before it ends (default: 300)",
+    )
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """Adds --profile."""
+    parser.add_argument(
+        "--profile", metavar="FIRST:LAST", help="trace these steps, as in 100:110, for TensorBoard"
+    )
+
+
+def add_tensorboard(parser: argparse.ArgumentParser) -> None:
+    """Adds what `charloom tensorboard` takes."""
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="made by train, or a folder of several"
+    )
+    parser.add_argument("--port", type=int, default=6006, help="default: 6006; 0: any free one")
+    parser.add_argument("--host", default="localhost", help="where to listen (default: localhost)")
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:

@@ -63,7 +63,13 @@ class RunResult:
 
 
 def run_pipeline(
-    *, inputs: Sequence[str], root: str, config: Config, workers: int, model_name: str
+    *,
+    inputs: Sequence[str],
+    root: str,
+    config: Config,
+    workers: int,
+    model_name: str,
+    vocab: str = "",
 ) -> RunResult:
     """Prepares, trains, evaluates, and publishes what passes the gate.
 
@@ -74,6 +80,7 @@ def run_pipeline(
       config: the whole configuration.
       workers: number of training processes.
       model_name: name of the model in the registry.
+      vocab: file of the words of the vocabulary; if empty, the text gives them.
 
     Raises:
       InputError: an argument, or what a task said about its input.
@@ -87,6 +94,7 @@ def run_pipeline(
         "registry": os.path.join(os.path.abspath(root), "registry"),
         "model_name": model_name,
         "workers": workers,
+        "vocab": vocab,
     }
     check_name(model_name)
     if len(json.dumps(arguments["inputs"])) > MAX_INPUT_BYTES:

@@ -39,6 +39,7 @@ def train_language_model(
     model_name: str = "lm",
     config: str = DEFAULT_CONFIG,
     workers: int = 1,
+    vocab: str = "",
 ) -> Outputs:
     """Trains a joint word and character language model on raw text, evaluates it, and publishes it if it passes the gate.
 
@@ -49,6 +50,7 @@ def train_language_model(
         model_name: Name of the model in the registry.
         config: The whole configuration as JSON; the default is the preset demo.
         workers: Number of worker processes that train together.
+        vocab: File of the words of the vocabulary, one a line; if empty, the text gives them.
 
     Returns:
         verdict: PASSED or REJECTED.
@@ -59,7 +61,7 @@ def train_language_model(
         page: The report as a page.
     """
     # KFP's cache would know the text by its name only, and take changed text for the same.
-    prepared = preprocess(inputs=inputs, config=config).set_display_name("Preprocess")
+    prepared = preprocess(inputs=inputs, config=config, vocab=vocab).set_display_name("Preprocess")
     prepared.set_caching_options(enable_caching=False)
     records = prepared.outputs["records"]
     trained = train(records=records, config=config, workers=workers).set_display_name("Train")

@@ -42,9 +42,9 @@ class Reference:
             self.config.model.max_word_bytes,
         )
         return self.model.encode(
-            tf.constant([self.vocab.encode(stream)]),
+            tf.constant(self.vocab.encode(stream)),
             char_ids=tf.constant(matrix.astype(np.int32)),
-            char_index=tf.range(len(stream))[tf.newaxis],
+            index=tf.range(len(stream))[tf.newaxis],
             state=self.model.zero_state(1),
         )
 

@@ -42,6 +42,7 @@ def test_a_users_error_is_written_for_who_started_the_task(
     assert raised.value.code == code
     assert json.loads((tmp_path / "error.json").read_text()) == {
         "exit_code": code,
+        "kind": error.__name__,
         "message": "shard 3 is cut short make it again",
     }
     assert os.listdir(tmp_path) == ["error.json"]  # no temporary file is left

@@ -1,18 +1,19 @@
-"""Real worker processes that are killed, and what a second start makes of it."""
+"""Real worker processes that are killed, and what a second start makes of it.
+
+test_drills_training.py has what the launcher does about it by itself.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from worker_processes import wait_for, worker_pids
 
 from components.preprocess.main import run as prepare
 from components.train.launch import launch_local, log_path
@@ -27,36 +28,11 @@ STEPS = 1500
 """So many that a training is still on when it is disturbed."""
 
 
-def worker_pids(workdir: Path) -> dict[int, int]:
-    """Returns the process id of each running worker of a workdir, by rank."""
-    pids = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes().split(b"\0")
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if b"components.train.worker" in command and os.fsencode(workdir) in command:
-            rank = re.search(rb'"index": (\d+)', environment)
-            assert rank
-            pids[int(rank[1])] = int(entry.name)
-    return pids
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.1)
-
-
-def start_training(records: str, workdir: Path) -> subprocess.Popen[str]:
+def start_training(records: str, workdir: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", "train", "--records", records]
         + ["--workdir", str(workdir), "--workers", "2", "--preset", "tiny"]
-        + ["--set", f"train.steps={STEPS}", "--set", "train.valid_steps=500"],
+        + ["--set", f"train.steps={STEPS}", "--set", "train.valid_steps=500", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -69,7 +45,7 @@ def test_a_killed_worker_ends_the_group_and_the_same_command_goes_on(
     tiny_records: str, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "workdir"
-    process = start_training(tiny_records, workdir)
+    process = start_training(tiny_records, workdir, "--max-restarts", "0")
     wait_for(lambda: len(list_checkpoints(str(workdir))) >= 2, "two checkpoints")
     os.kill(worker_pids(workdir)[1], signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
@@ -115,7 +91,13 @@ def test_a_second_training_is_kept_out_and_ctrl_c_ends_all_workers(
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip().splitlines()[-1] == "charloom: stopped"
+    newest = int(list_checkpoints(str(workdir))[0][-8:])
+    assert errors.strip().splitlines()[-1] == (
+        f"charloom: stopped by SIGINT; go on from step {newest} with: charloom train --records "
+        f"{tiny_records} --workdir {workdir} --config {workdir}/config.json --workers 2"
+    )
+    log = Path(log_path(str(workdir), 0)).read_text()
+    assert f"checkpoint {workdir}/checkpoints/step-{newest:08d}" in log.splitlines()[-1]
     assert not worker_pids(workdir)
 
 
@@ -142,7 +124,7 @@ def test_a_worker_s_bad_input_reaches_the_launcher(tmp_path: Path) -> None:
 def test_a_worker_s_crash_names_its_log(tmp_path: Path, tiny_records: str) -> None:
     workdir = tmp_path / "workdir"
     workdir.mkdir()
-    (workdir / "checkpoints").write_text("a file where a folder belongs")
+    (workdir / "metrics.jsonl").mkdir()  # a folder where a file belongs
     with pytest.raises(CharloomError) as caught:
         launch_local(
             records=tiny_records, workdir=str(workdir), config=_config_file(tmp_path), workers=1
@@ -151,7 +133,7 @@ def test_a_worker_s_crash_names_its_log(tmp_path: Path, tiny_records: str) -> No
     assert str(caught.value) == (
         f"training failed (worker 0 with code 1); the reason is at the end of {log}"
     )
-    assert "NotADirectoryError" in Path(log).read_text()
+    assert "IsADirectoryError" in Path(log).read_text()
 
 
 def _config_file(folder: Path) -> str:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,10 @@ from model.batches import (
     spelling_matrix,
     train_batch,
 )
+from model.config import TrainConfig
 from model.plan import EvalPlan, Segment, TrainPlan
 from model.records import Record, encode_record, parse_record
+from model.sampling import TargetSampler
 from model.vocab import (
     BOS_ID,
     CHAR_BEGIN,
@@ -46,9 +49,9 @@ STREAMS = [
 class Memory:
     """Records in memory, as `model.batches.RecordSource` wants them."""
 
-    def __init__(self, streams: Sequence[Sequence[bytes]]):
+    def __init__(self, streams: Sequence[Sequence[bytes]], vocab: Vocabulary = VOCAB):
         self.reads: list[int] = []
-        self._data = [encode_record(words, VOCAB, source="here") for words in streams]
+        self._data = [encode_record(words, vocab, source="here") for words in streams]
 
     def read(self, split: str, index: int) -> Record:
         assert split == "train"
@@ -74,7 +77,7 @@ def matrix_of(words: Sequence[bytes], width: int) -> npt.NDArray[np.uint16]:
 
 def spelled(batch: Batch) -> list[list[list[int]]]:
     """Returns the spelling of every place of a batch."""
-    rows: list[list[list[int]]] = batch.char_ids[batch.char_index].tolist()
+    rows: list[list[list[int]]] = batch.char_ids[batch.index].tolist()
     return rows
 
 
@@ -115,7 +118,8 @@ def test_batch_exactly() -> None:
         [row(b"unknown2"), row(LINE_END), row(b"a"), row(b"ccc")],
         [row(DOCUMENT_START), row(b"x" * 40), row(DOCUMENT_START), row(DOCUMENT_START)],
     ]
-    assert {batch.word_ids.dtype, batch.targets.dtype, batch.char_ids.dtype} == {np.dtype("int32")}
+    whole = (batch.word_ids, batch.targets, batch.words, batch.char_ids, batch.index)
+    assert {array.dtype for array in whole} == {np.dtype("int32")}
     assert batch.weights.dtype == np.float32
 
 
@@ -148,8 +152,23 @@ def test_distinct_spellings_come_once() -> None:
     assert len(words) == 9
     assert {tuple(one) for one in rows} == {tuple(row(word)) for word in words}
     assert len(rows) == 8
-    assert batch.char_index.min() == 0
-    assert batch.char_index.max() == len(rows) - 1
+    assert batch.index.min() == 0
+    assert batch.index.max() == len(rows) - 1
+    assert (batch.words[batch.index] == batch.word_ids).all()
+
+
+def test_words_that_look_alike_in_w_bytes_are_told_apart_by_their_ids() -> None:
+    # Both in the vocabulary, and the same in the first W - 2 bytes.
+    words = [b"international", b"internationally", b"internationals"]
+    vocab = Vocabulary.build(dict.fromkeys(words[:2], 5), max_size=99, min_count=1)
+    memory = Memory([[DOCUMENT_START, *words, *words, words[0]]], vocab)
+    reader = LaneReader(memory, "train", max_word_bytes=WIDTH, window=7)
+    batch = reader.batch([[Segment(0, 0, 7)]], [False])
+    one, two = vocab.ids[words[0]], vocab.ids[words[1]]
+    assert batch.word_ids.tolist() == [[BOS_ID, one, two, UNK_ID, one, two, UNK_ID]]
+    assert batch.words[batch.index].tolist() == batch.word_ids.tolist()
+    assert sorted(batch.words.tolist()) == sorted([BOS_ID, one, two, UNK_ID])
+    assert spelled(batch)[0] == [row(DOCUMENT_START), *([row(words[0])] * 6)]
 
 
 def test_unknown_words_keep_their_spellings() -> None:
@@ -181,6 +200,57 @@ def assert_joined(whole: Batch, parts: list[Batch]) -> None:
         joined = np.concatenate([getattr(part, name) for part in parts])
         np.testing.assert_array_equal(joined, getattr(whole, name), err_msg=name)
     assert [lane for part in parts for lane in spelled(part)] == spelled(whole)
+    for part in (whole, *parts):
+        assert (part.words[part.index] == part.word_ids).all()
+
+
+LANES_READ = [[DOCUMENT_START, *([b"a", b"bb", b"zz", b"ccc"] * n)] for n in (1, 3, 2, 5, 1, 4)]
+
+
+def make_sampler(**settings: Any) -> TargetSampler:
+    # Ids 3 to 7 are a, bb, ccc, é and one that the records do not have, which is rare.
+    counts = [5, 4, 0, 9, 8, 7, 6, 1]
+    return TargetSampler(TrainConfig(seed=3, sampled_words=3, rare_count=2, **settings), counts)
+
+
+@pytest.mark.parametrize("parts", [[range(0, 2), range(2, 4)], [range(n, n + 1) for n in range(4)]])
+def test_workers_draw_the_same(parts: list[range]) -> None:
+    lengths = np.asarray([len(words) - 1 for words in LANES_READ])
+    plan = TrainPlan(lengths, lanes=4, window=3, seed=2)
+    sampler = make_sampler(softmax="sampled", rare_targets=0.5)
+    read: list[npt.NDArray[np.int32]] = []
+    for step in range(plan.steps_per_epoch):
+        reader = make_reader(3, LANES_READ)
+        whole = train_batch(plan, reader, step, range(4), sampler=sampler)
+        own = [
+            train_batch(plan, make_reader(3, LANES_READ), step, part, sampler=sampler)
+            for part in parts
+        ]
+        assert_joined(whole, own)
+        assert whole.rows is not None
+        for part in own:
+            assert part.rows is not None
+            np.testing.assert_array_equal(part.rows.ids, whole.rows.ids)
+            np.testing.assert_array_equal(part.rows.log_expected, whole.rows.log_expected)
+        for part in (whole, *own):
+            assert part.rows is not None
+            np.testing.assert_array_equal(part.rows.ids[part.rows.of_words], part.words)
+            np.testing.assert_array_equal(part.rows.ids[part.rows.of_targets], part.targets)
+        read.append(whole.targets)
+    replaced = np.mean(np.stack(read) == 7)
+    assert 0.25 < replaced < 0.75  # 0.5, give or take
+
+
+def test_a_sampler_of_nothing_changes_nothing() -> None:
+    plan = TrainPlan(np.asarray([len(words) - 1 for words in LANES_READ]), lanes=4, window=3, seed=2)
+    plain = train_batch(plan, make_reader(3, LANES_READ), 1, range(4))
+    full = train_batch(plan, make_reader(3, LANES_READ), 1, range(4), sampler=make_sampler())
+    assert_joined(plain, [full])
+    assert plain.rows is full.rows is None
+    sampled = make_sampler(softmax="sampled")
+    drawn = train_batch(plan, make_reader(3, LANES_READ), 1, range(4), sampler=sampled)
+    assert_joined(plain, [drawn])
+    assert drawn.rows is not None
 
 
 def test_evaluation_begins_every_record_afresh() -> None:

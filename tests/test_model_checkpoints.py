@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +26,7 @@ from model.checkpoints import (
     save_checkpoint,
     verify_checkpoint,
 )
-from model.errors import InputError
+from model.errors import CharloomError, InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -119,6 +121,22 @@ def test_cut_arrays_fall_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
             tmp_path, caplog, to=older, past=newer, why=f"{ARRAYS_FILE} is cut short or damaged"
         )
     (newer / ARRAYS_FILE).write_bytes(data)
+    assert newest_checkpoint(str(tmp_path)) == str(newer)
+
+
+def test_a_flipped_bit_anywhere_falls_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older, newer = save(tmp_path, 20, score=-2.5), save(tmp_path, 40, score=-2.5)
+    for name in (META_FILE, ARRAYS_FILE):
+        data = (newer / name).read_bytes()
+        for at in range(0, len(data), 61 if name == ARRAYS_FILE else 3):
+            for bit in (1, 0x20):  # 0x20 turns a letter to a capital, a space to a NUL
+                flipped = bytearray(data)
+                flipped[at] ^= bit
+                (newer / name).write_bytes(flipped)
+                assert_falls_back(tmp_path, caplog, to=older, past=newer, why=f"{name} is cut")
+        (newer / name).write_bytes(data)
     assert newest_checkpoint(str(tmp_path)) == str(newer)
 
 
@@ -236,6 +254,40 @@ def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
     assert sorted(os.listdir(path)) == [ARRAYS_FILE, META_FILE]
 
 
+def test_saving_a_step_again_with_its_score_changes_the_score_only(tmp_path: Path) -> None:
+    path = save(tmp_path, 20)
+    before = os.stat(path / ARRAYS_FILE)
+    assert save(tmp_path, 20, score=-2.5) == path
+    assert read_checkpoint(str(path)).meta["valid_words"] == 10
+    assert os.stat(path / ARRAYS_FILE).st_ino == before.st_ino
+    assert names(tmp_path) == ["step-00000020"]
+
+
+def test_what_may_not_be_read_is_no_reason_to_fall_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = [save(tmp_path, step) for step in (20, 40)][1]
+
+    def deny(path: str, *unused: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(checkpoints, "hash_file", deny)
+    with pytest.raises(InputError) as caught:
+        newest_checkpoint(str(tmp_path))
+    path = newest / ARRAYS_FILE
+    assert str(caught.value) == f"{path} can't be read (Permission denied); make it readable"
+
+
+def test_a_file_in_the_folder_s_place(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(InputError) as caught:
+        newest_checkpoint(str(tmp_path))
+    assert str(caught.value) == (
+        f"folder of checkpoints {tmp_path}/checkpoints can't be read (Not a directory); "
+        "make it readable, or choose another --workdir"
+    )
+
+
 def test_left_over_temporary_folder_is_ignored_and_removed(tmp_path: Path) -> None:
     path = save(tmp_path, 20)
     shutil.copytree(path, path.parent / ".tmp-00000040-99999")
@@ -245,19 +297,29 @@ def test_left_over_temporary_folder_is_ignored_and_removed(tmp_path: Path) -> No
     assert names(tmp_path) == ["step-00000020", "step-00000030"]
 
 
-@pytest.mark.parametrize("broken", ["savez", "fsync", "dump", "rename"])
+@pytest.mark.parametrize("broken", ["savez", "fsync", "mkdir", "rename"])
 def test_failed_save_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     path = save(tmp_path, 20)
 
-    def fail(*unused: object, **unused_too: object) -> None:
-        raise OSError(28, "No space left on device")
+    error = OSError(errno.EIO, "Input/output error")
 
-    owner = {"savez": np, "fsync": os, "rename": os, "dump": checkpoints.json}[broken]
-    monkeypatch.setattr(owner, broken, fail)
-    with pytest.raises(OSError, match="No space left"):
+    def fail(*unused: object, **unused_too: object) -> None:
+        raise error
+
+    monkeypatch.setattr(np if broken == "savez" else os, broken, fail)
+    with pytest.raises(OSError, match="Input/output error"):
         save(tmp_path, 40)
+    for code in (errno.ENOSPC, errno.EDQUOT):
+        error = OSError(code, "full")
+        with pytest.raises(CharloomError) as caught:
+            save(tmp_path, 40)
+        assert re.fullmatch(
+            rf"a checkpoint needs 0\.0 MB, [\d.]+ MB are free in {path.parent}; free some and run "
+            "the same command to go on from the checkpoint before",
+            str(caught.value),
+        )
     monkeypatch.undo()
     assert names(tmp_path) == ["step-00000020"]
     assert newest_checkpoint(str(tmp_path)) == str(path)
@@ -287,13 +349,13 @@ save_checkpoint(sys.argv[1], step=40, arrays=arrays, meta={}, keep=3)
 """
 
 
-@pytest.mark.parametrize("calls", [0, 1, 2, 3])
+@pytest.mark.parametrize("calls", [0, 1, 2, 3, 4])
 def test_killed_save_leaves_no_half_checkpoint(tmp_path: Path, calls: int) -> None:
     older = save(tmp_path, 20)
     command = [sys.executable, "-c", CRASH, str(tmp_path), str(calls)]
     killed = subprocess.run(command, cwd=ROOT, check=False).returncode
-    if calls == 3:  # both files flushed, and renamed
-        assert killed == 0
+    if calls == 4:  # both files flushed and their folder, and renamed; not the folder above
+        assert killed == -9
         assert names(tmp_path) == ["step-00000020", "step-00000040"]
         return
     assert killed == -9

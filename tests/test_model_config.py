@@ -46,13 +46,26 @@ EVERY_FIELD = [
     "model.highway_layers=2",
     "model.lstm_layers=3",
     "model.lstm_dim=19",
+    "model.lstm_projection=13",
     "model.tied=false",
-    "model.dropout=0",
+    "model.input_dropout=0",
+    "model.hidden_dropout=0.5",
+    "model.output_dropout=0.25",
+    "model.recurrent_dropout=0.75",
+    "model.dropout_mask=word",
     "train.lanes=6",
     "train.window=9",
     "train.steps=77",
     "train.learning_rate=0.5",
     "train.warmup_steps=0",
+    "train.schedule=plateau",
+    "train.softmax=sampled",
+    "train.sampled_words=50",
+    "train.rare_targets=0.125",
+    "train.rare_count=4",
+    "train.precision=bfloat16",
+    "train.average_last=0.25",
+    "train.patience=2",
     "train.weight_decay=0.5",
     "train.clip_norm=2",
     "train.seed=5",
@@ -78,12 +91,21 @@ RANGES: list[tuple[str, float, float]] = [
     ("model.highway_layers", 0, 16),
     ("model.lstm_layers", 1, 16),
     ("model.lstm_dim", 1, 1 << 14),
-    ("model.dropout", 0.0, 0.9),
+    ("model.lstm_projection", 0, 300),
+    ("model.input_dropout", 0.0, 0.9),
+    ("model.hidden_dropout", 0.0, 0.9),
+    ("model.output_dropout", 0.0, 0.9),
+    ("model.recurrent_dropout", 0.0, 0.9),
     ("train.lanes", 1, 1 << 30),
     ("train.window", 1, 1 << 30),
     ("train.steps", 1, 1 << 30),
     ("train.learning_rate", 1e-9, 10.0),
     ("train.warmup_steps", 0, 1 << 30),
+    ("train.sampled_words", 1, 1 << 20),
+    ("train.rare_targets", 0.0, 0.5),
+    ("train.rare_count", 1, 1 << 20),
+    ("train.average_last", 0.0, 1.0),
+    ("train.patience", 0, 1 << 20),
     ("train.weight_decay", 0.0, 1.0),
     ("train.clip_norm", 1e-6, 1e6),
     ("train.seed", 0, (1 << 31) - 1),
@@ -99,6 +121,10 @@ CHOICES = {
     "data.on_bad_text": ("error", "skip", "replace"),
     "model.inputs": ("joint", "words", "characters"),
     "model.char_cnn": ("trained", "frozen"),
+    "model.dropout_mask": ("window", "word"),
+    "train.schedule": ("cosine", "plateau"),
+    "train.softmax": ("full", "sampled"),
+    "train.precision": ("float32", "bfloat16"),
 }
 
 
@@ -176,6 +202,14 @@ def test_a_filter_is_no_wider_than_a_word() -> None:
     assert (
         refusal("model.max_word_bytes=5") == "model.filter_widths is 6; it must be between 1 and 5"
     )
+
+
+def test_a_projection_is_no_larger_than_the_layer() -> None:
+    assert refusal("model.lstm_dim=9", "model.lstm_projection=10") == (
+        "model.lstm_projection is 10; it must be between 0 and 9"
+    )
+    assert ModelConfig(lstm_dim=9).output_size == 9
+    assert ModelConfig(lstm_dim=9, lstm_projection=4).output_size == 4
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])

@@ -58,9 +58,9 @@ def read_alone(loaded: Loaded, record: Record) -> tf.Tensor:
     width = loaded.config.model.max_word_bytes
     spellings = spelling_matrix(record.char_ids, record.word_lengths, width)
     encoded = loaded.model.encode(
-        tf.constant(record.word_ids[np.newaxis], tf.int32),
+        tf.constant(record.word_ids, tf.int32),
         char_ids=tf.constant(spellings.astype(np.int32)),
-        char_index=tf.range(record.words + 1)[tf.newaxis],
+        index=tf.range(record.words + 1)[tf.newaxis],
         state=loaded.model.zero_state(1),
     )
     return encoded.hidden

@@ -16,6 +16,15 @@ def test_presets_are_whole_configs_that_survive_json(name: str) -> None:
     assert PRESETS[name].__doc__
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_can_sample_what_they_say(name: str) -> None:
+    config = get_preset(name)
+    if config.train.softmax == "sampled":
+        assert config.train.sampled_words <= config.data.vocab_size // 4
+    if config.train.rare_targets:
+        assert config.data.min_count < config.train.rare_count  # else no word is rare
+
+
 def test_presets_differ() -> None:
     configs = [get_preset(name) for name in PRESETS]
     assert all(one != other for one in configs for other in configs if one is not other)

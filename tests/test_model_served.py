@@ -322,12 +322,23 @@ def test_embeddings_of_several_layers(marked: tuple[ServedModel, Reference]) -> 
 
 @pytest.mark.parametrize(
     "settings",
-    [("model.inputs=words",), ("model.inputs=characters", "model.tied=false")],
+    [
+        ("model.inputs=words",),
+        ("model.inputs=characters", "model.tied=false"),
+        ("model.lstm_projection=9", "model.lstm_layers=2"),
+        ("model.lstm_projection=9", "model.tied=false"),
+    ],
 )
-def test_other_inputs_are_served_too(settings: tuple[str, ...]) -> None:
+def test_other_models_are_served_too(settings: tuple[str, ...]) -> None:
     served, reference = make_served(*settings)
     got = {name: value.numpy() for name, value in served.score(tf.constant(MARKED)).items()}
     assert_scores(got, reference, MARKED)
+    (text, *_), words = MARKED, reference.words(MARKED[0])
+    vectors = served.embed(tf.constant([text]))["embeddings"][0]
+    np.testing.assert_allclose(vectors, reference.read(words).layers[0, 1:], atol=1e-5)
+    best = served.next_word(tf.constant([text]), tf.constant(1))["probabilities"][0, 0]
+    expected = np.delete(reference.next_word(words), [UNK_ID, BOS_ID]).max()
+    assert float(best) == pytest.approx(float(expected), rel=1e-4)
 
 
 NASTY = [
@@ -360,7 +371,7 @@ def test_spellings_in_the_graph_are_those_of_training(
     stream = served._stream(tf.constant([*NASTY, *reversed(NASTY)]))
     assert stream.char_ids.numpy().tolist() == expected.tolist()
     order = [*range(1, len(NASTY) + 1), *range(len(NASTY), 0, -1)]
-    assert stream.char_index.numpy().tolist() == [0, *order]
+    assert stream.index.numpy().tolist() == [0, *order]
     words = [DOCUMENT_START, *NASTY, *reversed(NASTY)]
     assert stream.word_ids.numpy().tolist() == reference.vocab.encode(words)
     nothing = served._stream(tf.constant([], tf.string))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,19 @@ import tensorflow as tf
 
 from components.train.launch import log_path
 from components.train.main import run
+from model import stopping
+from model.broken import read_batch
 from model.checkpoints import list_checkpoints, newest_checkpoint, read_checkpoint, save_checkpoint
 from model.cluster import Cluster
 from model.config import Config, with_overrides
-from model.errors import CharloomError, InputError
+from model.errors import CharloomError, InputError, RestartableError
 from model.presets import tiny
 from model.progress import read_metrics
 from model.records import Dataset
-from model.training import build_training, check_config, restore, train_and_evaluate
+from model.restoring import build_training, restore
+from model.stopping import StoppedError, StopSignals
+from model.training import check_config, train_and_evaluate
+from model.watchdog import Watchdog
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden_losses.json"
 """The first losses of `one_worker`. To renew them after a wanted change, copy those that the
@@ -160,11 +166,69 @@ def cluster() -> Cluster:
     return Cluster(rank=0, size=1, strategy=strategy)
 
 
-def here(records: str, workdir: str, cluster: Cluster, *settings: str) -> dict[str, object]:
+def here(
+    records: str, workdir: str, cluster: Cluster, *settings: str, **options: Any
+) -> dict[str, Any]:
     """Trains in this process."""
     with Dataset.open(records) as dataset:
         config = check_config(with_overrides(CONFIG, settings), dataset)
-        return train_and_evaluate(config, dataset=dataset, workdir=workdir, cluster=cluster)
+        return train_and_evaluate(
+            config, dataset=dataset, workdir=workdir, cluster=cluster, **options
+        )
+
+
+class Asked(StopSignals):
+    """Is asked to stop once a certain thing is done."""
+
+    def __init__(self, watchdog: Watchdog, doing: str):
+        super().__init__()
+        self._watchdog, self._doing, self._met = watchdog, doing, False
+
+    @property
+    def requested(self) -> bool:
+        self._met = self._met or self._watchdog.doing == self._doing
+        return self._met
+
+
+@pytest.mark.slow
+def test_stopped_while_training_and_while_validating(
+    one_worker: str,
+    tiny_records: str,
+    tmp_path: Path,
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stopping, "VOTE_SECONDS", 0.0)  # a vote at every point
+    workdir = cut_back(one_worker, tmp_path / "workdir", to=20)
+    setting = "train.log_steps=7"  # so that a report's steps lie before and after a stop
+    for step, doing in ((24, "step 24"), (30, "the validation pass of step 30")):
+        watchdog = Watchdog()
+        with pytest.raises(StoppedError, match=rf"^stopped and saved at step {step}$"):
+            here(
+                tiny_records,
+                workdir,
+                cluster,
+                setting,
+                signals=Asked(watchdog, doing),
+                watchdog=watchdog,
+            )
+        newest = read_checkpoint(list_checkpoints(workdir)[0])
+        assert newest.step == step
+        assert "valid_words" not in newest.meta
+        assert not (tmp_path / "workdir" / "COMPLETED").exists()
+    assert here(tiny_records, workdir, cluster, setting)["step"] == 60
+    assert last_arrays(workdir) == last_arrays(one_worker)
+    ours, theirs = (read_metrics(path) for path in (workdir, one_worker))
+    valid = [
+        [(row["step"], row["valid_log_likelihood"]) for row in rows if "valid_words" in row]
+        for rows in (ours, theirs)
+    ]
+    assert valid[0] == valid[1]
+    assert [step for step, _ in valid[0]] == [30, 60]
+    each, found = losses(one_worker), losses(workdir)
+    for step in (28, 35, 42, 49, 56):
+        mean = sum(each[one] for one in range(step - 6, step + 1)) / 7
+        assert found[step] == pytest.approx(mean, rel=1e-6), step
 
 
 @pytest.mark.slow
@@ -188,9 +252,9 @@ def test_more_steps_go_on(
 @pytest.mark.parametrize(
     ("name", "value", "log_steps", "save_steps", "message"),
     [
-        ("joint_model/output_bias", np.nan, 1, 20, "the loss is nan and "),  # when reported
+        ("joint_model/output_bias", np.nan, 1, 20, "the loss is nan"),  # when reported
         # Before it is saved. A finite loss, but clipping by this norm turns weights to NaN.
-        ("word_embedding/embeddings", 1e20, 50, 1, r"the loss is \S+e\+\d+ and .* norm (inf|nan) "),
+        ("word_embedding/embeddings", 1e20, 50, 1, r"the gradient's norm is (inf|nan)"),
     ],
 )
 def test_a_broken_model_ends_training_and_is_not_saved(
@@ -210,11 +274,19 @@ def test_a_broken_model_ends_training_and_is_not_saved(
     arrays[f"model/{name}"] = np.sign(arrays[f"model/{name}"]) * np.float32(value)
     save_checkpoint(workdir, step=41, arrays=arrays, meta=whole.meta, keep=9)
     settings = [f"train.log_steps={log_steps}", f"train.checkpoint_steps={save_steps}"]
-    with pytest.raises(CharloomError, match=rf"^{message}.*at step 42; lower train"):
+    with pytest.raises(
+        CharloomError, match=rf"^{message} at step 42; that .*; lower train"
+    ) as caught:
         here(tiny_records, workdir, cluster, *settings)
     assert not (tmp_path / "workdir" / "COMPLETED").exists()
     steps = [read_checkpoint(path).step for path in list_checkpoints(workdir)]
     assert steps == [41, 40, 30]
+    assert not isinstance(caught.value, (InputError, RestartableError))
+    folder = tmp_path / "workdir" / "broken" / "step-42"
+    assert f"; the state is saved in {folder};" in str(caught.value)
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    assert meta["checkpoint_before"] == list_checkpoints(workdir)[0]
+    assert meta["sources"] == read_batch(CONFIG, records=tiny_records, step=42)[1]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from model.vocab import (
     SPECIAL_WORDS,
     UNK_ID,
     Vocabulary,
+    read_words,
     spell,
     unspell,
 )
@@ -121,3 +122,76 @@ def test_a_file_without_special_words_is_refused(tmp_path: Path) -> None:
     path.write_text("a\t3\nb\t1\n")
     with pytest.raises(InputError, match="does not begin with"):
         Vocabulary.load(str(path))
+
+
+# A vocabulary from outside
+
+
+def test_given_words_are_ordered_by_our_counts() -> None:
+    vocab = Vocabulary.choose(COUNTS, ["rare", "new", "b", "a", "also"])
+    assert vocab.words == (*SPECIAL_WORDS, "a", "b", "rare", "also", "new")
+    assert vocab.counts == (4, 5 + 3, 0, 3, 3, 1, 0, 0)
+    assert sum(vocab.counts) == sum(COUNTS.values())
+    assert vocab.encode([b"c", b"new", LINE_END]) == [UNK_ID, 7, EOS_ID]
+
+
+def test_all_words_given_are_all_words_built() -> None:
+    vocab = Vocabulary.build(COUNTS, max_size=100, min_count=1)
+    assert Vocabulary.choose(COUNTS, reversed(vocab.words[3:])) == vocab
+
+
+def test_read_words(tmp_path: Path) -> None:
+    path = tmp_path / "words"
+    path.write_bytes("\ufeffthe\t12\r\n\n</s>\n<unk>\t3\n<s>\ncafe\u0301\na\t0".encode())
+    assert read_words(str(path)) == ("a", "café", "the")
+
+
+def test_words_of_a_vocabulary_file_are_read(tmp_path: Path) -> None:
+    path = str(tmp_path / "vocab.txt")
+    counts = {**COUNTS, b"\x1c": 1, b"x\xe2\x80\x8b": 2, b"\xef\xbb\xbfa": 2}  # no white space
+    vocab = Vocabulary.build(counts, max_size=100, min_count=1)
+    vocab.save(path)
+    assert Vocabulary.choose(counts, read_words(path)) == vocab
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"a\nb\n\na\t3\n", "line 4 has the word 'a' of line 1 again"),
+        (b"<unk>\n<unk>\n", "line 2 has the word '<unk>' of line 1 again"),
+        (b"caf\xc3\xa9\ncafe\xcc\x81\n", "line 2 has the word 'café' of line 1 again"),
+        (b"a\nin fact\t2\n", "line 2 has white space inside"),
+        (b"a\nin\xc2\xa0fact\n", "line 2 has white space inside"),
+        (b"a 3\n", "line 1 has white space inside"),
+        (b" \n", "line 1 has white space inside"),
+        (b"a\t1\t2\n", "line 1 has 2 tabs"),
+        (b"a\nb\tmany\n", "line 2 has the count 'many', which is no whole number"),
+        (b"b\t-1\n", "line 1 has the count '-1', which is no whole number"),
+        (b"b\t\n", "line 1 has the count '', which is no whole number"),
+        (b"\t5\n", "line 1 has no word"),
+        (b"ok\nno\xff\n", "line 2 is not UTF-8 (byte 2 of the line)"),
+    ],
+)
+def test_a_bad_line_of_words_is_named(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "words"
+    path.write_bytes(data)
+    with pytest.raises(InputError) as caught:
+        read_words(str(path))
+    assert str(caught.value) == (
+        f"--vocab {path}, {message}; a line is a word, or a word, a tab and its count"
+    )
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"<unk>\t1\n</s>\n"])
+def test_a_file_without_words_is_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "words"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"--vocab .* holds no word; write one a line"):
+        read_words(str(path))
+
+
+def test_a_file_of_words_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^--vocab /no/such: No such file or directory$"):
+        read_words("/no/such")
+    with pytest.raises(InputError, match=r"Is a directory$"):
+        read_words(str(tmp_path))

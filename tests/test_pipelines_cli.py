@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.cli import main
+from model.config import to_dict
+from model.presets import tiny
+from pipelines import cli
+from pipelines.cli import build_parser, main
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
@@ -96,6 +99,67 @@ def test_a_wrong_input_is_told_before_anything_is_made(
 ) -> None:
     line = fails(capsys, "run", "--input", "nope*.txt", "--root", str(tmp_path / "made"))
     assert line == "no file matches --input 'nope*.txt'; check the path and the pattern"
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "changed"),
+    [
+        ("--on-bad-text=skip", {"on_bad_text": "skip", "max_stray_bytes": 0.0}),
+        ("--encoding=latin-1", {"encoding": "latin-1"}),
+        ("--tokenizer=whitespace", {"tokenizer": "whitespace"}),
+        ("--lowercase", {"lowercase": True}),
+        ("--no-sentence-marks", {"sentence_marks": False}),
+        ("--document=paragraph", {"document": "paragraph"}),
+        ("--vocab-size=77", {"vocab_size": 77}),
+        ("--min-count=5", {"min_count": 5}),
+    ],
+)
+@pytest.mark.parametrize("command", [["prepare", "--records", "r"], ["run", "--root", "r"]])
+def test_flags_set_fields_of_data(
+    command: list[str], flag: str, changed: dict[str, object]
+) -> None:
+    settings = ["--set", "data.sentence_marks=true", "--set", "data.max_stray_bytes=0.05"]
+    common = [*command, "--input", "x", "--preset", "tiny", *settings]
+    before, after = (
+        to_dict(cli._config(build_parser().parse_args(arguments)).data)
+        for arguments in (common, [*common, flag])
+    )
+    assert before == {**to_dict(tiny().data), "sentence_marks": True, "max_stray_bytes": 0.05}
+    assert after == {**before, **changed}
+    assert after != before
+
+
+def test_a_flag_with_a_bad_value(capsys: pytest.CaptureFixture[str]) -> None:
+    places = ["--input", "x", "--records", "r"]
+    assert fails(capsys, "prepare", *places, "--vocab-size", "many") == (
+        "data.vocab_size is 'many'; it must be a whole number"
+    )
+
+
+def test_prepare_takes_splits_and_a_vocabulary(corpus: Path, tmp_path: Path) -> None:
+    first, second, third, *rest = sorted(str(path) for path in corpus.iterdir())
+    (tmp_path / "words").write_text("the\nof\n")
+    places = ["--train", first, *rest, "--valid", second, "--test", third]
+    records = ["--vocab", str(tmp_path / "words"), "--records", str(tmp_path / "records")]
+    assert main(["prepare", *places, *records]) == 0
+    info = json.loads((tmp_path / "records" / "dataset.json").read_text())
+    assert info["input"]["split_files"] == {"train": len(rest) + 1, "valid": 1, "test": 1}
+    assert (info["vocab"]["size"], info["vocab"]["given_words"]) == (5, 2)
+
+
+def test_splits_beside_input(capsys: pytest.CaptureFixture[str]) -> None:
+    line = fails(capsys, "prepare", "--input", "x", "--train", "y", "--records", "r")
+    assert line.startswith("--input and --train exclude each other; name all text with")
+    assert fails(capsys, "prepare", "--records", "r").startswith("no input given; name files")
+
+
+def test_a_bad_vocabulary_is_told_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str], corpus: Path, tmp_path: Path
+) -> None:
+    places = ["--input", str(corpus), "--root", str(tmp_path / "made")]
+    line = fails(capsys, "run", *places, "--vocab", "/no/such")
+    assert line == "--vocab /no/such: No such file or directory"
     assert not (tmp_path / "made").exists()
 
 

@@ -52,6 +52,7 @@ def test_the_yaml_loads_as_a_component(tmp_path: Path) -> None:
         "workers",
         "registry",
         "model_name",
+        "vocab",
     }
     assert os.listdir(tmp_path) == ["p.yaml"]
 

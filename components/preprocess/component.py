@@ -11,7 +11,11 @@ from components.task import container_image
 
 @dsl.component(base_image=container_image(), install_kfp_package=False)
 def preprocess(
-    inputs: str, config: str, records: dsl.Output[dsl.Dataset], metrics: dsl.Output[dsl.Metrics]
+    inputs: str,
+    config: str,
+    records: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    vocab: str = "",
 ) -> None:
     """Turns raw text into shards of encoded records and a vocabulary.
 
@@ -20,6 +24,7 @@ def preprocess(
         config: the whole configuration as JSON.
         records: folder of shards, vocabulary and dataset.json.
         metrics: sizes of the splits, in words, and of the vocabulary.
+        vocab: file of the words of the vocabulary; if empty, the text gives them.
     """
     import json
 
@@ -29,7 +34,10 @@ def preprocess(
 
     with reporting_errors():
         dataset = run(
-            inputs=json.loads(inputs), records=records.path, config=from_json(config).data
+            inputs=json.loads(inputs),
+            vocab=vocab,
+            records=records.path,
+            config=from_json(config).data,
         )
     paths = {f"{split}_words": f"splits.{split}.words" for split in ("train", "valid", "test")}
     for name, value in select_numbers(dataset, {**paths, "vocabulary": "vocab.size"}).items():

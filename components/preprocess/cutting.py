@@ -34,18 +34,21 @@ class Piece:
     words: list[bytes]
 
 
-def cut_text(text: SourceText, name: str, config: DataConfig) -> Iterator[Piece]:
+def cut_text(
+    text: SourceText, name: str, config: DataConfig, *, split: str = ""
+) -> Iterator[Piece]:
     """Tokenises a file and yields its pieces, in reading order.
 
     Args:
       text: the file's text; one block of its lines is held at a time.
       name: the file's name in `Piece.source`.
       config: what a word, a document, a piece and a split are.
+      split: where all pieces go; if empty, `choose_split` chooses for each of them.
 
     Raises:
       BadTextError: it holds no word.
     """
-    cutter = _Cutter(name, config)
+    cutter = _Cutter(name, config, split)
     blank = True
     for lines, offsets in text.blocks():
         for offset, words in zip(offsets, _tokenize(lines, config), strict=True):
@@ -100,10 +103,11 @@ class _Cutter:
     than a quarter of `record_words`, is joined to the one before.
     """
 
-    def __init__(self, name: str, config: DataConfig) -> None:
+    def __init__(self, name: str, config: DataConfig, split: str) -> None:
         self._pieces: list[Piece] = []
         self._name = name
         self._config = config
+        self._split = split
         self._before = DOCUMENT_START
         self._words: list[bytes] = []
         self._source = ""
@@ -150,7 +154,7 @@ class _Cutter:
     def _release(self) -> None:
         if self._held:
             source, words = self._held
-            split = choose_split(source, self._config)
+            split = self._split or choose_split(source, self._config)
             self._pieces.append(Piece(source=source, split=split, words=[self._before, *words]))
             self._before = words[-1]
             self._held = None

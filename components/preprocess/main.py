@@ -17,9 +17,9 @@ from components.preprocess.sources import InputFile
 from components.preprocess.transforms import FileScan, Group
 from model.config import CONFIG_VERSION, DataConfig, to_dict
 from model.errors import InputError
-from model.files import hash_file
+from model.files import hash_file, write_whole
 from model.records import COMPLETED_FILE, FORMAT_VERSION, INFO_FILE, SPLITS, VOCAB_FILE, Dataset
-from model.vocab import Vocabulary
+from model.vocab import Vocabulary, read_words
 
 LISTED_FILES = 20
 """At most this many rejected files are named in dataset.json."""
@@ -27,7 +27,11 @@ LISTED_FILES = 20
 
 def run(
     *,
-    inputs: Sequence[str],
+    inputs: Sequence[str] = (),
+    train: Sequence[str] = (),
+    valid: Sequence[str] = (),
+    test: Sequence[str] = (),
+    vocab: str = "",
     records: str,
     config: DataConfig,
     beam_workers: int = 1,
@@ -40,7 +44,11 @@ def run(
     input and config, it is left as it is.
 
     Args:
-      inputs: files, glob patterns or folders.
+      inputs: files, glob patterns or folders; a hash of its place gives a record its split.
+      train: in place of `inputs`, those of the training split.
+      valid: those of the validation split.
+      test: those of the test split.
+      vocab: file of the words of the vocabulary, in place of the most frequent ones.
       records: the output folder; made here, or there and empty.
       config: how text becomes records.
       beam_workers: processes; 1 works in this one, 0 takes all cores.
@@ -55,17 +63,23 @@ def run(
     flags = check_options(beam_workers, beam_options)
     target = os.path.realpath(records)
     occupied = _is_occupied(target)
-    files = sources.find_files(inputs)
+    files = sources.find_files(inputs, train=train, valid=valid, test=test)
+    words = read_words(vocab) if vocab else None
     if occupied:
-        return _reuse(target, files, config)
+        return _reuse(target, files, words, config=config)
     with _output_folder(target) as folder:
-        info = _prepare(files, folder, config=config, flags=flags)
+        info = _prepare(files, words, folder=folder, config=config, flags=flags)
     _report(info, records)
     return info
 
 
 def _prepare(
-    files: Sequence[InputFile], folder: str, *, config: DataConfig, flags: Sequence[str]
+    files: Sequence[InputFile],
+    words: Sequence[str] | None,
+    *,
+    folder: str,
+    config: DataConfig,
+    flags: Sequence[str],
 ) -> dict[str, Any]:
     """Runs both passes over the files and completes the folder."""
     scratch = os.path.join(folder, "scratch")
@@ -74,6 +88,10 @@ def _prepare(
     groups_path = os.path.join(scratch, "groups.json")
     log_path = os.path.join(scratch, "workers.log")
     vocab_path = os.path.join(folder, VOCAB_FILE)
+    words_path = ""
+    if words is not None:  # by a file, which workers read: a list may be too long for an option
+        words_path = os.path.join(scratch, "words.txt")
+        write_whole(words_path, _list_words(words))
 
     with open_pipeline(flags, log_path) as pipeline:
         scanned = (
@@ -83,10 +101,12 @@ def _prepare(
             | "Scan" >> transforms.ScanFiles(config)
         )
         _ = scanned["scans"] | "Scans" >> transforms.SaveJson(scans_path)
-        _ = scanned["counts"] | "Vocabulary" >> transforms.SaveVocabulary(vocab_path, config)
+        _ = scanned["counts"] | "Vocabulary" >> transforms.SaveVocabulary(
+            vocab_path, config, words_path=words_path
+        )
     scans = transforms.load_scans(scans_path)
     good = _accept(scans, config)
-    _check_splits(good, config)
+    _check_splits(scans, config)
 
     groups = _group(good, config.shard_megabytes << 20)
     with open_pipeline(flags, log_path) as pipeline:
@@ -104,6 +124,7 @@ def _prepare(
             raise InputError(group["problem"])
     shutil.rmtree(scratch)
     info = _describe(scans, written, vocab=Vocabulary.load(vocab_path), config=config)
+    info["vocab"].update(_describe_words(words))
     _save_info(info, folder)
     return info
 
@@ -122,7 +143,9 @@ def _is_occupied(target: str) -> bool:
         ) from None
 
 
-def _reuse(target: str, files: Sequence[InputFile], config: DataConfig) -> dict[str, Any]:
+def _reuse(
+    target: str, files: Sequence[InputFile], words: Sequence[str] | None, *, config: DataConfig
+) -> dict[str, Any]:
     """Returns what dataset.json says if the folder is just what would be made."""
     occupied = f"{target} already holds something"
     advice = "choose another folder or delete it"
@@ -136,10 +159,25 @@ def _reuse(target: str, files: Sequence[InputFile], config: DataConfig) -> dict[
     if info["config"] != to_dict(config):
         raise InputError(f"{occupied}, records made with another config; {advice}")
     hashes = [hash_file(file.path) for file in files]
-    if info["input"]["fingerprint"] != sources.fingerprint([f.name for f in files], hashes):
+    if info["input"]["fingerprint"] != sources.fingerprint([f.full_name for f in files], hashes):
         raise InputError(f"{occupied}, records of another input; {advice}")
+    given = {key: info["vocab"][key] for key in info["vocab"] if key.startswith("given_")}
+    if given != _describe_words(words):
+        raise InputError(f"{occupied}, records with another vocabulary; {advice}")
     print(f"{target}: already prepared from this input with this config", flush=True)
     return info
+
+
+def _list_words(words: Sequence[str]) -> str:
+    return "".join(f"{word}\n" for word in words)
+
+
+def _describe_words(words: Sequence[str] | None) -> dict[str, Any]:
+    """Returns what dataset.json says of words that were given; nothing if none were."""
+    if words is None:
+        return {}
+    sha256 = hashlib.sha256(_list_words(words).encode()).hexdigest()
+    return {"given_words": len(words), "given_sha256": sha256}
 
 
 @contextlib.contextmanager
@@ -194,9 +232,17 @@ def _accept(scans: Sequence[FileScan], config: DataConfig) -> list[FileScan]:
     return good
 
 
-def _check_splits(good: Sequence[FileScan], config: DataConfig) -> None:
+def _check_splits(scans: Sequence[FileScan], config: DataConfig) -> None:
     """Raises InputError if a split that should have records has none."""
-    count = {split: sum(scan.records.get(split, 0) for scan in good) for split in SPLITS}
+    count = {split: sum(scan.records.get(split, 0) for scan in scans) for split in SPLITS}
+    given = {scan.file.split for scan in scans} - {""}
+    for split in SPLITS:
+        if split in given and not count[split]:
+            raise InputError(
+                f"the {split} split is empty: no file of --{split} is left; give it text"
+            )
+    if given:
+        return
     total = sum(count.values())
     if not count["train"]:
         raise InputError(
@@ -241,7 +287,9 @@ def _describe(
     reasons = [scan.reason for scan in bad]
     shards = [[s["file"], s["sha256"]] for split in SPLITS for s in splits[split]["shards"]]
     digest = json.dumps([vocab.digest, shards, to_dict(config)], sort_keys=True)
-    names, hashes = [scan.file.name for scan in scans], [scan.sha256 for scan in scans]
+    names, hashes = [scan.file.full_name for scan in scans], [scan.sha256 for scan in scans]
+    given = [scan.file.split for scan in scans if scan.file.split]
+    by_split = {split: given.count(split) for split in SPLITS} if given else {}
     return {
         "format_version": FORMAT_VERSION,
         "config_version": CONFIG_VERSION,
@@ -251,6 +299,7 @@ def _describe(
             "bytes": sum(scan.file.size for scan in scans),
             "fingerprint": sources.fingerprint(names, hashes),
             "stray_bytes": sum(scan.stray for scan in scans),
+            **({"split_files": by_split} if by_split else {}),
         },
         "vocab": {"size": len(vocab), "sha256": vocab.digest, "train_words": sum(vocab.counts)},
         "splits": splits,

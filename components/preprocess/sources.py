@@ -35,38 +35,81 @@ class InputFile:
         the path, decides its order and its split, so that another checkout gives the
         same records.
       size: its bytes.
+      split: where all its records go; empty if a hash chooses for each of them.
     """
 
     path: str
     name: str
     size: int
+    split: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """The name, after the split if one is given."""
+        return f"{self.split}:{self.name}" if self.split else self.name
 
 
-def find_files(inputs: Sequence[str]) -> list[InputFile]:
+def find_files(
+    inputs: Sequence[str] = (),
+    *,
+    train: Sequence[str] = (),
+    valid: Sequence[str] = (),
+    test: Sequence[str] = (),
+) -> list[InputFile]:
     """Lists the files that inputs name, each once, in the order of their names.
 
     Args:
       inputs: files, glob patterns (`**` crosses folders) or folders; a folder stands
         for all files below it, hidden ones left out.
+      train: in place of `inputs`, those of the training split.
+      valid: those of the validation split.
+      test: those of the test split.
 
     Raises:
-      InputError: an input gives no file, or gives something that is no readable file.
+      InputError: an input gives no file, or gives something that is no readable file, or a
+        file is named for two splits.
     """
-    if not inputs:
-        raise InputError("no input given; name files, glob patterns or folders with --input")
-    paths: dict[str, str] = {}
-    for pattern in inputs:
-        found = [path for match in _match(pattern) for path in _below(match)]
-        if not found:
-            raise InputError(f"no file matches --input {pattern!r}; check the path and the pattern")
-        for path in found:
-            paths.setdefault(os.path.abspath(path), path)
-    root = os.path.commonpath([os.path.dirname(path) for path in paths])
+    given = {"input": inputs, "train": train, "valid": valid, "test": test}
+    used = [f"--{flag}" for flag, patterns in given.items() if patterns]
+    if not used:
+        raise InputError(
+            "no input given; name files, glob patterns or folders with --input, or those of each "
+            "split with --train, --valid and --test"
+        )
+    if inputs and len(used) > 1:
+        raise InputError(
+            f"--input and {used[1]} exclude each other; name all text with --input, or that of "
+            "each split with --train, --valid and --test"
+        )
+    if not inputs and not train:
+        raise InputError(f"{used[0]} is given without --train; name the training text, too")
+    found: dict[str, tuple[str, str]] = {}
+    for flag, patterns in given.items():
+        for path in _list_paths(patterns, flag):
+            _, other = found.setdefault(os.path.abspath(path), (path, flag))
+            if other != flag:
+                raise InputError(f"{path} is named for --{other} and for --{flag}; choose one")
+    root = os.path.commonpath([os.path.dirname(path) for path in found])
     files = [
-        InputFile(path=shown, name=_relative_name(path, root), size=_check_readable(shown))
-        for path, shown in paths.items()
+        InputFile(
+            path=shown,
+            name=_relative_name(path, root),
+            size=_check_readable(shown),
+            split="" if flag == "input" else flag,
+        )
+        for path, (shown, flag) in found.items()
     ]
     return sorted(files, key=lambda file: file.name)
+
+
+def _list_paths(patterns: Sequence[str], flag: str) -> Iterator[str]:
+    for pattern in patterns:
+        paths = [path for match in _match(pattern) for path in _below(match)]
+        if not paths:
+            raise InputError(
+                f"no file matches --{flag} {pattern!r}; check the path and the pattern"
+            )
+        yield from paths
 
 
 def _match(pattern: str) -> list[str]:
@@ -172,7 +215,7 @@ def read_file(path: str) -> tuple[bytes, str]:
 
 
 def fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
-    """Returns one SHA-256 over the files' names and the hashes of their contents."""
+    """Returns one SHA-256 over the files' full names and the hashes of their contents."""
     rows = "".join(f"{sha256}  {name}\n" for name, sha256 in zip(names, hashes, strict=True))
     return hashlib.sha256(rows.encode()).hexdigest()
 

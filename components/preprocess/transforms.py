@@ -24,7 +24,7 @@ from components.preprocess.sources import BadTextError, InputFile, decode_text, 
 from model.config import DataConfig
 from model.files import hash_file, write_whole
 from model.records import SPLITS, encode_record, framed_size, shard_name
-from model.vocab import LINE_END, Vocabulary
+from model.vocab import LINE_END, Vocabulary, read_words
 
 Counts = dict[bytes, int]
 """Words of a stream -> how often they are targets."""
@@ -92,7 +92,7 @@ def scan_file(file: InputFile, config: DataConfig) -> tuple[FileScan, Counts]:
     records: collections.Counter[str] = collections.Counter()
     try:
         text = decode_text(data, config)
-        for piece in cut_text(text, file.name, config):
+        for piece in cut_text(text, file.name, config, split=file.split):
             records[piece.split] += 1
             if piece.split == "train":
                 counts.update(piece.words[1:])
@@ -128,19 +128,26 @@ class _AddCounts(beam.CombineFn):
 class SaveVocabulary(beam.PTransform):
     """One `Counts` -> a vocabulary file."""
 
-    def __init__(self, path: str, config: DataConfig) -> None:
-        """Makes the transform."""
+    def __init__(self, path: str, config: DataConfig, *, words_path: str = "") -> None:
+        """Makes the transform; `words_path` is a file of the words, if they are given."""
         super().__init__()
         self._path = path
         self._config = config
+        self._words_path = words_path
 
     def expand(self, counts: beam.PCollection) -> beam.PCollection:
         """Names the steps."""
-        return counts | "Save" >> beam.Map(_save_vocabulary, self._path, self._config)
+        return counts | "Save" >> beam.Map(
+            _save_vocabulary, self._path, self._config, self._words_path
+        )
 
 
-def _save_vocabulary(counts: Counts, path: str, config: DataConfig) -> None:
-    Vocabulary.build(counts, max_size=config.vocab_size, min_count=config.min_count).save(path)
+def _save_vocabulary(counts: Counts, path: str, config: DataConfig, words_path: str) -> None:
+    if words_path:
+        vocab = Vocabulary.choose(counts, read_words(words_path))
+    else:
+        vocab = Vocabulary.build(counts, max_size=config.vocab_size, min_count=config.min_count)
+    vocab.save(path)
 
 
 class WriteGroups(beam.PTransform):
@@ -195,7 +202,8 @@ def write_group(
             if sha256 != scan.sha256:
                 problem = f"{scan.file.path} was changed while it was read; run prepare again"
                 return {"index": group.index, "problem": problem}
-            for piece in cut_text(decode_text(data, config), scan.file.name, config):
+            text = decode_text(data, config)
+            for piece in cut_text(text, scan.file.name, config, split=scan.file.split):
                 writers[piece.split].write(piece)
         splits = {split: writer.finish() for split, writer in writers.items()}
         return {"index": group.index, "splits": splits}

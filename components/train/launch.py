@@ -1,40 +1,39 @@
-"""Starts the workers of a training on this machine and waits for them."""
+"""Runs a training as worker processes on this machine, and restarts them when some are lost."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
 import os
 import shlex
 import signal
-import socket
-import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any
 
-from components.task import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE
-from model.cluster import tf_config
-from model.errors import EXIT_BAD_INPUT, CharloomError, InputError, RestartableError
+from components.train.workers import WorkerGroup
+from model.checkpoints import list_checkpoints
+from model.cluster import PEER_SECONDS
+from model.errors import CharloomError, RestartableError
+from model.stopping import StoppedError
 
-STOP_SECONDS = 5.0
-"""How long a worker that was asked to stop may take before it is killed."""
+MAX_RESTARTS = 3
+STALL_SECONDS = 300.0
 
-
-@dataclasses.dataclass
-class Worker:
-    """A running worker process."""
-
-    rank: int
-    process: subprocess.Popen[bytes]
-    log: str
-    error_file: str
+SAVE_SECONDS = 15.0
+"""How long workers that were asked to stop may take to save before they are killed."""
 
 
-def log_path(workdir: str, rank: int) -> str:
-    """Returns where a worker's output goes."""
-    return os.path.join(workdir, "logs", f"worker-{rank}.log")
+class Follower:
+    """Hears how a training goes; this one prints restarts only."""
+
+    def update(self) -> None:
+        """Is called several times a second while workers run."""
+
+    def restarting(self, line: str, *, step: int) -> None:
+        """Hears why the workers are started again, and from which step."""
+        print(line, flush=True)
 
 
 def launch_local(
@@ -43,7 +42,11 @@ def launch_local(
     workdir: str,
     config: str,
     workers: int,
-    watch: Callable[[], None] = lambda: None,
+    max_restarts: int = MAX_RESTARTS,
+    peer_seconds: float = PEER_SECONDS,
+    stall_seconds: float = STALL_SECONDS,
+    profile: str = "",
+    follower: Follower | None = None,
 ) -> None:
     """Runs a training as local processes that share the cores and meet on loopback.
 
@@ -52,116 +55,115 @@ def launch_local(
       workdir: the training's folder; each worker's output goes to its logs/.
       config: JSON file of the whole config.
       workers: how many processes.
-      watch: called several times a second while they run.
+      max_restarts: how often all workers are started again from the newest checkpoint
+        after one was lost. A worker that was asked to stop does not count, unless this is
+        0: then nothing is ever started again.
+      peer_seconds: how long a worker waits for the others to come.
+      stall_seconds: how long a worker may make no progress.
+      profile: the steps that worker 0 traces, as in `100:110`.
+      follower: hears how it goes.
 
     Raises:
       InputError: a worker found bad input.
-      RestartableError: a worker was lost.
+      RestartableError: workers were lost too often, or SIGTERM or SIGHUP came.
+      KeyboardInterrupt: Ctrl-C; like SIGTERM it lets the workers save first.
       CharloomError: a worker failed.
     """
-    ports = _free_ports(workers)
     command = [sys.executable, "-m", "components.train.worker"]
     command += ["--records", records, "--workdir", workdir, "--config", config]
     command += ["--threads", str(max(1, (os.cpu_count() or 1) // workers))]
     command += ["--launcher", str(os.getpid())]
-    with _started(command, workdir=workdir, ports=ports) as running:
+    command += ["--peer-seconds", str(peer_seconds), "--stall-seconds", str(stall_seconds)]
+    if profile:
+        command += ["--profile", profile]
+    again = ["charloom", "train", "--records", records, "--workdir", workdir]
+    again += ["--config", config, "--workers", str(workers)]
+    follower = follower or Follower()
+    restarts = 0
+    with _StopRequests() as requests:
         while True:
-            watch()
-            failed = [worker for worker in running if worker.process.poll() not in (None, 0)]
-            if failed:
-                # The others follow within a moment; the one that began it died of more
-                # than a lost peer.
-                time.sleep(0.5)
-                again = ["charloom", "train", "--records", records, "--workdir", workdir]
-                again += ["--config", config, "--workers", str(workers)]
-                raise _failure(running, again=shlex.join(again))
-            if all(worker.process.poll() == 0 for worker in running):
-                watch()
+            with WorkerGroup(command, workdir=workdir, count=workers) as group:
+                failure = _attempt(group, requests, follower)
+            if failure is None:
                 return
-            time.sleep(0.2)
+            if not isinstance(failure, RestartableError):
+                raise failure
+            step = _newest_step(workdir)
+            if requests.numbers:
+                raise _stopped(requests.numbers[0], step=step, again=again)
+            counts = not isinstance(failure, StoppedError)
+            restarts += counts
+            if restarts > max_restarts or not max_restarts:
+                often = f", after {max_restarts} restarts" if max_restarts else ""
+                raise RestartableError(
+                    f"{failure}{often}; continue from the newest checkpoint with: "
+                    f"{shlex.join(again)}"
+                )
+            order = f"{restarts} of {max_restarts}" if counts else "not counted"
+            line = f"restarting from step {step} ({order}): {failure}"
+            follower.restarting(line, step=step)
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+def _attempt(
+    group: WorkerGroup, requests: _StopRequests, follower: Follower
+) -> CharloomError | None:
+    """Follows a group of workers to its end; returns why it failed."""
+    while not group.finished:
+        follower.update()
+        failure = group.failure()
+        if isinstance(failure, StoppedError):  # the others are about to end, too
+            group.end(SAVE_SECONDS)
+        if not failure and requests.numbers:
+            failure = _stop(group, requests)
+        if failure:
+            follower.update()
+            return failure
+        time.sleep(0.2)
+    follower.update()
+    return None
 
 
-@contextlib.contextmanager
-def _started(
-    command: Sequence[str], *, workdir: str, ports: Sequence[int]
-) -> Iterator[list[Worker]]:
-    """Starts a worker for each port; stops those that still run at the end, whatever it is."""
-    os.makedirs(os.path.join(workdir, "logs"), exist_ok=True)
-    hosts = [f"127.0.0.1:{port}" for port in ports]
-    workers: list[Worker] = []
-    try:
-        for rank in range(len(ports)):
-            workers.append(_start_worker(command, workdir=workdir, hosts=hosts, rank=rank))
-        yield workers
-    finally:
-        _stop(workers)
+def _stop(group: WorkerGroup, requests: _StopRequests) -> CharloomError | None:
+    """Lets the workers save; returns what came of it, None if they were just done."""
+    group.ask_to_stop()
+    deadline = time.monotonic() + SAVE_SECONDS
+    while group.running and time.monotonic() < deadline and len(requests.numbers) < 2:
+        time.sleep(0.1)
+    if group.finished:
+        return None
+    return group.failure() or StoppedError("killed while it saved")
 
 
-def _start_worker(
-    command: Sequence[str], *, workdir: str, hosts: Sequence[str], rank: int
-) -> Worker:
-    log = log_path(workdir, rank)
-    error_file = log.removesuffix(".log") + ".error.json"
-    with contextlib.suppress(FileNotFoundError):
-        os.remove(error_file)
-    environment = os.environ | {
-        "TF_CONFIG": tf_config(hosts, rank),
-        ERROR_FILE_VARIABLE: error_file,
-        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
-        # The launcher's folder may differ from where our packages are.
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    environment.pop(GROUP_FILE_VARIABLE, None)
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
-    return Worker(rank, process, log, error_file)
+def _stopped(number: int, *, step: int, again: Sequence[str]) -> BaseException:
+    """Returns the exception that tells that a signal ended the run."""
+    name = signal.Signals(number).name
+    text = f"stopped by {name}; go on from step {step} with: {shlex.join(again)}"
+    return KeyboardInterrupt(text) if number == signal.SIGINT else RestartableError(text)
 
 
-def _stop(workers: Sequence[Worker]) -> None:
-    for worker in workers:
-        if worker.process.poll() is None:
-            worker.process.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
-    for worker in workers:
-        try:
-            worker.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            worker.process.kill()
-            worker.process.wait()
+def _newest_step(workdir: str) -> int:
+    """Returns the step of the newest checkpoint, whole or not; 0 without one."""
+    paths = list_checkpoints(workdir)
+    return int(os.path.basename(paths[0]).removeprefix("step-")) if paths else 0
 
 
-def _failure(workers: Sequence[Worker], *, again: str) -> CharloomError:
-    """Says in one line which worker failed and what to do; `again` is the command to go on."""
-    for worker in workers:
-        with contextlib.suppress(OSError, ValueError):
-            with open(worker.error_file, encoding="utf-8") as file:
-                error = json.load(file)
-            kind = InputError if error["exit_code"] == EXIT_BAD_INPUT else CharloomError
-            return kind(error["message"])
-    codes = {worker.rank: worker.process.poll() for worker in workers}
-    killed = [rank for rank, code in codes.items() if code is not None and code < 0]
-    for rank in killed:
-        name = signal.Signals(-(codes[rank] or 0)).name
-        if name in ("SIGKILL", "SIGTERM", "SIGINT"):
-            return RestartableError(
-                f"worker {rank} was ended by {name}; continue from the newest checkpoint with: "
-                f"{again}"
-            )
-    ended = {rank: code for rank, code in codes.items() if code}
-    listed = ", ".join(f"worker {rank} with code {code}" for rank, code in ended.items())
-    first = workers[min(ended)].log
-    return CharloomError(f"training failed ({listed}); the reason is at the end of {first}")
+class _StopRequests:
+    """Collects the signals that ask to stop, in place of what they do otherwise."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopRequests:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
+                    self._handlers[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.numbers.append(number)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
 
-from components.train.launch import launch_local
+from components.train.launch import MAX_RESTARTS, STALL_SECONDS, Follower, launch_local
 from model.checkpoints import best_checkpoint, newest_checkpoint, read_meta
+from model.cluster import PEER_SECONDS
 from model.config import Config, read_config, to_json
 from model.errors import InputError
 from model.files import write_whole
+from model.profiling import ProfileSteps
 from model.progress import METRICS_FILE, perplexity
 from model.records import COMPLETED_FILE, Dataset
 from model.training import FREE_FIELDS, check_config
@@ -26,7 +29,17 @@ CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 
 
-def run(*, records: str, workdir: str, config: Config, workers: int = 1) -> dict[str, Any]:
+def run(
+    *,
+    records: str,
+    workdir: str,
+    config: Config,
+    workers: int = 1,
+    profile: ProfileSteps | None = None,
+    max_restarts: int = MAX_RESTARTS,
+    peer_seconds: float = PEER_SECONDS,
+    stall_seconds: float = STALL_SECONDS,
+) -> dict[str, Any]:
     """Trains a model, or goes on with a training that was interrupted.
 
     Args:
@@ -35,6 +48,11 @@ def run(*, records: str, workdir: str, config: Config, workers: int = 1) -> dict
         logs/worker-<rank>.log, metrics.jsonl, config.json and, last, COMPLETED.
       config: the whole config; its data section is replaced by that of the records.
       workers: worker processes that share each global batch.
+      profile: the steps that worker 0 traces.
+      max_restarts: how often all workers are started again after one was lost; see
+        `launch_local`.
+      peer_seconds: how long a worker waits for the others to come.
+      stall_seconds: how long a worker may make no progress.
 
     Returns:
       step, valid_perplexity (of the best checkpoint; None without a validation split)
@@ -42,18 +60,34 @@ def run(*, records: str, workdir: str, config: Config, workers: int = 1) -> dict
 
     Raises:
       InputError: bad records, workdir or config.
-      RestartableError: a worker was lost; the same call goes on.
+      RestartableError: a worker was lost once too often, or SIGTERM came; the same call
+        goes on.
+      KeyboardInterrupt: Ctrl-C; the training is saved, and the same call goes on.
       CharloomError: training failed.
     """
     if workers < 1:
         raise InputError(f"--workers is {workers}; it must be at least 1")
+    if max_restarts < 0:
+        raise InputError(f"--max-restarts is {max_restarts}; it must be at least 0")
     with Dataset.open(records) as dataset:
         config = check_config(config, dataset, workers=workers)
         digest = dataset.digest
     _open_workdir(workdir, config)
     with _locked(workdir):
         done = _steps_done(workdir, config, records=records, digest=digest)
-        return _train(records, workdir, config=config, workers=workers, done=done)
+        if profile:
+            profile.check(done=done, steps=config.train.steps)
+        launch = functools.partial(
+            launch_local,
+            records=os.path.abspath(records),
+            workdir=os.path.abspath(workdir),
+            workers=workers,
+            max_restarts=max_restarts,
+            peer_seconds=peer_seconds,
+            stall_seconds=stall_seconds,
+            profile=str(profile) if profile else "",
+        )
+        return _train(workdir, config, done=done, launch=launch)
 
 
 def _steps_done(workdir: str, config: Config, *, records: str, digest: str) -> int:
@@ -83,7 +117,7 @@ def _steps_done(workdir: str, config: Config, *, records: str, digest: str) -> i
 
 
 def _train(
-    records: str, workdir: str, *, config: Config, workers: int, done: int
+    workdir: str, config: Config, *, done: int, launch: Callable[..., None]
 ) -> dict[str, Any]:
     marker = os.path.join(workdir, COMPLETED_FILE)
     if os.path.exists(marker):
@@ -91,15 +125,15 @@ def _train(
             print(f"{workdir} is already trained to step {done}")
             return _result(workdir)
         os.remove(marker)
-    write_whole(os.path.join(workdir, CONFIG_FILE), to_json(config))
+    path = os.path.join(workdir, CONFIG_FILE)
+    try:
+        write_whole(path, to_json(config))
+    except OSError as error:
+        raise InputError(
+            f"workdir {workdir} can't be written ({error.strerror}); make room, or choose another"
+        ) from None
     with ProgressBar(workdir, steps=config.train.steps, done=done) as bar:
-        launch_local(
-            records=os.path.abspath(records),
-            workdir=os.path.abspath(workdir),
-            config=os.path.abspath(os.path.join(workdir, CONFIG_FILE)),
-            workers=workers,
-            watch=bar.update,
-        )
+        launch(config=os.path.abspath(path), follower=bar)
     return _result(workdir)
 
 
@@ -154,7 +188,7 @@ def _open_workdir(workdir: str, config: Config) -> None:
                 )
 
 
-class ProgressBar:
+class ProgressBar(Follower):
     """Shows the chief's metrics as they are written: a bar on a terminal, else lines."""
 
     def __init__(self, workdir: str, *, steps: int, done: int):
@@ -162,7 +196,10 @@ class ProgressBar:
         self._done = done
         self._path = os.path.join(workdir, METRICS_FILE)
         self._interactive = sys.stderr.isatty()
-        self._offset = os.path.getsize(self._path) if os.path.exists(self._path) else 0
+        self._offset, self._inode = 0, 0
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(self._path)
+            self._offset, self._inode = found.st_size, found.st_ino
         self._valid = ""
         self._bar = tqdm(
             total=steps,
@@ -181,8 +218,9 @@ class ProgressBar:
         """Shows what was written since the last call."""
         try:
             with open(self._path, encoding="utf-8") as file:
-                if os.fstat(file.fileno()).st_size < self._offset:
-                    self._offset = 0  # rewritten by a worker that went on from a checkpoint
+                inode = os.fstat(file.fileno()).st_ino
+                if inode != self._inode:  # written anew by a worker that starts
+                    self._offset, self._inode = 0, inode
                 file.seek(self._offset)
                 text = file.read()
         except FileNotFoundError:
@@ -191,6 +229,14 @@ class ProgressBar:
         self._offset += len(whole.encode())
         for line in whole.splitlines():
             self._show(json.loads(line))
+
+    def restarting(self, line: str, *, step: int) -> None:
+        """Says why the workers are started again; shows what comes after `step` again."""
+        self._done = step
+        if self._interactive:
+            self._bar.write(line)
+        else:
+            print(line, flush=True)
 
     def _show(self, row: dict[str, Any]) -> None:
         if row["step"] <= self._done:

@@ -1,0 +1,167 @@
+"""The workers meet before TensorFlow is asked to: bounded in time, naming who is missing.
+
+Creating `MultiWorkerMirroredStrategy` waits an hour for a peer, and meanwhile no other
+thread of Python runs. So each worker listens on its own port first, until its server of
+TensorFlow takes the port over, and calls all the others. Over the connection to a peer it
+says its rank, and later that it has reached everyone:
+
+  charloom worker 1 of 3\n    all\n
+
+Who has reached all peers and heard "all" from each of them goes on.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Sequence
+
+from model.errors import RestartableError
+
+_ALL = b"all\n"
+_RETRY_SECONDS = 0.2
+
+
+def wait_for_peers(hosts: Sequence[str], *, rank: int, seconds: float) -> None:
+    """Returns once all workers are there and have said so to one another.
+
+    Args:
+      hosts: `host:port` of every worker.
+      rank: which of them this one is.
+      seconds: how long to wait.
+
+    Raises:
+      RestartableError: a peer did not come, or left again; the message names it.
+    """
+    port = int(hosts[rank].rpartition(":")[2])
+    try:
+        server = _listen(port)
+    except OSError as error:
+        raise RestartableError(
+            f"worker {rank} can't listen on port {port} ({error.strerror}); start again"
+        ) from None
+    meeting = _Meeting(hosts, rank)
+    with server, selectors.DefaultSelector() as selector:
+        selector.register(server, selectors.EVENT_READ)
+        for peer in meeting.peers:
+            threading.Thread(target=meeting.call, args=(peer,), daemon=True).start()
+        try:
+            _hear(meeting, server, selector, deadline=time.monotonic() + seconds)
+            missing = meeting.missing()
+        finally:
+            meeting.over.set()
+            for key in list(selector.get_map().values()):
+                if key.fileobj is not server:
+                    key.fileobj.close()  # type: ignore[union-attr]
+    if missing:
+        raise RestartableError(f"{meeting.names(missing)} did not come within {seconds:g} s")
+
+
+def _listen(port: int) -> socket.socket:
+    """Opens the port to IPv4 and, where there is any, IPv6."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
+
+
+class _Meeting:
+    """What one worker knows of the others."""
+
+    def __init__(self, hosts: Sequence[str], rank: int) -> None:
+        self.hosts = hosts
+        self.rank = rank
+        self.peers = [peer for peer in range(len(hosts)) if peer != rank]
+        self.over = threading.Event()
+        self.heard: dict[int, bytes] = {}
+        """What each peer has said."""
+        self._reached: set[int] = set()
+        self._told: set[int] = set()
+
+    def greeting(self, peer: int) -> bytes:
+        """Returns what a peer says first."""
+        return b"charloom worker %d of %d\n" % (peer, len(self.hosts))
+
+    def complete(self) -> bool:
+        """Whether everyone is here, and all know it."""
+        said_all = {peer for peer, text in self.heard.items() if text.endswith(_ALL)}
+        return len(said_all) == len(self._told) == len(self.peers)
+
+    def names(self, peers: Sequence[int]) -> str:
+        """Returns peers in words, as in "worker 2 (host:port)"."""
+        return ", ".join(f"worker {peer} ({self.hosts[peer]})" for peer in peers)
+
+    def missing(self) -> list[int]:
+        """Returns those that did not come; if all came, those that miss a third one."""
+        if self.complete():
+            return []
+        gone = [peer for peer in self.peers if peer not in self._reached or peer not in self.heard]
+        return gone or [peer for peer in self.peers if not self.heard[peer].endswith(_ALL)]
+
+    def call(self, peer: int) -> None:
+        """Connects to a peer until it answers, and tells it when all are reached."""
+        host, _, port = self.hosts[peer].rpartition(":")
+        while not self.over.is_set():
+            try:
+                with socket.create_connection((host.strip("[]"), int(port)), timeout=5) as line:
+                    line.sendall(self.greeting(self.rank))
+                    self._reached.add(peer)
+                    line.settimeout(_RETRY_SECONDS / 4)
+                    while len(self._reached) < len(self.peers) and not self.over.is_set():
+                        _raise_if_closed(line)
+                    if not self.over.is_set():
+                        line.sendall(_ALL)
+                        self._told.add(peer)
+                    return
+            except OSError:  # not there yet, no such name yet, or gone again
+                self._reached.discard(peer)
+                self.over.wait(_RETRY_SECONDS)
+
+
+def _raise_if_closed(line: socket.socket) -> None:
+    try:
+        if not line.recv(1):
+            raise ConnectionResetError
+    except TimeoutError:  # nothing was said, as it should be
+        pass
+
+
+def _hear(
+    meeting: _Meeting,
+    server: socket.socket,
+    selector: selectors.BaseSelector,
+    *,
+    deadline: float,
+) -> None:
+    """Listens to the peers until all is said or the time is over."""
+    said: dict[socket.socket, bytes] = {}
+    by_greeting = {meeting.greeting(peer): peer for peer in meeting.peers}
+    while not meeting.complete() and time.monotonic() < deadline:
+        for key, _ in selector.select(_RETRY_SECONDS / 4):
+            if key.fileobj is server:
+                line, _address = server.accept()
+                line.setblocking(False)
+                selector.register(line, selectors.EVENT_READ)
+                said[line] = b""
+                continue
+            line = key.fileobj  # type: ignore[assignment]
+            try:
+                data = line.recv(256)
+            except OSError:
+                data = b""
+            said[line] += data
+            start = said[line].partition(b"\n")[0] + b"\n"
+            peer = by_greeting.get(start)
+            if peer is not None:
+                meeting.heard[peer] = said[line]
+            if data:
+                continue
+            selector.unregister(line)
+            line.close()
+            if peer is not None and not said[line].endswith(_ALL):
+                absent = [other for other in meeting.missing() if other != peer]
+                raise RestartableError(
+                    f"{meeting.names([peer])} left before all workers were there"
+                    + (f"; {meeting.names(absent)} had not come" if absent else "")
+                )

@@ -1,0 +1,172 @@
+"""A training in progress on one worker: built, restored from a checkpoint, saved to one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from model.averaging import WeightAverage
+from model.checkpoints import Checkpoint, save_checkpoint
+from model.cluster import Cluster, own_lanes
+from model.config import Config, to_json
+from model.errors import InputError
+from model.network import JointModel
+from model.optimizer import AdamW
+from model.records import Dataset
+from model.steps import Steps
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Training:
+    """A training in progress on one worker."""
+
+    config: Config
+    dataset: Dataset
+    cluster: Cluster
+    model: JointModel
+    optimizer: AdamW
+    steps: Steps
+    lanes: list[range]
+    """Lanes of each of this worker's replicas."""
+    step: int = 0
+    state: Any = None
+    """`[b, layers, 2, H]` a replica."""
+    valid: tuple[float, int] | None = None
+    """Log-likelihood and words of the newest validation pass, if at this very step."""
+    history: list[float] = dataclasses.field(default_factory=list)
+    """Log-likelihood per word of every validation pass so far."""
+    average: WeightAverage | None = None
+    """The mean of the weights, if the config asks for one."""
+    unreported: tuple[list[float], list[float]] = ([], [])
+    """Losses and words of the steps since the last report, as far as they are of before a restart."""
+
+
+def build_training(config: Config, dataset: Dataset, cluster: Cluster) -> Training:
+    """Makes model and optimizer with their initial values."""
+    strategy = cluster.strategy
+    replicas = strategy.num_replicas_in_sync
+    local = replicas // cluster.size
+    lanes = [
+        own_lanes(config.train.lanes, index=cluster.rank * local + index, count=replicas)
+        for index in range(local)
+    ]
+    with strategy.scope():
+        model = JointModel(config.model, vocab_counts=dataset.vocab.counts, seed=config.train.seed)
+        variables = [variable.value for variable in model.trainable_variables]
+        optimizer = AdamW(variables, weight_decay=config.train.weight_decay)
+        average = WeightAverage(variables, strategy=strategy) if config.train.average_last else None
+    steps = Steps(model, optimizer, config=config, strategy=strategy)
+    training = Training(config, dataset, cluster, model, optimizer, steps, lanes)
+    training.average = average
+    shape = (config.train.lanes, config.model.lstm_layers, 2, config.model.lstm_dim)
+    training.state = deal_state(training, np.zeros(shape, np.float32))
+    return training
+
+
+def deal_state(training: Training, state: Any) -> Any:
+    """Returns each local replica's lanes of a global state `[B, layers, 2, H]`."""
+    return distribute(training, [tf.constant(state[r.start : r.stop]) for r in training.lanes])
+
+
+def distribute(training: Training, values: list[Any]) -> Any:
+    """Hands one value to each local replica."""
+    return training.cluster.strategy.experimental_distribute_values_from_function(
+        lambda context: values[context.replica_id_in_sync_group % len(values)]
+    )
+
+
+def _named_variables(training: Training) -> dict[str, tf.Variable]:
+    named = {f"model/{v.path}": v.value for v in training.model.weights}
+    paths = [v.path for v in training.model.trainable_variables]
+    named |= {f"adam/first/{p}": v for p, v in zip(paths, training.optimizer.first, strict=True)}
+    named |= {f"adam/second/{p}": v for p, v in zip(paths, training.optimizer.second, strict=True)}
+    if training.average:
+        named |= {f"average/{p}": v for p, v in zip(paths, training.average.means, strict=True)}
+    return named
+
+
+def restore(training: Training, checkpoint: Checkpoint) -> None:
+    """Sets weights, optimizer slots, lane states and step from a checkpoint.
+
+    Raises:
+      InputError: the checkpoint is of other records or another model.
+    """
+    meta = checkpoint.meta
+    if meta.get("dataset_digest") != training.dataset.digest:
+        raise InputError(
+            f"{checkpoint.path} was trained on other records than {training.dataset.path}; "
+            "choose another --workdir"
+        )
+    variables = _named_variables(training)
+    model, lanes = training.config.model, training.config.train.lanes
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    shapes["state"] = (lanes, model.lstm_layers, 2, model.lstm_dim)
+    if shapes != {name: array.shape for name, array in checkpoint.arrays.items()}:
+        raise InputError(f"{checkpoint.path} is of another model; choose another --workdir")
+    for name, variable in variables.items():
+        variable.assign(checkpoint.arrays[name])
+    training.state = deal_state(training, checkpoint.arrays["state"])
+    training.step = checkpoint.step
+    if "valid_words" in meta:
+        training.valid = float(meta["valid_log_likelihood"]), int(meta["valid_words"])
+    training.unreported = list(meta["unreported_losses"]), list(meta["unreported_words"])
+    training.history = [float(value) for value in meta["history"]]
+    if training.average:
+        training.average.count = int(meta["averaged"])
+
+
+def collect(training: Training) -> dict[str, Any]:
+    """Collects a checkpoint's arrays; a collective, so all workers call it."""
+    state = training.steps.gather_state(training.state)
+    arrays = {name: variable.numpy() for name, variable in _named_variables(training).items()}
+    return {**arrays, "state": state.numpy()}
+
+
+def checkpoint_bytes(training: Training) -> int:
+    """Returns about how big a checkpoint is."""
+    return sum(
+        int(np.prod(variable.shape)) * variable.dtype.size
+        for variable in _named_variables(training).values()
+    )
+
+
+def save(
+    training: Training, workdir: str, *, unreported: tuple[list[float], list[float]] = ([], [])
+) -> None:
+    """Writes a checkpoint; all workers call it, the chief writes.
+
+    Args:
+      training: what to save.
+      workdir: its folder.
+      unreported: losses and words of the steps since the last report, so that a run that
+        goes on from here reports the same.
+    """
+    arrays = collect(training)
+    if not training.cluster.is_chief:
+        return
+    meta: dict[str, Any] = {
+        "dataset_digest": training.dataset.digest,
+        "config": json.loads(to_json(training.config)),
+        "workers": training.cluster.size,
+        "history": training.history,
+        "averaged": training.average.count if training.average else 0,
+        "unreported_losses": unreported[0],
+        "unreported_words": unreported[1],
+    }
+    if training.valid:
+        meta["valid_log_likelihood"], meta["valid_words"] = training.valid
+    path = save_checkpoint(
+        workdir,
+        step=training.step,
+        arrays=arrays,
+        meta=meta,
+        keep=training.config.train.keep_checkpoints,
+    )
+    log.info("checkpoint %s", path)

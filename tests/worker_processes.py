@@ -1,0 +1,33 @@
+"""Finds and waits for the worker processes of a training that runs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+
+def worker_pids(workdir: Path) -> dict[int, int]:
+    """Returns the process id of each running worker of a workdir, by rank."""
+    pids = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().split(b"\0")
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if b"components.train.worker" in command and str(workdir).encode() in command:
+            rank = re.search(rb'"index": (\d+)', environment)
+            assert rank
+            pids[int(rank[1])] = int(entry.name)
+    return pids
+
+
+def wait_for(condition: Callable[[], object], what: str, *, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
