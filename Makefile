@@ -2,6 +2,7 @@
 
 PYTHON ?=
 BROWN ?= ../shared/data/brown
+WORKERS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -25,7 +26,7 @@ demo: $(READY) ## Train, evaluate and export a small model on English text that 
 brown: $(READY) ## Train the preset brown on the Brown corpus, up to an hour; goes on where it was stopped.
 	$(BIN)/charloom prepare --preset brown --train $(BROWN)/train.txt --valid $(BROWN)/valid.txt \
 	  --vocab $(BROWN)/vocab.txt --tokenizer whitespace --no-sentence-marks --records brown/records
-	$(BIN)/charloom train --preset brown --records brown/records --workdir brown/work --workers 1
+	$(BIN)/charloom train --preset brown --records brown/records --workdir brown/work --workers $(WORKERS)
 
 test: $(READY) ## All tests, the slow ones too.
 	$(BIN)/python -m pytest

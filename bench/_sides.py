@@ -16,6 +16,7 @@ from typing import Any
 from bench._data import ROOT, say
 from model.errors import InputError
 
+WARM_UP_STEPS = 10
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -199,6 +200,19 @@ def _busy_seconds() -> tuple[float, float]:
         user, nice, system, *_ = (int(field) for field in file.readline().split()[1:])
     with open("/proc/uptime", encoding="utf-8") as file:
         return (user + nice + system) / TICKS, float(file.readline().split()[0])
+
+
+def warm_up(sides: Sequence[Side | Group], *, seconds: float) -> None:
+    """Gets sides ready to be measured, one after the other.
+
+    Some steps come first: a step whose batch has another shape is compiled once more, so
+    a time alone might be spent before the second one.
+    """
+    for side in sides:
+        side.wait()
+        say(f"{side.name}: ready, warms up for {WARM_UP_STEPS} steps and {seconds:g} s")
+        side.ask(do="train", steps=WARM_UP_STEPS)
+        side.ask(do="train", seconds=seconds)
 
 
 def interleave(

@@ -17,11 +17,9 @@ import tempfile
 from typing import Any
 
 from bench import _data, _sides
+from bench._sides import WARM_UP_STEPS
 from model.config import to_dict, with_overrides
 from model.presets import PRESETS
-
-WARM_UP = 10
-"""Steps at the beginning that are counted at the speed of those after them."""
 
 
 def main() -> None:
@@ -38,8 +36,8 @@ def main() -> None:
                         help="of the adaptive softmax (default: 2000 8000)")  # fmt: skip
     parser.add_argument("--side", choices=("both", "ours", "torch"), default="both")
     options = parser.parse_args()
-    if options.every <= WARM_UP:
-        parser.error(f"--every must be more than {WARM_UP}")
+    if options.every <= WARM_UP_STEPS:
+        parser.error(f"--every must be more than {WARM_UP_STEPS}")
     cores = _sides.choose_cores(2)
     if options.side != "ours":
         _sides.find_torch_python()
@@ -89,14 +87,14 @@ def _run(side: _sides.Side, options: argparse.Namespace) -> dict[str, Any]:
     """Trains one side until it reaches the target or the limit."""
     try:
         side.wait()
-        compiling = side.ask(do="train", steps=WARM_UP)
+        compiling = side.ask(do="train", steps=WARM_UP_STEPS)
         seconds, steps, words, curve = 0.0, 0, 0, []
         while True:
-            answer = side.ask(do="train", steps=options.every - (0 if steps else WARM_UP))
+            answer = side.ask(do="train", steps=options.every - (0 if steps else WARM_UP_STEPS))
             step_seconds = answer["seconds"] / answer["steps"]
             seconds += step_seconds * options.every
             steps += options.every
-            words += options.every * compiling["words"] // WARM_UP
+            words += options.every * compiling["words"] // WARM_UP_STEPS
             scored = side.ask(do="evaluate")
             perplexity = math.exp(min(50.0, scored["loss"] / scored["words"]))
             curve.append([steps, round(seconds, 1), round(perplexity, 1)])

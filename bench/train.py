@@ -42,10 +42,7 @@ def main() -> None:
                 }
                 path = _data.write_job(os.path.join(folder, f"{name}.json".replace(" ", "-")), ours)
                 sides.append(_sides.our_side(path, cores=cores, name=name))
-            for side in sides:
-                side.wait()
-                _data.say(f"{side.name} is ready, warms up for {options.warm_up:g} s")
-                side.ask(do="train", seconds=options.warm_up)
+            _sides.warm_up(sides, seconds=options.warm_up)
             speeds = _sides.interleave(sides, blocks=options.blocks, seconds=options.seconds)
         finally:
             for side in sides:

@@ -51,10 +51,7 @@ def main() -> None:
                 }
                 path = _data.write_job(os.path.join(folder, f"{size}.json"), job)
                 sides.append(_sides.our_side(path, cores=cores, name=f"V {size}"))
-            for side in sides:
-                side.wait()
-                _data.say(f"{side.name}: ready, warms up")
-                side.ask(do="train", seconds=5.0)
+            _sides.warm_up(sides, seconds=5.0)
             speeds = _sides.interleave(sides, blocks=options.blocks, seconds=options.seconds)
         finally:
             for side in sides:

@@ -62,11 +62,7 @@ def main() -> None:
         )
         sides: list[_sides.Side | _sides.Group] = [one, group]
         try:
-            for side in sides:
-                side.wait()
-                _data.say(f"{side.name}: ready, warms up")
-                side.ask(do="train", steps=10)
-                side.ask(do="train", steps=10)
+            _sides.warm_up(sides, seconds=5.0)
             moved["seen"] = _loopback_bytes()
             speeds = _sides.interleave(
                 sides, blocks=options.blocks, seconds=options.seconds, done=count

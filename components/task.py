@@ -36,6 +36,17 @@ GROUP_FILE_VARIABLE = "CHARLOOM_GROUP_FILE"
 """Environment variable: where a task writes the id of the process group that it leads."""
 
 
+RESTARTS_VARIABLE = "CHARLOOM_MAX_RESTARTS"
+"""Environment variable: how often a training's workers are started again after one was lost."""
+
+MAX_RESTARTS = 3
+
+
+def max_restarts() -> int:
+    """Returns `CHARLOOM_MAX_RESTARTS`, or the default."""
+    return int(os.environ.get(RESTARTS_VARIABLE) or MAX_RESTARTS)
+
+
 def container_image() -> str:
     """Returns the image in which components run: `CHARLOOM_IMAGE`, or the default."""
     return os.environ.get(IMAGE_VARIABLE) or DEFAULT_IMAGE

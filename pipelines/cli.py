@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 
+from components.task import RESTARTS_VARIABLE
 from model import presets
 from model.config import Config, read_config, with_overrides
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
@@ -189,6 +190,8 @@ def _query(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    # Of no meaning on a cluster, so it is no argument of the graph.
+    os.environ[RESTARTS_VARIABLE] = str(options.max_restarts)
     _run_graph(
         options.input,
         root=options.root,
@@ -377,6 +380,7 @@ def _add_pipelines(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     run.add_argument("--root", required=True, metavar="DIR", help="folder for all that is made")
     run.add_argument("--name", default="lm", help="the model's name in the registry (default: lm)")
     flags.add_workers(run, default=2)
+    flags.add_restarts(run)
     flags.add_data(run)
     flags.add_config(run)
 

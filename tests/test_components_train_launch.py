@@ -16,8 +16,9 @@ import pytest
 from worker_processes import wait_for, worker_pids
 
 from components.preprocess.main import run as prepare
-from components.train.launch import launch_local, log_path
+from components.train.launch import launch_local
 from components.train.main import ProgressBar, run
+from components.train.workers import log_path
 from model.checkpoints import list_checkpoints
 from model.config import read_config, with_overrides
 from model.errors import CharloomError, InputError

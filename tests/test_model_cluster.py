@@ -70,6 +70,7 @@ cluster = join_cluster(threads=1)
 assert (cluster.rank, cluster.size, cluster.is_chief) == (0, 1, True)
 assert cluster.strategy.num_replicas_in_sync == 1
 assert tf.config.threading.get_intra_op_parallelism_threads() == 1
+assert cluster.add([2.5, True]) == [2.5, 1.0]
 print("joined", flush=True)
 signal.raise_signal(signal.SIGTERM)
 print("still there", flush=True)

@@ -54,6 +54,77 @@ def test_three_steps_of_adamw(decay: float) -> None:
             np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
 
 
+def apply_rows(
+    optimizer: AdamW, gradient: Floats, ids: list[int], *, step: int, rate: float = 0.1
+) -> None:
+    optimizer.apply(
+        [tf.constant(gradient, tf.float32)],
+        rate=tf.constant(rate),
+        step=tf.constant(step),
+        strategy=tf.distribute.get_strategy(),
+        rows=[tf.constant(ids)],
+    )
+
+
+@pytest.mark.parametrize("shape", [(6, 4), (6,)])
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_rows_are_updated_as_whole_tables_are(shape: tuple[int, ...], decay: float) -> None:
+    random = np.random.default_rng(0)
+    start = random.normal(size=shape).astype(np.float32)
+    by_rows, dense = ([tf.Variable(start)] for _ in range(2))
+    lazy, whole = (AdamW(one, weight_decay=decay) for one in (by_rows, dense))
+    ids = [4, 0, 5]
+    for step in range(4):
+        gradient = random.normal(size=(3, *shape[1:])).astype(np.float32)
+        apply_rows(lazy, gradient, ids, step=step)
+        spread = np.zeros(shape, np.float32)
+        spread[ids] = gradient
+        whole.apply(
+            [tf.constant(spread)],
+            rate=tf.constant(0.1),
+            step=tf.constant(step),
+            strategy=tf.distribute.get_strategy(),
+        )
+    for ours, theirs in zip(
+        (by_rows[0], lazy.first[0], lazy.second[0]),
+        (dense[0], whole.first[0], whole.second[0]),
+        strict=True,
+    ):
+        np.testing.assert_allclose(ours.numpy()[ids], theirs.numpy()[ids], rtol=2e-5, atol=5e-6)
+    # The other rows are left alone, bit for bit.
+    others = [1, 2, 3]
+    assert (by_rows[0].numpy()[others] == start[others]).all()
+    assert not lazy.first[0].numpy()[others].any()
+    assert not lazy.second[0].numpy()[others].any()
+
+
+def test_rows_that_rest_keep_their_slots() -> None:
+    variable = tf.Variable(np.ones((3, 2), np.float32))
+    optimizer = AdamW([variable], weight_decay=0.1)
+    apply_rows(optimizer, np.ones((1, 2)), [1], step=0)
+    before = [one.numpy() for one in (variable, optimizer.first[0], optimizer.second[0])]
+    assert before[1][1].all()
+    apply_rows(optimizer, np.ones((2, 2)), [0, 2], step=1)
+    after = [one.numpy() for one in (variable, optimizer.first[0], optimizer.second[0])]
+    for one, other in zip(before, after, strict=True):
+        assert (one[1] == other[1]).all()
+        assert (one[[0, 2]] != other[[0, 2]]).all()
+
+
+def test_rows_and_whole_variables_in_one_call() -> None:
+    table, bias = tf.Variable(np.ones((3, 2), np.float32)), tf.Variable([1.0, 1.0])
+    AdamW([table, bias], weight_decay=0.0).apply(
+        [tf.ones([1, 2]), tf.ones([2])],
+        rate=tf.constant(0.5),
+        step=tf.constant(0),
+        strategy=tf.distribute.get_strategy(),
+        rows=[tf.constant([2]), None],
+    )
+    # The first step of Adam goes by the rate, whatever the gradient.
+    np.testing.assert_allclose(table, [[1, 1], [1, 1], [0.5, 0.5]], rtol=2e-5)
+    np.testing.assert_allclose(bias, [0.5, 0.5], rtol=2e-5)
+
+
 def test_no_gradient_and_no_rate_change_nothing() -> None:
     variable = tf.Variable([[1.0, -2.0]])
     optimizer = AdamW([variable], weight_decay=0.5)
@@ -106,3 +177,29 @@ def test_schedule_of_odd_lengths(steps: int, warmup: int) -> None:
     rates = [learning_rate(config, step) for step in range(steps)]
     assert all(0 < rate <= 1.0 for rate in rates)
     assert rates[0] == (1 / warmup if warmup else 1.0)
+
+
+PLATEAU = TrainConfig(steps=110, warmup_steps=10, learning_rate=0.5, schedule="plateau")
+
+
+@pytest.mark.parametrize(
+    ("step", "setbacks", "share"),
+    [
+        (0, 0, 0.1),
+        (4, 3, 0.5),  # nothing is halved before the peak
+        (10, 0, 1.0),
+        (109, 0, 1.0),
+        (50, 1, 0.5),
+        (50, 3, 0.125),
+        (50, 6, 0.015625),
+        (50, 7, 0.01),
+        (50, 99, 0.01),
+    ],
+)
+def test_plateau(step: int, setbacks: int, share: float) -> None:
+    assert learning_rate(PLATEAU, step, setbacks=setbacks) == pytest.approx(0.5 * share, rel=1e-12)
+
+
+def test_cosine_heeds_no_setbacks() -> None:
+    for step in (0, 50, 109):
+        assert learning_rate(CONFIG, step, setbacks=5) == learning_rate(CONFIG, step)

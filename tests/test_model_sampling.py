@@ -16,7 +16,8 @@ Int32Array = npt.NDArray[np.int32]
 
 def make_sampler(size: int = V, *, words: int = S, seed: int = 1, **settings: Any) -> TargetSampler:
     config = TrainConfig(softmax="sampled", sampled_words=words, seed=seed, **settings)
-    return TargetSampler(config, [7] * size)
+    counts: Any = np.full(size, 7)
+    return TargetSampler(config, counts)
 
 
 @pytest.mark.parametrize(("size", "words"), [(V, S), (V, 1), (V, V // 2), (500, 250), (10**6, 999)])
@@ -27,7 +28,7 @@ def test_negatives_are_different_words(size: int, words: int) -> None:
         assert negatives.shape == (words,)
         assert negatives.dtype == np.int32
         assert len(set(negatives.tolist())) == words
-        assert 0 <= negatives.min()
+        assert negatives.min() >= 0
         assert negatives.max() < size
         assert tries >= words
 
@@ -45,7 +46,7 @@ def test_negatives_depend_on_seed_and_step_only() -> None:
 
 
 def test_every_word_is_drawn_as_often_as_expected() -> None:
-    sampler, steps = make_sampler(), 8000
+    sampler, steps = make_sampler(), 4000
     found, expected, draws = np.zeros(V), np.zeros(V), 0
     for step in range(steps):
         negatives, tries = sampler.negatives(step)
@@ -72,8 +73,8 @@ def test_expected_by_hand() -> None:
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     # Of a rare word, where 1 - (1 - p)^n of small numbers would be lost.
-    rare = make_sampler(10**7, words=1).log_expected(np.asarray([10**7 - 1], np.int32), 1)
-    assert rare[0] == pytest.approx(np.log(1e-7 / np.log(1e7)), rel=1e-5)
+    rare = make_sampler(10**6, words=1).log_expected(np.asarray([10**6 - 1], np.int32), 1)
+    assert rare[0] == pytest.approx(np.log(1e-6 / np.log(1e6)), rel=1e-5)
 
 
 def draw_rows(size: int, *, step: int = 3) -> tuple[Rows, Int32Array, Int32Array, Int32Array]:

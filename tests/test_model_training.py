@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.train.launch import log_path
 from components.train.main import run
+from components.train.workers import log_path
 from model import stopping
 from model.broken import read_batch
 from model.checkpoints import list_checkpoints, newest_checkpoint, read_checkpoint, save_checkpoint
@@ -30,7 +30,7 @@ GOLDEN = Path(__file__).resolve().parent / "data" / "golden_losses.json"
 failed test shows."""
 
 CONFIG = with_overrides(tiny(), ["train.log_steps=1"])
-assert CONFIG.model.dropout > 0
+assert CONFIG.model.hidden_dropout > 0
 
 
 def losses(workdir: str) -> dict[int, float]:
@@ -131,7 +131,7 @@ def test_resumed_by_another_number_of_workers(
     ("setting", "message"),
     [
         ("model.word_dim=17", "model.word_dim=16, not 17"),
-        ("model.dropout=0", "model.dropout=0.1, not 0.0"),
+        ("model.hidden_dropout=0", "model.hidden_dropout=0.1, not 0.0"),
         ("model.filter_counts=8,8,9", "model.filter_counts=(8, 8, 8), not (8, 8, 9)"),
         ("train.lanes=8", "train.lanes=4, not 8"),
         ("train.seed=2", "train.seed=1, not 2"),

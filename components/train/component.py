@@ -26,13 +26,17 @@ def train(
         workdir: folder of checkpoints, TensorBoard events and worker logs.
         metrics: step and validation perplexity of the best checkpoint.
     """
-    from components.task import reporting_errors, select_numbers
+    from components.task import max_restarts, reporting_errors, select_numbers
     from components.train.main import run
     from model.config import from_json
 
     with reporting_errors():
         result = run(
-            records=records.path, workdir=workdir.path, config=from_json(config), workers=workers
+            records=records.path,
+            workdir=workdir.path,
+            config=from_json(config),
+            workers=workers,
+            max_restarts=max_restarts(),
         )
     for name, value in select_numbers(
         result, {"step": "step", "valid_perplexity": "valid_perplexity"}

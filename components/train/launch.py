@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
+from components.task import MAX_RESTARTS
 from components.train.workers import WorkerGroup
 from model.checkpoints import list_checkpoints
 from model.cluster import PEER_SECONDS
 from model.errors import CharloomError, RestartableError
 from model.stopping import StoppedError
 
-MAX_RESTARTS = 3
 STALL_SECONDS = 300.0
 
 SAVE_SECONDS = 15.0

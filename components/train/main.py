@@ -14,7 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from components.train.launch import MAX_RESTARTS, STALL_SECONDS, Follower, launch_local
+from components.task import MAX_RESTARTS
+from components.train.launch import STALL_SECONDS, Follower, launch_local
 from model.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.cluster import PEER_SECONDS
 from model.config import Config, read_config, to_json
