@@ -23,7 +23,7 @@ setup: $(READY) ## Make .venv with what requirements.lock says. PYTHON=python3.1
 demo: $(READY) ## Train, evaluate and export a small model on English text that Python carries.
 	$(BIN)/charloom demo
 
-brown: $(READY) ## Train the preset brown on the Brown corpus, up to an hour; goes on where it was stopped.
+brown: $(READY) ## Train the preset brown on the Brown corpus, some 20 minutes; goes on where it was stopped.
 	$(BIN)/charloom prepare --preset brown --train $(BROWN)/train.txt --valid $(BROWN)/valid.txt \
 	  --vocab $(BROWN)/vocab.txt --tokenizer whitespace --no-sentence-marks --records brown/records
 	$(BIN)/charloom train --preset brown --records brown/records --workdir brown/work --workers $(WORKERS)
