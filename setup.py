@@ -36,6 +36,6 @@ setup(
             "pytest>=9,<10",
             "ruff>=0.17,<0.18",
             "setuptools>=77",  # `make setup` builds with the locked one, not with the newest
-        ]
+        ],
     },
 )

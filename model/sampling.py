@@ -76,7 +76,8 @@ class TargetSampler:
         chosen = random.random(targets.shape) < self._config.rare_targets
         replaced = targets.copy()
         draws = random.random(int(chosen.sum()))
-        replaced[chosen] = np.searchsorted(self._rare, draws, side="right")
+        rare = np.searchsorted(self._rare, draws, side="right")
+        replaced[chosen] = np.minimum(rare, self._size - 1)  # the shares' sum may round below 1
         return replaced
 
     def rows(self, *, step: int, used: Int32Array, words: Int32Array, targets: Int32Array) -> Rows:

@@ -25,7 +25,7 @@ from model.errors import CharloomError, InputError
 from model.presets import tiny
 from model.progress import read_metrics
 
-STEPS = 1500
+STEPS = 800
 """So many that a training is still on when it is disturbed."""
 
 
@@ -33,7 +33,7 @@ def start_training(records: str, workdir: Path, *flags: str) -> subprocess.Popen
     return subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", "train", "--records", records]
         + ["--workdir", str(workdir), "--workers", "2", "--preset", "tiny"]
-        + ["--set", f"train.steps={STEPS}", "--set", "train.valid_steps=500", *flags],
+        + ["--set", f"train.steps={STEPS}", "--set", "train.valid_steps=400", *flags],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

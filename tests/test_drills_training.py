@@ -38,6 +38,7 @@ SETTINGS = {
     "train.log_steps": 20,
     "train.valid_steps": 100,
     "train.checkpoint_steps": 50,
+    "train.average_last": 0.8,
 }
 FLAGS = [f"--set={name}={value}" for name, value in SETTINGS.items()]
 

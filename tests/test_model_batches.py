@@ -242,7 +242,9 @@ def test_workers_draw_the_same(parts: list[range]) -> None:
 
 
 def test_a_sampler_of_nothing_changes_nothing() -> None:
-    plan = TrainPlan(np.asarray([len(words) - 1 for words in LANES_READ]), lanes=4, window=3, seed=2)
+    plan = TrainPlan(
+        np.asarray([len(words) - 1 for words in LANES_READ]), lanes=4, window=3, seed=2
+    )
     plain = train_batch(plan, make_reader(3, LANES_READ), 1, range(4))
     full = train_batch(plan, make_reader(3, LANES_READ), 1, range(4), sampler=make_sampler())
     assert_joined(plain, [full])
