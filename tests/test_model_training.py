@@ -25,9 +25,6 @@ from model.stopping import StoppedError, StopSignals
 from model.training import check_config, train_and_evaluate
 from model.watchdog import Watchdog
 
-"""The first losses of `one_worker`. To renew them after a wanted change, copy those that the
-failed test shows."""
-
 CONFIG = with_overrides(tiny(), ["train.log_steps=1"])
 assert CONFIG.model.hidden_dropout > 0
 

@@ -42,7 +42,7 @@ def test_help_loads_nothing_heavy() -> None:
     [
         (
             ["--preset", "dmo"],
-            "unknown preset 'dmo'; there are tiny, demo, small; did you mean demo?",
+            "unknown preset 'dmo'; there are tiny, demo, small, brown, onebillion; did you mean demo?",
         ),
         (
             ["--set", "train.stps=5"],
