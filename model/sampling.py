@@ -115,7 +115,8 @@ class TargetSampler:
             _, first = np.unique(drawn, return_index=True)
             if len(first) >= count:
                 first = np.sort(first)[:count]
-                return drawn[first].astype(np.int32), int(first[-1]) + 1
+                # Sorted, so that tables are gone through in the order of their memory.
+                return np.sort(drawn[first]).astype(np.int32), int(first[-1]) + 1
 
     def log_expected(self, ids: Int32Array, tries: int) -> npt.NDArray[np.float32]:
         """Returns `[R]` log of the chance that a word is among what `tries` draws gave."""
