@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from model.network import JointModel
+from model.network import JointModel, read_rows
 
 BLOCK_LOGITS = 1 << 22
 """Logits that training computes at a time: few enough to stay near the processor."""
@@ -143,8 +143,8 @@ def word_log_likelihoods(model: JointModel, hidden: tf.Tensor, targets: tf.Tenso
     """
     flat = tf.reshape(hidden, [-1, hidden.shape[-1]])
     words = tf.reshape(targets, [-1])
-    of_target = tf.reduce_sum(flat * tf.gather(model.softmax_kernel, words), axis=-1)
-    of_target += tf.gather(model.output_bias, words)
+    of_target = tf.reduce_sum(flat * read_rows(model.softmax_kernel, words), axis=-1)
+    of_target += read_rows(model.output_bias.value, words)
     scores = tf.minimum(of_target - log_normalizer(model, flat), 0.0)
     return tf.reshape(scores, tf.shape(targets))
 
@@ -156,8 +156,8 @@ def log_normalizer(model: JointModel, hidden: tf.Tensor) -> tf.Tensor:
 
     def add(start: tf.Tensor, total: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         words = tf.range(start, tf.minimum(start + size, count))
-        logits = tf.matmul(hidden, tf.gather(model.softmax_kernel, words), transpose_b=True)
-        logits += tf.gather(model.output_bias, words)
+        logits = tf.matmul(hidden, read_rows(model.softmax_kernel, words), transpose_b=True)
+        logits += read_rows(model.output_bias.value, words)
         return start + size, _log_add(total, tf.reduce_logsumexp(logits, axis=-1))
 
     total = tf.fill([tf.shape(hidden)[0]], tf.float32.min)

@@ -191,6 +191,17 @@ class JointModel(keras.layers.Layer):
         return tf.matmul(hidden, self.softmax_kernel, transpose_b=True) + self.output_bias
 
 
+def read_rows(table: tf.Variable, ids: tf.Tensor) -> tf.Tensor:
+    """Returns rows `[R, ..]` of a table, in a replica or without a strategy.
+
+    `tf.gather` of a variable of a strategy reads all of it, which copies it if rows of it
+    are ever updated alone: 0.2 s for 800,000 rows of 256.
+    """
+    if isinstance(table, tf.distribute.DistributedValues):
+        return tf.raw_ops.ResourceGather(resource=table.handle, indices=ids, dtype=table.dtype)
+    return table.sparse_read(ids)
+
+
 def _keys(words: tf.Tensor, char_ids: tf.Tensor) -> tf.Tensor:
     """Returns `[U]` int32 numbers made of each word's id and spelling."""
     factors = [pow(31, place + 1, 1 << 20) for place in range(char_ids.shape[1])]

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from model.config import TrainConfig
+from model.network import read_rows
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
@@ -144,10 +145,10 @@ class AdamW:
         power_1: tf.Tensor,
         power_2: tf.Tensor,
     ) -> None:
-        mean = BETA_1 * tf.gather(first, ids) + (1.0 - BETA_1) * gradient
-        square = BETA_2 * tf.gather(second, ids) + (1.0 - BETA_2) * tf.square(gradient)
+        mean = BETA_1 * read_rows(first, ids) + (1.0 - BETA_1) * gradient
+        square = BETA_2 * read_rows(second, ids) + (1.0 - BETA_2) * tf.square(gradient)
         scale = rate * tf.sqrt(1.0 - power_2) / (1.0 - power_1)
-        value = tf.gather(variable, ids) * (1.0 - rate * self._decay(variable))
+        value = read_rows(variable, ids) * (1.0 - rate * self._decay(variable))
         first.scatter_update(tf.IndexedSlices(mean, ids))
         second.scatter_update(tf.IndexedSlices(square, ids))
         value -= scale * mean / (tf.sqrt(square) + EPSILON)

@@ -11,7 +11,7 @@ from model.batches import Batch
 from model.config import Config
 from model.layers import Dropout
 from model.losses import LossSums, softmax_loss, word_log_likelihoods
-from model.network import JointModel
+from model.network import JointModel, read_rows
 from model.optimizer import AdamW
 
 Inputs = dict[str, tf.Tensor]
@@ -51,11 +51,15 @@ def score_window(
     Returns:
       `[b, T]` log-likelihoods (0 in padding), and the state after the window.
     """
+    vectors = None
+    if model.word_embedding is not None:
+        vectors = read_rows(model.word_embedding.embeddings.value, inputs["words"])
     encoded = model.encode(
         inputs["words"],
         char_ids=inputs["char_ids"],
         index=inputs["index"],
         state=state * inputs["keep"][:, tf.newaxis, tf.newaxis, tf.newaxis],
+        word_vectors=vectors,
     )
     scores = word_log_likelihoods(model, encoded.hidden, inputs["targets"])
     return scores * inputs["weights"], encoded.state
@@ -121,7 +125,7 @@ class Steps:
             first_lane=inputs["first_lane"],
         )
         with tf.GradientTape() as tape:
-            tables = {name: tf.gather(table, inputs["rows"]) for name, table in self._tables}
+            tables = {name: read_rows(table, inputs["rows"]) for name, table in self._tables}
             tape.watch(tables)
             sums, state = self._loss(inputs, state, tables=tables, dropout=dropout)
         named = {id(table): name for name, table in self._tables}
