@@ -21,6 +21,15 @@ from bench._sides import WARM_UP_STEPS
 from model.config import to_dict, with_overrides
 from model.presets import PRESETS
 
+SIZES = (
+    "model.lstm_dim=300",
+    "model.input_dropout=0.3",
+    "model.hidden_dropout=0.3",
+    "model.output_dropout=0.3",
+    "model.recurrent_dropout=0",
+)
+"""Of both sides: a smaller LSTM than the preset's, and dropout for a short training."""
+
 
 def main() -> None:
     """Runs both sides, and prints the figures."""
@@ -29,13 +38,14 @@ def main() -> None:
     parser.add_argument("--ours", nargs="*", default=[], metavar="FIELD=VALUE",
                         help="what our side alone adds to the preset")  # fmt: skip
     parser.add_argument("--target", type=float, default=300.0, help="perplexity (default: 300)")
-    parser.add_argument("--limit-seconds", type=float, default=900.0, help="default: 900")
-    parser.add_argument("--every", type=int, default=100, help="steps between validations")
-    parser.add_argument("--valid-words", type=int, default=0, help="of them (default: all)")
+    parser.add_argument("--limit-seconds", type=float, default=420.0, help="default: 420")
+    parser.add_argument("--every", type=int, default=60, help="steps between validations")
+    parser.add_argument("--valid-words", type=int, default=50_000, help="0: all (default: 50000)")
     parser.add_argument("--cutoffs", type=int, nargs="*", default=[2000, 8000],
                         help="of the adaptive softmax (default: 2000 8000)")  # fmt: skip
     parser.add_argument("--side", choices=("both", "ours", "torch"), default="both")
     options = parser.parse_args()
+    options.set = [*SIZES, *options.set]
     if options.every <= WARM_UP_STEPS:
         parser.error(f"--every must be more than {WARM_UP_STEPS}")
     cores = _sides.choose_cores(2)
