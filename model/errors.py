@@ -3,6 +3,7 @@
 EXIT_BAD_INPUT = 2
 EXIT_REJECTED = 3
 EXIT_RESTARTABLE = 75
+EXIT_ORPHANED = 78
 
 
 class CharloomError(Exception):

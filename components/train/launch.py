@@ -1,4 +1,7 @@
-"""Runs a training as worker processes on this machine, and restarts them when some are lost."""
+"""Runs a training as worker processes on this machine, and restarts them when some are lost.
+
+On a cluster the workers are pods instead: launch_jobset.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from types import FrameType
 from typing import Any
 
@@ -80,7 +82,7 @@ def launch_local(
     again += ["--config", config, "--workers", str(workers)]
     follower = follower or Follower()
     restarts = 0
-    with _StopRequests() as requests:
+    with StopRequests() as requests:
         while True:
             with WorkerGroup(command, workdir=workdir, count=workers) as group:
                 failure = _attempt(group, requests, follower)
@@ -88,9 +90,9 @@ def launch_local(
                 return
             if not isinstance(failure, RestartableError):
                 raise failure
-            step = _newest_step(workdir)
+            step = newest_step(workdir)
             if requests.numbers:
-                raise _stopped(requests.numbers[0], step=step, again=again)
+                raise requests.ended(step=step, how=shlex.join(again))
             counts = not isinstance(failure, StoppedError)
             restarts += counts
             if restarts > max_restarts or not max_restarts:
@@ -105,7 +107,7 @@ def launch_local(
 
 
 def _attempt(
-    group: WorkerGroup, requests: _StopRequests, follower: Follower
+    group: WorkerGroup, requests: StopRequests, follower: Follower
 ) -> CharloomError | None:
     """Follows a group of workers to its end; returns why it failed."""
     while not group.finished:
@@ -123,7 +125,7 @@ def _attempt(
     return None
 
 
-def _stop(group: WorkerGroup, requests: _StopRequests) -> CharloomError | None:
+def _stop(group: WorkerGroup, requests: StopRequests) -> CharloomError | None:
     """Lets the workers save; returns what came of it, None if they were just done."""
     group.ask_to_stop()
     deadline = time.monotonic() + SAVE_SECONDS
@@ -134,27 +136,20 @@ def _stop(group: WorkerGroup, requests: _StopRequests) -> CharloomError | None:
     return group.failure() or StoppedError("killed while it saved")
 
 
-def _stopped(number: int, *, step: int, again: Sequence[str]) -> BaseException:
-    """Returns the exception that tells that a signal ended the run."""
-    name = signal.Signals(number).name
-    text = f"stopped by {name}; go on from step {step} with: {shlex.join(again)}"
-    return KeyboardInterrupt(text) if number == signal.SIGINT else RestartableError(text)
-
-
-def _newest_step(workdir: str) -> int:
+def newest_step(workdir: str) -> int:
     """Returns the step of the newest checkpoint, whole or not; 0 without one."""
     paths = list_checkpoints(workdir)
     return int(os.path.basename(paths[0]).removeprefix("step-")) if paths else 0
 
 
-class _StopRequests:
+class StopRequests:
     """Collects the signals that ask to stop, in place of what they do otherwise."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
         self._handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> _StopRequests:
+    def __enter__(self) -> StopRequests:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
@@ -164,6 +159,17 @@ class _StopRequests:
     def __exit__(self, *unused: object) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
+
+    def ended(self, *, step: int, how: str) -> BaseException:
+        """Returns the exception that tells that a signal ended the run.
+
+        Args:
+          step: of the newest checkpoint.
+          how: what makes the training go on.
+        """
+        name = signal.Signals(self.numbers[0]).name
+        text = f"stopped by {name}; go on from step {step} with: {how}"
+        return KeyboardInterrupt(text) if name == "SIGINT" else RestartableError(text)
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.numbers.append(number)

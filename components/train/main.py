@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from components.task import MAX_RESTARTS
 from components.train.launch import STALL_SECONDS, Follower, launch_local
+from components.train.launch_manifest import JobSetOptions
 from model.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.cluster import PEER_SECONDS
 from model.config import Config, read_config, to_json
@@ -40,6 +41,7 @@ def run(
     max_restarts: int = MAX_RESTARTS,
     peer_seconds: float = PEER_SECONDS,
     stall_seconds: float = STALL_SECONDS,
+    jobset: JobSetOptions | None = None,
 ) -> dict[str, Any]:
     """Trains a model, or goes on with a training that was interrupted.
 
@@ -54,6 +56,7 @@ def run(
         `launch_local`.
       peer_seconds: how long a worker waits for the others to come.
       stall_seconds: how long a worker may make no progress.
+      jobset: how the workers run as pods of a cluster; None: as processes of this machine.
 
     Returns:
       step, valid_perplexity (of the best checkpoint; None without a validation split)
@@ -79,7 +82,7 @@ def run(
         if profile:
             profile.check(done=done, steps=config.train.steps)
         launch = functools.partial(
-            launch_local,
+            _launcher(jobset),
             records=os.path.abspath(records),
             workdir=os.path.abspath(workdir),
             workers=workers,
@@ -89,6 +92,14 @@ def run(
             profile=str(profile) if profile else "",
         )
         return _train(workdir, config, done=done, launch=launch)
+
+
+def _launcher(jobset: JobSetOptions | None) -> Callable[..., None]:
+    if jobset is None:
+        return launch_local
+    from components.train.launch_jobset import launch_jobset  # Kubernetes' client takes a while
+
+    return functools.partial(launch_jobset, options=jobset)
 
 
 def _steps_done(workdir: str, config: Config, *, records: str, digest: str) -> int:

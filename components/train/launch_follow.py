@@ -1,0 +1,305 @@
+"""Threads that follow a JobSet: its changes, its pods' ends, worker 0's log, and its lease."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import urllib3
+from kubernetes.client.exceptions import ApiException
+
+from components.train.launch_api import _RAW, ClusterApi, watch_events
+from components.train.launch_manifest import INDEX_LABEL, WORKER
+from model.errors import CharloomError
+
+GONE = "DELETED"
+
+
+class Mirror:
+    """Keeps up with a list of objects: lists, watches, and lists again after a fault."""
+
+    def __init__(
+        self,
+        api: ClusterApi,
+        send: Callable[..., Any],
+        *,
+        what: str,
+        events: queue.SimpleQueue[tuple[str, Any]],
+    ):
+        """Follows nothing yet.
+
+        Args:
+          api: the connection.
+          send: sends a list or a watch.
+          what: name of the objects in messages, and of the events.
+          events: gets (what, object); (what, None) when one was deleted, and (what, error)
+            when following has come to its end.
+        """
+        self._api = api
+        self._send = send
+        self._what = what
+        self._events = events
+        self._known: set[str] = set()
+
+    def start(self) -> None:
+        """Follows in a thread of its own until the connection's `stop` is set."""
+        threading.Thread(target=self._follow, name=f"mirror-{self._what}", daemon=True).start()
+
+    def _follow(self) -> None:
+        try:
+            while not self._api.stop.is_set():
+                version = self._list()
+                try:
+                    self._watch(version)
+                except (ApiException, urllib3.exceptions.HTTPError, OSError, ValueError, KeyError):
+                    self._api.stop.wait(self._api.pace.first_wait)  # listed anew, as after 410
+        except (CharloomError, ApiException) as error:
+            self._events.put((self._what, error))
+
+    def _list(self) -> str:
+        answer = self._api.call(lambda: self._send(**_RAW), f"list the {self._what}")
+        found = {item["metadata"]["uid"] for item in answer["items"]}
+        for item in answer["items"]:
+            self._events.put((self._what, item))
+        if self._known - found:
+            self._events.put((self._what, None))
+        self._known = found
+        return str(answer["metadata"]["resourceVersion"])
+
+    def _watch(self, version: str) -> None:
+        for kind, item in watch_events(self._send, version=version, seconds=self._api.pace.watch):
+            if self._api.stop.is_set():
+                return
+            uid = item["metadata"]["uid"]
+            self._events.put((self._what, item))
+            if kind == GONE:
+                self._known.discard(uid)
+                self._events.put((self._what, None))
+            else:
+                self._known.add(uid)
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkerEnd:
+    """How a worker's container ended."""
+
+    rank: int
+    code: int
+    reason: str
+    """As Kubernetes says: Error, OOMKilled, Evicted, Completed."""
+    last_lines: str
+
+    def describe(self) -> str:
+        """Returns it in words, without the last lines."""
+        return f"worker {self.rank} ended with exit code {self.code} ({self.reason})"
+
+    @property
+    def message(self) -> str:
+        """The worker's own message; empty if it left none."""
+        lines = [line for line in self.last_lines.splitlines() if line.startswith("error: ")]
+        return lines[-1].removeprefix("error: ") if lines else ""
+
+
+def worker_end(pod: Mapping[str, Any]) -> WorkerEnd | None:
+    """Returns how the worker of a pod ended; None while it runs, or if it ended well."""
+    status = pod.get("status", {})
+    rank = rank_of(pod)
+    for container in status.get("containerStatuses") or []:
+        ended = container.get("state", {}).get("terminated")
+        if container["name"] == WORKER and ended:
+            if not ended["exitCode"]:
+                return None
+            reason = status.get("reason") or ended.get("reason") or "Error"
+            return WorkerEnd(rank, ended["exitCode"], reason, ended.get("message") or "")
+    if status.get("phase") == "Failed":  # evicted before its container's state was known
+        return WorkerEnd(rank, -1, status.get("reason", "Failed"), status.get("message", ""))
+    return None
+
+
+def rank_of(pod: Mapping[str, Any]) -> int:
+    """Returns the completion index of a worker's pod."""
+    metadata = pod["metadata"]
+    for source in (metadata.get("labels") or {}, metadata.get("annotations") or {}):
+        if INDEX_LABEL in source:
+            return int(source[INDEX_LABEL])
+    return -1
+
+
+class LogPrinter:
+    """Prints the log of worker 0, of one pod after another; no line twice."""
+
+    def __init__(self, api: ClusterApi, show: Callable[[str], None]):
+        """Prints nothing yet.
+
+        Args:
+          api: the connection.
+          show: gets each line.
+        """
+        self._api = api
+        self._show = show
+        self._pods: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._seen: set[str] = set()
+        self._running: set[str] = set()
+        self._thread = threading.Thread(target=self._print_all, name="log", daemon=True)
+        self._thread.start()
+
+    def update(self, pod: Mapping[str, Any]) -> None:
+        """Hears of a pod's state; its log is printed once it runs."""
+        name, phase = pod["metadata"]["name"], pod.get("status", {}).get("phase")
+        if rank_of(pod) != 0 or phase not in ("Running", "Succeeded", "Failed"):
+            return
+        if phase == "Running":
+            self._running.add(name)
+        else:
+            self._running.discard(name)
+        if name not in self._seen:
+            self._seen.add(name)
+            self._pods.put(name)
+
+    def finish(self, seconds: float) -> None:
+        """Prints what is left, for so long at most."""
+        self._running.clear()
+        self._pods.put(None)
+        self._thread.join(seconds)
+
+    def _print_all(self) -> None:
+        while name := self._pods.get():
+            position = _Position()
+            while not self._print(name, position) and not self._api.stop.is_set():
+                self._api.stop.wait(self._api.pace.first_wait)
+
+    def _print(self, name: str, position: _Position) -> bool:
+        """Prints a log as far as it can be read; returns whether that was all of it."""
+        running = name in self._running  # asked first: then all of its log is there
+        position.begin()
+        try:
+            response = self._api.open_log(name)
+            try:
+                for line in _whole_lines(response):
+                    stamp, _, text = line.partition(" ")
+                    if position.is_new(stamp):
+                        self._show(text)
+            finally:
+                response.close()
+        except ApiException as error:
+            return bool(error.status == 404)  # the pod is gone
+        except (urllib3.exceptions.HTTPError, OSError):
+            return False
+        return not running
+
+
+class _Position:
+    """How far a log was printed, by its lines' time stamps; several may have the same."""
+
+    def __init__(self) -> None:
+        self._last, self._printed, self._skipped = "", 0, 0
+
+    def begin(self) -> None:
+        """The log is about to be read from its start again."""
+        self._skipped = 0
+
+    def is_new(self, stamp: str) -> bool:
+        """Whether the next line was not printed so far."""
+        if stamp == self._last and self._skipped < self._printed:
+            self._skipped += 1
+            return False
+        if _as_time(stamp) < _as_time(self._last):
+            return False
+        if stamp != self._last:
+            self._last, self._printed = stamp, 0
+        self._printed += 1
+        self._skipped = self._printed
+        return True
+
+
+def _as_time(stamp: str) -> tuple[str, str]:
+    """Returns what orders RFC 3339 stamps of one zone whose fractions differ in length."""
+    whole, _, fraction = stamp.rstrip("Z").partition(".")
+    return whole, fraction.ljust(9, "0")
+
+
+def _whole_lines(response: Any) -> Any:
+    """Yields the lines of a stream; what a broken stream leaves of a line is dropped."""
+    rest = b""
+    for block in response.stream(amt=None, decode_content=False):
+        *lines, rest = (rest + block).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", errors="replace")
+    if rest:
+        yield rest.decode("utf-8", errors="replace")
+
+
+class LeaseKeeper:
+    """Renews the lease without which the workers end."""
+
+    def __init__(self, api: ClusterApi, jobset: Mapping[str, Any], *, seconds: int, holder: str):
+        """Renews nothing yet.
+
+        Args:
+          api: the connection.
+          jobset: whose lease it is; the lease has its name and is removed with it.
+          seconds: how long the lease is good.
+          holder: name of the launcher's pod.
+        """
+        self._api = api
+        self._name = jobset["metadata"]["name"]
+        self._uid = jobset["metadata"]["uid"]
+        self._seconds = seconds
+        self._holder = holder
+        self._stop = threading.Event()
+
+    def __enter__(self) -> LeaseKeeper:
+        threading.Thread(target=self._keep, name="lease", daemon=True).start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self._stop.set()
+
+    def _keep(self) -> None:
+        while not self._stop.is_set() and not self._api.stop.is_set():
+            # The next time, or else the workers end: they ask the same server.
+            with contextlib.suppress(CharloomError, ApiException):
+                self._renew()
+            self._stop.wait(self._seconds / 4)
+
+    def _renew(self) -> None:
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        found = self._api.get_lease(self._name)
+        if self._stop.is_set():
+            return
+        spec = {
+            "holderIdentity": self._holder,
+            "leaseDurationSeconds": self._seconds,
+            "renewTime": now,
+        }
+        owner = {
+            "apiVersion": "jobset.x-k8s.io/v1alpha2",
+            "kind": "JobSet",
+            "name": self._name,
+            "uid": self._uid,
+        }
+        if found is None:
+            metadata: dict[str, Any] = {"name": self._name, "ownerReferences": [owner]}
+            spec["acquireTime"] = now
+            self._api.create_lease(_lease(metadata, spec))
+        else:
+            metadata = found["metadata"] | {"ownerReferences": [owner]}
+            metadata.pop("managedFields", None)
+            before = found.get("spec", {})
+            if before.get("holderIdentity") != self._holder:
+                spec["acquireTime"] = now
+            self._api.replace_lease(self._name, _lease(metadata, before | spec))
+
+
+def _lease(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": dict(metadata),
+        "spec": dict(spec),
+    }

@@ -1,0 +1,340 @@
+"""The JobSet of a worker group: what is rendered depends on the arguments only.
+
+JobSet (https://jobset.sigs.k8s.io, v1alpha2) restarts all workers when one is lost, which is
+what synchronous training needs, and gives every pod a host name that can be worked out:
+`<jobset>-worker-0-<index>.<jobset>`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from model.errors import EXIT_BAD_INPUT, EXIT_ORPHANED, EXIT_RESTARTABLE, InputError
+
+API_GROUP, API_VERSION, PLURAL = "jobset.x-k8s.io", "v1alpha2", "jobsets"
+
+WORKER = "worker"
+"""Name of the replicated job and of the container."""
+
+JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
+INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+RUN_LABEL = "charloom.dev/run-id"
+WORKERS_ANNOTATION = "charloom.dev/workers"
+
+GPU_RESOURCE = "nvidia.com/gpu"
+
+MAX_NAME = 42
+"""The longest name of a pod, `<jobset>-worker-0-<index>-<5 letters>`, has 63 characters at most."""
+
+GRACE_SECONDS = 60
+"""How long a worker that is asked to stop may take; it saves within 10 s."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JobSetOptions:
+    """Where and how a worker group runs on a cluster."""
+
+    run_id: str
+    """KFP's id of the run."""
+    task: str = "train"
+    """Name of the task in its run; another one for each training of a loop."""
+    image: str = ""
+    """Container image of the workers; empty: that of the launcher's own pod."""
+    queue: str = ""
+    """LocalQueue of Kueue that admits the group; empty: none."""
+    gpus_per_worker: int = 0
+    """NVIDIA GPUs of one worker; a limit that the task itself was given wins."""
+    deadline_hours: float = 72.0
+    """A training that runs longer is ended."""
+    ttl_hours: float = 24.0
+    """So long the finished JobSet and its pods can be looked at."""
+    exclusive_topology: str = ""
+    """Node label, one value of which belongs to this JobSet alone; empty: none."""
+    service_account: str = "charloom-worker"
+    """Of the workers; needs to read leases only."""
+    priority_class: str = ""
+    """Of the pods; empty: the cluster's default."""
+    image_pull_secrets: Sequence[str] = ()
+    """Names of secrets with which the image is pulled."""
+    lease_seconds: int = 30
+    """Workers end when nobody has renewed the lease for so long."""
+    port: int = 2222
+    """On which each worker is called by the others."""
+    task_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What the task was given in KFP, as fragments of a pod: resources, env, volumes,
+    volumeMounts, nodeSelector, tolerations, affinity."""
+
+    def __post_init__(self) -> None:
+        """Checks the fields.
+
+        Raises:
+          InputError: one is out of its range.
+        """
+        if self.gpus_per_worker < 0:
+            raise InputError(f"gpus_per_worker is {self.gpus_per_worker}; it must be at least 0")
+        for field in ("deadline_hours", "ttl_hours", "lease_seconds"):
+            if getattr(self, field) <= 0:
+                raise InputError(f"{field} is {getattr(self, field)}; it must be more than 0")
+        if not 1024 <= self.port <= 65535:
+            raise InputError(f"port is {self.port}; it must be from 1024 to 65535")
+
+
+def jobset_name(run_id: str, task: str) -> str:
+    """Returns the name of the JobSet of a task of a run: the same for every retry.
+
+    It is a DNS label (RFC 1035) of at most `MAX_NAME` characters.
+    """
+    plain = f"{task}-{run_id}".lower()
+    name = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
+    if not re.match("[a-z]", name):
+        name = f"train-{name}"
+    if name == plain and len(name) <= MAX_NAME:
+        return name
+    digest = hashlib.blake2b(f"{task}\0{run_id}".encode(), digest_size=5).hexdigest()
+    return f"{name[: MAX_NAME - len(digest) - 1].rstrip('-')}-{digest}"
+
+
+def host_pattern(name: str) -> str:
+    """Returns the host name of a JobSet's workers, with `{index}` in place of the rank."""
+    return f"{name}-{WORKER}-0-{{index}}.{name}"
+
+
+def render(
+    options: JobSetOptions,
+    *,
+    image: str,
+    workers: int,
+    arguments: Sequence[str],
+    max_restarts: int,
+    owner: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Returns the JobSet as the API takes it.
+
+    Args:
+      options: where and how it runs.
+      image: container image of the workers.
+      workers: number of pods.
+      arguments: of `python -m components.train.worker`; what tells the workers from one
+        another is in their environment.
+      max_restarts: how often all are started again after a failure of one.
+      owner: reference to the launcher's pod, with which the JobSet is removed.
+
+    Raises:
+      InputError: `workers` is less than 1, or too many for the names.
+    """
+    name = jobset_name(options.run_id, options.task)
+    if not 1 <= workers <= 999:
+        raise InputError(f"workers is {workers}; it must be from 1 to 999")
+    metadata: dict[str, Any] = {
+        "name": name,
+        "labels": _labels(options),
+        "annotations": {WORKERS_ANNOTATION: str(workers)},
+    }
+    if options.queue:
+        metadata["labels"]["kueue.x-k8s.io/queue-name"] = options.queue
+    if options.exclusive_topology:
+        topology = "alpha.jobset.sigs.k8s.io/exclusive-topology"
+        metadata["annotations"][topology] = options.exclusive_topology
+    if owner:
+        metadata["ownerReferences"] = [dict(owner)]
+    return {
+        "apiVersion": f"{API_GROUP}/{API_VERSION}",
+        "kind": "JobSet",
+        "metadata": metadata,
+        "spec": {
+            "failurePolicy": _failure_policy(max_restarts),
+            "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
+            "successPolicy": {"operator": "All", "targetReplicatedJobs": [WORKER]},
+            "ttlSecondsAfterFinished": round(options.ttl_hours * 3600),
+            "replicatedJobs": [
+                {
+                    "name": WORKER,
+                    "replicas": 1,
+                    "template": {"spec": _job(options, name, image, workers, arguments)},
+                }
+            ],
+        },
+    }
+
+
+def _labels(options: JobSetOptions) -> dict[str, str]:
+    labels = {
+        "app.kubernetes.io/name": "charloom",
+        "app.kubernetes.io/component": WORKER,
+    }
+    run = re.sub(r"[^A-Za-z0-9_.-]+", "-", options.run_id)[:63].strip("-_.")
+    return labels | ({RUN_LABEL: run} if run else {})
+
+
+def _failure_policy(max_restarts: int) -> dict[str, Any]:
+    """Bad input and orphans fail for good; a pod that was asked to stop does not count.
+
+    The Job's message names the code: "... failed with exit code 2 matching FailJob rule ...".
+    """
+
+    def of_code(code: int) -> list[str]:
+        return [f"exit code {code} "]
+
+    policy = "PodFailurePolicy"
+    return {
+        "maxRestarts": max_restarts,
+        # Host names are used again, so no old pod may be left when new ones come.
+        "restartStrategy": "BlockingRecreate",
+        "rules": [
+            {
+                "name": "badInput",
+                "action": "FailJobSet",
+                "onJobFailureReasons": [policy],
+                "onJobFailureMessagePatterns": of_code(EXIT_BAD_INPUT),
+            },
+            {
+                "name": "orphaned",
+                "action": "FailJobSet",
+                "onJobFailureReasons": [policy],
+                "onJobFailureMessagePatterns": of_code(EXIT_ORPHANED),
+            },
+            {
+                "name": "deadline",
+                "action": "FailJobSet",
+                "onJobFailureReasons": ["DeadlineExceeded"],
+            },
+            {
+                "name": "stoppedOrDisrupted",
+                "action": "RestartJobSetAndIgnoreMaxRestarts",
+                "onJobFailureReasons": [policy],
+            },
+        ],
+    }
+
+
+def _job(
+    options: JobSetOptions, name: str, image: str, workers: int, arguments: Sequence[str]
+) -> dict[str, Any]:
+    codes = [EXIT_BAD_INPUT, EXIT_RESTARTABLE, EXIT_ORPHANED]
+    return {
+        "completionMode": "Indexed",
+        "completions": workers,
+        "parallelism": workers,
+        "backoffLimit": 0,  # a lost worker is the concern of the JobSet, which restarts all
+        "activeDeadlineSeconds": round(options.deadline_hours * 3600),
+        "podFailurePolicy": {
+            "rules": [
+                *(
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {
+                            "containerName": WORKER,
+                            "operator": "In",
+                            "values": [code],
+                        },
+                    }
+                    for code in codes
+                ),
+                {
+                    "action": "FailJob",
+                    "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+                },
+            ]
+        },
+        "template": {
+            "metadata": {
+                "labels": _labels(options),
+                "annotations": {"sidecar.istio.io/inject": "false"},
+            },
+            "spec": _pod(options, name, image, workers, arguments),
+        },
+    }
+
+
+def _pod(
+    options: JobSetOptions, name: str, image: str, workers: int, arguments: Sequence[str]
+) -> dict[str, Any]:
+    given = options.task_config
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "serviceAccountName": options.service_account,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": 65532,
+            "runAsGroup": 65532,
+            "fsGroup": 65532,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(options, name, image, workers, arguments)],
+        "volumes": [
+            {"name": "charloom-tmp", "emptyDir": {}},
+            # NCCL and TensorFlow share memory here; the default, 64 MiB, is too small.
+            {"name": "charloom-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
+            *(given.get("volumes") or []),
+        ],
+    }
+    for field in ("nodeSelector", "tolerations", "affinity"):
+        if given.get(field):
+            pod[field] = given[field]
+    if options.priority_class:
+        pod["priorityClassName"] = options.priority_class
+    if options.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret} for secret in options.image_pull_secrets]
+    return pod
+
+
+def _container(
+    options: JobSetOptions, name: str, image: str, workers: int, arguments: Sequence[str]
+) -> dict[str, Any]:
+    given = options.task_config
+    command = ["python", "-m", "components.train.worker", *arguments]
+    command += ["--host-pattern", host_pattern(name), "--workers", str(workers)]
+    command += ["--port", str(options.port)]
+    command += ["--lease", name, "--lease-seconds", str(options.lease_seconds)]
+    attempt = "metadata.labels['jobset.sigs.k8s.io/restart-attempt']"
+    return {
+        "name": WORKER,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": command,
+        "env": [
+            *(given.get("env") or []),
+            {"name": "PYTHONUNBUFFERED", "value": "1"},
+            {"name": "TF_CPP_MIN_LOG_LEVEL", "value": "1"},
+            {"name": "HOME", "value": "/tmp"},
+            _downward("POD_NAMESPACE", "metadata.namespace"),
+            _downward("RESTART_ATTEMPT", attempt),
+        ],
+        "ports": [{"name": "tensorflow", "containerPort": options.port}],
+        "resources": _resources(options),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "charloom-tmp", "mountPath": "/tmp"},
+            {"name": "charloom-shm", "mountPath": "/dev/shm"},
+            *(given.get("volumeMounts") or []),
+        ],
+    }
+
+
+def _downward(name: str, path: str) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": path}}}
+
+
+def _resources(options: JobSetOptions) -> dict[str, Any]:
+    """Returns what the task was given, else modest requests; GPUs are added to either."""
+    given = options.task_config.get("resources") or {}
+    limits = {name: str(amount) for name, amount in (given.get("limits") or {}).items()}
+    requests = {name: str(amount) for name, amount in (given.get("requests") or {}).items()}
+    if options.gpus_per_worker:
+        limits.setdefault(GPU_RESOURCE, str(options.gpus_per_worker))
+    for resource, amount in (("cpu", "2"), ("memory", "8Gi")):
+        requests.setdefault(resource, limits.get(resource, amount))
+    limits.setdefault("memory", requests["memory"])
+    return {"limits": limits, "requests": requests}
