@@ -51,6 +51,8 @@ class ClusterApi:
         self.pace = pace or Pace()
         self.stop = threading.Event()
         """Once set, no fault is waited out any more."""
+        self.asked_to_stop: Callable[[], bool] = self.stop.is_set
+        """Whether the same holds since a signal came, whose handler must not set an event."""
         self._connect()
 
     def _connect(self) -> None:
@@ -86,15 +88,15 @@ class ClusterApi:
         Args:
           send: the request; called again after a fault, so it looks its client up itself.
           what: as in "create the JobSet", for messages.
-          patience: seconds, to the end of which it is tried also when `stop` is set; by
-            default the pace's, and no longer than until `stop` is set.
+          patience: seconds, to the end of which it is tried also after a stop; by default
+            the pace's, and no longer than until a stop.
 
         Raises:
           ApiException: the server refused, with a code that the caller may expect (404, 409).
           InputError: it refused for good.
-          RestartableError: it did not answer for too long, or `stop` is set.
+          RestartableError: it did not answer for too long, or there was a stop.
         """
-        stop = self.stop if patience is None else threading.Event()
+        stoppable = patience is None
         patience = self.pace.patience if patience is None else patience
         deadline = time.monotonic() + patience
         wait = self.pace.first_wait
@@ -112,12 +114,21 @@ class ClusterApi:
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 fault = f"{type(error).__name__}: {error}"
             left = deadline - time.monotonic()
-            if left <= 0 or stop.wait(min(max(wait, after), left)):
+            if left <= 0 or self._wait(min(max(wait, after), left), stoppable=stoppable):
                 raise RestartableError(
                     f"can't {what}: the API server {self.host} failed up to {patience:g} s, "
                     f"at last with {' '.join(fault.split())[:200]}"
                 )
             wait = min(2 * wait, self.pace.longest_wait)
+
+    def _wait(self, seconds: float, *, stoppable: bool) -> bool:
+        """Waits; returns true at once if there is a stop and it matters."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if stoppable and (self.stop.is_set() or self.asked_to_stop()):
+                return True
+            time.sleep(min(0.1, left))
+        return False
 
     def _answer(self, send: Callable[[], Any]) -> dict[str, Any]:
         response = send()
@@ -271,7 +282,7 @@ class ClusterApi:
             raise
 
 
-_RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": (5.0, 30.0)}
+_RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": (5.0, 10.0)}
 _RAW_OPEN: dict[str, Any] = {"_preload_content": False, "_request_timeout": (5.0, 90.0)}
 
 

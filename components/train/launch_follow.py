@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import queue
 import threading
@@ -14,7 +13,7 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 
 from components.train.launch_api import _RAW, ClusterApi, watch_events
-from components.train.launch_manifest import INDEX_LABEL, WORKER
+from components.train.launch_outcome import rank_of
 from model.errors import CharloomError
 
 GONE = "DELETED"
@@ -82,52 +81,6 @@ class Mirror:
                 self._events.put((self._what, None))
             else:
                 self._known.add(uid)
-
-
-@dataclasses.dataclass(frozen=True)
-class WorkerEnd:
-    """How a worker's container ended."""
-
-    rank: int
-    code: int
-    reason: str
-    """As Kubernetes says: Error, OOMKilled, Evicted, Completed."""
-    last_lines: str
-
-    def describe(self) -> str:
-        """Returns it in words, without the last lines."""
-        return f"worker {self.rank} ended with exit code {self.code} ({self.reason})"
-
-    @property
-    def message(self) -> str:
-        """The worker's own message; empty if it left none."""
-        lines = [line for line in self.last_lines.splitlines() if line.startswith("error: ")]
-        return lines[-1].removeprefix("error: ") if lines else ""
-
-
-def worker_end(pod: Mapping[str, Any]) -> WorkerEnd | None:
-    """Returns how the worker of a pod ended; None while it runs, or if it ended well."""
-    status = pod.get("status", {})
-    rank = rank_of(pod)
-    for container in status.get("containerStatuses") or []:
-        ended = container.get("state", {}).get("terminated")
-        if container["name"] == WORKER and ended:
-            if not ended["exitCode"]:
-                return None
-            reason = status.get("reason") or ended.get("reason") or "Error"
-            return WorkerEnd(rank, ended["exitCode"], reason, ended.get("message") or "")
-    if status.get("phase") == "Failed":  # evicted before its container's state was known
-        return WorkerEnd(rank, -1, status.get("reason", "Failed"), status.get("message", ""))
-    return None
-
-
-def rank_of(pod: Mapping[str, Any]) -> int:
-    """Returns the completion index of a worker's pod."""
-    metadata = pod["metadata"]
-    for source in (metadata.get("labels") or {}, metadata.get("annotations") or {}):
-        if INDEX_LABEL in source:
-            return int(source[INDEX_LABEL])
-    return -1
 
 
 class LogPrinter:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import queue
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from kubernetes.client.exceptions import ApiException
@@ -14,21 +14,23 @@ from kubernetes.client.exceptions import ApiException
 from components.task import MAX_RESTARTS
 from components.train.launch import STALL_SECONDS, Follower, StopRequests, newest_step
 from components.train.launch_api import ClusterApi, Pace
-from components.train.launch_follow import LeaseKeeper, LogPrinter, Mirror, WorkerEnd, worker_end
+from components.train.launch_follow import LeaseKeeper, LogPrinter, Mirror
 from components.train.launch_manifest import JobSetOptions, jobset_name, render
-from model.cluster import PEER_SECONDS
-from model.errors import (
-    EXIT_BAD_INPUT,
-    EXIT_ORPHANED,
-    EXIT_RESTARTABLE,
-    CharloomError,
-    InputError,
-    RestartableError,
+from components.train.launch_outcome import (
+    COMPLETED,
+    FAILED,
+    WorkerEnd,
+    cause_of,
+    failure_of,
+    restarts_of,
+    terminal_state,
+    waiting_reason,
+    worker_end,
 )
+from model.cluster import PEER_SECONDS
+from model.errors import CharloomError, InputError, RestartableError
 
 WORKDIR_ANNOTATION = "charloom.dev/workdir"
-
-COMPLETED, FAILED = "Completed", "Failed"
 
 MIN_IDLE_RESTARTS = 5
 """So many restarts in a row without a newer checkpoint are too many, counted or not."""
@@ -89,11 +91,13 @@ def launch_jobset(
             workdir=workdir,
             max_restarts=max_restarts,
             follower=follower or Follower(),
-            stopping=lambda: bool(requests.numbers),
         )
+        api.asked_to_stop = lambda: bool(requests.numbers)
         try:
             launch.run(arguments, workers=workers)
-        except _StopAskedError:
+        except (_StopAskedError, CharloomError):
+            if not requests.numbers:
+                raise
             raise requests.ended(step=newest_step(workdir), how="the same step again") from None
         finally:
             api.stop.set()
@@ -114,7 +118,7 @@ class _State:
     ends: list[WorkerEnd] = dataclasses.field(default_factory=list)
     """Of the present attempt, in the order in which they were seen."""
     told: set[str] = dataclasses.field(default_factory=set)
-    """Pods whose end was told."""
+    """Pods whose end was told, and what else is told once."""
 
 
 class _Launch:
@@ -128,7 +132,6 @@ class _Launch:
         workdir: str,
         max_restarts: int,
         follower: Follower,
-        stopping: Callable[[], bool],
     ):
         self._api = api
         self._options = options
@@ -136,7 +139,6 @@ class _Launch:
         self._workdir = workdir
         self._max_restarts = max_restarts
         self._follower = follower
-        self._stopping = stopping
         self._state = _State(step=newest_step(workdir))
         self._uid = ""
         self._ours = False
@@ -151,7 +153,7 @@ class _Launch:
             body = self._render(arguments, workers=workers)
             jobset = self._create_or_adopt(body)
             self._uid = jobset["metadata"]["uid"]
-            self._state.restarts = _restarts(jobset)
+            self._state.restarts = restarts_of(jobset)
             holder = os.environ.get("KFP_POD_NAME") or f"launcher-{os.getpid()}"
             seconds = self._options.lease_seconds
             with LeaseKeeper(self._api, jobset, seconds=seconds, holder=holder):
@@ -216,7 +218,7 @@ class _Launch:
 
     def _adopt(self, found: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any] | None:
         """Takes over a JobSet that is of use; else removes it and returns None."""
-        if _terminal(found) == FAILED:
+        if terminal_state(found) == FAILED:
             self._say(f"JobSet {self._name} of an earlier attempt has failed; it is replaced")
             self._api.delete_jobset(self._name)
             return None
@@ -262,29 +264,42 @@ class _Launch:
             if what == "pods":
                 if item:
                     log.update(item)
-                    self._note_end(item)
+                    self._note_pod(item)
                 continue
             if item is None or item["metadata"]["uid"] != self._uid:
                 self._raise_if_gone()
                 continue
-            self._note_restarts(item)
-            outcome = _terminal(item)
+            self._note_jobset(item)
+            outcome = terminal_state(item)
             if outcome:
                 self._ours = False
                 self._drain(log)
                 if outcome == COMPLETED:
                     return
-                raise self._failure(item)
+                raise failure_of(
+                    item,
+                    self._state.ends,
+                    step=self._state.step,
+                    deadline_hours=self._options.deadline_hours,
+                )
 
     def _drain(self, log: LogPrinter) -> None:
         """Looks at the pods once more, as their ends may be on their way still."""
         for pod in self._api.pods(self._name):
             log.update(pod)
-            self._note_end(pod)
+            self._note_pod(pod)
         log.finish(20 * self._api.pace.tick)
         self._follower.update()
 
-    def _note_end(self, pod: Mapping[str, Any]) -> None:
+    def _say_once(self, text: str) -> None:
+        if text not in self._state.told:
+            self._state.told.add(text)
+            self._say(text)
+
+    def _note_pod(self, pod: Mapping[str, Any]) -> None:
+        waiting = waiting_reason(pod)
+        if waiting:
+            self._say_once(waiting)
         end, uid = worker_end(pod), pod["metadata"]["uid"]
         if end is None or uid in self._state.told:
             return
@@ -293,8 +308,11 @@ class _Launch:
         lines = end.last_lines.splitlines()[-10:]
         self._say("\n".join([end.describe(), *(f"  | {line}" for line in lines)]))
 
-    def _note_restarts(self, jobset: Mapping[str, Any]) -> None:
-        restarts = _restarts(jobset)
+    def _note_jobset(self, jobset: Mapping[str, Any]) -> None:
+        if jobset["spec"].get("suspend"):
+            queue_name = self._options.queue or "whoever suspended it"
+            self._say_once(f"JobSet {self._name} is suspended; it waits for {queue_name}")
+        restarts = restarts_of(jobset)
         if restarts <= self._state.restarts:
             return
         step = newest_step(self._workdir)
@@ -303,7 +321,7 @@ class _Launch:
         self._state.idle_restarts += more
         self._state.restarts, self._state.step = restarts, step
         counted = jobset["status"].get("restartsCountTowardsMax", restarts)
-        why = self._cause().describe() if self._state.ends else "a worker was lost"
+        why = cause_of(self._state.ends).describe() if self._state.ends else "a worker was lost"
         line = f"restarting from step {step} ({counted} of {self._max_restarts} counted): {why}"
         self._follower.restarting(line, step=step)
         self._state.ends.clear()
@@ -324,38 +342,10 @@ class _Launch:
             )
 
     def _raise_if_stopped(self) -> None:
-        if self._stopping():
+        if self._api.asked_to_stop():
             raise _StopAskedError
 
     # When it is over
-
-    def _cause(self) -> WorkerEnd:
-        """Returns the end that tells most: those that only lost their peers tell least."""
-
-        def weight(end: WorkerEnd) -> int:
-            order = {EXIT_BAD_INPUT: 0, EXIT_ORPHANED: 1, EXIT_RESTARTABLE: 3}
-            return order.get(end.code, 2)
-
-        return min(self._state.ends, key=weight)
-
-    def _failure(self, jobset: Mapping[str, Any]) -> CharloomError:
-        conditions = jobset["status"].get("conditions") or []
-        said = [one.get("message", "") for one in conditions if one["type"] == FAILED]
-        said_text = " ".join(" ".join(said).split())
-        if not self._state.ends:
-            return CharloomError(f"JobSet {self._name} failed: {said_text}")
-        end = self._cause()
-        what = end.message or end.describe()
-        if end.code == EXIT_BAD_INPUT:
-            return InputError(what)
-        if "DeadlineExceeded" in said_text:
-            hours = self._options.deadline_hours
-            return CharloomError(f"the training ran longer than {hours:g} h and was ended")
-        if end.code == EXIT_ORPHANED:
-            return RestartableError(f"{what}; run the step again to continue")
-        often = f"{self._state.restarts} restarts"
-        text = f"{what}, after {often}; the newest checkpoint is of step {self._state.step}"
-        return CharloomError(text) if end.code == 1 else RestartableError(text)
 
     def _remove(self) -> None:
         """Deletes the JobSet, if it is ours, and waits for its pods to end."""
@@ -373,18 +363,3 @@ class _Launch:
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
-
-
-def _terminal(jobset: Mapping[str, Any]) -> str:
-    """Returns Completed, Failed, or nothing."""
-    status = jobset.get("status") or {}
-    if status.get("terminalState") in (COMPLETED, FAILED):
-        return str(status["terminalState"])
-    for condition in status.get("conditions") or []:
-        if condition.get("type") in (COMPLETED, FAILED) and condition.get("status") == "True":
-            return str(condition["type"])
-    return ""
-
-
-def _restarts(jobset: Mapping[str, Any]) -> int:
-    return int((jobset.get("status") or {}).get("restarts", 0))
