@@ -6,7 +6,7 @@ import contextlib
 import datetime
 import queue
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import urllib3
@@ -133,7 +133,7 @@ class LogPrinter:
         try:
             response = self._api.open_log(name)
             try:
-                for line in _whole_lines(response):
+                for line in _whole_lines(response, ended=not running):
                     stamp, _, text = line.partition(" ")
                     if position.is_new(stamp):
                         self._show(text)
@@ -176,14 +176,18 @@ def _as_time(stamp: str) -> tuple[str, str]:
     return whole, fraction.ljust(9, "0")
 
 
-def _whole_lines(response: Any) -> Any:
-    """Yields the lines of a stream; what a broken stream leaves of a line is dropped."""
+def _whole_lines(response: Any, *, ended: bool) -> Iterator[str]:
+    """Yields the lines of a stream.
+
+    What is left of a line at the end is one only if the log has `ended`. An API server that
+    loses the kubelet's side ends its answer as if all were well.
+    """
     rest = b""
     for block in response.stream(amt=None, decode_content=False):
         *lines, rest = (rest + block).split(b"\n")
         for line in lines:
             yield line.decode("utf-8", errors="replace")
-    if rest:
+    if rest and ended:
         yield rest.decode("utf-8", errors="replace")
 
 
@@ -204,6 +208,7 @@ class LeaseKeeper:
         self._uid = jobset["metadata"]["uid"]
         self._seconds = seconds
         self._holder = holder
+        self._patience = seconds / 4
         self._stop = threading.Event()
 
     def __enter__(self) -> LeaseKeeper:
@@ -218,11 +223,11 @@ class LeaseKeeper:
             # The next time, or else the workers end: they ask the same server.
             with contextlib.suppress(CharloomError, ApiException):
                 self._renew()
-            self._stop.wait(self._seconds / 4)
+            self._stop.wait(self._patience)
 
     def _renew(self) -> None:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        found = self._api.get_lease(self._name)
+        found = self._api.get_lease(self._name, patience=self._patience)
         if self._stop.is_set():
             return
         spec = {
@@ -239,14 +244,15 @@ class LeaseKeeper:
         if found is None:
             metadata: dict[str, Any] = {"name": self._name, "ownerReferences": [owner]}
             spec["acquireTime"] = now
-            self._api.create_lease(_lease(metadata, spec))
+            self._api.create_lease(_lease(metadata, spec), patience=self._patience)
         else:
             metadata = found["metadata"] | {"ownerReferences": [owner]}
             metadata.pop("managedFields", None)
             before = found.get("spec", {})
             if before.get("holderIdentity") != self._holder:
                 spec["acquireTime"] = now
-            self._api.replace_lease(self._name, _lease(metadata, before | spec))
+            body = _lease(metadata, before | spec)
+            self._api.replace_lease(self._name, body, patience=self._patience)
 
 
 def _lease(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
