@@ -33,12 +33,14 @@ class Broken:
 
 
 def test_lines_are_put_together_from_blocks() -> None:
-    assert list(_whole_lines(Broken([b"a\nb", b"c\n", b"d"], breaks=False))) == ["a", "bc", "d"]
+    stream = Broken([b"a\nb", b"c\n", b"d"], breaks=False)
+    assert list(_whole_lines(stream, ended=True)) == ["a", "bc", "d"]
+    assert list(_whole_lines(stream, ended=False)) == ["a", "bc"]
 
 
 def test_what_a_cut_leaves_of_a_line_is_no_line() -> None:
     lines = []
     with pytest.raises(ProtocolError):  # noqa: PT012
-        for line in _whole_lines(Broken([b"a\nhal"], breaks=True)):
+        for line in _whole_lines(Broken([b"a\nhal"], breaks=True), ended=True):
             lines.append(line)
     assert lines == ["a"]

@@ -242,33 +242,40 @@ class ClusterApi:
 
     # Leases
 
-    def get_lease(self, name: str) -> dict[str, Any] | None:
+    def get_lease(self, name: str, *, patience: float) -> dict[str, Any] | None:
         """Returns a lease, None if there is none."""
         return self._none_if_missing(
-            lambda: self._leases.read_namespaced_lease(name, self.namespace, **_RAW),
+            lambda: self._leases.read_namespaced_lease(name, self.namespace, **_RAW_LEASE),
             "read the lease",
+            patience=patience,
         )
 
-    def create_lease(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    def create_lease(self, body: Mapping[str, Any], *, patience: float) -> dict[str, Any]:
         """Creates a lease.
 
         Raises:
           ApiException: 409, there is one of that name.
         """
         return self.call(
-            lambda: self._leases.create_namespaced_lease(self.namespace, dict(body), **_RAW),
+            lambda: self._leases.create_namespaced_lease(self.namespace, dict(body), **_RAW_LEASE),
             "create the lease",
+            patience=patience,
         )
 
-    def replace_lease(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def replace_lease(
+        self, name: str, body: Mapping[str, Any], *, patience: float
+    ) -> dict[str, Any]:
         """Replaces a lease.
 
         Raises:
           ApiException: 404, or 409: it was changed meanwhile.
         """
         return self.call(
-            lambda: self._leases.replace_namespaced_lease(name, self.namespace, dict(body), **_RAW),
+            lambda: self._leases.replace_namespaced_lease(
+                name, self.namespace, dict(body), **_RAW_LEASE
+            ),
             "renew the lease",
+            patience=patience,
         )
 
     def _none_if_missing(
@@ -283,6 +290,8 @@ class ClusterApi:
 
 
 _RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": (5.0, 10.0)}
+_RAW_LEASE: dict[str, Any] = {"_preload_content": False, "_request_timeout": (2.0, 4.0)}
+"""A lease can't wait: a connection that died without a word must not cost its whole time."""
 _RAW_OPEN: dict[str, Any] = {"_preload_content": False, "_request_timeout": (5.0, 90.0)}
 
 

@@ -14,7 +14,7 @@ from kubernetes.client.exceptions import ApiException
 
 from components.train.launch_api import _RAW, ClusterApi, watch_events
 from components.train.launch_outcome import rank_of
-from model.errors import CharloomError
+from model.errors import RestartableError
 
 GONE = "DELETED"
 
@@ -57,7 +57,7 @@ class Mirror:
                     self._watch(version)
                 except (ApiException, urllib3.exceptions.HTTPError, OSError, ValueError, KeyError):
                     self._api.stop.wait(self._api.pace.first_wait)  # listed anew, as after 410
-        except (CharloomError, ApiException) as error:
+        except Exception as error:  # whatever it is: without us the launcher would wait for ever
             self._events.put((self._what, error))
 
     def _list(self) -> str:
@@ -140,7 +140,9 @@ class LogPrinter:
             finally:
                 response.close()
         except ApiException as error:
-            return bool(error.status == 404)  # the pod is gone
+            if error.status == 403:
+                self._show(f"the workers' log can't be read: {error.reason}; see k8s/base")
+            return error.status in (403, 404)  # 404: the pod is gone
         except (urllib3.exceptions.HTTPError, OSError):
             return False
         return not running
@@ -194,7 +196,15 @@ def _whole_lines(response: Any, *, ended: bool) -> Iterator[str]:
 class LeaseKeeper:
     """Renews the lease without which the workers end."""
 
-    def __init__(self, api: ClusterApi, jobset: Mapping[str, Any], *, seconds: int, holder: str):
+    def __init__(
+        self,
+        api: ClusterApi,
+        jobset: Mapping[str, Any],
+        *,
+        seconds: int,
+        holder: str,
+        events: queue.SimpleQueue[tuple[str, Any]],
+    ):
         """Renews nothing yet.
 
         Args:
@@ -202,12 +212,14 @@ class LeaseKeeper:
           jobset: whose lease it is; the lease has its name and is removed with it.
           seconds: how long the lease is good.
           holder: name of the launcher's pod.
+          events: gets ("lease", error) if the lease can't be renewed whatever is waited for.
         """
         self._api = api
         self._name = jobset["metadata"]["name"]
         self._uid = jobset["metadata"]["uid"]
         self._seconds = seconds
         self._holder = holder
+        self._events = events
         self._patience = seconds / 4
         self._stop = threading.Event()
 
@@ -220,9 +232,13 @@ class LeaseKeeper:
 
     def _keep(self) -> None:
         while not self._stop.is_set() and not self._api.stop.is_set():
-            # The next time, or else the workers end: they ask the same server.
-            with contextlib.suppress(CharloomError, ApiException):
-                self._renew()
+            try:
+                # A fault that passes is for the next time: the workers ask the same server.
+                with contextlib.suppress(RestartableError, ApiException):
+                    self._renew()
+            except Exception as error:  # else all workers would end, and nobody say why
+                self._events.put(("lease", error))
+                return
             self._stop.wait(self._patience)
 
     def _renew(self) -> None:

@@ -156,8 +156,9 @@ class _Launch:
             self._state.restarts = restarts_of(jobset)
             holder = os.environ.get("KFP_POD_NAME") or f"launcher-{os.getpid()}"
             seconds = self._options.lease_seconds
-            with LeaseKeeper(self._api, jobset, seconds=seconds, holder=holder):
-                self._follow()
+            events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+            with LeaseKeeper(self._api, jobset, seconds=seconds, holder=holder, events=events):
+                self._follow(events)
         finally:
             if self._ours:
                 self._remove()
@@ -242,9 +243,8 @@ class _Launch:
 
     # While it runs
 
-    def _follow(self) -> None:
+    def _follow(self, events: queue.SimpleQueue[tuple[str, Any]]) -> None:
         """Returns when the JobSet has completed; raises when it has failed."""
-        events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         name = self._name
         for what, send in (
             ("JobSet", lambda **options: self._api.list_jobsets(name, **options)),
