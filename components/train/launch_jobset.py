@@ -220,6 +220,7 @@ class _Launch:
     def _adopt(self, found: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any] | None:
         """Takes over a JobSet that is of use; else removes it and returns None."""
         if terminal_state(found) == FAILED:
+            self._raise_if_hopeless(found)
             self._say(f"JobSet {self._name} of an earlier attempt has failed; it is replaced")
             self._api.delete_jobset(self._name)
             return None
@@ -229,6 +230,15 @@ class _Launch:
         if adopted:
             self._say(f"JobSet {self._name} of an earlier attempt is there; following it")
         return adopted
+
+    def _raise_if_hopeless(self, found: Mapping[str, Any]) -> None:
+        """Says again what an earlier attempt found bad: it would find it again."""
+        self._state.ends = [end for pod in self._api.pods(self._name) if (end := worker_end(pod))]
+        failure = self._failure(found)
+        if isinstance(failure, InputError):
+            self._ours = False
+            raise failure
+        self._state.ends.clear()
 
     def _check_ours(self, found: Mapping[str, Any]) -> None:
         annotations = found["metadata"].get("annotations") or {}
@@ -276,12 +286,15 @@ class _Launch:
                 self._drain(log)
                 if outcome == COMPLETED:
                     return
-                raise failure_of(
-                    item,
-                    self._state.ends,
-                    step=self._state.step,
-                    deadline_hours=self._options.deadline_hours,
-                )
+                raise self._failure(item)
+
+    def _failure(self, jobset: Mapping[str, Any]) -> CharloomError:
+        return failure_of(
+            jobset,
+            self._state.ends,
+            step=self._state.step,
+            deadline_hours=self._options.deadline_hours,
+        )
 
     def _drain(self, log: LogPrinter) -> None:
         """Looks at the pods once more, as their ends may be on their way still."""
