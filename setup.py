@@ -11,7 +11,11 @@ setup(
     packages=find_packages(
         include=["model", "model.*", "components", "components.*", "pipelines", "pipelines.*"]
     ),
-    package_data={"components.evaluate": ["*.j2", "*.html"]},
+    package_data={
+        "components.evaluate": ["*.j2", "*.html"],
+        "components.train": ["*.j2"],
+        "pipelines": ["*.yaml"],
+    },
     entry_points={"console_scripts": ["charloom = pipelines.cli:main"]},
     # Why each, and why these ranges: docs/decisions/0001-dependencies.md. Tested is requirements.lock.
     install_requires=[

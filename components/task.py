@@ -11,6 +11,7 @@ import contextlib
 import json
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from model.errors import CharloomError
+from model.errors import CharloomError, InputError
 from model.files import write_whole
 
 DEFAULT_IMAGE = "charloom:0.1.0"
@@ -41,6 +42,16 @@ RESTARTS_VARIABLE = "CHARLOOM_MAX_RESTARTS"
 
 MAX_RESTARTS = 3
 
+RUN_VARIABLE = "CHARLOOM_RUN_ID"
+"""Environment variable: KFP's id of the run, from a label of the pod. No parameter: the cache
+would take it for an input, and never find a task done already."""
+
+LOCATION_FILE = "LOCATION"
+"""In an artifact whose content is on the shared volume: one line, the folder."""
+
+COMPLETED_FILE = "COMPLETED"
+"""The marker that a stage writes last into its folder."""
+
 
 def max_restarts() -> int:
     """Returns `CHARLOOM_MAX_RESTARTS`, or the default."""
@@ -50,6 +61,89 @@ def max_restarts() -> int:
 def container_image() -> str:
     """Returns the image in which components run: `CHARLOOM_IMAGE`, or the default."""
     return os.environ.get(IMAGE_VARIABLE) or DEFAULT_IMAGE
+
+
+def in_cluster() -> bool:
+    """Whether this is a task's pod that KFP started."""
+    return bool(os.environ.get("KFP_POD_NAME") and os.environ.get("KUBERNETES_SERVICE_HOST"))
+
+
+def run_id() -> str:
+    """Returns KFP's id of the run that this pod belongs to.
+
+    Raises:
+      InputError: the pod does not tell.
+    """
+    name = os.environ.get(RUN_VARIABLE, "")
+    if not name or name != os.path.basename(name) or name.startswith("."):
+        raise InputError(
+            f"the environment variable {RUN_VARIABLE} holds no id of a run ({name!r}); this pipeline "
+            "sets it from the pod's label pipeline/runid, so use the one that charloom compile writes"
+        )
+    return name
+
+
+def run_folder(mount: str) -> str:
+    """Returns the folder of this run on the shared volume; empty where there is none.
+
+    Args:
+      mount: where a cluster's pods mount the volume.
+    """
+    return os.path.join(mount, "runs", run_id()) if mount and in_cluster() else ""
+
+
+def output_folder(artifact_path: str, shared: str, name: str) -> str:
+    """Returns the folder that a stage fills.
+
+    Args:
+      artifact_path: where KFP wants the output artifact.
+      shared: folder of the run on the shared volume; the artifact then says where its content
+        is, as big data does not go through KFP's object store. Empty: the artifact itself.
+      name: name of the stage's folder in `shared`.
+
+    Raises:
+      InputError: the volume can't be written.
+    """
+    if not shared:
+        return artifact_path
+    folder = os.path.join(shared, name)
+    try:
+        os.makedirs(shared, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"the shared volume can't be written at {shared} ({error.strerror}); let user and "
+            f"group {os.getuid()}:{os.getgid()} of the pods write to it"
+        ) from None
+    os.makedirs(artifact_path, exist_ok=True)
+    write_whole(os.path.join(artifact_path, LOCATION_FILE), f"{folder}\n")
+    return folder
+
+
+def describe_output(artifact_path: str, folder: str, *names: str) -> None:
+    """Copies small files of a stage's folder into the artifact that only says where it is."""
+    if folder != artifact_path:
+        for name in names:
+            shutil.copyfile(os.path.join(folder, name), os.path.join(artifact_path, name))
+
+
+def input_folder(artifact_path: str) -> str:
+    """Returns the folder of a stage's output: the artifact itself, or where it says.
+
+    Raises:
+      InputError: the folder is gone, or its stage did not come to its end.
+    """
+    try:
+        with open(os.path.join(artifact_path, LOCATION_FILE), encoding="utf-8") as file:
+            folder = file.read().strip()
+    except FileNotFoundError:
+        return artifact_path
+    if not os.path.exists(os.path.join(folder, COMPLETED_FILE)):
+        problem = f"lacks {COMPLETED_FILE}" if os.path.isdir(folder) else "is gone"
+        raise InputError(
+            f"the folder {folder}, which an earlier task filled, {problem}; start a run with "
+            "caching off, so that it is made again"
+        )
+    return folder
 
 
 @contextlib.contextmanager

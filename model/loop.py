@@ -17,7 +17,7 @@ from model.plan import EvalPlan, TrainPlan
 from model.restoring import Training, deal_state, distribute, save
 from model.sampling import TargetSampler
 from model.steps import batch_inputs
-from model.stopping import StoppedError, StopVote
+from model.stopping import StopVote
 from model.watchdog import Watchdog
 from model.watching import Watch
 
@@ -183,7 +183,7 @@ class TrainLoop:
         self._save()
         # The first worker that ends makes the launcher end the others: wait for the chief.
         self._training.cluster.wait_for_all()
-        raise StoppedError(f"stopped and saved at step {self._training.step}")
+        raise self._vote.error(f"stopped and saved at step {self._training.step}")
 
 
 def use_average(training: Training) -> contextlib.AbstractContextManager[None]:

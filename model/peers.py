@@ -33,7 +33,8 @@ def wait_for_peers(hosts: Sequence[str], *, rank: int, seconds: float) -> None:
       seconds: how long to wait.
 
     Raises:
-      RestartableError: a peer did not come, or left again; the message names it.
+      RestartableError: a peer did not come, or left again; the message names it, and a note
+        for each tells why it was not reached.
     """
     port = int(hosts[rank].rpartition(":")[2])
     try:
@@ -50,13 +51,20 @@ def wait_for_peers(hosts: Sequence[str], *, rank: int, seconds: float) -> None:
         try:
             _hear(meeting, server, selector, deadline=time.monotonic() + seconds)
             missing = meeting.missing()
+            if missing:
+                raise RestartableError(
+                    f"{meeting.names(missing)} did not come within {seconds:g} s"
+                )
+        except RestartableError as error:
+            for peer in meeting.missing():
+                if peer in meeting.refused:
+                    error.add_note(f"worker {peer}'s {meeting.refused[peer]}")
+            raise
         finally:
             meeting.over.set()
             for key in list(selector.get_map().values()):
                 if key.fileobj is not server:
                     key.fileobj.close()  # type: ignore[union-attr]
-    if missing:
-        raise RestartableError(f"{meeting.names(missing)} did not come within {seconds:g} s")
 
 
 def _listen(port: int) -> socket.socket:
@@ -76,6 +84,8 @@ class _Meeting:
         self.over = threading.Event()
         self.heard: dict[int, bytes] = {}
         """What each peer has said."""
+        self.refused: dict[int, str] = {}
+        """Why a peer is not reached, for now."""
         self._reached: set[int] = set()
         self._told: set[int] = set()
 
@@ -107,6 +117,7 @@ class _Meeting:
                 with socket.create_connection((host.strip("[]"), int(port)), timeout=5) as line:
                     line.sendall(self.greeting(self.rank))
                     self._reached.add(peer)
+                    self.refused.pop(peer, None)
                     line.settimeout(_RETRY_SECONDS / 4)
                     while len(self._reached) < len(self.peers) and not self.over.is_set():
                         _raise_if_closed(line)
@@ -114,9 +125,16 @@ class _Meeting:
                         line.sendall(_ALL)
                         self._told.add(peer)
                     return
-            except OSError:  # not there yet, no such name yet, or gone again
+            except OSError as error:  # not there yet, no such name yet, or gone again
                 self._reached.discard(peer)
+                self.refused[peer] = _refusal(error)
                 self.over.wait(_RETRY_SECONDS)
+
+
+def _refusal(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return "name does not resolve"
+    return f"port does not answer ({error.strerror or error})"
 
 
 def _raise_if_closed(line: socket.socket) -> None:

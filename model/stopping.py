@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from model.errors import RestartableError
+from model.errors import EXIT_ORPHANED, RestartableError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -23,6 +24,12 @@ _MAX_STRIDE = 50
 
 class StoppedError(RestartableError):
     """The training was asked to stop; it goes on from its newest checkpoint."""
+
+
+class OrphanedError(StoppedError):
+    """The same, because nobody waits for it any more: no use to start it again."""
+
+    exit_code = EXIT_ORPHANED
 
 
 class StopSignals:
@@ -46,6 +53,8 @@ class StopSignals:
         """
         self._end = end
         self._seconds = seconds
+        self.orphaned = False
+        """Whether the request came from `stop_orphan`."""
         self._requested = threading.Event()
         self._training = False
         self._safe = False
@@ -59,6 +68,15 @@ class StopSignals:
         """Starts; must come before any other thread, as threads inherit what is blocked."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         threading.Thread(target=self._wait, name="stop-signals", daemon=True).start()
+
+    def stop_orphan(self) -> None:
+        """Asks this process to stop as an orphan, from any thread.
+
+        If it was asked to stop before, it does nothing: a second signal would end the saving.
+        """
+        if not self.requested:
+            self.orphaned = True
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def training_begins(self) -> None:
         """From now on a request is answered by the training."""
@@ -113,6 +131,7 @@ class StopVote:
         self._signals = signals
         self._stride, self._left = 1, 1
         self._since = time.monotonic()
+        self._orphaned = False
 
     def __call__(self) -> bool:
         """Returns whether to stop here; if so, the process is given the time to save."""
@@ -120,8 +139,11 @@ class StopVote:
         if self._left:
             return False
         elapsed = time.monotonic() - self._since
-        asked, seconds, workers = self._group.add([self._signals.requested, elapsed, 1.0])
+        asked, orphaned, seconds, workers = self._group.add(
+            [self._signals.requested, self._signals.orphaned, elapsed, 1.0]
+        )
         if asked:
+            self._orphaned = orphaned > 0
             self._signals.reached_safe_point()
             return True
         points = VOTE_SECONDS * workers * self._stride / max(seconds, 1e-6)
@@ -130,6 +152,10 @@ class StopVote:
         self._left = self._stride
         self._since = time.monotonic()
         return False
+
+    def error(self, text: str) -> StoppedError:
+        """Returns the error to raise, on all workers the same, after a vote to stop."""
+        return OrphanedError(text) if self._orphaned else StoppedError(text)
 
     def begin_phase(self) -> None:
         """Votes at the next point: the points to come may take longer than those before."""

@@ -266,7 +266,7 @@ def _tensorboard(options: argparse.Namespace) -> None:
 def _compile(options: argparse.Namespace) -> None:
     from pipelines.compile import compile_pipeline
 
-    compile_pipeline(options.output, image=options.image)
+    compile_pipeline(options.output, **flags.compile_settings(options))
     print(f"wrote {options.output}")
 
 
@@ -392,8 +392,7 @@ def _add_pipelines(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     flags.add_config(demo)
 
     compiler = _add(commands, "compile", _compile, "Write the pipeline as YAML for Kubeflow.")
-    compiler.add_argument("-o", "--output", required=True, metavar="FILE", help="*.yaml")
-    compiler.add_argument("--image", help="container image of the tasks")
+    flags.add_compile(compiler)
 
 
 if __name__ == "__main__":

@@ -5,24 +5,31 @@ from __future__ import annotations
 import contextlib
 import copy
 import os
+import re
+from typing import Any
 
-from kfp import compiler
+from kfp import compiler, dsl
 
-from components.task import container_image
+from components.task import IMAGE_VARIABLE, container_image
 from model.errors import InputError
-from pipelines.training import train_language_model
+from pipelines.training import build, train_language_model
 
 
-def compile_pipeline(output: str, *, image: str | None = None) -> None:
+def compile_pipeline(
+    output: str, *, image: str | None = None, workspace: str = "", storage_class: str = ""
+) -> None:
     """Writes the graph that `charloom run` executes to a YAML file.
 
     Args:
       output: file to write, ending in .yaml or .yml; an existing one is replaced.
       image: container image of the tasks; by default that of the environment variable
         CHARLOOM_IMAGE, else the one that belongs to this version.
+      workspace: size of the volume that KFP makes for each run's data; empty: the data is on
+        the claim that a run names.
+      storage_class: of that volume; empty: the cluster's default.
 
     Raises:
-      InputError: `output` has another suffix or can't be written.
+      InputError: `output` has another suffix or can't be written, or another argument is wrong.
     """
     suffix = os.path.splitext(output)[1]
     if suffix not in (".yaml", ".yml"):
@@ -30,11 +37,7 @@ def compile_pipeline(output: str, *, image: str | None = None) -> None:
     folder = os.path.dirname(os.path.abspath(output))
     if not os.path.isdir(folder):
         raise InputError(f"the folder {folder} of the output does not exist; make it first")
-    # A copy, as the image is in the graph's spec: components got theirs when imported.
-    graph = copy.deepcopy(train_language_model)
-    executors = graph.pipeline_spec.deployment_spec["executors"]
-    for name in executors:
-        executors[name]["container"]["image"] = image or container_image()
+    graph = _with_image(_graph(workspace, storage_class), image or container_image())
     # The compiler looks at the suffix, so the temporary name has it too.
     temporary = f"{os.path.abspath(output).removesuffix(suffix)}.{os.getpid()}.tmp{suffix}"
     try:
@@ -45,3 +48,43 @@ def compile_pipeline(output: str, *, image: str | None = None) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+
+
+def _graph(workspace: str, storage_class: str) -> Any:
+    """Returns the graph, whose runs keep their data on a volume of KFP's if `workspace` says so."""
+    if not workspace:
+        if storage_class:
+            raise InputError("--storage-class has no effect without --workspace; give its size")
+        return train_language_model
+    # The workers are on several nodes, and the steps may be on others.
+    claim: dict[str, Any] = {"accessModes": ["ReadWriteMany"]}
+    if storage_class:
+        claim["storageClassName"] = storage_class
+    kubernetes = dsl.KubernetesWorkspaceConfig(pvcSpecPatch=claim)
+    try:
+        return build(dsl.WorkspaceConfig(workspace, kubernetes=kubernetes))
+    except ValueError:
+        raise InputError(f"--workspace {workspace} is no size; write it as 50Gi") from None
+
+
+def _with_image(graph: Any, image: str) -> Any:
+    """Returns a copy of the graph with another image: components got theirs when imported.
+
+    Raises:
+      InputError: the image has no version.
+    """
+    tag = re.search(r":([^@/]+)", image.rpartition("/")[2])
+    if not image.strip() or not ("@sha256:" in image or (tag and tag[1] != "latest")):
+        raise InputError(
+            f"the image {image!r} names no version, so that runs would not say what they ran; "
+            "give it a tag other than latest, or a digest"
+        )
+    graph = copy.deepcopy(graph)
+    executors = graph.pipeline_spec.deployment_spec["executors"]
+    for name in executors:
+        container = executors[name]["container"]
+        container["image"] = image
+        for variable in container.get_or_create_list("env") if "env" in container else ():
+            if variable["name"] == IMAGE_VARIABLE:
+                variable["value"] = image
+    return graph

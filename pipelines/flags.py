@@ -163,3 +163,122 @@ def add_config(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument("--config", metavar="FILE", help="a config.json of an earlier run")
     add_set(parser)
+
+
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    """Adds what `charloom compile` takes."""
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="*.yaml")
+    add_image(parser)
+
+
+def add_image(parser: argparse.ArgumentParser) -> None:
+    """Adds what `compile_settings` reads."""
+    parser.add_argument("--image", help="container image of the tasks, with a tag or a digest")
+    parser.add_argument(
+        "--workspace",
+        default="",
+        metavar="SIZE",
+        help="keep a run's data on a volume of this size, as in 50Gi, that KFP makes for the run "
+        "and removes when it has succeeded; by default on the claim that its parameter volume names",
+    )
+    parser.add_argument(
+        "--storage-class",
+        default="",
+        metavar="NAME",
+        help="of that volume; it must be ReadWriteMany",
+    )
+
+
+def compile_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of `compile_pipeline` that were given as flags."""
+    return {name: getattr(options, name) for name in ("image", "workspace", "storage_class")}
+
+
+def add_kubeflow(parser: argparse.ArgumentParser) -> None:
+    """Adds where Kubeflow Pipelines is, and as whom to talk to it.
+
+    What is secret comes from files and the environment: arguments are seen by all processes.
+    """
+    parser.add_argument(
+        "--host",
+        default="",
+        metavar="URL",
+        help="Kubeflow Pipelines, as in https://kubeflow.example.com/pipeline (default: "
+        "$KF_PIPELINES_ENDPOINT; in a pod of the cluster, the service there)",
+    )
+    parser.add_argument(
+        "--namespace", default="", metavar="NS", help="your namespace, where there are several"
+    )
+    parser.add_argument(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help="bearer token, read anew for each request (default: $CHARLOOM_KFP_TOKEN, else the "
+        "service account's of the pod, $KF_PIPELINES_SA_TOKEN_PATH)",
+    )
+    parser.add_argument(
+        "--cookie-file",
+        default="",
+        metavar="FILE",
+        help="cookies of a login by browser, as in authservice_session=... "
+        "(default: $CHARLOOM_KFP_COOKIE)",
+    )
+    parser.add_argument("--ca-cert", default="", metavar="FILE", help="who signed the host's TLS")
+    parser.add_argument(
+        "--insecure", action="store_true", help="don't check the host's TLS certificate"
+    )
+
+
+def add_submission(parser: argparse.ArgumentParser) -> None:
+    """Adds what a run on Kubeflow Pipelines is made of; what isn't given stays at its default."""
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="text files, folders or glob patterns, as the pods see them",
+    )
+    parser.add_argument(
+        "--registry", metavar="DIR", help="folder of all models, as the pods see it"
+    )
+    parser.add_argument("--model-name", metavar="NAME", help="the model's name in it")
+    parser.add_argument("--vocab", metavar="FILE", help="words, one a line, as the pods see it")
+    parser.add_argument("--workers", metavar="N", help="pods that train together")
+    parser.add_argument("--gpus-per-worker", metavar="N", help="GPUs of each")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--preset", metavar="NAME", help=", ".join(presets.PRESETS))
+    source.add_argument("--config", metavar="FILE", help="a config.json of an earlier run")
+    add_set(parser)
+    add_data(parser)
+    parser.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other parameter of the pipeline; may be repeated; a wrong name shows them all",
+    )
+    add_image(parser)
+    parser.add_argument("--no-cache", action="store_true", help="run all steps anew")
+    parser.add_argument(
+        "--experiment",
+        default="charloom",
+        metavar="NAME",
+        help="under which KFP groups runs; made if there is none (default: charloom)",
+    )
+    parser.add_argument(
+        "--service-account",
+        default="",
+        metavar="NAME",
+        help="of the steps' pods (default: that of Kubeflow Pipelines)",
+    )
+
+
+def add_scheduler_zone(parser: argparse.ArgumentParser) -> None:
+    """Adds --scheduler-zone."""
+    parser.add_argument(
+        "--scheduler-zone",
+        default="",
+        metavar="ZONE",
+        help="time zone of Kubeflow Pipelines' scheduler, which its administrator sets as "
+        "cronScheduleTimezone (default: $CHARLOOM_KFP_TIME_ZONE, else UTC)",
+    )

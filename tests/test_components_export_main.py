@@ -162,3 +162,21 @@ def test_the_exported_checkpoint_is_the_evaluated_one(tiny_training: str, tiny_r
     content = json.loads((Path(tiny_report) / "report.json").read_text(encoding="utf-8"))
     assert content["checkpoint"]["path"] in list_checkpoints(tiny_training)
     assert content["checkpoint"]["digest"] == best_checkpoint(tiny_training).digest
+
+
+def test_a_retried_export_finds_what_it_has_published(
+    tiny_version: str, tiny_records: str, tiny_training: str, tiny_report: str
+) -> None:
+    registry = Path(tiny_version).parent.parent
+    folders = {"records": tiny_records, "workdir": tiny_training, "report": tiny_report}
+    again = run(**folders, registry=str(registry), name="tiny", reuse=True)
+    assert again == tiny_version
+    assert sorted(os.listdir(registry / "tiny")) == ["1", "champion.json"]
+
+
+def test_another_report_is_another_version(case: Case) -> None:
+    first = case.run()
+    case.change(seconds=1.0)
+    folders = {"records": case.records, "workdir": case.workdir, "report": str(case.report)}
+    second = run(**folders, registry=str(case.registry), name="m", reuse=True)
+    assert (first.name, Path(second).name) == ("1", "2")

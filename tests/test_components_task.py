@@ -115,3 +115,74 @@ def test_the_image_can_be_named_by_the_environment(monkeypatch: pytest.MonkeyPat
     assert task.container_image() == task.DEFAULT_IMAGE
     monkeypatch.setenv(task.IMAGE_VARIABLE, "example.org/charloom:7")
     assert task.container_image() == "example.org/charloom:7"
+
+
+@pytest.fixture
+def pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a task's pod."""
+    monkeypatch.setenv("KFP_POD_NAME", "train-language-model-abcde-123")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv(task.RUN_VARIABLE, "5f0c7f3e-run")
+
+
+@pytest.mark.parametrize("missing", ["KFP_POD_NAME", "KUBERNETES_SERVICE_HOST"])
+def test_a_pod_of_kfp_is_told_by_two_variables(
+    pod: None, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    assert task.in_cluster()
+    assert task.run_folder("/mnt/charloom") == "/mnt/charloom/runs/5f0c7f3e-run"
+    assert task.run_folder("") == ""
+    monkeypatch.delenv(missing)
+    assert not task.in_cluster()
+    assert task.run_folder("/mnt/charloom") == ""  # a laptop has no such volume
+
+
+@pytest.mark.parametrize("value", ["", "..", "../other", "a/b"])
+def test_a_pod_that_does_not_tell_its_run_is_bad_input(
+    pod: None, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv(task.RUN_VARIABLE, value)
+    with pytest.raises(InputError, match="CHARLOOM_RUN_ID holds no id of a run"):
+        task.run_folder("/mnt/charloom")
+
+
+def test_without_a_shared_volume_the_artifact_is_the_folder(tmp_path: Path) -> None:
+    artifact = str(tmp_path / "artifact")
+    assert task.output_folder(artifact, "", "records") == artifact
+    task.describe_output(artifact, artifact, "dataset.json")  # it is there already
+    assert task.input_folder(artifact) == artifact
+    assert os.listdir(tmp_path) == []
+
+
+def test_with_a_shared_volume_the_artifact_says_where_the_folder_is(tmp_path: Path) -> None:
+    artifact, shared = tmp_path / "artifact", tmp_path / "mnt" / "runs" / "r"
+    folder = Path(task.output_folder(str(artifact), str(shared), "records"))
+    assert folder == shared / "records"
+    assert (artifact / "LOCATION").read_text() == f"{folder}\n"
+    assert not folder.exists()  # the stage makes it, whole or not at all
+    folder.mkdir()
+    for name in ("dataset.json", "train-00000-of-00001.tfrecord", "COMPLETED"):
+        (folder / name).write_text(name)
+    task.describe_output(str(artifact), str(folder), "dataset.json")
+    assert sorted(os.listdir(artifact)) == ["LOCATION", "dataset.json"]
+    assert (artifact / "dataset.json").read_text() == "dataset.json"
+    assert task.input_folder(str(artifact)) == str(folder)
+    assert task.output_folder(str(artifact), str(shared), "records") == str(folder)  # a retry
+
+
+def test_a_folder_that_is_gone_or_not_finished_is_bad_input(tmp_path: Path) -> None:
+    artifact = str(tmp_path / "artifact")
+    folder = Path(task.output_folder(artifact, str(tmp_path / "runs"), "work"))
+    with pytest.raises(InputError, match=rf"the folder {folder}, .*, is gone; .* caching off"):
+        task.input_folder(artifact)
+    folder.mkdir()
+    with pytest.raises(InputError, match=rf"the folder {folder}, .*, lacks COMPLETED; "):
+        task.input_folder(artifact)
+    (folder / "COMPLETED").touch()
+    assert task.input_folder(artifact) == str(folder)
+
+
+def test_a_volume_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "mnt").write_text("no folder")
+    with pytest.raises(InputError, match=r"the shared volume can't be written at .*mnt/runs/r"):
+        task.output_folder(str(tmp_path / "a"), str(tmp_path / "mnt" / "runs" / "r"), "records")

@@ -106,7 +106,7 @@ def test_terminal_states(status: dict[str, Any], state: str) -> None:
          "worker 1 ended with exit code 1 (Error), after 3 restarts; the newest checkpoint is of "
          "step 40"),
         ([], "no pods", CharloomError, "JobSet x failed: no pods"),
-        ([(0, 75, "")], "reason: DeadlineExceeded", CharloomError,
+        ([(0, 75, "")], "too long", CharloomError,
          "the training ran longer than 2 h and was ended; give it more, and run the step again: it "
          "goes on from step 40"),
     ],
@@ -114,8 +114,13 @@ def test_terminal_states(status: dict[str, Any], state: str) -> None:
 def test_what_a_failed_jobset_means(
     ends: list[tuple[int, int, str]], said: str, kind: type[CharloomError], text: str
 ) -> None:
-    conditions = [{"type": "Failed", "status": "True", "message": said}]
-    jobset = {"metadata": {"name": "x"}, "status": {"restarts": 3, "conditions": conditions}}
+    begun, hours = "2026-11-25T08:00:00Z", 10 if said == "too long" else 9
+    failed = {"type": "Failed", "status": "True", "message": said, "reason": "FailJobSetAction"}
+    failed["lastTransitionTime"] = f"2026-11-25T{hours:02}:00:00Z"
+    jobset = {
+        "metadata": {"name": "x", "creationTimestamp": begun},
+        "status": {"restarts": 3, "conditions": [failed]},
+    }
     found = [WorkerEnd(rank, code, "Error", lines) for rank, code, lines in ends]
     error = failure_of(jobset, found, step=40, deadline_hours=2)
     assert (type(error), str(error)) == (kind, text)

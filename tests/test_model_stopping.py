@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model.stopping import StopSignals, StopVote
+from model.stopping import OrphanedError, StoppedError, StopSignals, StopVote
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -151,13 +151,35 @@ def test_workers_stop_at_the_same_point() -> None:
     assert stops == [14, 14, 14]
 
 
+@pytest.mark.parametrize("orphaned", [False, True])
+def test_all_workers_hear_why_they_stop(orphaned: bool) -> None:
+    group, errors = Threads(2), {}
+
+    def work(rank: int) -> None:
+        signals = Asked(0 if rank == 1 else 10_000)
+        signals.orphaned = orphaned and rank == 1
+        vote = StopVote(group, signals)
+        assert vote()
+        errors[rank] = vote.error("saved")
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kind, code = (OrphanedError, 78) if orphaned else (StoppedError, 75)
+    assert {(type(error), error.exit_code, str(error)) for error in errors.values()} == {
+        (kind, code, "saved")
+    }
+
+
 class Alone:
     def __init__(self, seconds: float):
         self.seconds, self.votes = seconds, 0
 
     def add(self, values: Sequence[float]) -> list[float]:
         self.votes += 1
-        return [values[0], self.seconds * 3, 3.0]
+        return [values[0], values[1], self.seconds * 3, 3.0]
 
 
 @pytest.mark.parametrize(("seconds", "votes"), [(0.7, 200), (1e-9, 8)])

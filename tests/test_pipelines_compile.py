@@ -1,4 +1,4 @@
-"""The YAML: it loads, it holds both branches of the gate, and it is the graph that runs."""
+"""The YAML: it loads, it is the committed one, and it is the graph that runs."""
 
 from __future__ import annotations
 
@@ -9,51 +9,93 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from compiled_pipeline import COMMITTED, list_shared, read_specs
 from google.protobuf import json_format
 from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 import pipelines
 from components.task import DEFAULT_IMAGE, IMAGE_VARIABLE
-from model.config import from_json
 from model.errors import InputError
-from model.presets import demo
 from pipelines.compile import compile_pipeline
 from pipelines.training import train_language_model
 
-GATE = "inputs.parameter_values['pipelinechannel--evaluate-verdict'] == 'PASSED'"
+ROOT = Path(__file__).resolve().parent.parent
+SHARING = ("preprocess", "train", "evaluate", "export")
+WORKSPACE = "{{$.workspace_path}}/charloom"
 
 
-def compile_spec(path: Path, image: str | None = None) -> dict[str, Any]:
-    compile_pipeline(str(path), image=image)
-    spec: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return spec
+def compile_both(path: Path, **settings: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the specs of the pipeline and of the platform."""
+    compile_pipeline(str(path), **settings)
+    return read_specs(path)
 
 
-def list_images(spec: dict[str, Any]) -> set[str]:
-    executors = spec["deploymentSpec"]["executors"]
-    return {executor["container"]["image"] for executor in executors.values()}
+def list_images(path: Path, image: str | None = None) -> set[str]:
+    """Returns the images of all tasks, and those that their environment names."""
+    spec, _ = compile_both(path, image=image)
+    containers = [one["container"] for one in spec["deploymentSpec"]["executors"].values()]
+    named = [variable for one in containers for variable in one.get("env", [])]
+    assert [variable["name"] for variable in named] == [IMAGE_VARIABLE]
+    return {one["image"] for one in containers} | {variable["value"] for variable in named}
 
 
 @pytest.fixture
-def spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def spec(tmp_path: Path) -> dict[str, Any]:
+    return compile_both(tmp_path / "p.yaml")[0]
+
+
+def test_the_committed_yaml_is_what_is_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(IMAGE_VARIABLE, raising=False)
-    return compile_spec(tmp_path / "p.yaml")
-
-
-def test_the_yaml_loads_as_a_component(tmp_path: Path) -> None:
     compile_pipeline(str(tmp_path / "p.yaml"))
-    loaded = components.load_component_from_file(str(tmp_path / "p.yaml"))
+    advice = "run: charloom compile -o pipelines/train_language_model.yaml"
+    assert (tmp_path / "p.yaml").read_bytes() == COMMITTED.read_bytes(), advice
+
+
+def test_every_process_compiles_the_same(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pipelines.compile import compile_pipeline\ncompile_pipeline(sys.argv[1])"
+    )
+    for seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "TZ": f"UTC{seed}"}
+        environment.pop(IMAGE_VARIABLE, None)
+        command = [sys.executable, "-c", code, str(tmp_path / f"{seed}.yaml")]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    assert (tmp_path / "1.yaml").read_bytes() == (tmp_path / "2.yaml").read_bytes()
+
+
+def test_the_yaml_loads_as_a_component() -> None:
+    loaded = components.load_component_from_file(str(COMMITTED))
     assert loaded.name == "train-language-model"
+    assert loaded.pipeline_spec.pipeline_info.display_name == "Train a language model"
     assert set(loaded.component_spec.inputs) == {
         "inputs",
-        "config",
-        "workers",
         "registry",
         "model_name",
+        "preset",
+        "config",
+        "workers",
+        "gpus_per_worker",
+        "worker_memory",
+        "worker_cpu",
+        "prepare_memory",
+        "image",
+        "queue",
+        "node_selector",
+        "volume",
+        "max_perplexity",
+        "window_days",
         "vocab",
     }
+    assert all(given.optional for given in loaded.component_spec.inputs.values())
+    platform = json_format.MessageToDict(loaded.platform_spec)["platforms"]["kubernetes"]
+    assert len(platform["deploymentSpec"]["executors"]) == 6
+
+
+def test_the_compiler_leaves_nothing_else(tmp_path: Path) -> None:
+    compile_pipeline(str(tmp_path / "p.yaml"))
     assert os.listdir(tmp_path) == ["p.yaml"]
 
 
@@ -62,51 +104,48 @@ def test_the_yaml_is_the_graph_that_charloom_run_executes(spec: dict[str, Any]) 
     assert parsed == train_language_model.pipeline_spec
 
 
-def test_stages_follow_each_other(spec: dict[str, Any]) -> None:
-    tasks = spec["root"]["dag"]["tasks"]
-    assert {name: sorted(task.get("dependentTasks", [])) for name, task in tasks.items()} == {
-        "preprocess": [],
-        "train": ["preprocess"],
-        "evaluate": ["preprocess", "train"],
-        "condition-branches-1": ["evaluate", "preprocess", "train"],
-    }
-    assert [tasks[name]["taskInfo"]["name"] for name in ("preprocess", "train", "evaluate")] == [
-        "Preprocess",
-        "Train",
-        "Evaluate",
-    ]
-
-
-def test_the_gate_has_both_branches(spec: dict[str, Any]) -> None:
-    branches = spec["components"]["comp-condition-branches-1"]["dag"]["tasks"]
-    found = {}
-    for branch in branches.values():
-        inside = spec["components"][branch["componentRef"]["name"]]["dag"]["tasks"]
-        found[branch["triggerPolicy"]["condition"]] = list(inside)
-    assert found == {GATE: ["export"], f"!({GATE})": ["report-rejection"]}
-
-
-def test_stages_with_effects_that_kfp_does_not_see_are_not_cached(spec: dict[str, Any]) -> None:
-    def is_cached(task: dict[str, Any]) -> bool:
-        return bool(task["cachingOptions"].get("enableCache", False))
-
-    tasks = spec["root"]["dag"]["tasks"]
-    assert not is_cached(tasks["preprocess"])  # reads text that it knows by name only
-    assert is_cached(tasks["train"])
-    assert is_cached(tasks["evaluate"])
-    assert not is_cached(spec["components"]["comp-condition-2"]["dag"]["tasks"]["export"])
-
-
-def test_every_parameter_says_what_it_is(spec: dict[str, Any]) -> None:
-    parameters = spec["root"]["inputDefinitions"]["parameters"]
-    assert all(len(parameter["description"]) > 20 for parameter in parameters.values())
-    assert from_json(parameters["config"]["defaultValue"]) == demo()
-
-
 def test_tasks_install_nothing(spec: dict[str, Any]) -> None:
     for executor in spec["deploymentSpec"]["executors"].values():
         assert "pip" not in executor["container"]["command"][2]
         assert executor["container"]["command"][:2] == ["sh", "-ec"]
+
+
+def test_a_workspace_holds_the_data_of_a_run(tmp_path: Path) -> None:
+    spec, platform = compile_both(tmp_path / "p.yaml", workspace="50Gi", storage_class="nfs")
+    assert platform["pipelineConfig"]["workspace"] == {
+        "size": "50Gi",
+        "kubernetes": {
+            "pvcSpecPatch": {"accessModes": ["ReadWriteMany"], "storageClassName": "nfs"}
+        },
+    }
+    # KFP mounts it in each task that names it; text and registry are on the claim.
+    assert list_shared(spec) == dict.fromkeys(SHARING, WORKSPACE)
+    executors = platform["deploymentSpec"]["executors"]
+    claimed = {name for name, pod in executors.items() if "pvcMount" in pod}
+    assert claimed == {"exec-find-inputs", "exec-preprocess", "exec-export"}
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    plain = compile_both(tmp_path / "q.yaml")[0]
+    assert parameters == plain["root"]["inputDefinitions"]["parameters"]
+    default = compile_both(tmp_path / "r.yaml", workspace="1Ti")[1]["pipelineConfig"]["workspace"]
+    assert default["kubernetes"]["pvcSpecPatch"] == {"accessModes": ["ReadWriteMany"]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"workspace": "big"}, "--workspace big is no size"),
+        ({"storage_class": "nfs"}, "--storage-class has no effect without --workspace"),
+        ({"image": "charloom:latest"}, "'charloom:latest' names no version"),
+        ({"image": "registry:5000/charloom"}, "names no version"),
+        ({"image": " "}, "names no version"),
+    ],
+)
+def test_settings_that_make_no_sense_are_bad_input(
+    tmp_path: Path, settings: dict[str, str], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        compile_pipeline(str(tmp_path / "p.yaml"), **settings)
+    assert os.listdir(tmp_path) == []
 
 
 def test_the_image_is_the_argument_else_the_environment_else_ours(
@@ -114,10 +153,12 @@ def test_the_image_is_the_argument_else_the_environment_else_ours(
 ) -> None:
     monkeypatch.setenv(IMAGE_VARIABLE, "example.org/charloom:7")
     path = tmp_path / "p.yaml"
-    assert list_images(compile_spec(path, "example.org/charloom:8")) == {"example.org/charloom:8"}
-    assert list_images(compile_spec(path)) == {"example.org/charloom:7"}
+    assert list_images(path, "example.org/charloom:8") == {"example.org/charloom:8"}
+    assert list_images(path) == {"example.org/charloom:7"}
+    digest = f"registry:5000/charloom@sha256:{'0' * 64}"
+    assert list_images(path, digest) == {digest}
     monkeypatch.delenv(IMAGE_VARIABLE)
-    assert list_images(compile_spec(path)) == {DEFAULT_IMAGE}  # the graph itself is unchanged
+    assert list_images(path) == {DEFAULT_IMAGE}  # the graph itself is unchanged
 
 
 def test_the_suffix_must_be_yaml(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from compiled_pipeline import read_specs
 
 import pipelines
 from model.config import Config, to_json, with_overrides
@@ -25,6 +25,7 @@ from model.presets import tiny
 from pipelines import local
 from pipelines.compile import compile_pipeline
 from pipelines.local import RunResult, run_pipeline
+from pipelines.training import train_language_model
 
 Run = tuple[RunResult, Path, str]
 """A run's result, its root and what it showed."""
@@ -68,7 +69,7 @@ def executed_tasks(root: Path) -> set[str]:
 def compiled_tasks(path: Path) -> dict[str, set[str]]:
     """Returns the tasks of the YAML by the condition under which they run ("" for always)."""
     compile_pipeline(str(path))
-    spec: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    spec, _ = read_specs(path)
     found: dict[str, set[str]] = {}
 
     def walk(dag: dict[str, Any], condition: str) -> None:
@@ -90,7 +91,7 @@ def test_the_tasks_of_both_runs_are_those_of_the_yaml(
 ) -> None:
     compiled = compiled_tasks(tmp_path / "p.yaml")
     always = compiled.pop("")
-    assert always == {"preprocess", "train", "evaluate"}
+    assert always == {"find-inputs", "preprocess", "train", "evaluate"}
     for condition, tasks in compiled.items():
         root = rejected[1] if condition.startswith("!(") else passed[1]
         assert executed_tasks(root) == always | tasks
@@ -151,15 +152,31 @@ def test_kfp_can_show_metrics_and_page(passed: Run) -> None:
 
 
 @pytest.mark.slow
+def test_kfp_can_show_the_learning_curves(passed: Run) -> None:
+    _, root, _ = passed
+    (curves,) = root.glob("pipeline/*/train/curves")
+    assert "<dt>Steps</dt><dd>200 of 200</dd>" in curves.read_text()
+    assert not list(root.glob("pipeline/*/train/mlpipeline_ui_metadata"))  # of clusters only
+
+
+@pytest.mark.slow
+def test_a_laptop_has_no_shared_volume(passed: Run) -> None:
+    result, root, _ = passed
+    assert not list(root.glob("pipeline/**/LOCATION"))
+    for folder in (result.records, result.workdir, os.path.dirname(result.report_json)):
+        assert os.path.exists(os.path.join(folder, "COMPLETED"))
+
+
+@pytest.mark.slow
 def test_the_terminal_shows_the_tasks_and_the_log_all(passed: Run) -> None:
     result, _, shown = passed
     headings = re.findall(r"^\d\d:\d\d:\d\d ([a-z-]+)$", shown, flags=re.MULTILINE)
-    assert headings == ["preprocess", "train", "evaluate", "export"]
+    assert headings == ["find-inputs", "preprocess", "train", "evaluate", "export"]
     assert "KFP Executor" not in shown
     assert "parameterValues" not in shown
     log = Path(result.log).read_text()
     assert "Got executor_input" in log
-    assert log.count("finished with status") == 5  # four tasks and the pipeline
+    assert log.count("finished with status") == 6  # five tasks and the pipeline
 
 
 def test_bad_input_is_the_tasks_own_line(tmp_path: Path) -> None:
@@ -172,7 +189,7 @@ def test_bad_input_is_the_tasks_own_line(tmp_path: Path) -> None:
     assert pattern in str(raised.value)
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == 2
-    assert executed_tasks(tmp_path / "r") == set()
+    assert os.listdir(tmp_path / "r" / "pipeline") == []  # the first task has no artifacts
     assert os.listdir(tmp_path / "r" / "registry") == []
     assert dict(os.environ) == before
     assert sys.executable == executable
@@ -195,6 +212,26 @@ def test_a_defect_is_named_by_task_and_log(
     (log,) = (tmp_path / "r" / "logs").iterdir()
     assert str(log) in str(raised.value)
     assert "RuntimeError: beam is broken" in log.read_text()
+
+
+def test_nothing_is_tried_again_and_no_time_is_left_to_fill_in() -> None:
+    before = train_language_model.pipeline_spec.SerializeToString(deterministic=True)
+    here = local._graph_for_here().pipeline_spec
+    assert train_language_model.pipeline_spec.SerializeToString(deterministic=True) == before
+    tasks = train_language_model.pipeline_spec.root.dag.tasks
+    assert tasks["train"].retry_policy.max_retry_count == 5
+    assert not any(task.HasField("retry_policy") for task in here.root.dag.tasks.values())
+    times = here.root.dag.tasks["find-inputs"].inputs.parameters
+    assert times["scheduled"].runtime_value.constant.string_value == ""
+    assert times["created"].runtime_value.constant.string_value == ""
+    # All else is the graph that is compiled.
+    for name, task in here.root.dag.tasks.items():
+        task.retry_policy.CopyFrom(tasks[name].retry_policy)
+        if not tasks[name].HasField("retry_policy"):
+            task.ClearField("retry_policy")
+    for name in ("scheduled", "created"):
+        times[name].CopyFrom(tasks["find-inputs"].inputs.parameters[name])
+    assert here == train_language_model.pipeline_spec
 
 
 @pytest.mark.parametrize(

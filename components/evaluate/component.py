@@ -19,16 +19,19 @@ def evaluate(
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
+    shared: str = "",
 ) -> NamedTuple("Evaluated", [("verdict", str)]):  # type: ignore[valid-type]
     """Scores every test word by the full softmax and decides on the gate.
 
     Args:
-        records: folder that preprocess made.
-        workdir: folder that train made.
-        config: the whole configuration as JSON.
-        report: folder of report.json and report.html.
+        records: what preprocess made.
+        workdir: what train made.
+        config: the whole configuration as JSON; its gate section is used.
+        report: folder of report.json and report.html, or of LOCATION, which says where that
+            folder is, and report.json.
         page: report.html, for the KFP page of this task.
         metrics: perplexities of the model and of the unigram baseline on the test split.
+        shared: where a cluster's pods mount the shared volume.
 
     Returns:
         verdict: PASSED or REJECTED.
@@ -37,17 +40,26 @@ def evaluate(
     import shutil
 
     from components.evaluate.main import run
-    from components.task import reporting_errors, select_numbers
+    from components.task import (
+        describe_output,
+        input_folder,
+        output_folder,
+        reporting_errors,
+        run_folder,
+        select_numbers,
+    )
     from model.config import from_json
 
     with reporting_errors():
+        folder = output_folder(report.path, run_folder(shared), "report")
         result = run(
-            records=records.path,
-            workdir=workdir.path,
-            report=report.path,
+            records=input_folder(records.path),
+            workdir=input_folder(workdir.path),
+            report=folder,
             config=from_json(config),
         )
-    shutil.copyfile(os.path.join(report.path, "report.html"), page.path)
+        describe_output(report.path, folder, "report.json")
+    shutil.copyfile(os.path.join(folder, "report.html"), page.path)
     paths = {
         "test_perplexity": "splits.test.perplexity",
         "unigram_perplexity": "baseline.unigram.perplexity",
@@ -64,7 +76,7 @@ def report_rejection(
     """Says why the gate rejected a model; nothing is published.
 
     Args:
-        report: folder that evaluate made.
+        report: what evaluate made.
         rejection: the reasons, for the KFP page of this task.
 
     Returns:

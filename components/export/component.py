@@ -18,28 +18,32 @@ def export(
     report: dsl.Input[dsl.Artifact],
     registry: str,
     name: str,
+    shared: str = "",
 ) -> NamedTuple("Exported", [("version", str)]):  # type: ignore[valid-type]
     """Publishes the best checkpoint as a new SavedModel version of the registry.
 
     Args:
-        records: folder that preprocess made.
-        workdir: folder that train made.
-        report: folder that evaluate made.
+        records: what preprocess made.
+        workdir: what train made.
+        report: what evaluate made.
         registry: folder of published models.
         name: name of the model in the registry.
+        shared: where a cluster's pods mount the shared volume; KFP mounts its workspace in
+            tasks that name it.
 
     Returns:
         version: path of the new version.
     """
     from components.export.main import run
-    from components.task import reporting_errors
+    from components.task import input_folder, reporting_errors
 
     with reporting_errors():
         version = run(
-            records=records.path,
-            workdir=workdir.path,
-            report=report.path,
+            records=input_folder(records.path),
+            workdir=input_folder(workdir.path),
+            report=input_folder(report.path),
             registry=registry,
             name=name,
+            reuse=True,  # KFP's page lets one retry a task that had published and then failed
         )
     return (version,)

@@ -8,14 +8,16 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from components.export.registry import check_name, publish, staging_folder
+from components.export.registry import check_name, publish, staging_folder, versions
 from model.errors import InputError, RejectedError
 from model.export import export_checkpoint
 
 REPORT_FILE = "report.json"
 
 
-def run(*, records: str, workdir: str, report: str, registry: str, name: str) -> str:
+def run(
+    *, records: str, workdir: str, report: str, registry: str, name: str, reuse: bool = False
+) -> str:
     """Exports the evaluated checkpoint, checks it and publishes it.
 
     Args:
@@ -24,6 +26,8 @@ def run(*, records: str, workdir: str, report: str, registry: str, name: str) ->
       report: folder that evaluate made, with a verdict of PASSED.
       registry: folder of all models; made if needed.
       name: the model's name in it.
+      reuse: whether to return the version that an earlier attempt has published of the same
+        report, instead of a second one.
 
     Returns:
       The new version's folder.
@@ -35,6 +39,11 @@ def run(*, records: str, workdir: str, report: str, registry: str, name: str) ->
     """
     check_name(name)
     content = _read_report(report)
+    for version in versions(registry, name) if reuse else ():
+        folder = os.path.join(registry, name, str(version))
+        if _holds(folder, content):
+            print(f"{folder} is published already", flush=True)
+            return folder
     staged = staging_folder(registry, name)
     try:
         checked = export_checkpoint(records=records, workdir=workdir, output=staged)
@@ -55,6 +64,15 @@ def run(*, records: str, workdir: str, report: str, registry: str, name: str) ->
         flush=True,
     )
     return version
+
+
+def _holds(version: str, report: Mapping[str, Any]) -> bool:
+    """Whether a version was published of this very report."""
+    try:
+        with open(os.path.join(version, REPORT_FILE), encoding="utf-8") as file:
+            return bool(json.load(file) == report)
+    except (OSError, ValueError):
+        return False
 
 
 def _read_report(report: str) -> dict[str, Any]:

@@ -9,35 +9,95 @@ from kfp import dsl
 from components.task import container_image
 
 
-@dsl.component(base_image=container_image(), install_kfp_package=False)
+@dsl.component(
+    base_image=container_image(),
+    install_kfp_package=False,
+    # On a cluster this task only launches: what it is given in KFP is for the workers. Both
+    # need the volumes; GPUs booked for this pod, too, would be idle.
+    task_config_passthroughs=[
+        dsl.TaskConfigField.RESOURCES,
+        dsl.TaskConfigField.KUBERNETES_NODE_SELECTOR,
+        dsl.TaskConfigField.KUBERNETES_TOLERATIONS,
+        dsl.TaskConfigField.KUBERNETES_AFFINITY,
+        dsl.TaskConfigPassthrough(field=dsl.TaskConfigField.ENV, apply_to_task=True),
+        dsl.TaskConfigPassthrough(field=dsl.TaskConfigField.KUBERNETES_VOLUMES, apply_to_task=True),
+    ],
+)
 def train(
     records: dsl.Input[dsl.Dataset],
     config: str,
     workers: int,
     workdir: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
+    curves: dsl.Output[dsl.HTML],
+    mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
+    task_config: dsl.TaskConfig,
+    shared: str = "",
+    task: str = "train",
+    image: str = "",
+    queue: str = "",
+    gpus_per_worker: int = 0,
 ) -> None:
-    """Trains the model on worker processes that share each global batch.
+    """Trains the model on workers that share each global batch.
+
+    In a pod of a cluster the workers are pods of a JobSet, elsewhere processes of this machine.
 
     Args:
-        records: folder that preprocess made.
+        records: what preprocess made.
         config: the whole configuration as JSON.
-        workers: number of worker processes.
-        workdir: folder of checkpoints, TensorBoard events and worker logs.
+        workers: number of workers.
+        workdir: folder of checkpoints, TensorBoard events and worker logs, or of LOCATION,
+            which says where that folder is.
         metrics: step and validation perplexity of the best checkpoint.
+        curves: learning curves, for the KFP page of this task.
+        mlpipeline_ui_metadata: how KFP's page starts a TensorBoard; on a cluster only.
+        task_config: what this task was given in KFP, for the workers.
+        shared: where a cluster's pods mount the shared volume.
+        task: name of the task in its run.
+        image: container image of the workers; empty: that of this task.
+        queue: Kueue's queue for the workers; empty: none.
+        gpus_per_worker: NVIDIA GPUs of each worker.
     """
-    from components.task import max_restarts, reporting_errors, select_numbers
+    import json
+
+    from components.task import (
+        container_image,
+        describe_output,
+        in_cluster,
+        input_folder,
+        max_restarts,
+        output_folder,
+        reporting_errors,
+        run_folder,
+        select_numbers,
+    )
+    from components.train.curves import write_curves
     from components.train.main import run
+    from components.train.task_config import describe_viewer, jobset_options, pod_fragments
     from model.config import from_json
 
+    fragments = pod_fragments(task_config)
     with reporting_errors():
+        folder = output_folder(workdir.path, run_folder(shared), "work")
+        jobset = None
+        if in_cluster():
+            jobset = jobset_options(
+                fragments, task=task, image=image, queue=queue, gpus_per_worker=gpus_per_worker
+            )
         result = run(
-            records=records.path,
-            workdir=workdir.path,
+            records=input_folder(records.path),
+            workdir=folder,
             config=from_json(config),
             workers=workers,
             max_restarts=max_restarts(),
+            jobset=jobset,
         )
+        describe_output(workdir.path, folder, "config.json")
+        write_curves(folder, curves.path)
+    viewer = describe_viewer(folder, image=image or container_image(), fragments=fragments)
+    if viewer:
+        with open(mlpipeline_ui_metadata.path, "w", encoding="utf-8") as file:
+            json.dump(viewer, file)
     for name, value in select_numbers(
         result, {"step": "step", "valid_perplexity": "valid_perplexity"}
     ).items():

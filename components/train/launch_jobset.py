@@ -20,6 +20,7 @@ from components.train.launch_outcome import (
     COMPLETED,
     FAILED,
     WorkerEnd,
+    attempt_of,
     cause_of,
     failure_of,
     restarts_of,
@@ -28,7 +29,7 @@ from components.train.launch_outcome import (
     worker_end,
 )
 from model.cluster import PEER_SECONDS
-from model.errors import CharloomError, InputError, RestartableError
+from model.errors import EXIT_BAD_INPUT, CharloomError, InputError, RestartableError
 
 WORKDIR_ANNOTATION = "charloom.dev/workdir"
 
@@ -317,7 +318,8 @@ class _Launch:
         if end is None or uid in self._state.told:
             return
         self._state.told.add(uid)
-        self._state.ends.append(end)
+        if attempt_of(pod, default=self._state.restarts) >= self._state.restarts:
+            self._state.ends.append(end)
         lines = end.last_lines.splitlines()[-10:]
         self._say("\n".join([end.describe(), *(f"  | {line}" for line in lines)]))
 
@@ -333,8 +335,13 @@ class _Launch:
         self._state.idle_restarts = 0 if step > self._state.step else self._state.idle_restarts
         self._state.idle_restarts += more
         self._state.restarts, self._state.step = restarts, step
-        counted = jobset["status"].get("restartsCountTowardsMax", restarts)
-        why = cause_of(self._state.ends).describe() if self._state.ends else "a worker was lost"
+        counted = jobset["status"].get("restartsCountTowardsMax", 0)  # left out while 0
+        why = "a worker was lost"
+        if self._state.ends:
+            cause = cause_of(self._state.ends)
+            if cause.code == EXIT_BAD_INPUT:  # its peers' end was seen first, by the JobSet
+                raise self._failure(jobset)
+            why = cause.describe()
         line = f"restarting from step {step} ({counted} of {self._max_restarts} counted): {why}"
         self._follower.restarting(line, step=step)
         self._state.ends.clear()

@@ -22,6 +22,7 @@ WORKER = "worker"
 
 JOBSET_LABEL = "jobset.sigs.k8s.io/jobset-name"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+ATTEMPT_LABEL = "jobset.sigs.k8s.io/restart-attempt"
 RUN_LABEL = "charloom.dev/run-id"
 WORKERS_ANNOTATION = "charloom.dev/workers"
 
@@ -293,7 +294,7 @@ def _container(
     command += ["--host-pattern", host_pattern(name), "--workers", str(workers)]
     command += ["--port", str(options.port)]
     command += ["--lease", name, "--lease-seconds", str(options.lease_seconds)]
-    attempt = "metadata.labels['jobset.sigs.k8s.io/restart-attempt']"
+    attempt = f"metadata.labels['{ATTEMPT_LABEL}']"
     return {
         "name": WORKER,
         "image": image,

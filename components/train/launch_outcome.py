@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.train.launch_manifest import INDEX_LABEL, WORKER
+from components.train.launch_manifest import ATTEMPT_LABEL, INDEX_LABEL, WORKER
 from model.errors import (
     EXIT_BAD_INPUT,
     EXIT_ORPHANED,
@@ -83,6 +84,11 @@ def rank_of(pod: Mapping[str, Any]) -> int:
     return -1
 
 
+def attempt_of(pod: Mapping[str, Any], *, default: int) -> int:
+    """Returns how often the JobSet had been restarted when this pod was made."""
+    return int((pod["metadata"].get("labels") or {}).get(ATTEMPT_LABEL, default))
+
+
 def cause_of(ends: Sequence[WorkerEnd]) -> WorkerEnd:
     """Returns the end that tells most: workers that only lost their peers tell least."""
     order = {EXIT_BAD_INPUT: 0, EXIT_ORPHANED: 1, EXIT_RESTARTABLE: 3}
@@ -118,10 +124,11 @@ def failure_of(
     """
     name = jobset["metadata"]["name"]
     conditions = jobset["status"].get("conditions") or []
-    said = " ".join(
-        " ".join(one.get("message", "").split()) for one in conditions if one["type"] == FAILED
-    )
-    if "DeadlineExceeded" in said:
+    failed = [one for one in conditions if one["type"] == FAILED]
+    said = " ".join(" ".join(one.get("message", "").split()) for one in failed)
+    if not any(end.code in (EXIT_BAD_INPUT, EXIT_ORPHANED) for end in ends) and _took_too_long(
+        jobset, failed, deadline_hours
+    ):
         return CharloomError(
             f"the training ran longer than {deadline_hours:g} h and was ended; give it more, and "
             f"run the step again: it goes on from step {step}"
@@ -136,3 +143,16 @@ def failure_of(
         return RestartableError(f"{what}; run the step again: it goes on from step {step}")
     text = f"{what}, after {restarts_of(jobset)} restarts; the newest checkpoint is of step {step}"
     return CharloomError(text) if end.code == 1 else RestartableError(text)
+
+
+def _took_too_long(
+    jobset: Mapping[str, Any], failed: Sequence[Mapping[str, Any]], deadline_hours: float
+) -> bool:
+    """Whether a rule failed the JobSet after its time; JobSet does not tell which rule."""
+    if not failed or failed[0].get("reason") != "FailJobSetAction":
+        return False
+    times = jobset["metadata"].get("creationTimestamp"), failed[0].get("lastTransitionTime")
+    if not all(times):
+        return False
+    begun, ended = (datetime.datetime.fromisoformat(str(time)) for time in times)
+    return (ended - begun).total_seconds() >= deadline_hours * 3600

@@ -1,4 +1,8 @@
-"""One training worker: `python -m components.train.worker`, with TF_CONFIG in its environment."""
+"""One training worker: `python -m components.train.worker`.
+
+Its place in the group is in its environment: as TF_CONFIG, or, in a pod, where the host names
+follow from `--host-pattern`, as JOB_COMPLETION_INDEX.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +16,17 @@ import threading
 import time
 
 from components.task import report_error, reporting_errors
+from components.train import pod
 from model.config import read_config
-from model.errors import EXIT_RESTARTABLE, RestartableError
-from model.stopping import StoppedError, StopSignals
+from model.errors import EXIT_ORPHANED, RestartableError
+from model.stopping import OrphanedError, StoppedError, StopSignals
 from model.watchdog import ExitTimer, Watchdog
 
 _LEAVE_SECONDS = 30.0
 """How long TensorFlow may take to close when all is done and saved."""
+
+_ORPHAN_SECONDS = 300.0
+"""How long an orphan may take to save and end."""
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
@@ -38,18 +46,58 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--stall-seconds", type=float, default=300.0, help="how long to go without progress"
     )
+    _add_pod_options(parser)
     options = parser.parse_args(arguments)
-    signals = StopSignals(_leave_stopped)
+    signals = StopSignals(lambda reason: _leave_stopped(reason, signals))
     signals.listen()
     if options.launcher is not None:
         _end_with_launcher(options.launcher)
     with reporting_errors():
         try:
+            if options.host_pattern:
+                _take_place(options, signals)
             _train(options, signals)
-        except RestartableError:
-            ExitTimer(EXIT_RESTARTABLE).set(_LEAVE_SECONDS)
+        except RestartableError as error:
+            ExitTimer(error.exit_code).set(_LEAVE_SECONDS)
+            notes = getattr(error, "__notes__", [])
+            if options.host_pattern and notes:  # names and ports of one machine tell nothing
+                raise type(error)("; ".join([str(error), *notes])) from None
             raise
     ExitTimer(0).set(_LEAVE_SECONDS)
+
+
+def _add_pod_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("in a pod")
+    group.add_argument("--host-pattern", default="", help="of all workers, with {index} in it")
+    group.add_argument("--workers", type=int, default=1, help="how many there are")
+    group.add_argument("--port", type=int, default=2222, help="on which each is called")
+    group.add_argument("--lease", default="", help="which the launcher renews")
+    group.add_argument("--lease-seconds", type=float, default=30.0, help="how long it is good")
+
+
+def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
+    """Sets TF_CONFIG, and lets worker 0 look whether the launcher is there.
+
+    Raises:
+      InputError: the pod's environment or the options don't tell the place.
+    """
+    hosts = pod.worker_hosts(options.host_pattern, workers=options.workers, port=options.port)
+    index = pod.own_index(os.environ, workers=options.workers)
+    pod.keep_from_proxies(hosts, os.environ)
+    from model.cluster import tf_config  # TensorFlow comes with it
+
+    os.environ["TF_CONFIG"] = tf_config(hosts, index)
+    attempt = os.environ.get(pod.ATTEMPT_VARIABLE) or "0"
+    print(f"worker {index} of {options.workers} at {hosts[index]}, attempt {attempt}", flush=True)
+    if options.lease and index == 0:
+        from components.train.orphan import LeaseWatch  # Kubernetes' client takes a while
+
+        def stop(reason: str) -> None:
+            logging.warning("%s: the group ends", reason)
+            ExitTimer(EXIT_ORPHANED).set(_ORPHAN_SECONDS)
+            signals.stop_orphan()
+
+        LeaseWatch(options.lease, seconds=options.lease_seconds, orphaned=stop).start()
 
 
 def _train(options: argparse.Namespace, signals: StopSignals) -> None:
@@ -93,8 +141,8 @@ def _train(options: argparse.Namespace, signals: StopSignals) -> None:
     logging.info("finished at step %d", result["step"])
 
 
-def _leave_stopped(reason: str) -> None:
-    _leave(StoppedError(reason))
+def _leave_stopped(reason: str, signals: StopSignals) -> None:
+    _leave(OrphanedError(reason) if signals.orphaned else StoppedError(reason))
 
 
 def _leave(error: RestartableError) -> None:

@@ -1,0 +1,215 @@
+"""What a run is made of: its configuration, its text files, and a fingerprint of them.
+
+The first step of the pipeline, which KFP never caches. It hands on what the later steps are
+cached by. No TensorFlow and no Beam here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import glob
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from components.preprocess.sources import InputFile, find_files
+from model.config import CONFIG_VERSION, Config, from_json, to_dict, to_json, with_overrides
+from model.errors import InputError
+from model.presets import get_preset
+
+DEFAULT_PRESET = "demo"
+MAX_WINDOW_DAYS = 3660
+SHOWN_PATTERNS = 5
+
+_DATE = re.compile(r"\{date:([^{}]*)\}")
+
+
+class Found(NamedTuple):
+    """What the later steps of a run work with."""
+
+    inputs: str
+    """JSON list of the patterns, with the dates of the window filled in."""
+    fingerprint: str
+    """SHA-256 of names, sizes and times of change of all files."""
+    data: str
+    """The configuration's `data` section alone, as JSON: all that preprocess depends on."""
+    config: str
+    """The whole configuration as JSON, on which training depends."""
+    judged: str
+    """The same with the limits of the gate that the run was given."""
+
+
+def find_inputs(
+    inputs: str,
+    *,
+    config: str = "",
+    preset: str = "",
+    max_perplexity: float = 0.0,
+    vocab: str = "",
+    window_days: int = 1,
+    times: Sequence[str] = (),
+) -> Found:
+    """Looks up what a run is to be made of.
+
+    Args:
+      inputs: JSON list of names, folders and glob patterns, or one of them as it is; each may
+        hold a date, as in `{date:%Y-%m-%d}`.
+      config: the whole configuration as JSON.
+      preset: in its place, the name of a preset; both empty: `DEFAULT_PRESET`.
+      max_perplexity: limit of the gate; 0: that of the configuration.
+      vocab: file of the words of the vocabulary, if one is given.
+      window_days: how many days the dates go back.
+      times: in the order of preference, when the run was to begin (RFC 3339); those that are
+        empty or were not filled in are passed over. None left: now.
+
+    Raises:
+      InputError: one of the arguments, or an input that no file matches.
+    """
+    chosen = choose_config(config, preset)
+    patterns = read_patterns(inputs)
+    expanded = expand_dates(patterns, days=window_days, end=start_time(times))
+    files = find_files(expanded)
+    settings = [f"gate.max_perplexity={max_perplexity!r}"] if max_perplexity else []
+    judged = with_overrides(chosen, settings)
+    more = f" and {len(expanded) - SHOWN_PATTERNS} more" if len(expanded) > SHOWN_PATTERNS else ""
+    print(
+        f"{len(files)} files, {sum(file.size for file in files):,} bytes: "
+        f"{', '.join(expanded[:SHOWN_PATTERNS])}{more}",
+        flush=True,
+    )
+    return Found(
+        inputs=json.dumps(expanded),
+        fingerprint=fingerprint(files, vocab=vocab),
+        data=json.dumps({"config_version": CONFIG_VERSION, "data": to_dict(chosen.data)}),
+        config=to_json(chosen),
+        judged=to_json(judged),
+    )
+
+
+def choose_config(config: str, preset: str) -> Config:
+    """Returns the configuration that a run was given as JSON or by the name of a preset.
+
+    Raises:
+      InputError: both are given, or the one that is can't be used.
+    """
+    if config.strip() and preset.strip():
+        raise InputError(
+            f"both config and preset={preset} are given; leave one of config and preset empty"
+        )
+    if config.strip():
+        return from_json(config, source="the parameter config")
+    return get_preset(preset.strip() or DEFAULT_PRESET)
+
+
+def read_patterns(inputs: str) -> list[str]:
+    """Returns the patterns of a JSON list, or the one pattern that is no JSON list.
+
+    Raises:
+      InputError: a list of something else, or none at all.
+    """
+    text = inputs.strip()
+    if not text.startswith("["):
+        patterns: object = [text] if text else []
+    else:
+        try:
+            patterns = json.loads(text)
+        except ValueError as error:
+            raise InputError(
+                f'inputs is no JSON list ({error}); write it as ["/mnt/charloom/corpus/*.txt"]'
+            ) from None
+    if not isinstance(patterns, list) or not all(isinstance(one, str) for one in patterns):
+        raise InputError(f"inputs is {text[:200]}; it must be a JSON list of names and patterns")
+    if not patterns:
+        raise InputError('inputs is empty; name text files, as in ["/mnt/charloom/corpus/*.txt"]')
+    return patterns
+
+
+def start_time(times: Sequence[str]) -> datetime.datetime:
+    """Returns the first of some times that is one, in UTC; now if none is.
+
+    Raises:
+      InputError: a text that is neither empty, a placeholder of KFP, nor a time.
+    """
+    for text in times:
+        if not text or text.startswith("{{"):  # kfp.local knows no such time
+            continue
+        try:
+            time = datetime.datetime.fromisoformat(text)
+        except ValueError:
+            raise InputError(
+                f"the time {text!r} is none; write it as 2026-11-25T02:00:00Z"
+            ) from None
+        return time.replace(tzinfo=time.tzinfo or datetime.UTC).astimezone(datetime.UTC)
+    return datetime.datetime.now(datetime.UTC)
+
+
+def expand_dates(patterns: Sequence[str], *, days: int, end: datetime.datetime) -> list[str]:
+    """Fills in the dates of patterns.
+
+    Args:
+      patterns: each may hold `{date:FORMAT}`, FORMAT as strftime takes it.
+      days: so many whole days of UTC, the newest the one before that of `end`.
+      end: when the run was to begin. The day itself has not ended, so that a run that is
+        repeated later would find other text.
+
+    Returns:
+      The patterns in their order, those with a date once for each day that has a file, the
+      oldest day first.
+
+    Raises:
+      InputError: days that are none, or a pattern none of whose days has a file.
+    """
+    if not 1 <= days <= MAX_WINDOW_DAYS:
+        raise InputError(f"window_days is {days}; it must be from 1 to {MAX_WINDOW_DAYS}")
+    dates = [end.date() - datetime.timedelta(days=back) for back in range(days, 0, -1)]
+    expanded: list[str] = []
+    for pattern in patterns:
+        if not _DATE.search(pattern):
+            expanded.append(pattern)
+            continue
+        filled = list(dict.fromkeys(_fill_in(pattern, date) for date in dates))
+        there = [one for one in filled if _matches(one)]
+        if not there:
+            raise InputError(
+                f"no file matches {pattern!r} on any day from {dates[0]} to {dates[-1]} (UTC); "
+                "check the path, the format of the date and window_days"
+            )
+        if missing := len(filled) - len(there):
+            print(f"{pattern}: {missing} of {len(filled)} dates have no file", flush=True)
+        expanded += there
+    return list(dict.fromkeys(expanded))
+
+
+def _fill_in(pattern: str, date: datetime.date) -> str:
+    return _DATE.sub(lambda match: date.strftime(match[1]), pattern)
+
+
+def _matches(pattern: str) -> bool:
+    return os.path.lexists(pattern) or bool(glob.glob(pattern, recursive=True))
+
+
+def fingerprint(files: Sequence[InputFile], *, vocab: str = "") -> str:
+    """Returns a SHA-256 that changes when a file comes, goes or is written again.
+
+    By name, size and time of change: reading terabytes before every run would be too slow.
+    preprocess itself goes by content.
+
+    Raises:
+      InputError: a file can't be looked at.
+    """
+    paths = [os.path.abspath(file.path) for file in files]
+    rows = [["input", path, *_stat(path)] for path in paths]
+    if vocab:
+        rows.append(["vocab", os.path.abspath(vocab), *_stat(vocab)])
+    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
+def _stat(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror}); check the path") from None
+    return status.st_size, status.st_mtime_ns

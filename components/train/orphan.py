@@ -1,0 +1,107 @@
+"""Ends a worker group whose launcher is gone, as nobody would use its work.
+
+The launcher renews a Lease. Worker 0 looks at it, and never compares clocks of two machines:
+what counts is that it was read again and again, for as long as it is good, without a change.
+While the API can't be reached nothing is known, and the training goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import kubernetes
+import urllib3
+from kubernetes.client.exceptions import ApiException
+
+LOOK_SECONDS = 5.0
+"""Between two looks at a lease, at most."""
+
+_TIMEOUTS = (3.0, 5.0)
+
+
+class LeaseWatch:
+    """Looks at a lease in a thread of its own."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        seconds: float,
+        orphaned: Callable[[str], None],
+    ):
+        """Looks at nothing yet.
+
+        Args:
+          name: of the lease.
+          seconds: how long it is good without a change.
+          orphaned: called once, with the reason, when nobody has renewed it for so long.
+        """
+        self._name = name
+        self._seconds = seconds
+        self._orphaned = orphaned
+        self._look_seconds = min(LOOK_SECONDS, seconds / 6)
+        self._version: str | None = None
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Looks from now on."""
+        threading.Thread(target=self._watch, name="lease-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        told = False
+        while True:
+            try:
+                version = _version(self._name)
+            except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+                if not told:
+                    line = " ".join(str(error).split())[:200]
+                    logging.warning("the lease %s can't be read: %s", self._name, line)
+                told, self._since = True, None
+            else:
+                told = False
+                if self.is_over(version, now=time.monotonic()):
+                    what = "is gone" if version is None else "was not renewed"
+                    self._orphaned(f"the launcher's lease {what} for {self._seconds:g} s")
+                    return
+            time.sleep(self._look_seconds)
+
+    def is_over(self, version: str | None, *, now: float) -> bool:
+        """Returns whether the lease is over; hears each version that was read.
+
+        Args:
+          version: of the lease; None: there is none.
+          now: monotonic time, seconds.
+        """
+        if self._since is None or version != self._version:
+            self._version, self._since = version, now
+        return now - self._since > self._seconds
+
+
+def _version(name: str) -> str | None:
+    """Returns the resource version of a lease, None if there is none.
+
+    The token is read each time: Kubernetes changes it every hour.
+    """
+    configuration = kubernetes.client.Configuration()
+    configuration.retries = urllib3.Retry(0)
+    try:
+        if os.environ.get("KUBECONFIG"):
+            kubernetes.config.load_kube_config(client_configuration=configuration)
+        else:
+            kubernetes.config.load_incluster_config(configuration)
+    except kubernetes.config.ConfigException as error:
+        raise OSError(str(error)) from None
+    with kubernetes.client.ApiClient(configuration) as client:
+        leases = kubernetes.client.CoordinationV1Api(client)
+        namespace = os.environ.get("POD_NAMESPACE", "default")
+        try:
+            lease = leases.read_namespaced_lease(name, namespace, _request_timeout=_TIMEOUTS)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+    return str(lease.metadata.resource_version)

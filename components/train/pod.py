@@ -1,0 +1,64 @@
+"""A worker in a pod: its place in the group follows from the pod's index. No TensorFlow here."""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping, Sequence
+
+from model.errors import InputError
+
+INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
+"""Environment variable that Kubernetes sets in every pod of an indexed Job."""
+
+ATTEMPT_VARIABLE = "RESTART_ATTEMPT"
+"""Environment variable: how often JobSet has restarted the group, by the downward API."""
+
+API_VARIABLE = "KUBERNETES_SERVICE_HOST"
+"""Environment variable: where the API is, in every pod."""
+
+
+def worker_hosts(pattern: str, *, workers: int, port: int) -> list[str]:
+    """Returns `host:port` of every worker.
+
+    Args:
+      pattern: host name with `{index}` in place of a worker's index.
+      workers: how many there are.
+      port: on which each is called.
+
+    Raises:
+      InputError: one of them can't be used.
+    """
+    if pattern.count("{index}") != 1:
+        raise InputError(f"--host-pattern {pattern} must hold {{index}} once")
+    if workers < 1:
+        raise InputError(f"--workers is {workers}; it must be at least 1")
+    if not 0 < port < 65536:
+        raise InputError(f"--port is {port}; it must be from 1 to 65535")
+    return [f"{pattern.replace('{index}', str(index))}:{port}" for index in range(workers)]
+
+
+def own_index(environment: MutableMapping[str, str], *, workers: int) -> int:
+    """Returns this worker's index.
+
+    Raises:
+      InputError: the environment does not tell, or tells one that is too large.
+    """
+    text = environment.get(INDEX_VARIABLE, "")
+    if not text.isdecimal():
+        raise InputError(
+            f"{INDEX_VARIABLE} is {text!r}; Kubernetes sets it in pods of a Job whose "
+            "completionMode is Indexed"
+        )
+    if int(text) >= workers:
+        raise InputError(f"{INDEX_VARIABLE} is {text}, but there are only {workers} workers")
+    return int(text)
+
+
+def keep_from_proxies(hosts: Sequence[str], environment: MutableMapping[str, str]) -> None:
+    """Lets workers call one another and the API directly: gRPC would go through `http_proxy`."""
+    names = [host.rpartition(":")[0] for host in hosts]
+    if environment.get(API_VARIABLE):
+        names.append(environment[API_VARIABLE])
+    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    own = environment.get("no_grpc_proxy") or given  # gRPC looks at one of them only
+    for variable, before in (("no_proxy", given), ("NO_PROXY", given), ("no_grpc_proxy", own)):
+        environment[variable] = ",".join([*(part for part in before.split(",") if part), *names])

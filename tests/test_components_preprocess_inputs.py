@@ -1,0 +1,201 @@
+"""What a run is made of: configuration, dates, patterns and the fingerprint of the files."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from components.preprocess.inputs import (
+    Found,
+    choose_config,
+    expand_dates,
+    find_inputs,
+    fingerprint,
+    read_patterns,
+    start_time,
+)
+from components.preprocess.sources import find_files
+from model.config import from_json, to_json, with_overrides
+from model.errors import InputError
+from model.presets import demo, tiny
+
+NOON = datetime.datetime(2026, 3, 2, 12, tzinfo=datetime.UTC)
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("some words\n")
+
+
+def find(folder: Path, **settings: object) -> Found:
+    return find_inputs(json.dumps([f"{folder}/*.txt"]), **settings)  # type: ignore[arg-type]
+
+
+def test_without_settings_a_run_is_of_the_preset_demo(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt", "b.txt")
+    found = find(tmp_path)
+    assert json.loads(found.inputs) == [f"{tmp_path}/*.txt"]
+    assert from_json(found.config) == from_json(found.judged) == demo()
+    assert json.loads(found.data) == {
+        "config_version": 1,
+        "data": json.loads(to_json(demo()))["data"],
+    }
+    assert from_json(found.data).data == demo().data
+
+
+def test_a_step_gets_only_what_it_depends_on(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt")
+    plain = find(tmp_path, preset="tiny")
+    stricter = find(tmp_path, preset="tiny", max_perplexity=90.5)
+    longer = find(tmp_path, config=to_json(with_overrides(tiny(), ["train.steps=61"])))
+    assert stricter[:4] == plain[:4]  # neither records nor training are made again
+    assert from_json(stricter.judged).gate.max_perplexity == 90.5
+    assert from_json(plain.judged) == tiny()
+    assert longer[:3] == plain[:3]  # the records are not made again
+    assert from_json(longer.config).train.steps == 61
+
+
+def test_a_limit_that_is_none_is_bad_input(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt")
+    with pytest.raises(InputError, match=r"gate\.max_perplexity is -1"):
+        find(tmp_path, max_perplexity=-1.0)
+
+
+def test_config_and_preset_exclude_each_other() -> None:
+    assert choose_config("", " tiny ") == tiny()
+    assert choose_config(to_json(tiny()), "") == tiny()
+    with pytest.raises(InputError, match="both config and preset=tiny are given"):
+        choose_config(to_json(tiny()), "tiny")
+    with pytest.raises(InputError, match=r"unknown preset 'tny'; .* did you mean tiny\?"):
+        choose_config("", "tny")
+    with pytest.raises(InputError, match="the parameter config is not JSON"):
+        choose_config("{", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns"),
+    [
+        ('["a/*.txt", "b"]', ["a/*.txt", "b"]),
+        (" /data/x.txt ", ["/data/x.txt"]),  # one pattern, as a person writes it into the form
+    ],
+)
+def test_patterns_are_read(text: str, patterns: list[str]) -> None:
+    assert read_patterns(text) == patterns
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "inputs is empty"),
+        ("[]", "inputs is empty"),
+        ("[a]", "inputs is no JSON list"),
+        ('["a", 1]', "must be a JSON list of names"),
+    ],
+)
+def test_patterns_that_are_none_are_bad_input(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_patterns(text)
+
+
+def test_the_first_time_that_is_one_counts() -> None:
+    placeholder = "{{$.pipeline_job_schedule_time_utc}}"
+    scheduled = datetime.datetime(2026, 3, 2, 1, 30, tzinfo=datetime.UTC)
+    assert start_time(["2026-03-02T01:30:00Z", "2026-05-01T00:00:00Z"]) == scheduled
+    assert start_time(["", placeholder, "2026-03-02T03:30:00+02:00"]) == scheduled
+    assert start_time(["2026-03-02T01:30:00"]) == scheduled  # UTC, as KFP means it
+    before = datetime.datetime.now(datetime.UTC)
+    assert before <= start_time([placeholder, ""]) <= datetime.datetime.now(datetime.UTC)
+    with pytest.raises(InputError, match="the time 'yesterday' is none"):
+        start_time(["yesterday"])
+
+
+def test_a_window_ends_the_day_before(tmp_path: Path) -> None:
+    write(tmp_path, *(f"2026/02/{day}/a.txt" for day in (25, 26, 28)), "2026/03/01/a.txt")
+    write(tmp_path, "2026/03/02/a.txt", "2026/03/03/a.txt", "base.txt")
+    pattern = f"{tmp_path}/{{date:%Y/%m/%d}}/*.txt"
+    base = f"{tmp_path}/base.txt"
+    assert expand_dates([base, pattern], days=4, end=NOON) == [
+        base,
+        f"{tmp_path}/2026/02/26/*.txt",
+        f"{tmp_path}/2026/02/28/*.txt",  # the 27th has none
+        f"{tmp_path}/2026/03/01/*.txt",
+    ]
+    assert expand_dates([pattern], days=1, end=NOON) == [f"{tmp_path}/2026/03/01/*.txt"]
+
+
+def test_a_month_is_named_once_and_per_cent_signs_are_left_alone(tmp_path: Path) -> None:
+    write(tmp_path, "2026-02/100%d.txt", "2026-03/100%d.txt")
+    pattern = f"{tmp_path}/{{date:%Y-%m}}/100%d.txt"
+    assert expand_dates([pattern], days=9, end=NOON) == [
+        f"{tmp_path}/2026-02/100%d.txt",
+        f"{tmp_path}/2026-03/100%d.txt",
+    ]
+
+
+def test_a_window_without_any_file_is_bad_input(tmp_path: Path) -> None:
+    pattern = f"{tmp_path}/{{date:%Y-%m-%d}}.txt"
+    with pytest.raises(InputError, match="on any day from 2026-02-27 to 2026-03-01"):
+        expand_dates([pattern], days=3, end=NOON)
+    for days in (0, 3661):
+        with pytest.raises(InputError, match=f"window_days is {days}"):
+            expand_dates([pattern], days=days, end=NOON)
+
+
+def test_a_pattern_without_a_match_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no file matches"):
+        find(tmp_path)
+
+
+def test_the_fingerprint_tells_changed_files(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt", "b.txt")
+    os.utime(tmp_path / "a.txt", ns=(1, 10**18))
+
+    def current(vocab: str = "") -> str:
+        return fingerprint(find_files([f"{tmp_path}/*.txt"]), vocab=vocab)
+
+    seen = [current()]
+    assert current() == seen[0]
+    os.utime(tmp_path / "a.txt", ns=(5 * 10**17, 10**18))  # it was only read
+    assert current() == seen[0]
+    os.utime(tmp_path / "a.txt", ns=(1, 10**18 + 1))
+    seen.append(current())
+    (tmp_path / "a.txt").write_text("other words\n")
+    os.utime(tmp_path / "a.txt", ns=(1, 10**18 + 1))
+    seen.append(current())
+    write(tmp_path, "c.txt")
+    seen.append(current())
+    (tmp_path / "c.txt").rename(tmp_path / "d.txt")
+    seen.append(current())
+    write(tmp_path, "vocab")
+    seen.append(current(str(tmp_path / "vocab")))
+    (tmp_path / "b.txt").unlink()
+    seen.append(current())
+    assert len(set(seen)) == 7
+    with pytest.raises(InputError, match="nothing can't be read"):
+        current(str(tmp_path / "nothing"))
+
+
+def test_what_was_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "2026-03-01.txt")
+    find_inputs(f"{tmp_path}/{{date:%Y-%m-%d}}.txt", window_days=2, times=["2026-03-02T00:00:00Z"])
+    pattern = f"{tmp_path}/{{date:%Y-%m-%d}}.txt"
+    assert capsys.readouterr().out == (
+        f"{pattern}: 1 of 2 dates have no file\n1 files, 11 bytes: {tmp_path}/2026-03-01.txt\n"
+    )
+
+
+def test_of_many_patterns_the_first_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(tmp_path / f"{number}.txt") for number in range(7)]
+    write(tmp_path, *(os.path.basename(name) for name in names))
+    found = find_inputs(json.dumps(names))
+    assert json.loads(found.inputs) == names
+    said = f"7 files, 77 bytes: {', '.join(names[:5])} and 2 more\n"
+    assert capsys.readouterr().out == said
