@@ -39,8 +39,8 @@ def run(
     """
     check_name(name)
     content = _read_report(report)
-    for version in versions(registry, name) if reuse else ():
-        folder = os.path.join(registry, name, str(version))
+    for number in versions(registry, name) if reuse else ():
+        folder = os.path.join(registry, name, str(number))
         if _holds(folder, content):
             print(f"{folder} is published already", flush=True)
             return folder
