@@ -115,7 +115,12 @@ def test_what_a_failed_jobset_means(
     ends: list[tuple[int, int, str]], said: str, kind: type[CharloomError], text: str
 ) -> None:
     begun, hours = "2026-11-25T08:00:00Z", 10 if said == "too long" else 9
-    failed = {"type": "Failed", "status": "True", "message": said, "reason": "FailJobSetAction"}
+    failed = {
+        "type": "Failed",
+        "status": "True",
+        "message": said,
+        "reason": "FailJobSetFailurePolicyAction",
+    }
     failed["lastTransitionTime"] = f"2026-11-25T{hours:02}:00:00Z"
     jobset = {
         "metadata": {"name": "x", "creationTimestamp": begun},

@@ -116,7 +116,7 @@ class _State:
     step: int = 0
     idle_restarts: int = 0
     """In a row, without a newer checkpoint."""
-    ends: list[WorkerEnd] = dataclasses.field(default_factory=list)
+    ends: list[tuple[int, WorkerEnd]] = dataclasses.field(default_factory=list)
     """Of the present attempt, in the order in which they were seen."""
     told: set[str] = dataclasses.field(default_factory=set)
     """Pods whose end was told, and what else is told once."""
@@ -144,6 +144,8 @@ class _Launch:
         self._uid = ""
         self._ours = False
         """Whether there may be a JobSet that this launcher has to remove."""
+        self._sent = False
+        """Whether this launcher has asked for the JobSet to be created, answered or not."""
 
     def run(self, arguments: list[str], *, workers: int) -> None:
         """Creates or adopts the JobSet, follows it, and removes it unless it has ended.
@@ -198,7 +200,7 @@ class _Launch:
             self._raise_if_stopped()
             found = self._api.get_jobset(self._name)
             if found is None:
-                self._ours = True
+                self._ours = self._sent = True
                 try:
                     created = self._api.create_jobset(body)
                 except ApiException:  # 409: made meanwhile, perhaps by a request whose answer
@@ -220,7 +222,7 @@ class _Launch:
 
     def _adopt(self, found: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any] | None:
         """Takes over a JobSet that is of use; else removes it and returns None."""
-        if terminal_state(found) == FAILED:
+        if terminal_state(found) == FAILED and not self._sent:
             self._raise_if_hopeless(found)
             self._say(f"JobSet {self._name} of an earlier attempt has failed; it is replaced")
             self._api.delete_jobset(self._name)
@@ -229,12 +231,14 @@ class _Launch:
         change = {"metadata": {"ownerReferences": owners}}
         adopted = self._api.patch_jobset(self._name, change)
         if adopted:
-            self._say(f"JobSet {self._name} of an earlier attempt is there; following it")
+            whose = "that was asked for" if self._sent else "of an earlier attempt"
+            self._say(f"JobSet {self._name} {whose} is there; following it")
         return adopted
 
     def _raise_if_hopeless(self, found: Mapping[str, Any]) -> None:
         """Says again what an earlier attempt found bad: it would find it again."""
-        self._state.ends = [end for pod in self._api.pods(self._name) if (end := worker_end(pod))]
+        pods = self._api.pods(self._name)
+        self._state.ends = [(0, end) for pod in pods if (end := worker_end(pod))]
         failure = self._failure(found)
         if isinstance(failure, InputError):
             self._ours = False
@@ -292,7 +296,7 @@ class _Launch:
     def _failure(self, jobset: Mapping[str, Any]) -> CharloomError:
         return failure_of(
             jobset,
-            self._state.ends,
+            [end for _, end in self._state.ends],
             step=self._state.step,
             deadline_hours=self._options.deadline_hours,
         )
@@ -318,8 +322,9 @@ class _Launch:
         if end is None or uid in self._state.told:
             return
         self._state.told.add(uid)
-        if attempt_of(pod, default=self._state.restarts) >= self._state.restarts:
-            self._state.ends.append(end)
+        attempt = attempt_of(pod, default=self._state.restarts)
+        if attempt >= self._state.restarts:
+            self._state.ends.append((attempt, end))
         lines = end.last_lines.splitlines()[-10:]
         self._say("\n".join([end.describe(), *(f"  | {line}" for line in lines)]))
 
@@ -337,14 +342,16 @@ class _Launch:
         self._state.restarts, self._state.step = restarts, step
         counted = jobset["status"].get("restartsCountTowardsMax", 0)  # left out while 0
         why = "a worker was lost"
-        if self._state.ends:
-            cause = cause_of(self._state.ends)
+        before = [end for attempt, end in self._state.ends if attempt < restarts]
+        if before:
+            cause = cause_of(before)
             if cause.code == EXIT_BAD_INPUT:  # its peers' end was seen first, by the JobSet
                 raise self._failure(jobset)
             why = cause.describe()
         line = f"restarting from step {step} ({counted} of {self._max_restarts} counted): {why}"
         self._follower.restarting(line, step=step)
-        self._state.ends.clear()
+        # Pods and JobSet are followed apart: ends of the new attempt may be known by now.
+        self._state.ends = [one for one in self._state.ends if one[0] >= restarts]
         limit = max(MIN_IDLE_RESTARTS, self._max_restarts)
         if self._state.idle_restarts > limit:
             raise RestartableError(

@@ -149,7 +149,7 @@ def _took_too_long(
     jobset: Mapping[str, Any], failed: Sequence[Mapping[str, Any]], deadline_hours: float
 ) -> bool:
     """Whether a rule failed the JobSet after its time; JobSet does not tell which rule."""
-    if not failed or failed[0].get("reason") != "FailJobSetAction":
+    if not failed or failed[0].get("reason") != "FailJobSetFailurePolicyAction":
         return False
     times = jobset["metadata"].get("creationTimestamp"), failed[0].get("lastTransitionTime")
     if not all(times):
