@@ -49,7 +49,7 @@ def assets() -> Path:
     return Path(folder)
 
 
-def eventually(look: Callable[[], Answer | None], what: str, *, seconds: float = 90) -> Answer:
+def eventually(look: Callable[[], Answer | None], what: str, *, seconds: float = 240) -> Answer:
     """Returns what `look` finds, once it is something."""
     deadline = time.monotonic() + seconds
     while not (found := look()):
@@ -136,7 +136,7 @@ class ControlPlane:
             "audit-log-path": self._folder / "audit.log",
         }
         self._start("kube-apiserver", [f"--{name}={value}" for name, value in options.items()])
-        eventually(self._ready, "the API server", seconds=180)
+        eventually(self._ready, "the API server")
 
     def stop_api(self) -> None:
         """Ends the API server as a crash would; etcd keeps what it knew."""
