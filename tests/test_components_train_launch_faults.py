@@ -28,7 +28,7 @@ RUN = "0b7a4c1e-5d57-4a3e-9d0e-7f6f2c1d9a10"
 NAME = jobset_name(RUN, "train")
 OPTIONS = {"run_id": RUN, "image": "registry.example/charloom:1.2.3", "lease_seconds": 1}
 PACE = {"tick": 0.02, "first_wait": 0.005, "longest_wait": 0.05, "patience": 20.0}
-PACE |= {"watch": 1.0, "stop": 5.0}
+PACE |= {"watch": 1.0, "stop": 30.0}
 FILES = {"records": "/mnt/charloom/r", "workdir": "/mnt/charloom/w", "config": "/mnt/charloom/c"}
 BAD = "error: records/dataset.json: is missing; run prepare"
 
@@ -331,7 +331,7 @@ def test_sequences_of_faults(seed: int, tmp_path: Path, monkeypatch: pytest.Monk
         assert len(created) == 1 or (stopped and not created), seen
         if there:
             status = server.store.get("jobsets", NAME)["status"]
-            assert status["terminalState"] == ("Failed" if expected else "Completed"), seen
+            assert status.get("terminalState") == ("Failed" if expected else "Completed"), seen
             assert restarts in (-1, status.get("restarts", 0)), seen
         assert not (there and stopped), seen
         assert there or restarts < 0 or stopped, seen
