@@ -71,6 +71,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
         prepare_memory: str = "8Gi",
         image: str = "",
         queue: str = "",
+        deadline_hours: float = 72.0,
         node_selector: dict = {},  # type: ignore[type-arg]  # noqa: B006 (KFP reads it, nobody writes)
         volume: str = "charloom",
         max_perplexity: float = 0.0,
@@ -99,6 +100,8 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
                 the steps.
             queue: Kueue's LocalQueue that admits the workers, all or none. Empty means that they
                 start without Kueue.
+            deadline_hours: Hours after which workers are ended, counted anew when they are
+                restarted. What they have learned up to then is kept.
             node_selector: Labels of the nodes on which the workers run, as a JSON object, for
                 instance {"cloud.google.com/gke-accelerator": "nvidia-l4"}.
             volume: Persistent volume claim, ReadWriteMany, with the text, the registry and the data
@@ -149,6 +152,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             image=image,
             queue=queue,
             gpus_per_worker=gpus_per_worker,
+            deadline_hours=deadline_hours,
         )
         own = None if workspace else volume  # KFP itself mounts its workspace
         _place(trained, "Train", volume=own, memory=worker_memory, cpu=worker_cpu, retries=5)

@@ -37,18 +37,16 @@ class Network:
     Each has a file of its own in place of /etc/hosts, and no name server.
     """
 
-    def __init__(self, jobset: str, *, workers: int, ipv6: bool = False):
+    def __init__(self, jobset: str, *, workers: int):
         """Makes nothing yet.
 
         Args:
           jobset: name from which the host names are made.
           workers: how many namespaces.
-          ipv6: whether they have IPv6 addresses in place of IPv4 ones.
         """
         self._jobset = jobset
         self._spaces = [f"{PREFIX}-{os.getpid()}-{index}" for index in range(workers)]
         self._bridge = f"{PREFIX}-{os.getpid()}-bridge"
-        self._ipv6 = ipv6
 
     def host(self, index: int | str) -> str:
         """Returns a worker's host name as JobSet makes it."""
@@ -82,13 +80,8 @@ class Network:
             _ip("-n", self._bridge, *ends)
             _ip("-n", self._bridge, "link", "set", port, "master", "bridge", "up")
             _ip("-n", space, "link", "set", "lo", "up")
-            size = ["64", "nodad"] if self._ipv6 else ["24"]
-            _ip("-n", space, "address", "add", f"{self._address(index)}/{size[0]}",
-                "dev", "eth0", *size[1:])  # fmt: skip
+            _ip("-n", space, "address", "add", f"{_address(index)}/24", "dev", "eth0")
             _ip("-n", space, "link", "set", "eth0", "up")
-
-    def _address(self, index: int) -> str:
-        return f"fd00::{index + 1}" if self._ipv6 else f"10.99.0.{index + 1}"
 
     def name(self, *indices: int) -> None:
         """Lets all workers resolve the names of these."""
@@ -96,7 +89,7 @@ class Network:
             # In place: programs in the namespace have this very file mounted.
             with (_FOLDER / space / "hosts").open("a") as file:
                 for index in indices:
-                    file.write(f"{self._address(index)} {self.host(index)}\n")
+                    file.write(f"{_address(index)} {self.host(index)}\n")
 
     def cut_off(self, index: int) -> None:
         """Takes a worker from the network: what it sends and what is sent to it is lost."""
@@ -157,3 +150,7 @@ def _remove_forgotten() -> None:
             pid = path.name[len(PREFIX) + 1 :].partition("-")[0]
             if not Path("/proc", pid).exists():
                 _remove(path.name)
+
+
+def _address(index: int) -> str:
+    return f"10.99.0.{index + 1}"

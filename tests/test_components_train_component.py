@@ -270,9 +270,13 @@ def test_the_options_make_a_jobset(monkeypatch: pytest.MonkeyPatch) -> None:
     config = task_config("charloom", "/mnt/charloom")
     named = {"volumeMounts": "volume_mounts", "nodeSelector": "node_selector"}
     fragments = pod_fragments(Given(**{named.get(key, key): config[key] for key in config}))
-    options = jobset_options(fragments, task="train", image="", queue="", gpus_per_worker=2)
+    options = jobset_options(
+        fragments, task="train", image="", queue="", gpus_per_worker=2, deadline_hours=1.5
+    )
     jobset = render(options, image="i:1", workers=4, arguments=[], max_restarts=3)
-    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert job["activeDeadlineSeconds"] == 5400
+    pod = job["template"]["spec"]
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"memory": "16Gi", "nvidia.com/gpu": "2"}
     assert {"name": "charloom", "mountPath": "/mnt/charloom"} in container["volumeMounts"]

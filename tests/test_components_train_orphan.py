@@ -161,3 +161,20 @@ def test_a_lease_that_is_not_there_yet_has_the_same_time() -> None:
     assert not lease.is_over("1", now=131.0)
     assert not lease.is_over(None, now=161.0)
     assert lease.is_over(None, now=191.5)
+
+
+def test_a_look_that_fails_in_an_unknown_way_is_not_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = iter([ValueError("no JSON"), KeyError("spec")])
+
+    def version(name: str) -> str:
+        error = next(answers, None)
+        if error:
+            raise error
+        return "1"
+
+    monkeypatch.setattr("components.train.orphan._version", version)
+    over = threading.Event()
+    LeaseWatch("x", seconds=0.05, orphaned=lambda reason: over.set()).start()
+    assert over.wait(30.0)

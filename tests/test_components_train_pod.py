@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.train.pod import keep_from_proxies, own_index, worker_hosts
-from model.errors import InputError
+from model.errors import EXIT_BAD_INPUT, InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 PATTERN = "train-r1-worker-0-{index}.train-r1"
@@ -83,3 +83,12 @@ def test_a_worker_without_an_index_ends_with_one_line_and_2() -> None:
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: JOB_COMPLETION_INDEX is ''; ")
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_workdir_that_the_pod_does_not_mount_is_bad_input(tmp_path: Path) -> None:
+    missing = tmp_path / "volume" / "train"
+    command = [sys.executable, "-m", "components.train.worker", "--records", str(tmp_path)]
+    command += ["--config", str(tmp_path / "c.json"), "--workdir", str(missing)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_BAD_INPUT
+    assert done.stderr.startswith(f"error: {missing}: is not there")

@@ -78,6 +78,7 @@ def test_the_yaml_loads_as_a_component() -> None:
         "config",
         "workers",
         "gpus_per_worker",
+        "deadline_hours",
         "worker_memory",
         "worker_cpu",
         "prepare_memory",

@@ -37,6 +37,7 @@ def train(
     image: str = "",
     queue: str = "",
     gpus_per_worker: int = 0,
+    deadline_hours: float = 72.0,
 ) -> None:
     """Trains the model on workers that share each global batch.
 
@@ -57,6 +58,7 @@ def train(
         image: container image of the workers; empty: that of this task.
         queue: Kueue's queue for the workers; empty: none.
         gpus_per_worker: NVIDIA GPUs of each worker.
+        deadline_hours: how long the workers may run, counted anew after each restart.
     """
     import json
 
@@ -82,7 +84,12 @@ def train(
         jobset = None
         if in_cluster():
             jobset = jobset_options(
-                fragments, task=task, image=image, queue=queue, gpus_per_worker=gpus_per_worker
+                fragments,
+                task=task,
+                image=image,
+                queue=queue,
+                gpus_per_worker=gpus_per_worker,
+                deadline_hours=deadline_hours,
             )
         result = run(
             records=input_folder(records.path),

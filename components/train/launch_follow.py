@@ -127,16 +127,20 @@ class LogPrinter:
                 self._api.stop.wait(self._api.pace.first_wait)
 
     def _print(self, name: str, position: _Position) -> bool:
-        """Prints a log as far as it can be read; returns whether that was all of it."""
+        """Prints a log as far as it can be read; returns whether that was all of it.
+
+        An API server that loses the kubelet's side ends its answer as if all were well: it
+        was all once the pod has ended and reading again brings nothing new.
+        """
         running = name in self._running  # asked first: then all of its log is there
         position.begin()
+        more = False
         try:
             response = self._api.open_log(name)
+            lines = _Lines(response)
             try:
-                for line in _whole_lines(response, ended=not running):
-                    stamp, _, text = line.partition(" ")
-                    if position.is_new(stamp):
-                        self._show(text)
+                for line in lines:
+                    more |= self._show_new(line, position)
             finally:
                 response.close()
         except ApiException as error:
@@ -145,7 +149,19 @@ class LogPrinter:
             return error.status in (403, 404)  # 404: the pod is gone
         except (urllib3.exceptions.HTTPError, OSError):
             return False
-        return not running
+        if running or more or lines.rest != position.rest:
+            position.rest = lines.rest
+            return False
+        if lines.rest:
+            self._show_new(lines.rest, position)
+        return True
+
+    def _show_new(self, line: str, position: _Position) -> bool:
+        stamp, _, text = line.partition(" ")
+        new = position.is_new(stamp)
+        if new:
+            self._show(text)
+        return new
 
 
 class _Position:
@@ -153,6 +169,8 @@ class _Position:
 
     def __init__(self) -> None:
         self._last, self._printed, self._skipped = "", 0, 0
+        self.rest = ""
+        """What came after the last whole line when the log was read last."""
 
     def begin(self) -> None:
         """The log is about to be read from its start again."""
@@ -178,19 +196,20 @@ def _as_time(stamp: str) -> tuple[str, str]:
     return whole, fraction.ljust(9, "0")
 
 
-def _whole_lines(response: Any, *, ended: bool) -> Iterator[str]:
-    """Yields the lines of a stream.
+class _Lines:
+    """The whole lines of a stream, and the rest that came after the last of them."""
 
-    What is left of a line at the end is one only if the log has `ended`. An API server that
-    loses the kubelet's side ends its answer as if all were well.
-    """
-    rest = b""
-    for block in response.stream(amt=None, decode_content=False):
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            yield line.decode("utf-8", errors="replace")
-    if rest and ended:
-        yield rest.decode("utf-8", errors="replace")
+    def __init__(self, response: Any):
+        self._response = response
+        self.rest = ""
+
+    def __iter__(self) -> Iterator[str]:
+        rest = b""
+        for block in self._response.stream(amt=None, decode_content=False):
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                yield line.decode("utf-8", errors="replace")
+        self.rest = rest.decode("utf-8", errors="replace")
 
 
 class LeaseKeeper:

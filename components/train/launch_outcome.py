@@ -130,8 +130,8 @@ def failure_of(
         jobset, failed, deadline_hours
     ):
         return CharloomError(
-            f"the training ran longer than {deadline_hours:g} h and was ended; give it more, and "
-            f"run the step again: it goes on from step {step}"
+            f"the training ran longer than {deadline_hours:g} h and was ended; give it more "
+            f"(deadline_hours), and run the step again: it goes on from step {step}"
         )
     if not ends:
         return CharloomError(f"JobSet {name} failed: {said}")

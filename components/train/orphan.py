@@ -56,7 +56,7 @@ class LeaseWatch:
         while True:
             try:
                 version = _version(self._name)
-            except (ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+            except Exception as error:  # whatever it is, the thread must look again
                 if not told:
                     line = " ".join(str(error).split())[:200]
                     logging.warning("the lease %s can't be read: %s", self._name, line)

@@ -40,7 +40,13 @@ def pod_fragments(task_config: object) -> dict[str, Any]:
 
 
 def jobset_options(
-    fragments: Mapping[str, Any], *, task: str, image: str, queue: str, gpus_per_worker: int
+    fragments: Mapping[str, Any],
+    *,
+    task: str,
+    image: str,
+    queue: str,
+    gpus_per_worker: int,
+    deadline_hours: float,
 ) -> JobSetOptions:
     """Returns where and how the workers of this run's task run.
 
@@ -50,6 +56,7 @@ def jobset_options(
       image: container image of the workers; empty: that of the task.
       queue: Kueue's queue; empty: none.
       gpus_per_worker: NVIDIA GPUs of each worker.
+      deadline_hours: how long they may run, counted anew after each restart.
 
     Raises:
       InputError: a value out of its range, or the pod does not tell the run's id.
@@ -60,6 +67,7 @@ def jobset_options(
         image=image,
         queue=queue,
         gpus_per_worker=gpus_per_worker,
+        deadline_hours=deadline_hours,
         task_config=fragments,
     )
 

@@ -18,7 +18,7 @@ import time
 from components.task import report_error, reporting_errors
 from components.train import pod
 from model.config import read_config
-from model.errors import EXIT_ORPHANED, RestartableError
+from model.errors import EXIT_ORPHANED, InputError, RestartableError
 from model.stopping import OrphanedError, StoppedError, StopSignals
 from model.watchdog import ExitTimer, Watchdog
 
@@ -101,6 +101,11 @@ def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
 
 
 def _train(options: argparse.Namespace, signals: StopSignals) -> None:
+    if not os.path.isdir(options.workdir):
+        raise InputError(
+            f"{options.workdir}: is not there, though the launcher made it; launcher and workers "
+            "must mount the same volume at the same path"
+        )
     # Imported late, so that a wrong flag is told without waiting for TensorFlow.
     from model.cluster import join_cluster
     from model.profiling import ProfileSteps
