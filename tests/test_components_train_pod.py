@@ -89,6 +89,10 @@ def test_a_workdir_that_the_pod_does_not_mount_is_bad_input(tmp_path: Path) -> N
     missing = tmp_path / "volume" / "train"
     command = [sys.executable, "-m", "components.train.worker", "--records", str(tmp_path)]
     command += ["--config", str(tmp_path / "c.json"), "--workdir", str(missing)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    command += ["--host-pattern", PATTERN]
+    environment = os.environ | {"JOB_COMPLETION_INDEX": "0"}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == EXIT_BAD_INPUT
     assert done.stderr.startswith(f"error: {missing}: is not there")

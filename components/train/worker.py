@@ -79,10 +79,16 @@ def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
     """Sets TF_CONFIG, and lets worker 0 look whether the launcher is there.
 
     Raises:
-      InputError: the pod's environment or the options don't tell the place.
+      InputError: the pod's environment or the options don't tell the place, or the pod lacks
+        the volume.
     """
     hosts = pod.worker_hosts(options.host_pattern, workers=options.workers, port=options.port)
     index = pod.own_index(os.environ, workers=options.workers)
+    if not os.path.isdir(options.workdir):
+        raise InputError(
+            f"{options.workdir}: is not there, though the launcher made it; launcher and workers "
+            "must mount the same volume at the same path"
+        )
     pod.keep_from_proxies(hosts, os.environ)
     from model.cluster import tf_config  # TensorFlow comes with it
 
@@ -101,11 +107,6 @@ def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
 
 
 def _train(options: argparse.Namespace, signals: StopSignals) -> None:
-    if not os.path.isdir(options.workdir):
-        raise InputError(
-            f"{options.workdir}: is not there, though the launcher made it; launcher and workers "
-            "must mount the same volume at the same path"
-        )
     # Imported late, so that a wrong flag is told without waiting for TensorFlow.
     from model.cluster import join_cluster
     from model.profiling import ProfileSteps
