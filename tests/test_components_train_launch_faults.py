@@ -256,6 +256,25 @@ def test_a_jobset_whose_fate_nobody_knows_is_removed(
     assert left(server) == []
 
 
+def test_a_create_that_takes_effect_after_the_removal_leaves_nothing(
+    server: KubeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.faults.planned += [("create jobsets", "drop")]
+
+    def stop_and_create_late(number: int, what: str) -> None:
+        if what == "create jobsets":
+            os.kill(os.getpid(), signal.SIGTERM)
+        if what == "list pods" and not server.store.created("jobsets"):
+            server.store.create("jobsets", {"metadata": {"name": NAME}, "spec": {}})
+
+    server.on_request = stop_and_create_late
+    printed, error = launch(server, monkeypatch)
+    assert isinstance(error, RestartableError)
+    assert printed == [f"JobSet {NAME} is deleted"]
+    assert len(server.store.created("jobsets")) == 1
+    assert left(server) == []
+
+
 # 200 sequences of faults
 
 STOPPED = "stopped by SIGTERM"
@@ -330,7 +349,7 @@ def test_sequences_of_faults(seed: int, tmp_path: Path, monkeypatch: pytest.Monk
         assert message in str(error), seen
         assert len(created) == 1 or (stopped and not created), seen
         if there:
-            status = server.store.get("jobsets", NAME)["status"]
+            status = server.store.get("jobsets", NAME).get("status", {})
             assert status.get("terminalState") == ("Failed" if expected else "Completed"), seen
             assert restarts in (-1, status.get("restarts", 0)), seen
         assert not (there and stopped), seen

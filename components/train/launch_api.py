@@ -175,13 +175,14 @@ class ClusterApi:
                 f"namespace {self.namespace}; install JobSet (https://jobset.sigs.k8s.io)"
             ) from None
 
-    def get_jobset(self, name: str) -> dict[str, Any] | None:
+    def get_jobset(self, name: str, *, patience: float | None = None) -> dict[str, Any] | None:
         """Returns a JobSet, None if there is none."""
         return self._none_if_missing(
             lambda: self._custom.get_namespaced_custom_object(
                 *_JOBSETS, self.namespace, PLURAL, name, **_RAW
             ),
             "read the JobSet",
+            patience=patience,
         )
 
     def patch_jobset(self, name: str, change: Mapping[str, Any]) -> dict[str, Any] | None:

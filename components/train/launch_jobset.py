@@ -375,18 +375,25 @@ class _Launch:
     # When it is over
 
     def _remove(self) -> None:
-        """Deletes the JobSet, if it is ours, and waits for its pods to end."""
-        patience = self._api.pace.stop
-        deadline = time.monotonic() + patience
-        try:
-            self._api.delete_jobset(self._name, patience=patience)
-            while self._api.pods(self._name, patience=max(0.0, deadline - time.monotonic())):
-                if time.monotonic() > deadline:
+        """Deletes the JobSet, if it is ours, and waits for its pods to end.
+
+        It is looked for again after it was deleted: a create whose answer was lost may take
+        effect late.
+        """
+        deadline = time.monotonic() + self._api.pace.stop
+        outcome = ""
+        while time.monotonic() < deadline:
+            left = deadline - time.monotonic()
+            try:
+                self._api.delete_jobset(self._name, patience=left)
+                outcome = "is deleted"
+                pods = self._api.pods(self._name, patience=left)
+                if not pods and self._api.get_jobset(self._name, patience=left) is None:
                     break
-                time.sleep(self._api.pace.tick)
-            self._say(f"JobSet {self._name} is deleted")
-        except (CharloomError, ApiException) as error:
-            self._say(f"JobSet {self._name} may be left, and ends itself soon: {error}")
+            except (CharloomError, ApiException) as error:
+                outcome = f"may be left, and ends itself soon: {error}"
+            time.sleep(self._api.pace.tick)
+        self._say(f"JobSet {self._name} {outcome}")
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
