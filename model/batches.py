@@ -1,12 +1,17 @@
-"""Plan and records to arrays: words, targets, distinct spellings and their index."""
+"""Plan and records to arrays: words, targets, distinct spellings and their index.
+
+Of a record the flat spellings are kept, and rows of W characters are laid out only for the U
+distinct words of a batch. A known word is told by its id, for its spelling is a function of it;
+so only unknown words, which are few, are compared by their spelling.
+"""
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +19,13 @@ import numpy.typing as npt
 from model.plan import EvalPlan, Segment, TrainPlan
 from model.records import Record
 from model.sampling import Rows, TargetSampler
-from model.vocab import BOS_ID, CHAR_BEGIN, CHAR_BOS, CHAR_END
+from model.vocab import BOS_ID, CHAR_BEGIN, CHAR_BOS, CHAR_END, UNK_ID
+
+CACHED_RECORDS = 1024
+"""How many records a `LaneReader` keeps decoded; a step that reads more decodes some again."""
 
 Int32Array = npt.NDArray[np.int32]
+IntArray = npt.NDArray[np.int64]
 Made = TypeVar("Made")
 
 
@@ -31,7 +40,12 @@ class Batch:
     weights: npt.NDArray[np.float32]
     """`[b, T]` 1 where there is a target, 0 in padding."""
     words: Int32Array
-    """`[U]` ids of the distinct words read; unknown words are distinct by their spelling."""
+    """`[U]` ids of the distinct words read; unknown words are distinct by their spelling.
+
+    Known words come first, by their ids, then unknown ones by their spelling (its W characters).
+    So the order is a function of the set. The first word is repeated at the end until U is one of
+    the sizes of `padded_size`; no place of `index` points there.
+    """
     char_ids: Int32Array
     """`[U, W]` their spellings."""
     index: Int32Array
@@ -44,8 +58,18 @@ class Batch:
     """With the sampled softmax, the words that the step has to do with."""
 
 
+def padded_size(distinct: int) -> int:
+    """Returns the rows that a batch has for so many distinct words: U.
+
+    There are eight sizes from each power of two to the next, so that graphs and allocators see
+    few shapes, and a batch has at most an eighth more rows than it needs.
+    """
+    step = max(1, (1 << max(distinct - 1, 0).bit_length()) // 16)
+    return -(-distinct // step) * step
+
+
 def spelling_matrix(
-    char_ids: npt.NDArray[np.int64], word_lengths: npt.NDArray[np.int64], max_word_bytes: int
+    char_ids: npt.NDArray[np.integer], word_lengths: IntArray, max_word_bytes: int
 ) -> npt.NDArray[np.uint16]:
     """Lays flat spellings out as rows with begin and end marks.
 
@@ -57,18 +81,30 @@ def spelling_matrix(
     Returns:
       `[N, W]`, padded with `CHAR_PAD` (0).
     """
-    words = len(word_lengths)
-    matrix = np.zeros((words, max_word_bytes), np.uint16)
-    kept = np.minimum(word_lengths, max_word_bytes - 2)
-    rows = np.repeat(np.arange(words), word_lengths)
-    columns = np.arange(len(char_ids)) - np.repeat(
-        np.cumsum(word_lengths) - word_lengths, word_lengths
-    )
-    inside = columns < kept[rows]
-    matrix[:, 0] = CHAR_BEGIN
-    matrix[rows[inside], columns[inside] + 1] = char_ids[inside]
-    matrix[np.arange(words), kept + 1] = CHAR_END
+    matrix = np.zeros((len(word_lengths), max_word_bytes), np.uint16)
+    char_ids, word_lengths = _truncate(char_ids, word_lengths, max_word_bytes - 2)
+    rows = np.arange(len(word_lengths)) * max_word_bytes
+    flat = matrix.reshape(-1)
+    flat[_spread(rows + 1, word_lengths)] = char_ids
+    flat[rows] = CHAR_BEGIN
+    flat[rows + 1 + word_lengths] = CHAR_END
     return matrix
+
+
+def _truncate(
+    char_ids: npt.NDArray[np.integer], word_lengths: IntArray, longest: int
+) -> tuple[npt.NDArray[np.integer], IntArray]:
+    """Leaves the first characters of each word, `longest` at most; arguments as above."""
+    if not len(word_lengths) or word_lengths.max() <= longest:
+        return char_ids, word_lengths
+    kept = np.minimum(word_lengths, longest)
+    return char_ids[_spread(np.cumsum(word_lengths) - word_lengths, kept)], kept
+
+
+def _spread(starts: IntArray, sizes: IntArray) -> IntArray:
+    """Returns `start, start + 1, ..` for each of `[n]` starts, `[sum(sizes)]` in all."""
+    ends = np.cumsum(sizes)
+    return np.repeat(starts - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)
 
 
 class RecordSource(Protocol):
@@ -76,6 +112,34 @@ class RecordSource(Protocol):
 
     def read(self, split: str, index: int) -> Record:
         """Returns one record of a split."""
+
+
+class _Decoded(NamedTuple):
+    """What is kept of a record."""
+
+    word_ids: Int32Array
+    """`[L + 1]`."""
+    word_lengths: IntArray
+    """`[L + 1]` characters of each word, W - 2 at most."""
+    starts: IntArray
+    """`[L + 2]` where each word begins in `char_ids`, and where the last one ends."""
+    char_ids: npt.NDArray[np.uint16]
+
+
+def _decode(record: Record, max_word_bytes: int) -> _Decoded:
+    char_ids, lengths = _truncate(record.char_ids, record.word_lengths, max_word_bytes - 2)
+    starts = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=starts[1:])
+    return _Decoded(record.word_ids.astype(np.int32), lengths, starts, char_ids.astype(np.uint16))
+
+
+_BLANK = Record(
+    word_ids=np.asarray([BOS_ID], np.int64),
+    word_lengths=np.asarray([1], np.int64),
+    char_ids=np.asarray([CHAR_BOS], np.int64),
+    source="",
+)
+"""What padding is read as."""
 
 
 class LaneReader:
@@ -87,90 +151,131 @@ class LaneReader:
         self._split = split
         self._width = max_word_bytes
         self._window = window
-        self._cache: collections.OrderedDict[
-            int, tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]
-        ] = collections.OrderedDict()
-        self._blank = spelling_matrix(
-            np.asarray([CHAR_BOS], np.int64), np.asarray([1], np.int64), max_word_bytes
-        )
+        self._cache: collections.OrderedDict[int, _Decoded] = collections.OrderedDict()
+        self._blank = _decode(_BLANK, max_word_bytes)
 
-    def _record(self, index: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint16]]:
+    def _record(self, index: int) -> _Decoded:
         if index in self._cache:
             self._cache.move_to_end(index)
             return self._cache[index]
-        record = self._dataset.read(self._split, index)
-        decoded = (
-            record.word_ids,
-            spelling_matrix(record.char_ids, record.word_lengths, self._width),
-        )
+        decoded = _decode(self._dataset.read(self._split, index), self._width)
         self._cache[index] = decoded
-        if len(self._cache) > 1024:
+        if len(self._cache) > CACHED_RECORDS:
             self._cache.popitem(last=False)
         return decoded
 
-    def batch(self, lanes: list[list[Segment]], fresh: list[bool]) -> Batch:
+    def batch(self, lanes: Sequence[Sequence[Segment]], fresh: Sequence[bool]) -> Batch:
         """Returns the batch of one step.
 
         Args:
           lanes: for each of b lanes the segments it reads, T words at most.
           fresh: for each lane, whether its state starts at zero.
         """
+        parts, places = self._parts(lanes), self._places(lanes)
         shape = (len(lanes), self._window)
-        word_ids, targets = self.ids(lanes)
-        weights = np.zeros(shape, np.float32)
-        records = np.zeros(shape, np.int32)
-        spellings = np.empty((*shape, self._width), np.uint16)
-        spellings[:] = self._blank
-        for lane, segments in enumerate(lanes):
-            at = 0
-            for segment in segments:
-                _, matrix = self._record(segment.record)
-                stop = at + segment.stop - segment.start
-                spellings[lane, at:stop] = matrix[segment.start : segment.stop]
-                records[lane, at:stop] = segment.record
-                weights[lane, at:stop] = 1.0
-                at = stop
-        words, char_ids, index = _distinct(word_ids.ravel(), spellings.reshape(-1, self._width))
+        word_ids, targets = self._ids(parts, places, shape)
+        weights, records = np.zeros(shape, np.float32), np.zeros(shape, np.int32)
+        weights.reshape(-1)[places] = 1.0
+        records.reshape(-1)[places] = np.repeat(
+            [segment.record for _, segment in parts], [s.stop - s.start for _, s in parts]
+        )
+        read = word_ids.reshape(-1)[places]
+        if len(places) < word_ids.size:  # padding is one more word, at the end
+            parts.append((self._blank, Segment(0, 0, 1)))
+            read = np.append(read, np.int32(BOS_ID))
+        words, char_ids, numbers = self._distinct(parts, read)
+        index = np.full(shape, numbers[-1], np.int32)
+        index.reshape(-1)[places] = numbers[: len(places)]
         return Batch(
             word_ids=word_ids,
             targets=targets,
             weights=weights,
             words=words,
             char_ids=char_ids,
-            index=index.reshape(shape),
+            index=index,
             fresh=np.asarray(fresh),
             records=records,
         )
 
-    def ids(self, lanes: list[list[Segment]]) -> tuple[Int32Array, Int32Array]:
+    def ids(self, lanes: Sequence[Sequence[Segment]]) -> tuple[Int32Array, Int32Array]:
         """Returns the words `[b, T]` that lanes read, and their targets `[b, T]`."""
-        word_ids = np.full((len(lanes), self._window), BOS_ID, np.int32)
-        targets = np.zeros_like(word_ids)
-        for lane, segments in enumerate(lanes):
-            at = 0
-            for segment in segments:
-                ids, _ = self._record(segment.record)
-                stop = at + segment.stop - segment.start
-                word_ids[lane, at:stop] = ids[segment.start : segment.stop]
-                targets[lane, at:stop] = ids[segment.start + 1 : segment.stop + 1]
-                at = stop
+        return self._ids(self._parts(lanes), self._places(lanes), (len(lanes), self._window))
+
+    def _parts(self, lanes: Sequence[Sequence[Segment]]) -> list[tuple[_Decoded, Segment]]:
+        return [(self._record(segment.record), segment) for one in lanes for segment in one]
+
+    def _places(self, lanes: Sequence[Sequence[Segment]]) -> IntArray:
+        """Returns `[n]` the places in `[b * T]` of the words that lanes read."""
+        sizes = np.asarray([sum(s.stop - s.start for s in one) for one in lanes], np.int64)
+        return _spread(np.arange(len(lanes)) * self._window, sizes)
+
+    @staticmethod
+    def _ids(
+        parts: list[tuple[_Decoded, Segment]], places: IntArray, shape: tuple[int, int]
+    ) -> tuple[Int32Array, Int32Array]:
+        word_ids, targets = np.full(shape, BOS_ID, np.int32), np.zeros(shape, np.int32)
+        if parts:
+            for array, ahead in ((word_ids, 0), (targets, 1)):
+                array.reshape(-1)[places] = np.concatenate(
+                    [one.word_ids[s.start + ahead : s.stop + ahead] for one, s in parts]
+                )
         return word_ids, targets
 
+    def _distinct(
+        self, parts: list[tuple[_Decoded, Segment]], word_ids: Int32Array
+    ) -> tuple[Int32Array, Int32Array, IntArray]:
+        """Finds the distinct words of segments; see `Batch` for their order.
 
-def _distinct(
-    word_ids: Int32Array, spellings: npt.NDArray[np.uint16]
-) -> tuple[Int32Array, Int32Array, Int32Array]:
-    """Finds the distinct words among `[N]` ids with their spellings `[N, W]`.
+        Ids count, too: of two long words of the vocabulary W characters may be the same.
 
-    Ids count too: of two long words of the vocabulary W characters may be the same.
+        Args:
+          parts: the segments and their records.
+          word_ids: `[n]` the words they read.
 
-    Returns:
-      Their ids `[U]` and spellings `[U, W]`, and which of them each word is, `[N]`.
+        Returns:
+          Ids `[U]` and spellings `[U, W]` of the distinct words, and which of them each
+          word is, `[n]`.
+        """
+        lengths = np.concatenate([one.word_lengths[s.start : s.stop] for one, s in parts])
+        char_ids = np.concatenate(
+            [one.char_ids[one.starts[s.start] : one.starts[s.stop]] for one, s in parts]
+        )
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        keys = _number_unknown(word_ids, char_ids, starts, ends)
+        _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
+        first = np.append(first, np.full(padded_size(len(first)) - len(first), first[0]))
+        spelled = char_ids[_spread(starts[first], lengths[first])]
+        matrix = spelling_matrix(spelled, lengths[first], self._width)
+        return word_ids[first], matrix.astype(np.int32), numbers
+
+
+def _number_unknown(
+    word_ids: Int32Array, char_ids: npt.NDArray[np.uint16], starts: IntArray, ends: IntArray
+) -> Int32Array:
+    """Returns the ids, unknown words' replaced by larger numbers that tell their spellings apart.
+
+    Args:
+      word_ids: `[n]`.
+      char_ids: flat spellings.
+      starts: `[n]` where each word begins in them.
+      ends: `[n]` where it ends.
     """
-    rows = np.concatenate([word_ids[:, np.newaxis].view(np.uint16), spellings], axis=1)
-    keys = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))).ravel()
-    _, first, index = np.unique(keys, return_index=True, return_inverse=True)
-    return word_ids[first], spellings[first].astype(np.int32), index.astype(np.int32)
+    places = np.flatnonzero(word_ids == UNK_ID)
+    if not len(places):
+        return word_ids
+    data = char_ids.astype(">u2").tobytes()  # bytes compare as the characters do
+    spellings = [
+        data[start:end]
+        for start, end in zip(
+            (2 * starts[places]).tolist(), (2 * ends[places]).tolist(), strict=True
+        )
+    ]
+    above = int(word_ids.max()) + 1
+    numbers = {one: above + rank for rank, one in enumerate(sorted(set(spellings)))}
+    keys = word_ids.copy()
+    keys[places] = [numbers[one] for one in spellings]
+    return keys
 
 
 def train_batch(
@@ -182,11 +287,13 @@ def train_batch(
     sampler: TargetSampler | None = None,
 ) -> Batch:
     """Returns what some lanes read at a training step; `sampler` draws at random for all lanes."""
-    segments = [plan.segments(step, lane) for lane in range(plan.lanes)]
+    segments = plan.step_segments(step)
     batch = reader.batch(segments[lanes.start : lanes.stop], [False] * len(lanes))
     if sampler is None:
         return batch
-    word_ids, targets = reader.ids(segments)
+    word_ids, targets = batch.word_ids, batch.targets
+    if len(lanes) < plan.lanes:
+        word_ids, targets = reader.ids(segments)
     targets = sampler.replace(targets, step=step)
     own = targets[lanes.start : lanes.stop]
     rows = None

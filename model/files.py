@@ -8,13 +8,14 @@ import os
 import uuid
 
 
-def write_whole(path: str, text: str) -> None:
-    """Writes a UTF-8 text file under another name, then renames it; replaces an older one."""
+def write_whole(path: str, content: str | bytes) -> None:
+    """Writes a file, text as UTF-8, under another name, then renames it; replaces an older one."""
+    data = content.encode() if isinstance(content, str) else content
     # Not by process id: two containers on one volume may have the same.
     temporary = f"{path}.tmp-{uuid.uuid4().hex}"
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with open(temporary, "wb") as file:
+            file.write(data)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -20,6 +21,8 @@ from model.steps import batch_inputs
 from model.stopping import StopVote
 from model.watchdog import Watchdog
 from model.watching import Watch
+
+log = logging.getLogger(__name__)
 
 
 class TrainLoop:
@@ -54,6 +57,7 @@ class TrainLoop:
         self._plan = TrainPlan(
             dataset.lengths("train"), lanes=config.lanes, window=config.window, seed=config.seed
         )
+        log.info("%s", self._plan.describe())
         self._valid_plan = EvalPlan(
             dataset.lengths("valid"), lanes=config.lanes, window=config.window
         )

@@ -1,16 +1,18 @@
 """Which words each lane reads at each step: pure functions of lengths, seed and step.
 
 Training lays the records of an epoch, in shuffled order, end to end and cuts the
-stream into B equal lanes of S steps of T words. Fewer than B * T words are left
-over an epoch (others each time). Nothing here depends on the number of workers,
-and any step can be reached without reading what came before it.
+stream into B equal lanes of S steps of T words. What is left over at the end of the
+stream, fewer words than the B * T of one more step, is not read in that epoch; other
+epochs have another order and leave out other words (`TrainPlan.dropped_words` counts
+them, and nothing else is left out). Nothing here depends on the number of workers, and
+any step can be reached without reading what came before it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import heapq
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +22,7 @@ from model.errors import InputError
 IntArray = npt.NDArray[np.int64]
 
 
-@dataclasses.dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """Words `start` to `stop` of one record; word 0 is the first one predicted."""
 
     record: int
@@ -58,8 +59,19 @@ class TrainPlan:
 
     @property
     def dropped_words(self) -> int:
-        """Words at the end of an epoch's stream that fill no step."""
+        """Words that an epoch does not read: the end of its stream, 0 to B * T - 1 of them.
+
+        They would fill no step. That may be more than a lane reads in one step, T.
+        """
         return self.words - self.steps_per_epoch * self.lanes * self.window
+
+    def describe(self) -> str:
+        """Says in one line what an epoch reads and what it leaves out."""
+        return (
+            f"an epoch is {self.steps_per_epoch:,} steps of {self.lanes} lanes x {self.window} "
+            f"words; it reads {self.words - self.dropped_words:,} of {self.words:,} words and "
+            f"leaves out {self.dropped_words:,}, other ones each epoch"
+        )
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a plan lives as long as its training)
     def _order(self, epoch: int) -> tuple[IntArray, IntArray]:
@@ -68,19 +80,35 @@ class TrainPlan:
         return order, starts
 
     def segments(self, step: int, lane: int) -> list[Segment]:
-        """Returns the T words that a lane reads at a step (counted over all epochs), in order."""
+        """Returns what one lane reads at a step; see `step_segments`."""
+        return self.step_segments(step)[lane]
+
+    def step_segments(self, step: int) -> list[list[Segment]]:
+        """Returns for each lane, in order, the T words that it reads at a step.
+
+        Args:
+          step: counted from 0, over all epochs.
+        """
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         order, starts = self._order(epoch)
-        begin = (lane * self.steps_per_epoch + step_in_epoch) * self.window
-        end = begin + self.window
-        segments = []
-        place = int(np.searchsorted(starts, begin, side="right")) - 1
-        while begin < end:
-            stop = min(end, int(starts[place + 1]))
-            if stop > begin:
-                base = int(starts[place])
-                segments.append(Segment(int(order[place]), begin - base, stop - base))
-            begin, place = max(begin, stop), place + 1
+        lanes = np.arange(self.lanes)
+        begins = (lanes * self.steps_per_epoch + step_in_epoch) * self.window
+        ends = begins + self.window
+        # The places in the order of the records that hold a lane's first and last word.
+        first = np.searchsorted(starts, begins, side="right") - 1
+        counts = np.searchsorted(starts, ends, side="left") - first
+        lanes = np.repeat(lanes, counts)
+        places = np.arange(len(lanes)) + np.repeat(first - np.cumsum(counts) + counts, counts)
+        bases = starts[places]
+        cut = (
+            order[places],
+            np.maximum(begins[lanes], bases) - bases,
+            np.minimum(ends[lanes], starts[places + 1]) - bases,
+        )
+        segments: list[list[Segment]] = [[] for _ in range(self.lanes)]
+        for lane, *segment in zip(lanes.tolist(), *(part.tolist() for part in cut), strict=True):
+            if segment[2] > segment[1]:  # a record may have no words
+                segments[lane].append(Segment(*segment))
         return segments
 
 

@@ -11,13 +11,16 @@ Word 0 is context only: `<s>` where a document begins, else the last word of the
 piece before. So a model reads `word_ids[:-1]` and predicts `word_ids[1:]`, every
 word of the corpus is a target exactly once, and no record needs its neighbour.
 
-A folder of records holds `<split>-NNNNN-of-NNNNN.tfrecord`, `vocab.txt`,
-`dataset.json` and, written last, `COMPLETED`.
+A folder of records holds `<split>-NNNNN-of-NNNNN.tfrecord`, `<split>.index.npy`
+(where each record begins and how long it is), `vocab.txt`, `dataset.json` and, written
+last, `COMPLETED`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import io
 import json
 import os
 import struct
@@ -32,9 +35,11 @@ import tensorflow as tf
 from model import vocab as vocabulary
 from model.config import DataConfig, check_version, from_dict
 from model.errors import InputError
+from model.files import write_whole
+from model.parsing import parse_features
 from model.vocab import Vocabulary
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever records change their form."""
 
 SPLITS = ("train", "valid", "test")
@@ -95,17 +100,8 @@ def _int64s(values: Sequence[int]) -> tf.train.Feature:
 
 def parse_record(data: bytes) -> Record:
     """Reads what `encode_record` wrote."""
-    feature = tf.train.Example.FromString(data).features.feature
-
-    def int64s(name: str) -> IntArray:
-        return np.asarray(feature[name].int64_list.value, np.int64)
-
-    return Record(
-        word_ids=int64s("word_ids"),
-        word_lengths=int64s("word_lengths"),
-        char_ids=int64s("char_ids"),
-        source=feature["source"].bytes_list.value[0].decode(),
-    )
+    word_ids, word_lengths, char_ids, source = parse_features(data)
+    return Record(word_ids, word_lengths, char_ids, source.decode())
 
 
 _HEADER = struct.Struct("<QI")
@@ -143,6 +139,67 @@ def read_framed(file: BinaryIO, offset: int) -> bytes:
     return data[:length]
 
 
+def save_index(
+    folder: str, split: str, offsets: Sequence[int] | IntArray, lengths: Sequence[int] | IntArray
+) -> dict[str, str]:
+    """Writes the index of a split, `<split>.index.npy`; the same arguments give the same bytes.
+
+    The file holds an int64 array `[2, records]`, the records of all shards in reading order:
+    at which byte of its shard each begins, and its L.
+
+    Args:
+      folder: the folder of records.
+      split: its name.
+      offsets: `[records]` byte offset of each record in its shard.
+      lengths: `[records]` words of each record.
+
+    Returns:
+      What `dataset.json` has as the split's `index`: `file`, and its `sha256`.
+    """
+    index = np.stack([np.asarray(row, "<i8") for row in (offsets, lengths)])
+    file = io.BytesIO()
+    np.lib.format.write_array(file, index, version=(1, 0), allow_pickle=False)
+    name = f"{split}.index.npy"
+    write_whole(os.path.join(folder, name), file.getvalue())
+    return {"file": name, "sha256": hashlib.sha256(file.getvalue()).hexdigest()}
+
+
+def load_index(folder: str, info: dict[str, Any]) -> IntArray:
+    """Reads the index of a split.
+
+    Args:
+      folder: the folder of records.
+      info: the split's entry in `dataset.json`.
+
+    Returns:
+      `[2, records]` offsets and lengths, as `save_index` was given them.
+
+    Raises:
+      InputError: the file is missing or another one, or it is not of the split's records.
+    """
+    path = os.path.join(folder, info["index"]["file"])
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        raise InputError(f"index {path} is missing; run charloom prepare again") from None
+    if hashlib.sha256(data).hexdigest() != info["index"]["sha256"]:
+        raise InputError(
+            f"index {path} is not that of {INFO_FILE}; it was cut or changed, "
+            "run charloom prepare again"
+        )
+    records = sum(shard["records"] for shard in info["shards"])
+    try:
+        index: IntArray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        if index.dtype != np.int64 or index.shape != (2, records):
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"index {path} is no int64 array [2, {records}]; run charloom prepare again"
+        ) from None
+    return index
+
+
 class Dataset:
     """A folder of records, opened for random access.
 
@@ -167,11 +224,9 @@ class Dataset:
         for split in SPLITS:
             shards = info["splits"][split]["shards"]
             counts = [shard["records"] for shard in shards]
-            offsets = [offset for shard in shards for offset in shard["offsets"]]
-            lengths = [length for shard in shards for length in shard["lengths"]]
             owner = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-            self._index[split] = (owner, np.asarray(offsets, np.int64))
-            self._lengths[split] = np.asarray(lengths, np.int64)
+            offsets, self._lengths[split] = load_index(path, info["splits"][split])
+            self._index[split] = (owner, offsets)
 
     @classmethod
     def open(cls, path: str) -> Dataset:
@@ -179,7 +234,7 @@ class Dataset:
 
         Raises:
           InputError: the folder is missing, unfinished, of another version, or a
-            shard is missing or cut short.
+            shard or an index is missing, cut short or changed.
         """
         if not os.path.isdir(path):
             raise InputError(f"{path} is no folder of records; make it with charloom prepare")

@@ -67,13 +67,16 @@ class Vocabulary:
     """`[V]` how often each is a target in the training split."""
 
     @classmethod
-    def build(cls, counts: Mapping[bytes, int], *, max_size: int, min_count: int) -> Vocabulary:
+    def build(
+        cls, counts: Mapping[bytes, int], *, max_size: int, min_count: int, others: int = 0
+    ) -> Vocabulary:
         """Chooses the vocabulary from the counts of the training split.
 
         Args:
           counts: count of every word of the stream, `\\n` for line ends.
           max_size: V at most, special words included.
           min_count: words seen less often are left out.
+          others: how often words occur that are too rare to be in `counts`.
         """
         literal = {word.encode() for word in SPECIAL_WORDS}
         ranked = sorted(
@@ -81,29 +84,33 @@ class Vocabulary:
             for word, count in counts.items()
             if count >= min_count and word not in (DOCUMENT_START, LINE_END) and word not in literal
         )[: max_size - len(SPECIAL_WORDS)]
-        return cls._from_ranked(ranked, counts)
+        return cls._from_ranked(ranked, counts, others)
 
     @classmethod
-    def choose(cls, counts: Mapping[bytes, int], words: Iterable[str]) -> Vocabulary:
+    def choose(
+        cls, counts: Mapping[bytes, int], words: Iterable[str], *, others: int = 0
+    ) -> Vocabulary:
         """Makes the vocabulary of given words, as `read_words` returns them.
 
         Args:
           counts: count of every word of the training split, `\\n` for line ends; it gives
             the order, and a word that is not in it comes with the last, with count 0.
           words: the words, special ones not included, each once.
+          others: how often words occur that are not in `counts`.
         """
         encoded = (word.encode() for word in words)
-        return cls._from_ranked(sorted((-counts.get(word, 0), word) for word in encoded), counts)
+        ranked = sorted((-counts.get(word, 0), word) for word in encoded)
+        return cls._from_ranked(ranked, counts, others)
 
     @classmethod
     def _from_ranked(
-        cls, ranked: Sequence[tuple[int, bytes]], counts: Mapping[bytes, int]
+        cls, ranked: Sequence[tuple[int, bytes]], counts: Mapping[bytes, int], others: int
     ) -> Vocabulary:
         """Puts the special words before words that are ranked by their negative counts."""
         kept = sum(-count for count, _ in ranked)
         line_ends = counts.get(LINE_END, 0)
         starts = counts.get(DOCUMENT_START, 0)
-        unknown = sum(counts.values()) - kept - line_ends - starts
+        unknown = sum(counts.values()) + others - kept - line_ends - starts
         return cls(
             words=SPECIAL_WORDS + tuple(word.decode() for _, word in ranked),
             counts=(line_ends, unknown, 0) + tuple(-count for count, _ in ranked),

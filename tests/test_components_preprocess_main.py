@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
+from components.preprocess import reading, units
 from components.preprocess.main import run
 from components.preprocess.sources import find_files
 from model.config import DataConfig, to_dict
 from model.records import SPLITS, Dataset, framed_size, parse_record
 from model.text import tokenize_text
+from model.vocab import DOCUMENT_START
 
 GOLDEN = DataConfig(
     tokenizer="whitespace",
@@ -99,7 +103,7 @@ def test_golden_vocabulary(golden: Path) -> None:
 def test_golden_dataset_json(golden: Path) -> None:
     info = json.loads((golden / "dataset.json").read_text())
     assert info == {
-        "format_version": 1,
+        "format_version": 2,
         "config_version": 1,
         "config": to_dict(GOLDEN),
         "input": {
@@ -117,7 +121,14 @@ def test_golden_dataset_json(golden: Path) -> None:
                 "bytes": 67,
                 "unknown_words": 6,
                 "unknown_rate": 6 / 26,
+                "distinct_words": 10,
+                "distinct_unknown": 6,
                 "length_histogram": {"2": 2, "4": 5},
+                "word_length_histogram": {"1": 1, "2": 1, "3": 12, "4": 1, "5": 3, "9": 1},
+                "index": {
+                    "file": "train.index.npy",
+                    "sha256": info["splits"]["train"]["index"]["sha256"],
+                },
                 "shards": [
                     {
                         "file": "train-00000-of-00001.tfrecord",
@@ -125,8 +136,6 @@ def test_golden_dataset_json(golden: Path) -> None:
                         "words": 26,
                         "bytes": 876,
                         "sha256": "d4ce7c6debd02bc980afb49c497b0a1c0700a98ecf550082320486942860ec3b",
-                        "offsets": [0, 120, 241, 365, 495, 628, 756],
-                        "lengths": [4, 4, 4, 4, 3, 4, 3],
                     }
                 ],
             },
@@ -137,7 +146,14 @@ def test_golden_dataset_json(golden: Path) -> None:
                 "bytes": 9,
                 "unknown_words": 1,
                 "unknown_rate": 0.25,
+                "distinct_words": 3,
+                "distinct_unknown": 1,
                 "length_histogram": {"4": 1},
+                "word_length_histogram": {"3": 3},
+                "index": {
+                    "file": "valid.index.npy",
+                    "sha256": info["splits"]["valid"]["index"]["sha256"],
+                },
                 "shards": [
                     {
                         "file": "valid-00000-of-00001.tfrecord",
@@ -145,8 +161,6 @@ def test_golden_dataset_json(golden: Path) -> None:
                         "words": 4,
                         "bytes": 121,
                         "sha256": "7939295b987123f9a1ee3bd1579640e75780e439754ecd0e1a47664bb3678d21",
-                        "offsets": [0],
-                        "lengths": [4],
                     }
                 ],
             },
@@ -157,7 +171,14 @@ def test_golden_dataset_json(golden: Path) -> None:
                 "bytes": 9,
                 "unknown_words": 2,
                 "unknown_rate": 0.5,
+                "distinct_words": 3,
+                "distinct_unknown": 2,
                 "length_histogram": {"4": 1},
+                "word_length_histogram": {"3": 3},
+                "index": {
+                    "file": "test.index.npy",
+                    "sha256": info["splits"]["test"]["index"]["sha256"],
+                },
                 "shards": [
                     {
                         "file": "test-00000-of-00001.tfrecord",
@@ -165,8 +186,6 @@ def test_golden_dataset_json(golden: Path) -> None:
                         "words": 4,
                         "bytes": 125,
                         "sha256": "3cca487f1ab0395b8b37cf1f6cf1ee4507128a42d1a264d241a2e3832d6d5102",
-                        "offsets": [0],
-                        "lengths": [4],
                     }
                 ],
             },
@@ -182,8 +201,11 @@ def test_the_folder_holds_that_and_no_more(golden: Path) -> None:
         "COMPLETED",
         "dataset.json",
         "test-00000-of-00001.tfrecord",
+        "test.index.npy",
         "train-00000-of-00001.tfrecord",
+        "train.index.npy",
         "valid-00000-of-00001.tfrecord",
+        "valid.index.npy",
         "vocab.txt",
     ]
     info = json.loads((golden / "dataset.json").read_text())
@@ -242,13 +264,48 @@ def test_every_word_of_the_corpus_is_a_target_once(corpus: Path, tmp_path: Path)
 def test_offsets_and_sizes_of_shards(corpus: Path, tmp_path: Path) -> None:
     info = run_on(corpus, tmp_path / "records")
     for split in SPLITS:
+        offsets: list[int] = []
+        lengths: list[int] = []
         for shard in info["splits"][split]["shards"]:
             path = tmp_path / "records" / shard["file"]
             records = list(tf.data.TFRecordDataset([str(path)]).as_numpy_iterator())
             sizes = [framed_size(record) for record in records]
-            assert shard["offsets"] == [sum(sizes[:index]) for index in range(len(sizes))]
+            offsets += [sum(sizes[:index]) for index in range(len(sizes))]
+            lengths += [parse_record(record).words for record in records]
             assert shard["bytes"] == sum(sizes) == path.stat().st_size
-            assert shard["lengths"] == [parse_record(record).words for record in records]
+            assert shard["words"] == sum(parse_record(record).words for record in records)
+        index = np.load(tmp_path / "records" / f"{split}.index.npy")
+        assert index.tolist() == [offsets, lengths]
+
+
+@pytest.mark.parametrize("document", ["file", "paragraph", "line"])
+def test_one_huge_file_is_read_in_blocks(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, document: str
+) -> None:
+    """Each block apart; its first record knows the word before it."""
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted(corpus.iterdir()))
+    (tmp_path / "huge.txt").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(units, "BLOCK_BYTES", 5000)
+    config = dataclasses.replace(SMALL, document=document)
+    run_on(tmp_path / "huge.txt", tmp_path / "records", config)
+    pieces: dict[int, list[bytes]] = {}
+    with Dataset.open(str(tmp_path / "records")) as dataset:
+        for split in SPLITS:
+            for index in range(len(dataset.lengths(split))):
+                record = dataset.read(split, index)
+                pieces[int(record.source.rpartition(":")[2])] = record.spelled_words()
+    places = sorted(pieces)
+    words = [word for place in places for word in pieces[place][1:]]
+    assert words == tokenize_text(tf.constant(text), SMALL).numpy().tolist()
+    for before, after in itertools.pairwise(places):
+        assert pieces[after][0] in (DOCUMENT_START, pieces[before][-1])
+    starts = sum(pieces[place][0] == DOCUMENT_START for place in places)
+    if document == "file":
+        assert starts == 1
+    else:
+        documents = text.strip().split("\n\n") if document == "paragraph" else text.splitlines()
+        assert starts == sum(bool(one.strip()) for one in documents)
 
 
 # The same input and config give the same bytes

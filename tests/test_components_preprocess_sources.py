@@ -6,11 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.preprocess import sources
 from components.preprocess.sources import (
-    BadTextError,
-    SourceText,
-    decode_text,
     describe_bad_text,
     find_files,
     fingerprint,
@@ -28,10 +24,6 @@ def write(folder: Path, *names: str) -> None:
 
 def names_of(*inputs: Path | str) -> list[str]:
     return [file.name for file in find_files([str(one) for one in inputs])]
-
-
-def read_lines(text: SourceText) -> list[tuple[bytes, int]]:
-    return [pair for lines, offsets in text.blocks() for pair in zip(lines, offsets, strict=True)]
 
 
 def test_a_file_is_named_by_its_base_name(tmp_path: Path) -> None:
@@ -120,120 +112,6 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").chmod(0)
     with pytest.raises(InputError, match=r"a\.txt can't be read \(Permission denied\)"):
         find_files([str(tmp_path)])
-
-
-def test_lines_and_offsets() -> None:
-    text = decode_text("é\n\r\na b\rc\r\nlast".encode(), DataConfig())
-    assert read_lines(text) == [
-        ("é".encode(), 0),
-        (b"", 3),
-        (b"a b", 5),
-        (b"c", 9),
-        (b"last", 12),
-    ]
-
-
-def test_only_line_ends_end_a_line() -> None:
-    text = "a\x0bb\x0cc\x1cd\x85e\u2028f\n"
-    assert read_lines(decode_text(text.encode(), DataConfig())) == [(text[:-1].encode(), 0)]
-
-
-@pytest.mark.parametrize(("size", "blocks"), [(1, 5), (3, 4), (7, 3), (1000, 1)])
-def test_blocks_hold_whole_lines(monkeypatch: pytest.MonkeyPatch, size: int, blocks: int) -> None:
-    monkeypatch.setattr(sources, "BLOCK_BYTES", size)
-    text = SourceText(data=b"one\r\ntwo\r\n\r\n\rthree\n\nfour")
-    assert read_lines(text) == [
-        (b"one", 0),
-        (b"two", 5),
-        (b"", 10),
-        (b"", 12),
-        (b"three", 13),
-        (b"", 19),
-        (b"four", 20),
-    ]
-    assert len(list(text.blocks())) == blocks
-
-
-def test_a_byte_order_mark_is_dropped_and_counted_in_offsets() -> None:
-    text = decode_text(b"\xef\xbb\xbfa\nb\n", DataConfig())
-    assert read_lines(text) == [(b"a", 3), (b"b", 5)]
-    assert read_lines(decode_text(b"\xef\xbb\xbfa", DataConfig(encoding="utf-8-sig"))) == [
-        (b"a", 3)
-    ]
-
-
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
-def test_wide_encodings(encoding: str) -> None:
-    data = "\ufeffé\r\nb\n".encode(encoding)
-    text = decode_text(data, DataConfig(encoding=encoding))
-    assert [line for line, _ in read_lines(text)] == ["é".encode(), b"b"]
-
-
-def test_offsets_of_other_encodings_are_those_of_utf8() -> None:
-    text = decode_text("äö\nb\n".encode("latin-1"), DataConfig(encoding="latin-1"))
-    assert read_lines(text) == [("äö".encode(), 0), (b"b", 5)]
-
-
-@pytest.mark.parametrize(
-    ("data", "encoding", "reason", "offset", "detail"),
-    [
-        (b"", "utf-8", "empty", 0, ""),
-        (b"abc\0def", "utf-8", "binary", 3, "a NUL byte"),
-        (b"\xff\xd8\0", "utf-8", "binary", 2, "a NUL byte"),
-        (b"\xff\xd8\0", "latin-1", "binary", 2, "a NUL byte"),
-        ("a\0".encode("utf-16-le"), "utf-16-le", "binary", 1, "a NUL byte"),
-        (b"caf\xe9 ol\xe9", "utf-8", "undecodable", 3, "the byte 0xe9"),
-        (b"\xed\xa0\x80", "utf-8", "undecodable", 0, "the byte 0xed"),
-        (b"caf\xe9", "ascii", "undecodable", 3, "the byte 0xe9"),
-        ("ab".encode("utf-16-le") + b"\x00\xd8", "utf-16-le", "undecodable", 4, "the byte 0x00"),
-        ("é".encode() + b"+2AA-", "utf-7", "undecodable", 0, "the byte 0xc3"),
-        (b"a+2AA-", "utf-7", "undecodable", 1, "half a surrogate pair"),
-    ],
-)
-def test_what_is_no_text(data: bytes, encoding: str, reason: str, offset: int, detail: str) -> None:
-    with pytest.raises(BadTextError) as caught:
-        decode_text(data, DataConfig(encoding=encoding))
-    assert (caught.value.reason, caught.value.offset, caught.value.detail) == (
-        reason,
-        offset,
-        detail,
-    )
-
-
-def test_replace_keeps_the_offsets_of_the_file() -> None:
-    config = DataConfig(on_bad_text="replace")
-    text = decode_text(b"caf\xe9\nol\xe9\xe9\r\nend", config)
-    assert read_lines(text) == [
-        ("caf\ufffd".encode(), 0),
-        ("ol\ufffd\ufffd".encode(), 5),
-        (b"end", 11),
-    ]
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_a_few_stray_bytes_are_replaced_where_the_config_lets_them(encoding: str) -> None:
-    data = b"x" * 398 + b"\n\xe9"
-    text = decode_text(data, DataConfig(encoding=encoding, max_stray_bytes=1 / 400))
-    assert text.stray == 1
-    assert read_lines(text) == [(b"x" * 398, 0), ("\ufffd".encode(), 399)]
-    with pytest.raises(BadTextError) as caught:
-        decode_text(data, DataConfig(encoding=encoding, max_stray_bytes=1 / 401))
-    assert (caught.value.reason, caught.value.offset) == ("undecodable", 399)
-
-
-def test_stray_bytes_are_counted_without_those_that_were_there() -> None:
-    text = decode_text("a\ufffd".encode() + b"\xff", DataConfig(on_bad_text="replace"))
-    assert text.stray == 1
-
-
-def test_replace_in_another_encoding() -> None:
-    text = decode_text(b"caf\xe9\nb", DataConfig(encoding="ascii", on_bad_text="replace"))
-    assert read_lines(text) == [("caf\ufffd".encode(), 0), (b"b", 7)]
-
-
-def test_replace_does_not_make_text_of_a_binary_file() -> None:
-    with pytest.raises(BadTextError):
-        decode_text(b"\x7fELF\0\0\xff", DataConfig(on_bad_text="replace"))
 
 
 def test_messages_say_what_where_and_what_next() -> None:

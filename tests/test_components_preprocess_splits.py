@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blocks import blocks_of, pieces_of
 
-from components.preprocess.cutting import cut_text
 from components.preprocess.main import run
-from components.preprocess.sources import decode_text, find_files
+from components.preprocess.sources import find_files
 from model.config import DataConfig
 from model.errors import InputError
 from model.records import Dataset
@@ -60,9 +60,9 @@ def test_files_of_splits_share_one_folder_of_names(text: Path) -> None:
 
 
 def test_all_pieces_go_where_the_file_goes() -> None:
-    data = decode_text("".join(LINE.format(n) for n in range(100)).encode(), CONFIG)
-    assert {piece.split for piece in cut_text(data, "x", CONFIG)} == {"train", "valid", "test"}
-    assert {piece.split for piece in cut_text(data, "x", CONFIG, split="valid")} == {"valid"}
+    (block,) = blocks_of("".join(LINE.format(n) for n in range(100)).encode(), CONFIG)
+    assert {piece.split for piece in pieces_of(block, "x", CONFIG)} == {"train", "valid", "test"}
+    assert {piece.split for piece in pieces_of(block, "x", CONFIG, split="valid")} == {"valid"}
 
 
 def test_every_record_goes_to_the_split_of_its_file(text: Path) -> None:

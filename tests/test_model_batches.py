@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +11,7 @@ from model.batches import (
     Batch,
     LaneReader,
     eval_batch,
-    prefetch,
+    padded_size,
     spelling_matrix,
     train_batch,
 )
@@ -157,6 +155,56 @@ def test_distinct_spellings_come_once() -> None:
     assert (batch.words[batch.index] == batch.word_ids).all()
 
 
+def test_the_order_of_distinct_words() -> None:
+    # Known words by id, then unknown ones by spelling, wherever they stand.
+    stream = [DOCUMENT_START, *(b"zz", b"ccc", b"a", "é".encode(), b"zy", b"z", LINE_END, b"zz")]
+    reader = make_reader(8, [stream, [*stream[:1], *stream[:0:-1]]])
+    expected = [LINE_END, DOCUMENT_START, b"a", b"ccc", "é".encode(), b"z", b"zy", b"zz"]
+    for record in range(2):
+        batch = reader.batch([[Segment(record, 1, 8)], [Segment(record, 0, 1)]], [False, False])
+        assert batch.words.tolist() == VOCAB.encode(expected)
+        assert batch.char_ids.tolist() == [row(word) for word in expected]
+
+
+def test_characters_above_a_byte_are_in_order_too() -> None:
+    # Their ids are 255, 256 and 260.
+    stream = [DOCUMENT_START, b"\xff", b"\xfa", b"\xfb"]
+    batch = make_reader(3, [stream]).batch([[Segment(0, 1, 3), Segment(0, 0, 1)]], [False])
+    assert batch.char_ids[:, 1].tolist() == [CHAR_BOS, 255, 260]
+
+
+@pytest.mark.parametrize(
+    ("distinct", "rows"),
+    [(0, 0), (1, 1), (15, 15), (16, 16), (17, 18), (18, 18), (31, 32), (33, 36), (64, 64)]
+    + [(65, 72), (1000, 1024), (1025, 1152), (1152, 1152), (1153, 1280), (2240, 2304)],
+)
+def test_padded_size(distinct: int, rows: int) -> None:
+    assert padded_size(distinct) == rows
+
+
+def test_padded_sizes_are_few() -> None:
+    sizes = [padded_size(distinct) for distinct in range(1, 4097)]
+    assert sizes == sorted(sizes)
+    assert len({size for size in sizes if size > 1024}) == 16
+    for distinct, size in enumerate(sizes, start=1):
+        assert padded_size(size) == size
+        assert distinct <= size <= max(distinct, 9 * distinct / 8)
+
+
+@pytest.mark.parametrize("distinct", [16, 17, 18, 19, 41, 44])
+def test_padding_repeats_the_first_word_and_is_never_read(distinct: int) -> None:
+    words = [DOCUMENT_START, *(str(number).encode() for number in range(distinct - 1)), b"a"]
+    reader = make_reader(distinct, [words])
+    batch = reader.batch([[Segment(0, 0, distinct)]], [False])
+    rows = padded_size(distinct)
+    assert batch.words.shape == (rows,)
+    assert batch.char_ids.shape == (rows, WIDTH)
+    assert len({tuple(one) for one in batch.char_ids.tolist()}) == distinct
+    assert sorted(batch.index.ravel().tolist()) == list(range(distinct))
+    assert batch.words[distinct:].tolist() == [BOS_ID] * (rows - distinct)
+    assert batch.char_ids[distinct:].tolist() == [row(DOCUMENT_START)] * (rows - distinct)
+
+
 def test_words_that_look_alike_in_w_bytes_are_told_apart_by_their_ids() -> None:
     # Both in the vocabulary, and the same in the first W - 2 bytes.
     words = [b"international", b"internationally", b"internationals"]
@@ -169,6 +217,14 @@ def test_words_that_look_alike_in_w_bytes_are_told_apart_by_their_ids() -> None:
     assert batch.words[batch.index].tolist() == batch.word_ids.tolist()
     assert sorted(batch.words.tolist()) == sorted([BOS_ID, one, two, UNK_ID])
     assert spelled(batch)[0] == [row(DOCUMENT_START), *([row(words[0])] * 6)]
+
+
+def test_very_long_words() -> None:
+    stream = [DOCUMENT_START, b"a" * 100_000, b"b", b"a" * 99_999, "é".encode() * 5, b"aaaa", b"a"]
+    batch = make_reader(6, [stream]).batch([[Segment(0, 0, 6)]], [False])
+    assert spelled(batch)[0] == [row(word) for word in stream[:6]]
+    assert batch.index[0, 1] == batch.index[0, 3] == batch.index[0, 5]
+    assert len(batch.words) == 4
 
 
 def test_unknown_words_keep_their_spellings() -> None:
@@ -274,6 +330,15 @@ def test_evaluation_begins_every_record_afresh() -> None:
     assert seen == lengths.sum()
 
 
+def test_lanes_that_read_nothing() -> None:
+    batch = make_reader(3).batch([[], []], [True, True])
+    assert batch.word_ids.tolist() == [[BOS_ID] * 3] * 2
+    assert batch.targets.tolist() == batch.records.tolist() == batch.index.tolist() == [[0] * 3] * 2
+    assert not batch.weights.any()
+    assert batch.words.tolist() == [BOS_ID]
+    assert batch.char_ids.tolist() == [row(DOCUMENT_START)]
+
+
 def test_records_in_use_are_read_once_and_old_ones_again() -> None:
     memory = Memory([[DOCUMENT_START, b"a"], *([[DOCUMENT_START, b"bb"]] * 1024)])
     reader = LaneReader(memory, "train", max_word_bytes=WIDTH, window=1)
@@ -294,49 +359,3 @@ def test_records_in_use_are_read_once_and_old_ones_again() -> None:
 
 def test_bos_spelling_is_no_word_of_text() -> None:
     assert row(DOCUMENT_START) == [CHAR_BEGIN, CHAR_BOS, CHAR_END, 0, 0, 0]
-
-
-def test_prefetch_keeps_the_order() -> None:
-    def make(step: int) -> int:
-        time.sleep(0.001 * (step % 3))
-        return step * step
-
-    assert list(prefetch(make, range(3, 30))) == [step * step for step in range(3, 30)]
-    assert list(prefetch(make, range(0))) == []
-    assert list(prefetch(make, range(5, 6))) == [25]
-
-
-def test_prefetch_makes_one_ahead() -> None:
-    made = [threading.Event() for _ in range(5)]
-
-    def make(step: int) -> int:
-        made[step].set()
-        return step
-
-    batches = prefetch(make, range(5))
-    assert next(batches) == 0
-    assert made[1].wait(10)  # without being asked for
-    time.sleep(0.05)
-    assert not made[2].is_set()
-    assert list(batches) == [1, 2, 3, 4]
-
-
-@pytest.mark.parametrize("broken", [0, 3, 5])
-def test_prefetch_passes_exceptions_on_in_their_place(broken: int) -> None:
-    def make(step: int) -> int:
-        if step == broken:
-            raise OSError(f"step {step}")
-        return step
-
-    got: list[int] = []
-    with pytest.raises(OSError, match=f"step {broken}"):
-        got.extend(prefetch(make, range(6)))  # keeps what came before
-    assert got == list(range(broken))
-
-
-def test_prefetch_can_be_left() -> None:
-    batches = prefetch(lambda step: step, range(1000))
-    assert next(batches) == 0
-    batches.close()  # type: ignore[attr-defined]
-    assert list(batches) == []
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -87,6 +88,43 @@ def test_a_step_is_one_window_a_lane_in_true_segments(case: str) -> None:
             assert all(0 <= s.start < s.stop <= lengths[s.record] for s in segments)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_step_is_a_stretch_of_the_stream_for_each_lane(case: str) -> None:
+    """Word by word, as the docstring has it: nothing is computed as the plan does."""
+    lengths, lanes, window = CASES[case]
+    plan = TrainPlan(lengths, lanes=lanes, window=window, seed=9)
+    for epoch in (0, 3):
+        order = np.random.default_rng([9, epoch]).permutation(len(lengths))
+        stream = [(int(record), word) for record in order for word in range(lengths[record])]
+        size = plan.steps_per_epoch * window
+        for step in range(plan.steps_per_epoch):
+            segments = plan.step_segments(epoch * plan.steps_per_epoch + step)
+            begins = [lane * size + step * window for lane in range(lanes)]
+            assert [words_of(one) for one in segments] == [
+                stream[begin : begin + window] for begin in begins
+            ]
+            # One segment a record, and plain numbers in it.
+            for one in segments:
+                assert len({segment.record for segment in one}) == len(one)
+                assert {type(value) for segment in one for value in segment} == {int}
+
+
+def test_a_far_step_of_a_billion_words() -> None:
+    lengths = random_lengths(6, records=1_000_000, most=2001)
+    started = time.process_time()
+    plan = TrainPlan(lengths, lanes=64, window=35, seed=1)
+    segments = plan.step_segments(1_000_000)
+    assert time.process_time() - started < 1.0
+    assert 990_000_000 < plan.words < 1_010_000_000
+    order = np.random.default_rng([1, 1_000_000 // plan.steps_per_epoch]).permutation(1_000_000)
+    begin = (63 * plan.steps_per_epoch + 1_000_000 % plan.steps_per_epoch) * 35
+    place = int(np.searchsorted(np.cumsum(lengths[order]), begin, side="right"))
+    assert segments[63][0].record == order[place]
+    assert segments[63][0].start == begin - lengths[order[:place]].sum()
+    assert plan.segments(1_000_000, 63) == segments[63]
+    assert all(sum(s.stop - s.start for s in one) == 35 for one in segments)
+
+
 def test_any_step_can_be_reached_at_once() -> None:
     lengths, lanes, window = CASES["many short"]
     first = TrainPlan(lengths, lanes=lanes, window=window, seed=3)
@@ -120,6 +158,15 @@ def test_other_words_are_left_over_each_epoch() -> None:
     assert len(set(left)) > 1
     every = {(r, w) for r, length in enumerate(plan.lengths) for w in range(length)}
     assert frozenset().union(*left) == every
+
+
+def test_what_an_epoch_is() -> None:
+    plan = TrainPlan(np.asarray([1000, 234]), lanes=8, window=7, seed=1)
+    assert plan.describe() == (
+        "an epoch is 22 steps of 8 lanes x 7 words; it reads 1,232 of 1,234 words and leaves "
+        "out 2, other ones each epoch"
+    )
+    assert plan.dropped_words == 1234 - 22 * 8 * 7
 
 
 @pytest.mark.parametrize(("lanes", "window"), [(3, 4), (12, 1), (1, 12)])

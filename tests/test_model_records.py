@@ -1,25 +1,29 @@
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tensorflow as tf
 
-from components.preprocess.main import run
-from model.config import DataConfig
+from model.config import CONFIG_VERSION, DataConfig, to_dict
 from model.errors import InputError
 from model.records import (
     Dataset,
     encode_record,
     framed_size,
+    load_index,
     parse_record,
     read_framed,
+    save_index,
     shard_name,
 )
 from model.vocab import Vocabulary
@@ -89,30 +93,98 @@ def test_a_damaged_record(framed: bytes, at: int) -> None:
         read_framed(io.BytesIO(bytes(damaged)), 0)
 
 
+WORDS = [b"the", "é".encode(), b"zebra", b"\n", b"of", b"owl"]
+CONFIG = DataConfig(record_words=64, min_count=1, valid_fraction=0.2, test_fraction=0.2)
+RECORDS = {"train": (3, 0, 4), "valid": (2, 1, 0), "test": (0, 0, 0)}
+"""Records in each shard of each split."""
+
+
+def stream_of(split: str, index: int) -> list[bytes]:
+    """Returns the words of a record; records have 1 to 40."""
+    size = 1 + 13 * (index + len(split)) % 40
+    return [b"", *(WORDS[at % len(WORDS)] for at in range(index, index + size))]
+
+
+def write_split(folder: Path, split: str, counts: Sequence[int]) -> dict[str, Any]:
+    """Writes shards and index of a split; returns its entry in dataset.json."""
+    offsets: list[int] = []
+    lengths: list[int] = []
+    shards = []
+    for number, count in enumerate(counts):
+        name, size = shard_name(split, number, len(counts)), 0
+        with tf.io.TFRecordWriter(str(folder / name)) as writer:
+            for _ in range(count):
+                words = stream_of(split, len(offsets))
+                data = encode_record(words, VOCAB, source=f"{split}.txt:{len(offsets)}")
+                writer.write(data)
+                offsets.append(size)
+                lengths.append(len(words) - 1)
+                size += framed_size(data)
+        shards.append({"file": name, "records": count, "words": sum(lengths), "bytes": size})
+    index = save_index(str(folder), split, offsets, lengths)
+    return {"records": len(lengths), "words": sum(lengths), "shards": shards, "index": index}
+
+
 @pytest.fixture
-def records(corpus: Path, tmp_path: Path) -> Path:
-    """Records of two short files."""
-    config = DataConfig(record_words=64, min_count=1, valid_fraction=0.2, test_fraction=0.2)
-    inputs = [str(corpus / name) for name in ("01_baker.txt", "06_cat.txt")]
-    run(inputs=inputs, records=str(tmp_path / "records"), config=config)
-    return tmp_path / "records"
+def records(tmp_path: Path) -> Path:
+    """A folder of records, with shards and a split that are empty."""
+    folder = tmp_path / "records"
+    folder.mkdir()
+    VOCAB.save(str(folder / "vocab.txt"))
+    info = {
+        "format_version": 2,
+        "config_version": CONFIG_VERSION,
+        "config": to_dict(CONFIG),
+        "vocab": {"size": len(VOCAB), "sha256": VOCAB.digest},
+        "splits": {split: write_split(folder, split, counts) for split, counts in RECORDS.items()},
+        "digest": "abc",
+    }
+    (folder / "dataset.json").write_text(json.dumps(info))
+    (folder / "COMPLETED").write_text("abc\n")
+    return folder
 
 
 def test_a_dataset_is_read_in_order_and_at_random(records: Path) -> None:
     with Dataset.open(str(records)) as dataset:
-        count = len(dataset.lengths("train"))
-        read = [dataset.read("train", index) for index in range(count)]
-        assert [record.words for record in read] == dataset.lengths("train").tolist()
-        again = dataset.read("train", 3)
-        assert again.source == read[3].source
-        assert again.char_ids.tolist() == read[3].char_ids.tolist()
-        places = [record.source.rpartition(":") for record in read]
-        assert places == sorted(places, key=lambda place: (place[0], int(place[2])))
-        assert dataset.config.record_words == 64
-        assert dataset.digest == dataset.info["digest"]
+        places = [(split, at) for split, counts in RECORDS.items() for at in range(sum(counts))]
+        assert len(places) == 10
+        for split, at in [*places, *places[::-1], *places[::3]]:
+            record = dataset.read(split, at)
+            assert record.spelled_words() == stream_of(split, at)
+            assert record.word_ids.tolist() == dataset.vocab.encode(stream_of(split, at))
+            assert record.source == f"{split}.txt:{at}"
+            assert record.words == dataset.lengths(split)[at]
+        for split, counts in RECORDS.items():
+            assert dataset.lengths(split).tolist() == [
+                len(stream_of(split, at)) - 1 for at in range(sum(counts))
+            ]
+            assert dataset.lengths(split).dtype == np.int64
+        assert dataset.config == CONFIG
+        assert dataset.digest == dataset.info["digest"] == "abc"
         assert dataset.path == str(records)
-        for record in read:
-            assert dataset.vocab.encode(record.spelled_words()) == record.word_ids.tolist()
+
+
+def test_the_index_exactly(tmp_path: Path) -> None:
+    entry = save_index(str(tmp_path), "valid", [0, 120, 1 << 40], np.asarray([4, 3, 1]))
+    data = (tmp_path / "valid.index.npy").read_bytes()
+    assert entry == {"file": "valid.index.npy", "sha256": hashlib.sha256(data).hexdigest()}
+    assert os.listdir(tmp_path) == ["valid.index.npy"]
+    index = np.load(tmp_path / "valid.index.npy", allow_pickle=False)
+    assert index.dtype == np.dtype("<i8")
+    assert index.tolist() == [[0, 120, 1 << 40], [4, 3, 1]]
+    # The bytes are a part of the contract: numpy's form 1.0, its head padded to 128 bytes.
+    head = b"{'descr': '<i8', 'fortran_order': False, 'shape': (2, 3), }"
+    assert data[:128] == b"\x93NUMPY\x01\x00\x76\x00" + head.ljust(117) + b"\n"
+    assert data[128:] == index.tobytes()
+    (tmp_path / "again").mkdir()
+    again = np.asarray([0, 120, 1 << 40], np.uint64)
+    assert save_index(str(tmp_path / "again"), "valid", again, [4, 3, 1]) == entry
+
+
+def test_an_index_of_nothing(tmp_path: Path) -> None:
+    entry = save_index(str(tmp_path), "test", [], [])
+    index = load_index(str(tmp_path), {"index": entry, "shards": []})
+    assert (index.shape, index.dtype) == ((2, 0), np.int64)
 
 
 def open_error(path: Path) -> str:
@@ -133,6 +205,30 @@ def remove_info_field(records: Path) -> None:
     (records / "dataset.json").write_text(json.dumps(info))
 
 
+def replace_index(records: Path, data: bytes) -> None:
+    """Puts other bytes in the place of an index, with their hash in dataset.json."""
+    (records / "train.index.npy").write_bytes(data)
+    info = json.loads((records / "dataset.json").read_text())
+    info["splits"]["train"]["index"]["sha256"] = hashlib.sha256(data).hexdigest()
+    (records / "dataset.json").write_text(json.dumps(info))
+
+
+def npy(array: npt.NDArray[Any]) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def change_byte(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+
+
+NOT_THE_INDEX = "train.index.npy is not that of dataset.json; it was cut or changed, run charloom"
+NO_INDEX = "train.index.npy is no int64 array [2, 7]; run charloom prepare again"
+
+
 def test_no_folder(tmp_path: Path) -> None:
     assert "nothing is no folder of records; make it with charloom prepare" in open_error(
         tmp_path / "nothing"
@@ -147,21 +243,37 @@ def test_no_folder(tmp_path: Path) -> None:
         (lambda folder: os.truncate(folder / "dataset.json", 300), "dataset.json can't be read"),
         (remove_info_field, "dataset.json can't be read"),
         (
-            lambda folder: change_info(folder, format_version=0),
-            "dataset.json has record format 0, this charloom reads 1; run charloom prepare again",
+            lambda folder: change_info(folder, format_version=1),
+            "dataset.json has record format 1, this charloom reads 2; run charloom prepare again",
         ),
         (
             lambda folder: change_info(folder, config_version=7),
             "dataset.json was made by config version 7, this charloom reads version 1",
         ),
         (
-            lambda folder: os.truncate(folder / "train-00000-of-00001.tfrecord", 1000),
-            "train-00000-of-00001.tfrecord has 1000 bytes, not the",
+            lambda folder: os.truncate(folder / "train-00002-of-00003.tfrecord", 200),
+            "train-00002-of-00003.tfrecord has 200 bytes, not the",
         ),
         (
-            lambda folder: os.remove(folder / "test-00000-of-00001.tfrecord"),
-            "test-00000-of-00001.tfrecord is missing; run charloom prepare again",
+            lambda folder: os.remove(folder / "test-00001-of-00003.tfrecord"),
+            "test-00001-of-00003.tfrecord is missing; run charloom prepare again",
         ),
+        (
+            lambda folder: os.remove(folder / "test.index.npy"),
+            "test.index.npy is missing; run charloom prepare again",
+        ),
+        (lambda folder: change_byte(folder / "train.index.npy", -1), NOT_THE_INDEX),
+        (lambda folder: change_byte(folder / "train.index.npy", 20), NOT_THE_INDEX),
+        (lambda folder: os.truncate(folder / "train.index.npy", 150), NOT_THE_INDEX),
+        (
+            lambda folder: shutil.copy(folder / "valid.index.npy", folder / "train.index.npy"),
+            NOT_THE_INDEX,
+        ),
+        (lambda folder: replace_index(folder, npy(np.zeros([2, 6], np.int64))), NO_INDEX),
+        (lambda folder: replace_index(folder, npy(np.zeros([7, 2], np.int64))), NO_INDEX),
+        (lambda folder: replace_index(folder, npy(np.zeros([2, 7]))), NO_INDEX),
+        (lambda folder: replace_index(folder, b"no array"), NO_INDEX),
+        (lambda folder: replace_index(folder, b""), NO_INDEX),
         (lambda folder: os.remove(folder / "vocab.txt"), "vocab.txt is missing"),
         (
             lambda folder: Vocabulary.build({}, max_size=8, min_count=1).save(
@@ -179,13 +291,10 @@ def test_a_folder_that_is_not_whole(
 
 
 def test_a_damaged_record_is_found_when_it_is_read(records: Path) -> None:
-    shard = records / "train-00000-of-00001.tfrecord"
-    data = bytearray(shard.read_bytes())
-    data[100] ^= 1
-    shard.write_bytes(bytes(data))
+    change_byte(records / "train-00000-of-00003.tfrecord", 100)
     with Dataset.open(str(records)) as dataset:
         dataset.read("train", 1)
         with pytest.raises(
-            InputError, match=r"train-00000-of-00001\.tfrecord is damaged at byte 0"
+            InputError, match=r"train-00000-of-00003\.tfrecord is damaged at byte 0"
         ):
             dataset.read("train", 0)

@@ -1,89 +1,89 @@
-"""Cuts the text of a file into the pieces that become records, and splits them.
+"""Cuts blocks of text into the pieces that become records, and splits them.
 
-Shape letters: L words in a piece.
+Shape letters: N words in a block, M lines with words in it, P pieces, U distinct words.
 """
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-import functools
 import hashlib
-from collections.abc import Callable, Iterator
 
-import tensorflow as tf
+import numpy as np
+import numpy.typing as npt
 
-from components.preprocess.sources import BadTextError, SourceText
-from model import text as model_text
+from components.preprocess.reading import Block
+from components.preprocess.tokenizing import TokenizedBlock, line_offsets, tokenize_block
 from model.config import DataConfig
+from model.records import SPLITS
 from model.vocab import DOCUMENT_START
 
+IntArray = npt.NDArray[np.int64]
 
-@dataclasses.dataclass(frozen=True)
-class Piece:
-    """What becomes one record.
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """What the records of a block are made of.
 
     Attributes:
-      source: `name:offset` of its first line; `name:offset+k` where it begins k words
-        into a long line.
-      split: `train`, `valid` or `test`.
-      words: `[L + 1]` words, the one before the piece first.
+      distinct: the U distinct words.
+      words: `[N]` int32, which of them each word is; line ends are words if they are marked.
+      ends: `[P]` where each piece ends in `words`; one begins where the one before ends.
+      before: `[P]` int32, the distinct word that is the context of each piece.
+      sources: P sources: `name:offset` of its first line, `name:offset+k` where it begins k
+        words into a long line.
+      splits: `[P]` uint8, index in `SPLITS`.
+      documents: how many words of each document that begins in the block are in it.
     """
 
-    source: str
-    split: str
-    words: list[bytes]
+    distinct: list[bytes]
+    words: npt.NDArray[np.int32]
+    ends: IntArray
+    before: npt.NDArray[np.int32]
+    sources: list[str]
+    splits: npt.NDArray[np.uint8]
+    documents: IntArray
+
+    @property
+    def lengths(self) -> IntArray:
+        """`[P]` words of each piece."""
+        return np.diff(self.ends, prepend=0)
 
 
-def cut_text(
-    text: SourceText, name: str, config: DataConfig, *, split: str = ""
-) -> Iterator[Piece]:
-    """Tokenises a file and yields its pieces, in reading order.
+def cut_block(block: Block, name: str, config: DataConfig, *, split: str = "") -> Pieces:
+    """Tokenises a block and cuts it.
 
     Args:
-      text: the file's text; one block of its lines is held at a time.
-      name: the file's name in `Piece.source`.
+      block: whole lines of a file.
+      name: the file's name in sources.
       config: what a word, a document, a piece and a split are.
       split: where all pieces go; if empty, `choose_split` chooses for each of them.
-
-    Raises:
-      BadTextError: it holds no word.
     """
-    cutter = _Cutter(name, config, split)
-    blank = True
-    for lines, offsets in text.blocks():
-        for offset, words in zip(offsets, _tokenize(lines, config), strict=True):
-            blank = blank and not words
-            cutter.add_line(offset, words)
-        yield from cutter.take()
-    if blank:
-        raise BadTextError("blank")
-    cutter.end_document()
-    yield from cutter.take()
-
-
-def _tokenize(lines: list[bytes], config: DataConfig) -> Iterator[list[bytes]]:
-    """Yields the words of each line, its line-end mark included."""
-    with tf.device("CPU:0"):  # else every Beam worker would claim a GPU's memory
-        flat, ends = _tokenizer(config)(tf.constant(lines, tf.string))
-    words: list[bytes] = flat.numpy().tolist()
-    begin = 0
-    for end in ends.numpy().tolist():
-        yield words[begin:end]
-        begin = end
-
-
-@functools.cache
-def _tokenizer(config: DataConfig) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]:
-    """Returns a compiled function from `[N]` lines to their words and where each line ends."""
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def tokenize(lines: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        words = model_text.tokenize_lines(lines, config)
-        if config.sentence_marks:
-            words = model_text.mark_line_ends(words)
-        return words.flat_values, words.row_limits()
-
-    return tokenize  # type: ignore[no-any-return]
+    tokenized = tokenize_block(block.text(), config)
+    lines = _Lines.of(tokenized, block, config)
+    firsts, lasts, begins_document = _cut_lines(lines, config)
+    sources = [lines.source(name, first) for first in firsts]
+    if split:
+        splits = np.full(len(sources), SPLITS.index(split), np.uint8)
+    else:
+        chosen = [SPLITS.index(choose_split(source, config)) for source in sources]
+        splits = np.asarray(chosen, np.uint8)
+    ends = lines.ends[lasts] if len(lasts) else np.zeros(0, np.int64)
+    distinct = list(tokenized.distinct)
+    before = _contexts(ends, begins_document, tokenized.words, distinct)
+    if len(before) and not lines.begins_document:
+        distinct.append(_word_before(block, config))
+        before[0] = len(distinct) - 1
+    starts = np.concatenate([[0], ends])[:-1][begins_document]
+    return Pieces(
+        distinct=distinct,
+        words=tokenized.words,
+        ends=ends,
+        before=before,
+        sources=sources,
+        splits=splits,
+        documents=np.diff(np.append(starts, len(tokenized.words))),
+    )
 
 
 def choose_split(source: str, config: DataConfig) -> str:
@@ -95,66 +95,141 @@ def choose_split(source: str, config: DataConfig) -> str:
     return "valid" if place < config.test_fraction + config.valid_fraction else "train"
 
 
-class _Cutter:
+def _contexts(
+    ends: IntArray,
+    begins_document: npt.NDArray[np.bool_],
+    words: npt.NDArray[np.int32],
+    distinct: list[bytes],
+) -> npt.NDArray[np.int32]:
+    """Returns the word before each piece; adds the document start to the distinct words."""
+    distinct.append(DOCUMENT_START)
+    before = np.full(len(ends), len(distinct) - 1, np.int32)
+    inside = np.flatnonzero(~begins_document[1:]) + 1
+    before[inside] = words[ends[inside - 1] - 1]
+    return before
+
+
+def _word_before(block: Block, config: DataConfig) -> bytes:
+    """Returns the last word of the text before a block; the document start if none is known."""
+    tail = block.tail.decode("utf-8", "replace").encode().replace(b"\r", b"\n")
+    for line in reversed(tail.split(b"\n")[:-1]):
+        tokenized = tokenize_block(line + b"\n", config)
+        if len(tokenized.words):
+            return tokenized.distinct[int(tokenized.words[-1])]
+    return DOCUMENT_START
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Lines:
+    """The M lines of a block that have words; a line that is too long counts as several."""
+
+    ends: IntArray
+    """`[M]` where each ends in the block's words."""
+    offsets: IntArray
+    """`[M]` byte offset of each."""
+    inside: IntArray
+    """`[M]` how many words of the line come before."""
+    starts: npt.NDArray[np.bool_]
+    """`[M]` whether a document begins with it."""
+    begins_document: bool
+    """Whether the first one begins one, rather than goes on with that of the block before."""
+
+    @classmethod
+    def of(cls, tokenized: TokenizedBlock, block: Block, config: DataConfig) -> _Lines:
+        """Finds the lines of a block."""
+        lengths = np.diff(tokenized.line_ends, prepend=0)
+        kept = np.flatnonzero(lengths)
+        # Replacing stray bytes has moved the lines, and offsets are those of the file.
+        offsets = line_offsets(block.data) if block.stray else tokenized.line_offsets
+        offsets = block.offset + offsets[kept]
+        first = block.index == 0
+        gaps = np.diff(kept, prepend=-1) > 1  # a line without a word is before it
+        if config.document == "line":
+            starts = np.ones(len(kept), np.bool_)
+        elif config.document == "paragraph":
+            starts = gaps.copy()
+            if len(starts) and not starts[0]:
+                starts[0] = first or _ends_blank(block.tail)
+        else:
+            starts = np.zeros(len(kept), np.bool_)
+        if len(starts) and first:
+            starts[0] = True
+        return _split_long(
+            cls(
+                ends=tokenized.line_ends[kept],
+                offsets=offsets,
+                inside=np.zeros(len(kept), np.int64),
+                starts=starts,
+                begins_document=bool(len(starts) and starts[0]),
+            ),
+            config.record_words,
+        )
+
+    def source(self, name: str, line: int) -> str:
+        """Returns the source of a piece that begins with a line."""
+        inside = self.inside[line]
+        return f"{name}:{self.offsets[line]}" + (f"+{inside}" if inside else "")
+
+
+def _ends_blank(tail: bytes) -> bool:
+    """Returns whether the last line of some text has nothing but white space."""
+    lines = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    return len(lines) > 1 and not lines[-2].strip()
+
+
+def _split_long(lines: _Lines, size: int) -> _Lines:
+    """Cuts lines of more than twice `size` words every `size` words."""
+    lengths = np.diff(lines.ends, prepend=0)
+    parts = np.where(lengths > 2 * size, -(-lengths // size), 1)
+    if not np.any(parts > 1):
+        return lines
+    line = np.repeat(np.arange(len(parts)), parts)
+    number = np.arange(len(line)) - np.repeat(np.cumsum(parts) - parts, parts)
+    begins = lines.ends - lengths
+    ends = np.minimum(begins[line] + (number + 1) * size, lines.ends[line])
+    ends = np.where(parts[line] > 1, ends, lines.ends[line])
+    return _Lines(
+        ends=ends,
+        offsets=lines.offsets[line],
+        inside=number * size,
+        starts=lines.starts[line] & (number == 0),
+        begins_document=lines.begins_document,
+    )
+
+
+def _cut_lines(
+    lines: _Lines, config: DataConfig
+) -> tuple[list[int], list[int], npt.NDArray[np.bool_]]:
     """Gathers lines to pieces.
 
-    A piece ends at the first line end where it has `record_words` words; a line of more
-    than twice as many words is cut inside. A document's last piece, when it is shorter
-    than a quarter of `record_words`, is joined to the one before.
+    A piece ends at the first line end where it has `record_words` words. A document's last
+    piece, when it is shorter than a quarter of `record_words`, is joined to the one before.
+
+    Returns:
+      First line, last line, and whether a document begins, of each piece.
     """
-
-    def __init__(self, name: str, config: DataConfig, split: str) -> None:
-        self._pieces: list[Piece] = []
-        self._name = name
-        self._config = config
-        self._split = split
-        self._before = DOCUMENT_START
-        self._words: list[bytes] = []
-        self._source = ""
-        self._held: tuple[str, list[bytes]] | None = None  # waits for a short last piece
-
-    def take(self) -> list[Piece]:
-        """Returns the pieces finished since the last call."""
-        pieces, self._pieces = self._pieces, []
-        return pieces
-
-    def add_line(self, offset: int, words: list[bytes]) -> None:
-        """Takes the words of the line that begins at `offset`."""
-        if not words:
-            if self._config.document == "paragraph":
-                self.end_document()
-            return
-        size = self._config.record_words
-        step = size if len(words) > 2 * size else len(words)
-        for begin in range(0, len(words), step):
-            if not self._words:
-                inside = f"+{begin}" if begin else ""
-                self._source = f"{self._name}:{offset}{inside}"
-            self._words += words[begin : begin + step]
-            if len(self._words) >= size:
-                self._hold()
-        if self._config.document == "line":
-            self.end_document()
-
-    def end_document(self) -> None:
-        """Ends the last piece; the next word begins a document."""
-        if self._held and 4 * len(self._words) < self._config.record_words:
-            self._held[1].extend(self._words)
-            self._words = []
-        elif self._words:
-            self._hold()
-        self._release()
-        self._before = DOCUMENT_START
-
-    def _hold(self) -> None:
-        self._release()
-        self._held = (self._source, self._words)
-        self._words = []
-
-    def _release(self) -> None:
-        if self._held:
-            source, words = self._held
-            split = self._split or choose_split(source, self._config)
-            self._pieces.append(Piece(source=source, split=split, words=[self._before, *words]))
-            self._before = words[-1]
-            self._held = None
+    ends: list[int] = lines.ends.tolist()
+    size = config.record_words
+    documents = np.flatnonzero(lines.starts).tolist()
+    if ends and not lines.begins_document:
+        documents.insert(0, 0)
+    firsts: list[int] = []
+    lasts: list[int] = []
+    begins: list[bool] = []
+    stops = [*documents[1:], len(ends)] if documents else []
+    for document, stop in zip(documents, stops, strict=True):
+        line = document
+        while line < stop:
+            start = ends[line - 1] if line else 0
+            last = min(bisect.bisect_left(ends, start + size, line, stop), stop - 1)
+            firsts.append(line)
+            lasts.append(last)
+            begins.append(line == document)
+            line = last + 1
+        short = 4 * (ends[lasts[-1]] - (ends[firsts[-1] - 1] if firsts[-1] else 0)) < size
+        if short and not begins[-1]:
+            del firsts[-1], begins[-1], lasts[-2]
+    begins_document = np.asarray(begins, np.bool_)
+    if ends and not lines.begins_document:
+        begins_document[0] = False
+    return firsts, lasts, begins_document

@@ -11,18 +11,24 @@ import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from components.preprocess import sources, transforms
+import numpy as np
+
+from components.preprocess import counts, sources, transforms
+from components.preprocess.describing import (
+    accept,
+    check_splits,
+    describe,
+    hash_text,
+    scans_of_files,
+)
 from components.preprocess.runner import beam, check_options, open_pipeline
 from components.preprocess.sources import InputFile
-from components.preprocess.transforms import FileScan, Group
-from model.config import CONFIG_VERSION, DataConfig, to_dict
+from components.preprocess.units import make_groups, make_units
+from components.preprocess.writing import index_path
+from model.config import DataConfig, to_dict
 from model.errors import InputError
-from model.files import hash_file, write_whole
-from model.records import COMPLETED_FILE, FORMAT_VERSION, INFO_FILE, SPLITS, VOCAB_FILE, Dataset
-from model.vocab import Vocabulary, read_words
-
-LISTED_FILES = 20
-"""At most this many rejected files are named in dataset.json."""
+from model.records import COMPLETED_FILE, INFO_FILE, SPLITS, VOCAB_FILE, Dataset, save_index
+from model.vocab import read_words
 
 
 def run(
@@ -84,48 +90,52 @@ def _prepare(
     """Runs both passes over the files and completes the folder."""
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
-    scans_path = os.path.join(scratch, "scans.json")
-    groups_path = os.path.join(scratch, "groups.json")
     log_path = os.path.join(scratch, "workers.log")
     vocab_path = os.path.join(folder, VOCAB_FILE)
-    words_path = ""
-    if words is not None:  # by a file, which workers read: a list may be too long for an option
-        words_path = os.path.join(scratch, "words.txt")
-        write_whole(words_path, _list_words(words))
 
+    units = make_units(files, config)
     with open_pipeline(flags, log_path) as pipeline:
-        scanned = (
+        _ = (
             pipeline
-            | "Files" >> beam.Create(files)
-            | "SpreadFiles" >> beam.Reshuffle()
-            | "Scan" >> transforms.ScanFiles(config)
+            | "Units" >> beam.Create(units)
+            | "Scan" >> transforms.ScanUnits(config, scratch)
         )
-        _ = scanned["scans"] | "Scans" >> transforms.SaveJson(scans_path)
-        _ = scanned["counts"] | "Vocabulary" >> transforms.SaveVocabulary(
-            vocab_path, config, words_path=words_path
-        )
-    scans = transforms.load_scans(scans_path)
-    good = _accept(scans, config)
-    _check_splits(scans, config)
+    parts, counted = transforms.load_scans(scratch, len(units))
+    scans = scans_of_files(parts, config)
+    accept(scans, config)
+    check_splits(scans, config)
+    vocab = counts.build_vocabulary(
+        counted, max_size=config.vocab_size, min_count=config.min_count, words=words
+    )
+    vocab.save(vocab_path)
 
-    groups = _group(good, config.shard_megabytes << 20)
+    groups = list(enumerate(make_groups(units, config.shard_megabytes << 20)))
     with open_pipeline(flags, log_path) as pipeline:
         _ = (
             pipeline
             | "Groups" >> beam.Create(groups)
-            | "SpreadGroups" >> beam.Reshuffle()
             | "Write"
-            >> transforms.WriteGroups(folder, vocab_path, count=len(groups), config=config)
-            | "Shards" >> transforms.SaveJson(groups_path)
+            >> transforms.WriteGroups(folder, vocab_path, scratch=scratch, count=len(groups))
         )
-    written = transforms.load_groups(groups_path)
+    written = transforms.load_groups(scratch, len(groups))
     for group in written:
         if "problem" in group:
             raise InputError(group["problem"])
-    shutil.rmtree(scratch)
-    info = _describe(scans, written, vocab=Vocabulary.load(vocab_path), config=config)
+    indexes = {split: _save_index(folder, scratch, split, len(groups)) for split in SPLITS}
+    known = {split: counts.describe_split(counted, split, vocab) for split in SPLITS}
+    info = describe(scans, written, vocab=vocab, known=known, indexes=indexes, config=config)
     info["vocab"].update(_describe_words(words))
+    shutil.rmtree(scratch)
     _save_info(info, folder)
+    return info
+
+
+def _save_index(folder: str, scratch: str, split: str, groups: int) -> dict[str, Any]:
+    """Puts the indexes of the shards of a split together."""
+    parts = [np.load(index_path(scratch, split, group)) for group in range(groups)]
+    offsets, lengths = np.concatenate(parts, axis=1)
+    info: dict[str, Any] = save_index(folder, split, offsets, lengths)
+    info["lengths"] = np.bincount([length.bit_length() - 1 for length in lengths.tolist()] or [0])
     return info
 
 
@@ -158,7 +168,7 @@ def _reuse(
         raise InputError(f"{occupied}, records that can't be used: {error}; {advice}") from None
     if info["config"] != to_dict(config):
         raise InputError(f"{occupied}, records made with another config; {advice}")
-    hashes = [hash_file(file.path) for file in files]
+    hashes = [hash_text(file, config) for file in files]
     if info["input"]["fingerprint"] != sources.fingerprint([f.full_name for f in files], hashes):
         raise InputError(f"{occupied}, records of another input; {advice}")
     given = {key: info["vocab"][key] for key in info["vocab"] if key.startswith("given_")}
@@ -203,132 +213,6 @@ def _output_folder(target: str) -> Iterator[str]:
             ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _accept(scans: Sequence[FileScan], config: DataConfig) -> list[FileScan]:
-    """Returns the good files.
-
-    Raises:
-      InputError: there is a bad file and `on_bad_text` is `error`, or no file is good.
-    """
-    bad = [scan for scan in scans if scan.reason]
-    for scan in bad:
-        if scan.reason == "unreadable":
-            raise InputError(f"{scan.file.path} can't be read ({scan.detail}); leave it out")
-    good = [scan for scan in scans if not scan.reason]
-    if bad and (config.on_bad_text == "error" or not good):
-        first = sources.describe_bad_text(
-            bad[0].file.path,
-            reason=bad[0].reason,
-            offset=bad[0].offset,
-            detail=bad[0].detail,
-            config=config,
-        )
-        prefix = "" if config.on_bad_text == "error" else "no file is left: "
-        others = {1: "", 2: " (1 more file is bad)"}
-        raise InputError(
-            prefix + first + others.get(len(bad), f" ({len(bad) - 1} more files are bad)")
-        )
-    return good
-
-
-def _check_splits(scans: Sequence[FileScan], config: DataConfig) -> None:
-    """Raises InputError if a split that should have records has none."""
-    count = {split: sum(scan.records.get(split, 0) for scan in scans) for split in SPLITS}
-    given = {scan.file.split for scan in scans} - {""}
-    for split in SPLITS:
-        if split in given and not count[split]:
-            raise InputError(
-                f"the {split} split is empty: no file of --{split} is left; give it text"
-            )
-    if given:
-        return
-    total = sum(count.values())
-    if not count["train"]:
-        raise InputError(
-            f"no training words: none of the {total} records fell into the training split; give "
-            f"more text, or lower data.record_words (now {config.record_words})"
-        )
-    for split in ("valid", "test"):
-        fraction = getattr(config, f"{split}_fraction")
-        if fraction > 0 and not count[split]:
-            raise InputError(
-                f"the {split} split is empty: none of the {total} records fell into it; give more "
-                f"text, lower data.record_words (now {config.record_words}) or raise "
-                f"data.{split}_fraction (now {fraction})"
-            )
-
-
-def _group(good: Sequence[FileScan], size: int) -> list[Group]:
-    """Puts consecutive files together until they have `size` bytes."""
-    batches: list[list[FileScan]] = []
-    room = 0
-    for scan in good:
-        if room <= 0:
-            batches.append([])
-            room = size
-        batches[-1].append(scan)
-        room -= scan.file.size
-    return [Group(index=index, scans=tuple(batch)) for index, batch in enumerate(batches)]
-
-
-def _describe(
-    scans: Sequence[FileScan],
-    groups: Sequence[dict[str, Any]],
-    *,
-    vocab: Vocabulary,
-    config: DataConfig,
-) -> dict[str, Any]:
-    """Returns the content of dataset.json; nothing in it depends on time or place."""
-    splits = {
-        split: _describe_split([group["splits"][split] for group in groups]) for split in SPLITS
-    }
-    bad = [scan for scan in scans if scan.reason]
-    reasons = [scan.reason for scan in bad]
-    shards = [[s["file"], s["sha256"]] for split in SPLITS for s in splits[split]["shards"]]
-    digest = json.dumps([vocab.digest, shards, to_dict(config)], sort_keys=True)
-    names, hashes = [scan.file.full_name for scan in scans], [scan.sha256 for scan in scans]
-    given = [scan.file.split for scan in scans if scan.file.split]
-    by_split = {split: given.count(split) for split in SPLITS} if given else {}
-    return {
-        "format_version": FORMAT_VERSION,
-        "config_version": CONFIG_VERSION,
-        "config": to_dict(config),
-        "input": {
-            "files": len(scans),
-            "bytes": sum(scan.file.size for scan in scans),
-            "fingerprint": sources.fingerprint(names, hashes),
-            "stray_bytes": sum(scan.stray for scan in scans),
-            **({"split_files": by_split} if by_split else {}),
-        },
-        "vocab": {"size": len(vocab), "sha256": vocab.digest, "train_words": sum(vocab.counts)},
-        "splits": splits,
-        "rejected": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
-        "rejected_files": [
-            {"file": scan.file.name, "reason": scan.reason, "offset": scan.offset}
-            for scan in bad[:LISTED_FILES]
-        ],
-        "digest": hashlib.sha256(digest.encode()).hexdigest(),
-    }
-
-
-def _describe_split(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Returns one split's entry in dataset.json from its shards."""
-    shards = [part["shard"] for part in parts]
-    words = sum(shard["words"] for shard in shards)
-    sums = {
-        name: sum(part["sums"][name] for part in parts)
-        for name in ("characters", "bytes", "unknown_words")
-    }
-    powers = [length.bit_length() - 1 for shard in shards for length in shard["lengths"]]
-    return {
-        "records": sum(shard["records"] for shard in shards),
-        "words": words,
-        **sums,
-        "unknown_rate": sums["unknown_words"] / words if words else 0.0,
-        "length_histogram": {str(1 << power): powers.count(power) for power in sorted(set(powers))},
-        "shards": shards,
-    }
 
 
 def _save_info(info: dict[str, Any], folder: str) -> None:

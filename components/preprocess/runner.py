@@ -6,32 +6,45 @@ import contextlib
 import io
 import logging
 import os
+import re
 import shlex
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from model.errors import InputError, RestartableError
+from model.errors import CharloomError, InputError, RestartableError
 
-_disabled = logging.root.manager.disable
-logging.disable(logging.WARNING)  # Beam's import warns that Google's libraries are missing
-try:
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Keeps Beam's import from warning that libraries of some clouds are missing."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+
+
+with quiet_import():
     import apache_beam as beam
     from apache_beam.options.pipeline_options import (
         DirectOptions,
         PipelineOptions,
+        PortableOptions,
         StandardOptions,
     )
+    from apache_beam.runners import create_runner
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
     from apache_beam.transforms.environments import SubprocessSDKEnvironment
-finally:
-    logging.disable(_disabled)
 
-__all__ = ["beam", "check_options", "open_pipeline"]
+__all__ = ["beam", "check_options", "open_pipeline", "quiet_import"]
 
 _RUNNER = "FnApiRunner"
 _LOG_LINES = 20
+_EXCEPTION = re.compile(r"(Caused by: )?[\w.$]*(Error|Exception|Failure)\b")
 _PATIENCE_S = 5.0
 _WORKER_ENDED = (
     "a Beam worker process ended before its work (killed, or out of memory); run the "
@@ -73,7 +86,39 @@ def check_options(workers: int, extra: Sequence[str]) -> list[str]:
             f"Beam knows no option --{unknown[0]}; leave it out of --beam-options, or name the "
             "runner that does"
         )
+    if options.view_as(StandardOptions).no_wait_until_finish:
+        raise InputError("--no_wait_until_finish: the records need the job's results; leave it out")
+    _check_runner(options)
     return flags
+
+
+def _check_runner(options: PipelineOptions) -> None:
+    """Raises InputError if there is no such runner, or no job server where it needs one."""
+    name = options.view_as(StandardOptions).runner
+    try:
+        create_runner(name)
+    except (AttributeError, ImportError, ValueError) as error:
+        raise InputError(f"--runner={name} can't be used: {error}") from None
+    if name == "PortableRunner":
+        _check_job_server(options)
+
+
+def _check_job_server(options: PipelineOptions) -> None:
+    """Raises InputError if no job server answers; Beam would wait 5 minutes for it."""
+    endpoint = options.view_as(PortableOptions).job_endpoint
+    host, _, port = (endpoint or "").rpartition(":")
+    if not host or not port.isdecimal():
+        raise InputError(
+            f"--runner=PortableRunner needs --job_endpoint=HOST:PORT, not {endpoint!r}; name the "
+            "job server in --beam-options"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE_S).close()
+    except OSError as error:
+        raise InputError(
+            f"no job server answers at --job_endpoint={endpoint} ({error}); start it, or correct "
+            "the address"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -88,6 +133,7 @@ def open_pipeline(flags: Sequence[str], log_path: str) -> Iterator[beam.Pipeline
       RestartableError: a worker process ended early.
     """
     failed = log_path + ".failed"
+    running = False
     try:
         with _quiet(), _watch(failed):
             options = PipelineOptions(list(flags))
@@ -96,11 +142,20 @@ def open_pipeline(flags: Sequence[str], log_path: str) -> Iterator[beam.Pipeline
             if _is_local(options) and direct.direct_running_mode == "multi_processing":
                 runner = _process_runner(log_path, failed)
                 direct.direct_running_mode = "in_memory"  # "as the runner is made"
-            with beam.Pipeline(runner=runner, options=options) as pipeline:
-                yield pipeline
+            pipeline = beam.Pipeline(runner=runner, options=options)
+            try:
+                with _stderr_of_workers(options, log_path), pipeline:
+                    yield pipeline
+                    running = True
+            except BaseException as error:
+                if _is_interrupt(error):
+                    _cancel(pipeline)
+                raise
     except Exception as error:
         if _is_interrupt(error):  # Beam has wrapped it like any other
             raise KeyboardInterrupt from None
+        if running and not _is_local(options):
+            raise CharloomError(_describe_failure(error, options)) from error
         if os.path.exists(log_path):
             with open(log_path, encoding="utf-8", errors="replace") as file:
                 print("".join(file.readlines()[-_LOG_LINES:]), file=sys.stderr, end="")
@@ -143,6 +198,38 @@ def _watch(failed: str) -> Iterator[None]:
         signal.signal(signal.SIGUSR1, before)
 
 
+@contextlib.contextmanager
+def _stderr_of_workers(options: PipelineOptions, log_path: str) -> Iterator[None]:
+    """Sends what LOOPBACK workers, which are threads here, print of an error to the log."""
+    if _is_local(options):
+        yield
+        return
+    with open(log_path, "a", encoding="utf-8") as log, contextlib.redirect_stderr(log):
+        yield
+
+
+def _cancel(pipeline: beam.Pipeline) -> None:
+    """Stops a job that runs elsewhere; one that runs here has ended."""
+    result = getattr(pipeline, "result", None)  # there once the job was accepted
+    if result is not None:
+        with contextlib.suppress(Exception):  # the job may be over, or its server
+            result.cancel()
+
+
+def _describe_failure(error: Exception, options: PipelineOptions) -> str:
+    """Returns one line from what a remote runner reports: a traceback, maybe inside Java's."""
+    runner = options.view_as(StandardOptions).runner or "PortableRunner"  # which removes it
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    ends = [place for place, line in enumerate(said) if "[while running" in line]
+    until = ends[-1] + 1 if ends else len(said)
+    begins = [place for place, line in enumerate(said[:until]) if _EXCEPTION.match(line)]
+    if begins:
+        cause = " ".join(said[begins[-1] : until if ends else begins[-1] + 1])
+    else:
+        cause = f"{type(error).__name__}: {' '.join(said)}"
+    return f"the job failed on {runner}: {cause[:300]}; --debug and the runner's log show more"
+
+
 def _is_interrupt(error: BaseException | None) -> bool:
     while error and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
@@ -169,11 +256,24 @@ def _process_runner(log_path: str, failed: str) -> FnApiRunner:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Beam from logging; its errors come as exceptions, with all that is in the log."""
-    logger = logging.getLogger("apache_beam")
+    """Keeps Beam from logging; its errors come as exceptions, with all that is in the log.
+
+    What a job server says is logged by the root logger itself, which Python gives a handler
+    that stays, if it has none.
+    """
+
+    def is_of_others(record: logging.LogRecord) -> bool:
+        return "apache_beam" not in record.pathname
+
+    logger, root = logging.getLogger("apache_beam"), logging.getLogger()
+    silent = logging.NullHandler()
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    root.addHandler(silent)
+    root.addFilter(is_of_others)
     try:
         yield
     finally:
+        root.removeFilter(is_of_others)
+        root.removeHandler(silent)
         logger.setLevel(level)

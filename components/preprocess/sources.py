@@ -1,27 +1,33 @@
-"""Finds the input files, reads them as text and gives their lines; no TensorFlow, no Beam."""
+"""Finds the input files and opens them, plain or compressed, here or in an object store; no TensorFlow."""
 
 from __future__ import annotations
 
+import bz2
 import codecs
+import contextlib
 import dataclasses
 import glob
+import gzip
 import hashlib
-import itertools
 import os
-import re
 import stat
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
+
+import zstandard
 
 from model.config import DataConfig
 from model.errors import InputError
 
-BLOCK_BYTES = 1 << 20
-"""Lines are handed on in blocks of about this many bytes."""
+_DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
+    ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
+    ".bz2": bz2.BZ2File,
+    ".zst": lambda raw: _ZstandardFile(raw),
+}
+DAMAGES = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
+"""What reading a damaged compressed file may raise; bz2 raises an OSError without a number."""
 
-_LINE_END = re.compile(rb"\r\n?|\n")
-_SURROGATES = re.compile("[\ud800-\udfff]")
-_BOM = "\ufeff".encode()
-_REPLACEMENT = "\ufffd"
 _UTF8 = ("utf-8", "utf-8-sig")
 
 
@@ -83,39 +89,110 @@ def find_files(
         )
     if not inputs and not train:
         raise InputError(f"{used[0]} is given without --train; name the training text, too")
-    found: dict[str, tuple[str, str]] = {}
+    found: dict[str, tuple[str, str, int | None]] = {}
     for flag, patterns in given.items():
-        for path in _list_paths(patterns, flag):
-            _, other = found.setdefault(os.path.abspath(path), (path, flag))
+        for path, size in _list_paths(patterns, flag):
+            place = path if is_remote(path) else os.path.abspath(path)
+            _, other, _ = found.setdefault(place, (path, flag, size))
             if other != flag:
                 raise InputError(f"{path} is named for --{other} and for --{flag}; choose one")
-    root = os.path.commonpath([os.path.dirname(path) for path in found])
+    root = _common_folder([os.path.dirname(path) for path in found])
     files = [
         InputFile(
             path=shown,
             name=_relative_name(path, root),
-            size=_check_readable(shown),
+            size=_check_readable(shown) if size is None else size,
             split="" if flag == "input" else flag,
         )
-        for path, (shown, flag) in found.items()
+        for path, (shown, flag, size) in found.items()
     ]
     return sorted(files, key=lambda file: file.name)
 
 
-def _list_paths(patterns: Sequence[str], flag: str) -> Iterator[str]:
+def _list_paths(patterns: Sequence[str], flag: str) -> Iterator[tuple[str, int | None]]:
+    """Yields paths, and their sizes where they are known already."""
     for pattern in patterns:
-        paths = [path for match in _match(pattern) for path in _below(match)]
-        if not paths:
+        found: list[tuple[str, int | None]]
+        if is_remote(pattern):
+            from components.preprocess import remote  # Beam takes a while
+
+            found = list(remote.match(pattern))
+        else:
+            found = [(path, None) for match in _match(pattern) for path in _below(match)]
+        if not found:
             raise InputError(
                 f"no file matches --{flag} {pattern!r}; check the path and the pattern"
             )
-        yield from paths
+        yield from found
 
 
 def _match(pattern: str) -> list[str]:
     if os.path.lexists(pattern):
         return [pattern]
     return sorted(glob.glob(pattern, recursive=True))
+
+
+def is_remote(path: str) -> bool:
+    """Returns whether a path or pattern names a place in an object store."""
+    return "://" in path
+
+
+def is_compressed(path: str) -> bool:
+    """Returns whether a file's name says that it is compressed."""
+    return os.path.splitext(path)[1].lower() in _DECOMPRESSORS
+
+
+@contextlib.contextmanager
+def open_file(path: str) -> Iterator[BinaryIO]:
+    """Opens a file for reading, decompressed, for the length of a block.
+
+    Raises:
+      OSError: it can't be read; some of `DAMAGES` come when it is read.
+    """
+    if is_remote(path):
+        from components.preprocess import remote  # Beam takes a while
+
+        raw = remote.open_remote(path)
+    else:
+        raw = open(path, "rb")
+    ending = os.path.splitext(path)[1].lower()
+    with contextlib.closing(raw):
+        yield _DECOMPRESSORS[ending](raw) if ending in _DECOMPRESSORS else raw
+
+
+class _ZstandardFile:
+    """Reads frames of Zstandard, one after the other; zstandard's own reader overlooks a cut."""
+
+    def __init__(self, raw: BinaryIO):
+        self._raw = raw
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._buffer, self._at = b"", 0
+        self._inside = False
+
+    def read(self, size: int = -1) -> bytes:
+        """Returns up to `size` bytes, all that are left if it is negative; none at the end."""
+        if size < 0:
+            return b"".join(iter(lambda: self.read(1 << 20), b""))
+        while self._at == len(self._buffer):
+            packed = self._raw.read(1 << 17)
+            if not packed:
+                if self._inside:
+                    raise EOFError("ends inside a frame")
+                return b""
+            self._buffer, self._at = self._unpack(packed), 0
+        part = self._buffer[self._at : self._at + size]
+        self._at += len(part)
+        return part
+
+    def _unpack(self, packed: bytes) -> bytes:
+        parts = []
+        while packed:
+            parts.append(self._frame.decompress(packed))
+            self._inside = not self._frame.eof
+            packed = b"" if self._inside else self._frame.unused_data
+            if not self._inside:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+        return b"".join(parts)
 
 
 def _below(path: str) -> list[str]:
@@ -139,6 +216,16 @@ def _below(path: str) -> list[str]:
     return found
 
 
+def _common_folder(folders: Sequence[str]) -> str:
+    if len({folder.partition("://")[0] for folder in folders if is_remote(folder)}) > 1 or (
+        len({is_remote(folder) for folder in folders}) > 1
+    ):
+        raise InputError(
+            "the input lies partly here and partly in an object store, or in two; bring it to one place"
+        )
+    return os.path.commonpath(folders)
+
+
 def _relative_name(path: str, root: str) -> str:
     name = os.path.relpath(path, root).replace(os.sep, "/")
     return os.fsencode(name).decode("utf-8", "backslashreplace")
@@ -156,139 +243,10 @@ def _check_readable(path: str) -> int:
         raise InputError(f"{path} can't be read ({error.strerror}); leave it out") from None
 
 
-class BadTextError(Exception):
-    """A file that is no text.
-
-    Attributes:
-      reason: `empty`, `blank`, `binary` or `undecodable`.
-      offset: byte offset of what is wrong.
-      detail: what is wrong there.
-    """
-
-    def __init__(self, reason: str, offset: int = 0, detail: str = ""):
-        """Keeps its arguments."""
-        super().__init__(reason, offset, detail)
-        self.reason = reason
-        self.offset = offset
-        self.detail = detail
-
-
-@dataclasses.dataclass(frozen=True)
-class SourceText:
-    """The text of a file.
-
-    Attributes:
-      data: its bytes, as UTF-8.
-      start: where its first line begins in `data`; not 0 after a byte order mark.
-      stray: undecodable places of the file. In `data` that was not decoded they are
-        replaced line by line, so that offsets stay those of the file.
-    """
-
-    data: bytes
-    start: int = 0
-    stray: int = 0
-
-    def blocks(self) -> Iterator[tuple[list[bytes], list[int]]]:
-        r"""Yields blocks of whole lines: the lines, and the offset in `data` of each.
-
-        A line ends at `\n`, `\r\n` or `\r`, which is not part of it.
-        """
-        begin = self.start
-        while begin < len(self.data):
-            found = _LINE_END.search(self.data, begin + BLOCK_BYTES)
-            end = found.end() if found else len(self.data)
-            # Unlike that of str, bytes.splitlines splits at \n, \r\n and \r only.
-            raw = self.data[begin:end].splitlines(keepends=True)
-            offsets = list(itertools.accumulate(map(len, raw), initial=begin))[:-1]
-            lines = [line.rstrip(b"\r\n") for line in raw]
-            if self.stray:
-                lines = [line.decode("utf-8", "replace").encode() for line in lines]
-            yield lines, offsets
-            begin = end
-
-
-def read_file(path: str) -> tuple[bytes, str]:
-    """Returns a file's bytes and their SHA-256."""
-    with open(path, "rb") as file:
-        data = file.read()
-    return data, hashlib.sha256(data).hexdigest()
-
-
 def fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
     """Returns one SHA-256 over the files' full names and the hashes of their contents."""
     rows = "".join(f"{sha256}  {name}\n" for name, sha256 in zip(names, hashes, strict=True))
     return hashlib.sha256(rows.encode()).hexdigest()
-
-
-def decode_text(data: bytes, config: DataConfig) -> SourceText:
-    """Reads the bytes of a file as text.
-
-    A byte order mark is dropped. Offsets are those of the file where its encoding is
-    UTF-8, else those of the decoded text written as UTF-8.
-
-    Raises:
-      BadTextError: it is empty, binary, or not of `config.encoding`, bad bytes not being
-        replaced and too many to be `config.max_stray_bytes`.
-    """
-    if not data:
-        raise BadTextError("empty")
-    codec = codecs.lookup(config.encoding).name
-    if b"\0" not in "\n".encode(codec):  # else NUL bytes are part of the encoding
-        _check_binary(data)
-    if codec in _UTF8:
-        return SourceText(data=data, start=_text_start(data), stray=_count_stray(data, config))
-    text, stray = _decode(data, codec, config)
-    _check_binary(text)
-    return SourceText(data=text, start=_text_start(text), stray=stray)
-
-
-def _check_binary(data: bytes) -> None:
-    nul = data.find(b"\0")
-    if nul >= 0:
-        raise BadTextError("binary", nul, "a NUL byte")
-
-
-def _text_start(data: bytes) -> int:
-    return len(_BOM) if data.startswith(_BOM) else 0
-
-
-def _count_stray(data: bytes, config: DataConfig) -> int:
-    """Returns how many places of a file are not UTF-8, where `config` lets them be replaced."""
-    try:
-        data.decode()
-        return 0
-    except UnicodeDecodeError as error:
-        stray = data.decode("utf-8", "replace").count(_REPLACEMENT)
-        stray -= data.count(_REPLACEMENT.encode())
-        _check_stray(stray, data, config, offset=error.start)
-        return stray
-
-
-def _check_stray(stray: int, data: bytes, config: DataConfig, *, offset: int) -> None:
-    if config.on_bad_text != "replace" and stray > config.max_stray_bytes * len(data):
-        raise BadTextError("undecodable", offset, f"the byte 0x{data[offset]:02x}") from None
-
-
-def _decode(data: bytes, codec: str, config: DataConfig) -> tuple[bytes, int]:
-    """Returns text of any encoding as UTF-8, and how many places of it had to be replaced.
-
-    Some codecs let half a surrogate pair through; that is replaced, too.
-    """
-    try:
-        text, stray = data.decode(codec), 0
-    except UnicodeError as error:  # some codecs say no more than that
-        offset = error.start if isinstance(error, UnicodeDecodeError) else 0
-        try:
-            text = data.decode(codec, "replace")
-        except UnicodeError:  # and some can't replace
-            text = _REPLACEMENT * len(data)
-        stray = text.count(_REPLACEMENT)
-        _check_stray(stray, data, config, offset=offset)
-    halves = _SURROGATES.findall(text)
-    if halves and config.on_bad_text != "replace":
-        offset = len(text[: text.index(halves[0])].encode())
-        raise BadTextError("undecodable", offset, "half a surrogate pair")
-    return _SURROGATES.sub(_REPLACEMENT, text).encode(), stray + len(halves)
 
 
 def describe_bad_text(

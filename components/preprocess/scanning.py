@@ -1,0 +1,221 @@
+"""The first pass: reads, checks, tokenises, cuts and counts a unit of text, and keeps the pieces.
+
+The pieces of a unit go into one file of arrays, so that the second pass neither reads nor
+tokenises the text again.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import os
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from components.preprocess.counts import WordCounter
+from components.preprocess.cutting import Pieces, cut_block
+from components.preprocess.reading import BadTextError, Block, read_blocks
+from components.preprocess.sources import InputFile
+from components.preprocess.units import Part, Unit
+from model.config import DataConfig
+from model.records import SPLITS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartScan:
+    """What the first pass found out about a part of a file."""
+
+    file: InputFile
+    first: int
+    """The first block of it."""
+    hashes: Sequence[str] = ()
+    """SHA-256 of each of its blocks."""
+    records: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Split -> how many records it gives; empty for a bad one, or one without words."""
+    documents: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Power of two p -> documents of p to 2p - 1 words."""
+    bytes: int = 0
+    """Of its text."""
+    stray: int = 0
+    """Undecodable places that became U+FFFD."""
+    fault: tuple[int, str] | None = None
+    """Offset and description of the first of them."""
+    reason: str = ""
+    """Why its file is bad; empty if nothing is wrong here."""
+    offset: int = 0
+    detail: str = ""
+
+
+def pieces_path(folder: str, unit: int) -> str:
+    """Returns the file of a unit's pieces."""
+    return os.path.join(folder, f"{unit:08d}.pieces")
+
+
+def scan_unit(
+    unit: Unit, config: DataConfig, *, folder: str, counter: WordCounter
+) -> list[PartScan]:
+    """Scans a unit.
+
+    Args:
+      unit: parts of files.
+      config: how text becomes words and pieces.
+      folder: gets the file of its pieces.
+      counter: counts the words of its good parts.
+    """
+    path = pieces_path(folder, unit.index)
+    temporary = f"{path}.{uuid.uuid4().hex}.part"  # Beam may try a unit twice, at the same time
+    try:
+        with open(temporary, "wb") as file:
+            scans = [_scan_part(part, config, file, counter) for part in unit.parts]
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+    return scans
+
+
+def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCounter) -> PartScan:
+    begin = file.tell()
+    whole = part.last is None
+    # Words of a file that may turn out to be bad are kept apart up to its end.
+    kept = None if config.on_bad_text == "error" else WordCounter()
+    scan = _Scan(part, config, counter if kept is None else kept)
+    try:
+        if whole and not part.file.size:
+            raise BadTextError("empty")
+        for block in _blocks(part, config):
+            pieces = scan.add(block)
+            if pieces is not None:
+                save_pieces(file, pieces)
+        if whole:
+            scan.check_whole()
+    except BadTextError as bad:
+        file.seek(begin)
+        file.truncate()
+        return PartScan(
+            file=part.file,
+            first=part.first,
+            hashes=scan.hashes,
+            reason=bad.reason,
+            offset=bad.offset,
+            detail=bad.detail,
+        )
+    except OSError as error:
+        file.seek(begin)
+        file.truncate()
+        reason = error.strerror or " ".join(str(error).split())
+        return PartScan(file=part.file, first=part.first, reason="unreadable", detail=reason)
+    if kept is not None:
+        counter.merge(kept)
+    return scan.result()
+
+
+def _blocks(part: Part, config: DataConfig) -> Iterator[Block]:
+    return read_blocks(part.file, config, first=part.first, last=part.last)
+
+
+class _Scan:
+    """Adds up what the blocks of a part give."""
+
+    def __init__(self, part: Part, config: DataConfig, counter: WordCounter):
+        self._part = part
+        self._config = config
+        self.hashes: list[str] = []
+        self._bytes = self._stray = 0
+        self._fault: tuple[int, str] | None = None
+        self._records: collections.Counter[str] = collections.Counter()
+        self._documents: collections.Counter[str] = collections.Counter()
+        self._counter = counter
+
+    def add(self, block: Block) -> Pieces | None:
+        """Cuts a block; returns its pieces, None if there are none."""
+        self.hashes.append(block.sha256)
+        self._bytes += len(block.data)
+        self._stray += block.stray
+        self._fault = self._fault or block.fault
+        file = self._part.file
+        pieces = cut_block(block, file.name, self._config, split=file.split)
+        if not pieces.sources:
+            return None
+        for split, count in enumerate(np.bincount(pieces.splits, minlength=len(SPLITS)).tolist()):
+            self._records[SPLITS[split]] += count
+        powers = [str(1 << (words.bit_length() - 1)) for words in pieces.documents.tolist()]
+        self._documents.update(powers)
+        self._count(pieces)
+        return pieces
+
+    def _count(self, pieces: Pieces) -> None:
+        owner = np.repeat(pieces.splits, pieces.lengths)
+        for number, split in enumerate(SPLITS):
+            chosen = pieces.words[owner == number]
+            if not len(chosen):
+                continue
+            counts = np.bincount(chosen, minlength=len(pieces.distinct))
+            found = np.flatnonzero(counts)
+            words = [pieces.distinct[place] for place in found.tolist()]
+            self._counter.add(split, words, counts[found].tolist())
+
+    def check_whole(self) -> None:
+        """Raises BadTextError if a whole file is no text."""
+        if self._stray and self._config.on_bad_text != "replace":
+            check_stray(self._stray, self._part.file.size, self._fault, self._config)
+        if not self._records:
+            raise BadTextError("blank")
+
+    def result(self) -> PartScan:
+        return PartScan(
+            file=self._part.file,
+            first=self._part.first,
+            hashes=self.hashes,
+            records=dict(self._records),
+            documents=dict(self._documents),
+            bytes=self._bytes,
+            stray=self._stray,
+            fault=self._fault,
+        )
+
+
+def check_stray(stray: int, size: int, fault: tuple[int, str] | None, config: DataConfig) -> None:
+    """Raises BadTextError if a file of `size` bytes has too many stray ones."""
+    if fault and config.on_bad_text != "replace" and stray > config.max_stray_bytes * size:
+        raise BadTextError("undecodable", *fault)
+
+
+# Files of pieces
+
+
+def save_pieces(file: BinaryIO, pieces: Pieces) -> None:
+    """Appends the pieces of a block to a file."""
+    for texts in (pieces.distinct, [source.encode() for source in pieces.sources]):
+        np.save(file, np.frombuffer(b"".join(texts), np.uint8))
+        np.save(file, np.fromiter(map(len, texts), np.int64, len(texts)))
+    for array in (pieces.words, pieces.ends, pieces.before, pieces.splits, pieces.documents):
+        np.save(file, array)
+
+
+def load_pieces(path: str) -> Iterator[Pieces]:
+    """Yields what `save_pieces` appended."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while file.tell() < size:
+            distinct, sources = _load_texts(file), _load_texts(file)
+            words, ends, before, splits, documents = (np.load(file) for _ in range(5))
+            yield Pieces(
+                distinct=distinct,
+                words=words,
+                ends=ends,
+                before=before,
+                sources=[source.decode() for source in sources],
+                splits=splits,
+                documents=documents,
+            )
+
+
+def _load_texts(file: Any) -> list[bytes]:
+    text: bytes = np.load(file).tobytes()
+    ends = np.cumsum(np.load(file)).tolist()
+    return [text[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]
