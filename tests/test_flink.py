@@ -149,6 +149,8 @@ def test_a_signal_stops_the_job(
 ) -> None:
     if server.name == "prism":
         pytest.skip("Prism 2.77 itself ends, now and then, when a job is cancelled")
+    if server.name == "beam":
+        pytest.skip("Beam's job server in Python can't cancel a job")
     before = set(server.jobs())
     here = str(Path(__file__).parent)
     arguments = [here, str(texts), str(tmp_path / "records"), *server.options]
@@ -162,8 +164,7 @@ def test_a_signal_stops_the_job(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == code, said[-2000:]
-    if server.name != "beam":  # Beam's server in Python can't cancel, and may never notice
-        assert wait_for_state(server, before, ENDED) == {"CANCELLED"}
+    assert wait_for_state(server, before, ENDED) == {"CANCELLED"}
     assert list(tmp_path.iterdir()) == []
 
 
