@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import shutil
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components.preprocess import main
+from components.preprocess import main, scanning
 from components.preprocess.main import run
 from model.config import DataConfig
 from model.errors import InputError
@@ -126,3 +127,16 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").chmod(0o500)
     with pytest.raises(InputError, match=r"can't write to .*\(Permission denied\)"):
         run_on(folder, tmp_path / "out" / "records", ALL_TRAIN)
+
+
+def test_no_room_for_the_pieces_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*unused: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(scanning, "save_pieces", full)
+    (tmp_path / "a.txt").write_text("some words\n")
+    with pytest.raises(InputError, match=r"can't write to .* \(.*No space left on device.*free"):
+        run(inputs=[str(tmp_path / "a.txt")], records=str(tmp_path / "out"), config=DataConfig())
+    assert os.listdir(tmp_path) == ["a.txt"]

@@ -83,6 +83,7 @@ def test_training_text_is_enough_and_fractions_are_not_used(text: Path) -> None:
     config = dataclasses.replace(CONFIG, valid_fraction=0.5, test_fraction=0.5)
     info = prepare(text, config, train="[abcd].txt")
     assert [info["splits"][split]["records"] for split in ("train", "valid", "test")] == [12, 0, 0]
+    assert info["splits"]["test"]["length_histogram"] == {}
 
 
 def test_the_same_text_split_by_hash_says_nothing_of_splits(text: Path) -> None:

@@ -135,7 +135,8 @@ def _save_index(folder: str, scratch: str, split: str, groups: int) -> dict[str,
     parts = [np.load(index_path(scratch, split, group)) for group in range(groups)]
     offsets, lengths = np.concatenate(parts, axis=1)
     info: dict[str, Any] = save_index(folder, split, offsets, lengths)
-    info["lengths"] = np.bincount([length.bit_length() - 1 for length in lengths.tolist()] or [0])
+    powers = [length.bit_length() - 1 for length in lengths.tolist()]
+    info["lengths"] = np.bincount(np.asarray(powers, np.int64))
     return info
 
 

@@ -65,6 +65,9 @@ def scan_unit(
       config: how text becomes words and pieces.
       folder: gets the file of its pieces.
       counter: counts the words of its good parts.
+
+    Raises:
+      OSError: the file of pieces or that of counts can't be written.
     """
     path = pieces_path(folder, unit.index)
     temporary = f"{path}.{uuid.uuid4().hex}.part"  # Beam may try a unit twice, at the same time
@@ -87,7 +90,7 @@ def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCoun
     try:
         if whole and not part.file.size:
             raise BadTextError("empty")
-        for block in _blocks(part, config):
+        for block in _read(part, config):
             pieces = scan.add(block)
             if pieces is not None:
                 save_pieces(file, pieces)
@@ -104,18 +107,23 @@ def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCoun
             offset=bad.offset,
             detail=bad.detail,
         )
-    except OSError as error:
-        file.seek(begin)
-        file.truncate()
-        reason = error.strerror or " ".join(str(error).split())
-        return PartScan(file=part.file, first=part.first, reason="unreadable", detail=reason)
     if kept is not None:
         counter.merge(kept)
     return scan.result()
 
 
-def _blocks(part: Part, config: DataConfig) -> Iterator[Block]:
-    return read_blocks(part.file, config, first=part.first, last=part.last)
+def _read(part: Part, config: DataConfig) -> Iterator[Block]:
+    """Yields the blocks of a part; BadTextError also says that it can't be read."""
+    blocks = read_blocks(part.file, config, first=part.first, last=part.last)
+    while True:
+        try:
+            block = next(blocks)
+        except StopIteration:
+            return
+        except OSError as error:
+            detail = error.strerror or " ".join(str(error).split())
+            raise BadTextError("unreadable", detail=detail) from None
+        yield block
 
 
 class _Scan:

@@ -259,6 +259,13 @@ def describe_bad_text(
         return f"{path} is empty; {advice}"
     if reason == "blank":
         return f"{path} holds only white space; {advice}"
+    if reason == "damaged":
+        return f"{path} is damaged or cut short ({detail}); make it again, or {advice}"
+    if reason == "line":
+        return (
+            f"{path} has a line that is too long ({detail} after byte offset {offset}); break it "
+            f"into lines, or {advice}"
+        )
     where = f"({detail} at byte offset {offset})"
     if reason == "binary":
         return f"{path} is a binary file {where}; {advice}"

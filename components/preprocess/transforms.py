@@ -10,6 +10,7 @@ file in order is reported whatever the runner, and without a pipeline's tracebac
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -22,6 +23,7 @@ from components.preprocess.runner import beam
 from components.preprocess.sources import InputFile
 from components.preprocess.units import Unit
 from model.config import DataConfig
+from model.errors import InputError
 from model.vocab import Vocabulary
 
 
@@ -46,11 +48,16 @@ class _ScanUnit(beam.DoFn):
     def process(self, unit: Unit) -> None:
         from components.preprocess.scanning import scan_unit  # TensorFlow comes with it
 
+        path = _scan_path(self._folder, unit.index)
         counter = WordCounter(self._folder, f"{unit.index:08d}")
-        scans = scan_unit(unit, self._config, folder=self._folder, counter=counter)
-        counter.flush()
-        content = {"scans": [dataclasses.asdict(scan) for scan in scans], "counts": counter.files}
-        _save_json(content, _scan_path(self._folder, unit.index))
+        try:
+            scans = scan_unit(unit, self._config, folder=self._folder, counter=counter)
+            counter.flush()
+            rows = [dataclasses.asdict(scan) for scan in scans]
+            _save_json({"scans": rows, "counts": counter.files}, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                _save_json({"problem": str(error)}, path)
 
 
 class WriteGroups(beam.PTransform):
@@ -96,12 +103,22 @@ def load_scans(folder: str, count: int) -> tuple[list[Any], list[str]]:
 
     Returns:
       The `PartScan`s, in the order of files and blocks, and the paths of the files of counts.
+
+    Raises:
+      InputError: a unit could not write what it found.
     """
     from components.preprocess.scanning import PartScan
 
     scans, counts = [], []
     for unit in range(count):
-        content = _load_json(_scan_path(folder, unit))
+        try:
+            content = _load_json(_scan_path(folder, unit))
+        except FileNotFoundError:  # no room for that, either
+            content = {"problem": "a unit of the text left nothing"}
+        if "problem" in content:
+            raise InputError(
+                f"can't write to {folder} ({content['problem']}); free space or choose another folder"
+            )
         counts += [os.path.join(folder, name) for name in content["counts"]]
         for row in content["scans"]:
             fault = tuple(row["fault"]) if row["fault"] else None
