@@ -94,6 +94,7 @@ class KubeServer:
         self.closing = threading.Event()
         self._token_file = folder / "token"
         self._serial = 0
+        self._rotation = threading.Lock()
         self.rotate_token()
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._http.daemon_threads = True
@@ -112,10 +113,13 @@ class KubeServer:
         self.kubeconfig.write_text(json.dumps(config), encoding="utf-8")
 
     def rotate_token(self) -> None:
-        """Refuses the token of before from now on; the file has the new one."""
-        self._serial += 1
-        self.token = f"token-{self._serial}"
-        self._token_file.write_text(self.token, encoding="utf-8")
+        """Refuses the token of before from now on; the file has the new one, and is never half."""
+        with self._rotation:  # of two at a time the file could keep the older one
+            self._serial += 1
+            self.token = f"token-{self._serial}"
+            part = self._token_file.with_suffix(".part")
+            part.write_text(self.token, encoding="utf-8")
+            part.replace(self._token_file)
 
     def __enter__(self) -> KubeServer:
         serve = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
