@@ -88,10 +88,11 @@ class RecordEncoder:
 def frame(data: bytes) -> bytes:
     """Returns a record as it is in a TFRecord file: length, data, and their checksums."""
     length = _LENGTH.pack(len(data))
-    return b"".join([length, _CRC.pack(_masked_crc(length)), data, _CRC.pack(_masked_crc(data))])
+    return b"".join([length, _CRC.pack(masked_crc(length)), data, _CRC.pack(masked_crc(data))])
 
 
-def _masked_crc(data: bytes) -> int:
+def masked_crc(data: bytes) -> int:
+    """Returns the checksum of a TFRecord file, a CRC-32C turned and moved."""
     crc = int(google_crc32c.value(data))
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 

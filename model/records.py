@@ -27,7 +27,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
@@ -35,6 +34,7 @@ import tensorflow as tf
 from model import vocab as vocabulary
 from model.config import DataConfig, check_version, from_dict
 from model.errors import InputError
+from model.examples import masked_crc
 from model.files import write_whole
 from model.parsing import parse_features
 from model.vocab import Vocabulary
@@ -113,11 +113,6 @@ def framed_size(data: bytes) -> int:
     return _HEADER.size + len(data) + _CRC.size
 
 
-def _masked_crc(data: bytes) -> int:
-    crc = int(google_crc32c.value(data))
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
-
-
 def read_framed(file: BinaryIO, offset: int) -> bytes:
     """Reads the record at a byte offset of a TFRecord file.
 
@@ -129,12 +124,12 @@ def read_framed(file: BinaryIO, offset: int) -> bytes:
     if len(header) < _HEADER.size:
         raise ValueError(f"ends inside a record at byte {offset}")
     length, length_crc = _HEADER.unpack(header)
-    if _masked_crc(header[:8]) != length_crc:
+    if masked_crc(header[:8]) != length_crc:
         raise ValueError(f"is damaged at byte {offset}")
     data = file.read(length + _CRC.size)
     if len(data) < length + _CRC.size:
         raise ValueError(f"ends inside a record at byte {offset}")
-    if _masked_crc(data[:length]) != _CRC.unpack(data[length:])[0]:
+    if masked_crc(data[:length]) != _CRC.unpack(data[length:])[0]:
         raise ValueError(f"is damaged at byte {offset}")
     return data[:length]
 
