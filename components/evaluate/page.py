@@ -11,13 +11,11 @@ import functools
 import html
 import io
 import math
-import os
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jinja2
 import matplotlib.style
 from markupsafe import Markup
 from matplotlib.axis import Axis
@@ -25,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from components.evaluate.gate import PASSED, REJECTED, format_figure, look_up
+from components.templates import load_template
 from model.vocab import EOS_ID, SPECIAL_WORDS
 
 NOT_AVAILABLE = "not available"
@@ -77,7 +76,7 @@ def render_page(report: Mapping[str, Any]) -> str:
     train, valid = _points(report, "curves.train"), _points(report, "curves.valid")
     slices = _slice_rows(report)
     documents = _document_rows(report)
-    return _template().render(
+    return load_template(__file__, "report.html.j2").render(
         missing=NOT_AVAILABLE,
         passed=passed,
         status=PASSED if passed else REJECTED,
@@ -97,19 +96,6 @@ def render_page(report: Mapping[str, Any]) -> str:
         figure=lambda value: _format(value, format_figure),
         count=lambda value: _format(value, _format_count),
     )
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,
-        keep_trailing_newline=True,
-        loader=jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__))),
-        lstrip_blocks=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("report.html.j2")
 
 
 def visible(value: object) -> str:

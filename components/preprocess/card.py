@@ -26,16 +26,13 @@ missing is shown as "not available", and its drawing, list or section is left ou
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from components.evaluate.gate import look_up
 from components.evaluate.page import NOT_AVAILABLE, visible
+from components.templates import load_template
 from model.files import write_whole
 from model.records import SPLITS
 from model.vocab import SPECIAL_WORDS
@@ -70,7 +67,7 @@ def render_card(info: Info, statistics: Info) -> str:
     }
     lengths = {split: splits[split]["length_histogram"] for split in SPLITS}
     border = None if "given_words" in info["vocab"] else info["vocab"]["size"] - len(SPECIAL_WORDS)
-    return _template().render(
+    return load_template(__file__, "card.html.j2").render(
         missing=NOT_AVAILABLE,
         names=SPLIT_NAMES,
         attention=_needs_attention(info, leaks),
@@ -94,19 +91,6 @@ def render_card(info: Info, statistics: Info) -> str:
         digest=visible(info["digest"]),
         fingerprint=visible(look_up(info, "input.fingerprint", missing=NOT_AVAILABLE)),
     )
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,
-        keep_trailing_newline=True,
-        loader=jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__))),
-        lstrip_blocks=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("card.html.j2")
 
 
 def _count(value: float | None) -> str:

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import io
 import os
-import uuid
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
+from model.files import write_whole
 from model.records import SPLITS
 from model.vocab import DOCUMENT_START, LINE_END, Vocabulary
 
@@ -62,18 +64,21 @@ class WordCounter:
             self.add(split, list(counts), list(counts.values()))
 
     def flush(self) -> None:
-        """Writes what was counted to a file, and begins anew."""
-        if not any(self._counts.values()):
-            return
-        name = f"{self._name}-{len(self.files):04d}.counts"
-        part = os.path.join(self._folder, f"{name}.{uuid.uuid4().hex}.part")
-        with open(part, "wb") as file:
-            for split in SPLITS:
-                for words in _by_part(self._counts[split]):
-                    _write_section(file, words, self._counts[split])
-        os.replace(part, os.path.join(self._folder, name))
-        self.files.append(name)
-        self._counts = {split: {} for split in SPLITS}
+        """Writes what was counted to a file for each split, and begins anew."""
+        for split, counts in self._counts.items():
+            if not counts:
+                continue
+            file = io.BytesIO()
+            for words in _by_part(counts):
+                _write_section(file, words, counts)
+            name = f"{self._name}-{len(self.files):04d}{_ending(split)}"
+            write_whole(os.path.join(self._folder, name), file.getvalue())
+            self.files.append(name)
+            self._counts[split] = {}
+
+
+def _ending(split: str) -> str:
+    return f".{split}.counts"
 
 
 def _by_part(words: Mapping[bytes, int]) -> list[list[bytes]]:
@@ -83,15 +88,15 @@ def _by_part(words: Mapping[bytes, int]) -> list[list[bytes]]:
     return parts
 
 
-def _write_section(file: object, words: Sequence[bytes], counts: Mapping[bytes, int]) -> None:
+def _write_section(file: BinaryIO, words: Sequence[bytes], counts: Mapping[bytes, int]) -> None:
     text = b"".join([(b"" if word == LINE_END else word) + _END for word in words])
-    np.save(file, np.frombuffer(text, np.uint8))  # type: ignore[arg-type]
-    np.save(file, np.fromiter(map(counts.__getitem__, words), np.int64, len(words)))  # type: ignore[arg-type]
+    np.save(file, np.frombuffer(text, np.uint8))
+    np.save(file, np.fromiter(map(counts.__getitem__, words), np.int64, len(words)))
 
 
-def _read_section(file: object) -> tuple[list[bytes], list[int]]:
-    text = np.load(file).tobytes()  # type: ignore[arg-type]
-    counts = np.load(file).tolist()  # type: ignore[arg-type]
+def _read_section(file: BinaryIO) -> tuple[list[bytes], list[int]]:
+    text = np.load(file).tobytes()
+    counts = np.load(file).tolist()
     return [word or LINE_END for word in text.split(_END)[:-1]], counts
 
 
@@ -179,13 +184,8 @@ def _most_frequent(counts: Mapping[bytes, int], number: int) -> dict[bytes, int]
 
 def _merged(paths: Sequence[str], split: str) -> Iterator[dict[bytes, int]]:
     """Yields the counts of the words of one part after the other."""
+    paths = [path for path in paths if path.endswith(_ending(split))]
     places = [0] * len(paths)
-    skipped = SPLITS.index(split) * PARTS
-    for number, path in enumerate(paths):
-        with open(path, "rb") as file:
-            for _ in range(skipped):
-                _skip_section(file)
-            places[number] = file.tell()
     for _ in range(PARTS):
         counts: dict[bytes, int] = {}
         for number, path in enumerate(paths):
@@ -195,8 +195,3 @@ def _merged(paths: Sequence[str], split: str) -> Iterator[dict[bytes, int]]:
                     counts[word] = counts.get(word, 0) + count
                 places[number] = file.tell()
         yield counts
-
-
-def _skip_section(file: object) -> None:
-    np.load(file)  # type: ignore[arg-type]
-    np.load(file)  # type: ignore[arg-type]

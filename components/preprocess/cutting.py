@@ -49,6 +49,14 @@ class Pieces:
         """`[P]` words of each piece."""
         return np.diff(self.ends, prepend=0)
 
+    def count_words(self) -> list[IntArray]:
+        """Returns for each of `SPLITS` `[U]`, how often its pieces have each distinct word."""
+        owner = np.repeat(self.splits, self.lengths)
+        return [
+            np.bincount(self.words[owner == split], minlength=len(self.distinct))
+            for split in range(len(SPLITS))
+        ]
+
 
 def cut_block(block: Block, name: str, config: DataConfig, *, split: str = "") -> Pieces:
     """Tokenises a block and cuts it.

@@ -7,7 +7,6 @@ from one process and from many. No TensorFlow, no Beam.
 
 from __future__ import annotations
 
-import codecs
 import dataclasses
 import hashlib
 import io
@@ -15,7 +14,7 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from components.preprocess.sources import DAMAGES, InputFile, is_compressed, open_file
+from components.preprocess.sources import DAMAGES, InputFile, is_compressed, is_utf8, open_file
 from model.config import DataConfig
 
 BLOCK_BYTES = 8 << 20
@@ -31,7 +30,6 @@ _LINE_END = re.compile(rb"\r\n?|\n")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _BOM = "\ufeff".encode()
 _REPLACEMENT = "\ufffd"
-_UTF8 = ("utf-8", "utf-8-sig")
 
 
 class BadTextError(Exception):
@@ -84,7 +82,7 @@ class Block:
 
 def is_divisible(file: InputFile, config: DataConfig) -> bool:
     """Returns whether blocks of a file can be read apart from those before them."""
-    return not is_compressed(file.path) and codecs.lookup(config.encoding).name in _UTF8
+    return not is_compressed(file.path) and is_utf8(config)
 
 
 def count_blocks(file: InputFile) -> int:
@@ -105,7 +103,7 @@ def read_blocks(
     """
     try:
         with open_file(file.path) as source:
-            if codecs.lookup(config.encoding).name not in _UTF8:
+            if not is_utf8(config):
                 yield from _decoded_blocks(source.read(), config)
                 return
             stop = None if last is None else last * BLOCK_BYTES

@@ -38,8 +38,6 @@ class PartScan:
     """Split -> how many records it gives; empty for a bad one, or one without words."""
     documents: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Power of two p -> documents of p to 2p - 1 words."""
-    bytes: int = 0
-    """Of its text."""
     stray: int = 0
     """Undecodable places that became U+FFFD."""
     fault: tuple[int, str] | None = None
@@ -133,7 +131,7 @@ class _Scan:
         self._part = part
         self._config = config
         self.hashes: list[str] = []
-        self._bytes = self._stray = 0
+        self._stray = 0
         self._fault: tuple[int, str] | None = None
         self._records: collections.Counter[str] = collections.Counter()
         self._documents: collections.Counter[str] = collections.Counter()
@@ -142,7 +140,6 @@ class _Scan:
     def add(self, block: Block) -> Pieces | None:
         """Cuts a block; returns its pieces, None if there are none."""
         self.hashes.append(block.sha256)
-        self._bytes += len(block.data)
         self._stray += block.stray
         self._fault = self._fault or block.fault
         file = self._part.file
@@ -157,20 +154,14 @@ class _Scan:
         return pieces
 
     def _count(self, pieces: Pieces) -> None:
-        owner = np.repeat(pieces.splits, pieces.lengths)
-        for number, split in enumerate(SPLITS):
-            chosen = pieces.words[owner == number]
-            if not len(chosen):
-                continue
-            counts = np.bincount(chosen, minlength=len(pieces.distinct))
+        for split, counts in zip(SPLITS, pieces.count_words(), strict=True):
             found = np.flatnonzero(counts)
             words = [pieces.distinct[place] for place in found.tolist()]
             self._counter.add(split, words, counts[found].tolist())
 
     def check_whole(self) -> None:
         """Raises BadTextError if a whole file is no text."""
-        if self._stray and self._config.on_bad_text != "replace":
-            check_stray(self._stray, self._part.file.size, self._fault, self._config)
+        check_stray(self._stray, self._part.file.size, self._fault, self._config)
         if not self._records:
             raise BadTextError("blank")
 
@@ -181,7 +172,6 @@ class _Scan:
             hashes=self.hashes,
             records=dict(self._records),
             documents=dict(self._documents),
-            bytes=self._bytes,
             stray=self._stray,
             fault=self._fault,
         )

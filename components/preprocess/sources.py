@@ -142,6 +142,11 @@ def is_compressed(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in _DECOMPRESSORS
 
 
+def is_utf8(config: DataConfig) -> bool:
+    """Returns whether text is in UTF-8, whatever name it is given."""
+    return codecs.lookup(config.encoding).name in _UTF8
+
+
 @contextlib.contextmanager
 def open_file(path: str) -> Iterator[BinaryIO]:
     """Opens a file for reading, decompressed, for the length of a block.
@@ -269,7 +274,6 @@ def describe_bad_text(
     where = f"({detail} at byte offset {offset})"
     if reason == "binary":
         return f"{path} is a binary file {where}; {advice}"
-    utf8 = codecs.lookup(config.encoding).name in _UTF8
-    other = "--encoding latin-1" if utf8 else "another --encoding"
+    other = "--encoding latin-1" if is_utf8(config) else "another --encoding"
     advice = f"try {other}" + (", or --on-bad-text=skip|replace" if strict else "")
     return f"{path} is no {config.encoding} text {where}; {advice}"

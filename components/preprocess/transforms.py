@@ -14,8 +14,7 @@ import contextlib
 import dataclasses
 import json
 import os
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from components.preprocess.counts import WordCounter
@@ -24,6 +23,7 @@ from components.preprocess.sources import InputFile
 from components.preprocess.units import Unit
 from model.config import DataConfig
 from model.errors import InputError
+from model.files import write_whole
 from model.vocab import Vocabulary
 
 
@@ -54,10 +54,10 @@ class _ScanUnit(beam.DoFn):
             scans = scan_unit(unit, self._config, folder=self._folder, counter=counter)
             counter.flush()
             rows = [dataclasses.asdict(scan) for scan in scans]
-            _save_json({"scans": rows, "counts": counter.files}, path)
+            write_whole(path, json.dumps({"scans": rows, "counts": counter.files}))
         except OSError as error:
             with contextlib.suppress(OSError):
-                _save_json({"problem": str(error)}, path)
+                write_whole(path, json.dumps({"problem": str(error)}))
 
 
 class WriteGroups(beam.PTransform):
@@ -95,7 +95,7 @@ class _WriteGroup(beam.DoFn):
             count=self._count,
             vocab=self._vocab,
         )
-        _save_json(content, _group_path(self._scratch, index))
+        write_whole(_group_path(self._scratch, index), json.dumps(content))
 
 
 def load_scans(folder: str, count: int) -> tuple[list[Any], list[str]]:
@@ -137,13 +137,6 @@ def _scan_path(folder: str, unit: int) -> str:
 
 def _group_path(folder: str, group: int) -> str:
     return os.path.join(folder, f"{group:08d}.group.json")
-
-
-def _save_json(content: Mapping[str, Any], path: str) -> None:
-    part = f"{path}.{uuid.uuid4().hex}.part"  # two attempts may be at it
-    with open(part, "w", encoding="utf-8") as file:
-        json.dump(content, file)
-    os.replace(part, path)
 
 
 def _load_json(path: str) -> dict[str, Any]:

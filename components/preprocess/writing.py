@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import hashlib
+import io
 import os
 import uuid
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from components.preprocess.cutting import Pieces
 from components.preprocess.scanning import load_pieces, pieces_path
 from model.examples import RecordEncoder, frame
+from model.files import write_whole
 from model.records import SPLITS, shard_name
 from model.vocab import DOCUMENT_START, LINE_END, UNK_ID, Vocabulary
 
@@ -76,9 +78,7 @@ def _write_pieces(pieces: Pieces, writers: Sequence[_ShardWriter], vocab: Vocabu
         record = encoder.encode(words[begin:end], source=pieces.sources[piece])
         writers[splits[piece]].write(record, words=length)
         begin = end
-    owner = np.repeat(pieces.splits, pieces.lengths)
-    for split, writer in enumerate(writers):
-        counts = np.bincount(pieces.words[owner == split], minlength=len(pieces.distinct))
+    for counts, writer in zip(pieces.count_words(), writers, strict=True):
         writer.add_sums(pieces.distinct, counts, unknown=ids == UNK_ID)
 
 
@@ -131,9 +131,9 @@ class _ShardWriter:
 
     def finish(self) -> dict[str, Any]:
         """Closes the shard and returns what is known about it."""
-        part = f"{self._index_path}.{uuid.uuid4().hex}.npy"
-        np.save(part, np.asarray([self._offsets, self._lengths], np.int64))
-        os.replace(part, self._index_path)
+        index = io.BytesIO()
+        np.save(index, np.asarray([self._offsets, self._lengths], np.int64))
+        write_whole(self._index_path, index.getvalue())
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()

@@ -6,16 +6,13 @@ escaped and the page's policy forbids scripts and requests.
 
 from __future__ import annotations
 
-import functools
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
 from components.evaluate.gate import format_figure
 from components.evaluate.page import NOT_AVAILABLE, SHOWN_POINTS, Points, draw_curves, visible
+from components.templates import load_template
 from model.files import write_whole
 from model.progress import perplexity, read_metrics
 
@@ -44,7 +41,7 @@ def render_curves(rows: Rows, *, workdir: str) -> str:
         if _has(row, "valid_log_likelihood") and row.get("valid_words")
     ]
     passes = _shown(valid)
-    return _template().render(
+    return load_template(__file__, "curves.html.j2").render(
         missing=NOT_AVAILABLE,
         workdir=visible(workdir),
         facts=_facts(rows, valid=passes),
@@ -54,19 +51,6 @@ def render_curves(rows: Rows, *, workdir: str) -> str:
             for step, value in _thin(passes, SHOWN_VALIDATIONS)
         ],
     )
-
-
-@functools.cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True,
-        keep_trailing_newline=True,
-        loader=jinja2.FileSystemLoader(os.path.dirname(os.path.abspath(__file__))),
-        lstrip_blocks=True,
-        trim_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    return environment.get_template("curves.html.j2")
 
 
 def _has(row: Mapping[str, Any], name: str) -> bool:
