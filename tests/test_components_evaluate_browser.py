@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_components_evaluate_page import hostile_report
@@ -32,22 +34,19 @@ addEventListener("load", () => {
 CHROMIUM = "/usr/bin/chromium"
 
 
-@pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"{CHROMIUM} is not installed")
-def test_in_a_browser(tmp_path: Path) -> None:
-    page = render_page(hostile_report())
-    bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-    assert bare != page  # so that escaping is tested without the policy's help
+def look_at(views: Sequence[tuple[int, str]], folder: Path) -> dict[str, Any]:
+    """Returns what a browser sees of pages in windows of some widths."""
     frames = [
         f'<iframe style="border:0" width="{width}" height="900" srcdoc="{html.escape(text)}"></iframe>'
-        for width, text in ((400, page), (1200, page), (320, page), (400, bare))
+        for width, text in views
     ]
-    harness = tmp_path / "harness.html"
+    harness = folder / "harness.html"
     harness.write_text(HARNESS % "".join(frames), encoding="utf-8")
     flags = (
         "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom "
         "--disable-background-networking --disable-component-update --disable-sync"
     )
-    profile = tmp_path / "profile"
+    profile = folder / "profile"
     shown = subprocess.run(
         [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", harness.as_uri()],
         stdout=subprocess.PIPE,
@@ -58,9 +57,19 @@ def test_in_a_browser(tmp_path: Path) -> None:
     shutil.rmtree(profile, ignore_errors=True)
     found = re.search(r'<pre id="result">(.*?)</pre>', shown, re.DOTALL)
     assert found, shown[-2000:]
-    result = json.loads(html.unescape(found.group(1)))
+    result: dict[str, Any] = json.loads(html.unescape(found.group(1)))
+    return result
+
+
+@pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"{CHROMIUM} is not installed")
+def test_in_a_browser(tmp_path: Path) -> None:
+    page = render_page(hostile_report())
+    bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
+    assert bare != page  # so that escaping is tested without the policy's help
+    views = ((400, page), (1200, page), (320, page), (400, bare))
+    result = look_at(views, tmp_path)
     assert result["hacked"] is None
-    for seen, width in zip(result["seen"], (400, 1200, 320, 400), strict=True):
+    for seen, (width, _) in zip(result["seen"], views, strict=True):
         assert seen["title"] == "charloom: PASSED, test perplexity 207.40"
         assert width - 20 <= seen["width"] <= width  # less a scroll bar
         assert seen["needs"] <= seen["width"], "the page is wider than its window"

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import html
-import json
 import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_components_evaluate_browser import CHROMIUM, HARNESS
+from test_components_evaluate_browser import CHROMIUM, look_at
 from test_components_evaluate_page import HOSTILE, parse
 from test_components_preprocess_card import INFO, changed, leaking
 
@@ -62,28 +58,7 @@ def test_in_a_browser(tmp_path: Path) -> None:
     bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
     assert bare != page  # so that escaping is tested without the policy's help
     views = ((400, page), (1200, page), (320, page), (400, bare))
-    frames = [
-        f'<iframe style="border:0" width="{width}" height="900" srcdoc="{html.escape(text)}"></iframe>'
-        for width, text in views
-    ]
-    harness = tmp_path / "harness.html"
-    harness.write_text(HARNESS % "".join(frames), encoding="utf-8")
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom "
-        "--disable-background-networking --disable-component-update --disable-sync"
-    )
-    profile = tmp_path / "profile"
-    shown = subprocess.run(
-        [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", harness.as_uri()],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        timeout=120,
-        check=True,
-    ).stdout.decode()
-    shutil.rmtree(profile, ignore_errors=True)
-    found = re.search(r'<pre id="result">(.*?)</pre>', shown, re.DOTALL)
-    assert found, shown[-2000:]
-    result = json.loads(html.unescape(found.group(1)))
+    result = look_at(views, tmp_path)
     assert result["hacked"] is None
     for seen, (width, _) in zip(result["seen"], views, strict=True):
         assert seen["title"] == "charloom: data card"

@@ -171,18 +171,30 @@ def test_lost_frozen_and_stopped_workers(
     assert_same(workdir, undisturbed)
 
 
+def test_a_second_training_in_one_workdir_is_refused(tiny_records: str, tmp_path: Path) -> None:
+    workdir = tmp_path / "workdir"
+    first = start(tiny_records, workdir)
+    wait_for((workdir / "config.json").exists, "the first launcher")
+    # Paused, it can't end before the second, however long that one takes to start.
+    first.send_signal(signal.SIGSTOP)
+    try:
+        _, refused = finish(start(tiny_records, workdir), 2)
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert f"another training is running in workdir {workdir}" in refused
+    first.send_signal(signal.SIGTERM)
+    finish(first, 75)
+    assert not worker_pids(workdir)
+
+
 def test_stopped_while_compiling_and_while_evaluating(
     tiny_records: str, undisturbed: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "workdir"
     log = workdir / "logs" / "worker-2.log"
     process = start(tiny_records, workdir)
-    wait_for((workdir / "config.json").exists, "the first launcher")
-    second = start(tiny_records, workdir)
     wait_for(lambda: log.exists() and "rank 2 of 3" in log.read_text(), "the group")
     process.send_signal(signal.SIGTERM)
-    _, refused = finish(second, 2)
-    assert f"another training is running in workdir {workdir}" in refused
     _, errors = finish(process, 75)
     message = r"charloom: stopped by SIGTERM; go on from step {} with: charloom train .*"
     assert re.fullmatch(message.format(r"\d+"), errors.strip().splitlines()[-1])
