@@ -1,11 +1,21 @@
-"""The templates of HTML pages; text of a corpus in them is escaped."""
+"""The templates of HTML pages, and texts in them; text of a corpus is escaped."""
 
 from __future__ import annotations
 
 import functools
 import os
+import unicodedata
 
 import jinja2
+
+NOT_AVAILABLE = "not available"
+LINE_END = "↵"
+"""Shown for the end of a line."""
+SHOWN_CHARACTERS = 400
+"""Longer texts are cut: a line, or a word, of a corpus may have megabytes."""
+
+_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_SPELT = {"\u200c", "\u200d"}  # format characters that Persian, Hindi and others spell with
 
 
 @functools.cache
@@ -25,3 +35,16 @@ def load_template(module: str, name: str) -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
     )
     return environment.get_template(name)
+
+
+def visible(value: object) -> str:
+    """Returns a text of the corpus as one line that can be shown.
+
+    Line ends become a sign. Other control and format characters (they could turn the
+    direction of the page's own text) and lone surrogates become U+FFFD.
+    """
+    text = str(value)
+    if len(text) > SHOWN_CHARACTERS:
+        text = text[:SHOWN_CHARACTERS] + "…"
+    hidden = [char for char in set(text) - _SPELT if unicodedata.category(char) in _HIDDEN]
+    return text.translate({ord(char): LINE_END if char == "\n" else "\ufffd" for char in hidden})

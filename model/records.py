@@ -45,6 +45,7 @@ FORMAT_VERSION = 2
 SPLITS = ("train", "valid", "test")
 VOCAB_FILE = "vocab.txt"
 INFO_FILE = "dataset.json"
+CARD_FILE = "data_card.html"
 COMPLETED_FILE = "COMPLETED"
 
 IntArray = npt.NDArray[np.int64]

@@ -16,6 +16,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 
+from components.preprocess.comparison import NOTHING, Comparison
 from components.task import RESTARTS_VARIABLE
 from model import presets
 from model.config import Config, read_config, with_overrides
@@ -28,8 +29,8 @@ from pipelines import cli_kubeflow, flags
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code.
 
-    0 done, 1 failed, 2 bad input, 3 rejected by the gate, 75 interrupted (SIGTERM, or a worker
-    was lost too often), 130 Ctrl-C.
+    0 done, 1 failed, 2 bad input, 3 rejected (by the gate, or by a limit of drift), 75 interrupted
+    (SIGTERM, or a worker was lost too often), 130 Ctrl-C.
     """
     options = build_parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -103,10 +104,11 @@ def _refuse_sections(settings: Sequence[str], command: str, *, allowed: Sequence
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    config = _config(options)
+    config, comparison = _config(options), flags.read_comparison(options)
     _import_tensorflow()
     from components.preprocess.main import run
 
+    comparison.check_other(config.data)
     run(
         inputs=options.input,
         train=options.train,
@@ -118,6 +120,7 @@ def _prepare(options: argparse.Namespace) -> None:
         beam_workers=options.beam_workers,
         beam_options=shlex.split(options.beam_options),
     )
+    comparison.apply(options.records)
 
 
 def _train(options: argparse.Namespace) -> None:
@@ -199,11 +202,19 @@ def _run(options: argparse.Namespace) -> None:
         workers=options.workers,
         name=options.name,
         vocab=options.vocab,
+        comparison=flags.read_comparison(options),
     )
 
 
 def _run_graph(
-    inputs: Sequence[str], *, root: str, config: Config, workers: int, name: str, vocab: str = ""
+    inputs: Sequence[str],
+    *,
+    root: str,
+    config: Config,
+    workers: int,
+    name: str,
+    vocab: str = "",
+    comparison: Comparison = NOTHING,
 ) -> str:
     """Runs the pipeline and says where its parts are; returns the new version's folder."""
     from components.preprocess.sources import find_files
@@ -221,6 +232,7 @@ def _run_graph(
             workers=workers,
             model_name=name,
             vocab=vocab,
+            comparison=comparison,
         )
     except RestartableError as error:
         raise RestartableError(
@@ -285,9 +297,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="charloom",
         description="Train, evaluate and export language models that read words and characters.",
-        epilog="exit codes: 0 done, 1 failed, 2 bad input, 3 rejected by the gate, "
-        "75 interrupted, by SIGTERM or as a worker was lost too often, 130 stopped by Ctrl-C; after "
-        "75 and 130 a training goes on with the same command",
+        epilog="exit codes: 0 done, 1 failed, 2 bad input, 3 rejected by the gate or by a limit of "
+        "drift, 75 interrupted, by SIGTERM or as a worker was lost too often, 130 stopped by Ctrl-C; "
+        "after 75 and 130 a training goes on with the same command",
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
@@ -317,12 +329,8 @@ def _add_stages(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     flags.add_input(prepare, splits=True)
     flags.add_vocab(prepare)
     prepare.add_argument("--records", required=True, metavar="DIR", help="folder to make")
-    prepare.add_argument(
-        "--beam-workers", type=int, default=1, metavar="N", help="processes; 0: one a core"
-    )
-    prepare.add_argument(
-        "--beam-options", default="", metavar="TEXT", help="further options, as Beam takes them"
-    )
+    flags.add_comparison(prepare)
+    flags.add_beam(prepare)
     flags.add_data(prepare)
     flags.add_config(prepare)
 
@@ -360,17 +368,7 @@ def _add_queries(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     following = _add(commands, "next", _query, "Print the likeliest next words of a text.")
     following.add_argument("-k", type=int, default=5, help="how many (default: 5)")
     for verb, parser in (("score", score), ("embed", embed), ("next", following)):
-        parser.set_defaults(verb=verb)
-        parser.add_argument(
-            "--model", required=True, metavar="DIR", help="<registry>/<name>/<version>"
-        )
-        if verb == "next":
-            parser.add_argument("text", help="the text to continue")
-        else:
-            parser.add_argument("text", nargs="*", help="texts, each a document of its own")
-            parser.add_argument(
-                "--input", metavar="FILE", help="read texts from a file, one a line; - is stdin"
-            )
+        flags.add_query(parser, verb)
 
 
 def _add_pipelines(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -379,6 +377,7 @@ def _add_pipelines(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     flags.add_vocab(run)
     run.add_argument("--root", required=True, metavar="DIR", help="folder for all that is made")
     run.add_argument("--name", default="lm", help="the model's name in the registry (default: lm)")
+    flags.add_comparison(run)
     flags.add_workers(run, default=2)
     flags.add_restarts(run)
     flags.add_data(run)

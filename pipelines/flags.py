@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from components.preprocess.comparison import NO_LIMIT, Comparison
 from model import presets
 from model.config import BAD_TEXT, DOCUMENTS, TOKENIZERS
 
@@ -56,6 +57,57 @@ def add_vocab(parser: argparse.ArgumentParser) -> None:
         help="the words of the vocabulary, one a line; --vocab-size and --min-count have no "
         "effect then",
     )
+
+
+def add_beam(parser: argparse.ArgumentParser) -> None:
+    """Adds how Beam does its work."""
+    parser.add_argument(
+        "--beam-workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes; 0: as many as there is room for (default: 0)",
+    )
+    parser.add_argument(
+        "--beam-options", default="", metavar="TEXT", help="further options, as Beam takes them"
+    )
+
+
+def add_comparison(parser: argparse.ArgumentParser) -> None:
+    """Adds other records to compare to, and limits of the comparison."""
+    parser.add_argument(
+        "--compare-to",
+        default="",
+        metavar="DIR",
+        help="other records: say how far the words have drifted from theirs",
+    )
+    for flag, text in (
+        ("--max-new-word-rate", "more of the training words are new than this share"),
+        ("--max-divergence", "the Jensen-Shannon divergence of the words, in bits, is above this"),
+    ):
+        parser.add_argument(
+            flag,
+            type=float,
+            default=NO_LIMIT,
+            metavar="X",
+            help=f"with --compare-to: exit 3 if {text}, from 0 to 1 (default: 1, no limit)",
+        )
+
+
+def read_comparison(options: argparse.Namespace) -> Comparison:
+    """Returns what the flags of `add_comparison` say.
+
+    Raises:
+      InputError: a limit makes no sense, or there are no records to compare to.
+    """
+    comparison = Comparison(
+        compare_to=options.compare_to,
+        max_new_word_rate=options.max_new_word_rate,
+        max_divergence=options.max_divergence,
+    )
+    if comparison.compare_to:
+        comparison.read_digest()
+    return comparison
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +181,19 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     """Adds --profile."""
     parser.add_argument(
         "--profile", metavar="FIRST:LAST", help="trace these steps, as in 100:110, for TensorBoard"
+    )
+
+
+def add_query(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Adds the model that is asked, and the texts."""
+    parser.set_defaults(verb=verb)
+    parser.add_argument("--model", required=True, metavar="DIR", help="<registry>/<name>/<version>")
+    if verb == "next":
+        parser.add_argument("text", help="the text to continue")
+        return
+    parser.add_argument("text", nargs="*", help="texts, each a document of its own")
+    parser.add_argument(
+        "--input", metavar="FILE", help="read texts from a file, one a line; - is stdin"
     )
 
 

@@ -28,6 +28,7 @@ from kfp import dsl, local
 
 from components.evaluate.gate import PASSED
 from components.export.registry import check_name
+from components.preprocess.comparison import NOTHING, Comparison
 from components.task import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE, OWNER_VARIABLE
 from model.config import Config, to_json
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
@@ -78,6 +79,7 @@ def run_pipeline(
     workers: int,
     model_name: str,
     vocab: str = "",
+    comparison: Comparison = NOTHING,
 ) -> RunResult:
     """Prepares, trains, evaluates, and publishes what passes the gate.
 
@@ -89,9 +91,11 @@ def run_pipeline(
       workers: number of training processes.
       model_name: name of the model in the registry.
       vocab: file of the words of the vocabulary; if empty, the text gives them.
+      comparison: records that those of the run are compared to, with limits.
 
     Raises:
       InputError: an argument, or what a task said about its input.
+      RejectedError: the words have drifted above a limit.
       RestartableError: a task stopped through no fault of its input.
       CharloomError: a task failed otherwise.
       KeyboardInterrupt: Ctrl-C; the tasks have ended.
@@ -104,6 +108,7 @@ def run_pipeline(
         "model_name": model_name,
         "workers": workers,
         "vocab": vocab,
+        **dataclasses.asdict(comparison),
     }
     check_name(model_name)
     if len(json.dumps(arguments["inputs"])) > MAX_INPUT_BYTES:

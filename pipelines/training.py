@@ -12,6 +12,7 @@ from kfp.dsl.pipeline_channel import PipelineChannel
 from components.evaluate.component import evaluate, report_rejection
 from components.evaluate.gate import PASSED
 from components.export.component import export
+from components.preprocess.comparison import NO_LIMIT
 from components.preprocess.component import find_inputs, preprocess
 from components.task import IMAGE_VARIABLE, RUN_VARIABLE, container_image
 from components.train.component import train
@@ -77,6 +78,9 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
         max_perplexity: float = 0.0,
         window_days: int = 1,
         vocab: str = "",
+        compare_to: str = "",
+        max_new_word_rate: float = NO_LIMIT,
+        max_divergence: float = NO_LIMIT,
     ) -> Outputs:
         """Trains a joint word and character language model on raw text, evaluates it, and publishes it if it passes the gate.
 
@@ -112,6 +116,13 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
                 before the day, in UTC, for which the run is scheduled.
             vocab: File of the words of the vocabulary, one a line. Empty means that the text gives
                 them.
+            compare_to: Folder of records that the pods see, for instance those of an earlier run,
+                /mnt/charloom/runs/RUN_ID/records. The step that prepares the text says how far its
+                words have drifted from theirs. Empty means that nothing is compared.
+            max_new_word_rate: Share of the training words, from 0 to 1, that may be new in
+                comparison with compare_to; above it the run fails. 1 means no limit.
+            max_divergence: Jensen-Shannon divergence of the words from those of compare_to, in bits,
+                from 0 to 1, above which the run fails. 1 means no limit.
 
         Returns:
             verdict: PASSED or REJECTED.
@@ -127,6 +138,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             preset=preset,
             max_perplexity=max_perplexity,
             vocab=vocab,
+            compare_to=compare_to,
             window_days=window_days,
             scheduled=dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
             created=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER,
@@ -138,6 +150,9 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             inputs=found.outputs["inputs"],
             config=found.outputs["data"],
             vocab=vocab,
+            compare_to=compare_to,
+            max_new_word_rate=max_new_word_rate,
+            max_divergence=max_divergence,
             fingerprint=found.outputs["fingerprint"],
             shared=shared,
         )

@@ -16,14 +16,13 @@ from typing import Any
 import pytest
 
 from components.evaluate.page import (
-    SHOWN_CHARACTERS,
     SHOWN_DOCUMENTS,
     SHOWN_POINTS,
     draw_bars,
     draw_curves,
     render_page,
-    visible,
 )
+from components.templates import SHOWN_CHARACTERS, visible
 
 HOSTILE = "</bdi></td><script>parent.hacked = 1</script><img src=x onerror='parent.hacked = 1'>\"'"
 NO_END = {"meta", "link", "img", "br"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.preprocess import main
+from components.preprocess import transforms
 from components.preprocess.main import run
 from model.config import DataConfig
 from model.errors import InputError
@@ -227,7 +227,7 @@ def test_nothing_is_left_when_the_work_ends_early(
         assert len(list((tmp_path / "out").iterdir())) == 1
         raise error
 
-    monkeypatch.setattr(main, "check_splits", fail)
+    monkeypatch.setattr(transforms, "check_splits", fail)
     (tmp_path / "out").mkdir()
     with pytest.raises(error):
         run_on(write_good(tmp_path / "in"), tmp_path / "out" / "records")
@@ -243,7 +243,7 @@ def test_a_file_that_changes_after_it_was_read_changes_nothing(
     def change(*unused: object) -> None:
         (folder / "good.txt").write_text("other\n")
 
-    monkeypatch.setattr(main, "check_splits", change)
+    monkeypatch.setattr(transforms, "check_splits", change)
     assert run_on(folder, tmp_path / "after") == expected
 
 
@@ -256,7 +256,7 @@ def test_a_folder_filled_meanwhile_is_not_touched(
         records.mkdir()
         (records / "other").touch()
 
-    monkeypatch.setattr(main, "check_splits", fill)
+    monkeypatch.setattr(transforms, "check_splits", fill)
     with pytest.raises(InputError, match=r"can't rename .* \(Directory not empty\)"):
         run_on(write_good(tmp_path / "in"), records)
     assert os.listdir(records) == ["other"]

@@ -1,4 +1,4 @@
-"""Drift by hand-computed figures, on real folders, and both branches of its limits."""
+"""Drift by hand-computed figures, and on real folders."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from components.preprocess.drift import (
     SHOWN_WORDS,
     Contribution,
     Drift,
-    check,
+    check_other,
     compare,
     compare_vocabularies,
     measure_divergence,
 )
 from model.config import DataConfig
-from model.errors import EXIT_REJECTED, InputError, RejectedError
+from model.errors import InputError
+from model.records import Dataset
 from model.vocab import SPECIAL_WORDS, Vocabulary
 
 Prepare = Callable[..., str]
@@ -140,7 +141,6 @@ def test_a_folder_has_not_drifted_from_itself(tiny_records: str, prepare: Prepar
     assert (drift.new_vocabulary, drift.gone_vocabulary) == (0, 0)
     assert drift.words == drift.other_words > 1000
     assert drift.digest == drift.other_digest != ""
-    check(drift, max_new_word_rate=0.0, max_divergence=0.0)
     records = prepare("a a b c\n", min_count=2)
     drift = compare(records, records)
     assert (drift.words, drift.unknown) == (5, 2)
@@ -179,11 +179,13 @@ def test_words_made_in_other_ways_are_refused(
     records, other = prepare("a b\n"), prepare("a b\n", **fields)
     with pytest.raises(InputError) as caught:
         compare(records, other)
-    name = next(iter(fields))
-    assert str(caught.value) == (
-        f"{records} has {said.replace('OTHER', other)}, so their words can't be compared; "
-        f"prepare one of them again with the same data.{name}"
-    )
+    advice = f"prepare one of them again with the same data.{next(iter(fields))}"
+    found = f"has {said.replace('OTHER', other)}, so their words can't be compared; {advice}"
+    assert str(caught.value) == f"{records} {found}"
+    with pytest.raises(InputError) as caught:  # and before the records are made
+        check_other(other, Dataset.open(records).config)
+    assert str(caught.value) == f"the configuration {found}"
+    check_other(other, Dataset.open(other).config)
 
 
 def test_a_folder_that_is_not_whole_is_refused(prepare: Prepare, tmp_path: Path) -> None:
@@ -197,57 +199,34 @@ def test_a_folder_that_is_not_whole_is_refused(prepare: Prepare, tmp_path: Path)
         compare(records, broken)
 
 
-BASE = compare_vocabularies(vocabulary({"a": 4, "c": 4}), vocabulary({"a": 4, "b": 4}))
-"""New-word rate and divergence are both 0.5."""
+@pytest.mark.parametrize("lost", ["splits", "config", "vocab", "digest", None])
+def test_a_dataset_json_that_lacks_anything_is_refused(lost: str | None, prepare: Prepare) -> None:
+    other = prepare("a b\n")
+    path = Path(other, "dataset.json")
+    info = json.loads(path.read_text())
+    versions = {key: value for key, value in info.items() if key.endswith("_version")}
+    left = {key: value for key, value in info.items() if key != lost} if lost else versions
+    path.write_text(json.dumps(left))
+    with pytest.raises(InputError) as caught:
+        check_other(other, DataConfig())
+    assert str(caught.value) == f"{path} is not as charloom prepare writes it; prepare it again"
 
 
-def test_limits_that_are_kept() -> None:
-    assert (BASE.new_word_rate, BASE.divergence) == (0.5, 0.5)
-    check(BASE)
-    check(BASE, max_new_word_rate=0.5, max_divergence=0.5)
-    check(BASE, max_new_word_rate=1.0)
-
-
-@pytest.mark.parametrize(
-    ("limits", "said"),
-    [
-        (
-            {"max_new_word_rate": 0.25, "max_divergence": 0.5},
-            "new-word rate 0.50000 (above the limit of 0.25000), "
-            "Jensen-Shannon divergence 0.50000 (at most the limit of 0.50000)",
-        ),
-        (
-            {"max_divergence": 0.4999999},
-            "new-word rate 0.50000 (no limit), "
-            "Jensen-Shannon divergence 0.5000000 (above the limit of 0.4999999)",
-        ),
-        (
-            {"max_new_word_rate": 0.0, "max_divergence": 0.0},
-            "new-word rate 0.50000 (above the limit of 0.00000), "
-            "Jensen-Shannon divergence 0.50000 (above the limit of 0.00000)",
-        ),
-    ],
-)
-def test_limits_that_are_exceeded(limits: dict[str, float], said: str) -> None:
-    with pytest.raises(RejectedError) as caught:
-        check(BASE, **limits)
+@pytest.mark.parametrize("counts", [(0, 0, 0), (3, -2, 0)])
+def test_counts_that_are_none_are_refused(counts: tuple[int, ...], prepare: Prepare) -> None:
+    other = prepare("a b\n")
+    vocab = Vocabulary(words=SPECIAL_WORDS, counts=counts)
+    vocab.save(os.path.join(other, "vocab.txt"))
+    path = Path(other, "dataset.json")
+    info = json.loads(path.read_text())
+    info["vocab"]["sha256"] = vocab.digest
+    path.write_text(json.dumps(info))
+    with pytest.raises(InputError) as caught:
+        compare(prepare("a b\n"), other)
     assert str(caught.value) == (
-        f"the words have drifted too far: {said}; look at the new and the most divergent words, "
-        "then leave out text that does not belong, or raise the limit"
+        f"{other}/vocab.txt counts no training word, so there is nothing to compare; prepare it "
+        "again from more text"
     )
-    assert caught.value.exit_code == EXIT_REJECTED
-
-
-def test_a_figure_that_is_none_is_above_any_limit() -> None:
-    with pytest.raises(RejectedError):
-        check(dataclasses.replace(BASE, divergence=math.nan), max_divergence=1.0)
-
-
-@pytest.mark.parametrize("limit", [-0.1, 1.5, math.nan])
-@pytest.mark.parametrize("name", ["max_new_word_rate", "max_divergence"])
-def test_limits_that_are_none_are_refused(name: str, limit: float) -> None:
-    with pytest.raises(InputError, match=f"{name} is {limit}; it must be between 0.0 and 1.0"):
-        check(BASE, **{name: limit})
 
 
 def test_what_people_read() -> None:
@@ -263,7 +242,10 @@ def test_what_people_read() -> None:
         "vocabulary: 1 of 2 words are new (50.00%); 1 of the other's 2 are gone, "
         "10.00% of its training words"
     )
-    assert lines[2].startswith(f"Jensen-Shannon divergence of the unigrams: {drift.divergence:.5f}")
+    assert lines[2] == (
+        f"Jensen-Shannon divergence of the unigrams: {drift.divergence:.5f} bits "
+        "(0 the same, 1 nothing shared)"
+    )
     assert lines[4] == (
         r"most frequent new words: \x1b[31m\u202e" + "x" * (SHOWN_CHARACTERS - 6) + r"… 2"
     )

@@ -15,6 +15,7 @@ from components.preprocess.duplicates import (
     BINS,
     MAX_CANDIDATES,
     MIN_SHINGLES,
+    SAMPLED,
     SHINGLE_WORDS,
     SHOWN_PAIRS,
     Hashes,
@@ -27,7 +28,7 @@ from components.preprocess.duplicates import (
 )
 
 SHORTEST = SHINGLE_WORDS + MIN_SHINGLES - 1
-"""Words of the shortest record that is compared by shingles."""
+"""A record of fewer words has too few shingles, however many are used."""
 
 
 def random_words(seed: int, *shape: int) -> Hashes:
@@ -35,10 +36,9 @@ def random_words(seed: int, *shape: int) -> Hashes:
 
 
 def sign(*records: Hashes) -> Signatures:
-    return make_signatures(
-        np.concatenate([np.zeros(0, np.uint64), *records]),
-        np.array([len(words) for words in records], np.int64),
-    )
+    words = np.concatenate([np.zeros(0, np.uint64), *records])
+    lengths = np.array([len(words) for words in records], np.int64)
+    return make_signatures(words, np.arange(len(words)), lengths)
 
 
 def edit(words: Hashes, share: float, *, seed: int) -> Hashes:
@@ -71,14 +71,17 @@ def plain_signature(words: list[int]) -> list[int]:
     mask, golden = 2**64 - 1, 0x9E3779B97F4A7C15
     if not words:
         return [0] * BINS
-    if len(words) < SHORTEST:
+    begins = [
+        begin for begin in range(len(words) - SHINGLE_WORDS + 1) if mix(words[begin]) % SAMPLED == 0
+    ]
+    if len(begins) < MIN_SHINGLES:
         total = len(words)
         for place, word in enumerate(words):
             total += mix((mix(word) + place * golden) & mask)
-        hashes = [mix((total + place * golden) & mask) for place in range(BINS)]
-        return [max(value & 0xFFFF, 1) for value in hashes]
+        bands = [mix(total & mask) * odd & mask for odd in range(1, BINS // 2, 2)]
+        return [band >> 16 * place & 0xFFFF | 1 for band in bands for place in range(4)]
     least: dict[int, int] = {}
-    for begin in range(len(words) - SHINGLE_WORDS + 1):
+    for begin in begins:
         value = 0
         for word in words[begin : begin + SHINGLE_WORDS]:
             value = (value * 0xD1342543DE82EF95 + mix(word)) & mask
@@ -88,29 +91,28 @@ def plain_signature(words: list[int]) -> list[int]:
     return [max(least[place] & 0xFFFF, 1) if place in least else 0 for place in range(BINS)]
 
 
-@pytest.mark.parametrize("length", [0, 1, 4, 5, SHORTEST - 1, SHORTEST, 40, 700])
+@pytest.mark.parametrize("length", [0, 1, 4, 5, SHORTEST, 30, 40, 50, 700])
 def test_a_signature_is_what_its_definition_says(length: int) -> None:
     words = random_words(length, length)
     assert signature(words).tolist() == plain_signature(words.tolist())
 
 
 def test_signatures_never_change() -> None:
-    made = make_signatures(np.arange(2000, dtype=np.uint64), np.array([3, 0, 12, 985, 1000]))
-    assert made[:, 0].tolist() == [1097, 0, 0, 57653, 54578]
+    made = make_signatures(
+        np.arange(2000, dtype=np.uint64), np.arange(2000), np.array([3, 0, 12, 985, 1000])
+    )
+    assert made[:, 0].tolist() == [1097, 0, 45911, 23265, 11553]
     digest = hashlib.sha256(made.astype("<u2").tobytes()).hexdigest()
-    assert digest == "60a017f5322f6d4eea3788f134d133366171b6bd99780d998fb532ca31126e80"
+    assert digest == "69bb39af804295bdc3a695dee95e2b9972837c43c0eabbd8f0a4c35ebc05cfdc"
 
 
-def test_records_are_signed_alike_alone_and_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_signed_alike_alone_and_together() -> None:
     rng = np.random.default_rng(1)
     lengths = np.concatenate([rng.integers(0, 30, 400), [5000, 0, 0, 1, 3000], [12] * 30])
     words = random_words(2, int(lengths.sum()))
     ends = np.cumsum(lengths)
     alone = np.stack([signature(words[e - n : e]) for e, n in zip(ends, lengths, strict=True)])
-    np.testing.assert_array_equal(make_signatures(words, lengths), alone)
-    monkeypatch.setattr(duplicates, "_GROUP_WORDS", 100)
-    monkeypatch.setattr(duplicates, "_GROUP_RECORDS", 7)
-    np.testing.assert_array_equal(make_signatures(words, lengths), alone)
+    np.testing.assert_array_equal(make_signatures(words, np.arange(len(words)), lengths), alone)
 
 
 def test_no_records_have_no_signatures() -> None:
@@ -124,10 +126,10 @@ def test_no_records_have_no_signatures() -> None:
 @pytest.mark.parametrize("lengths", [[], [3], [3, 3], [2, 2]])
 def test_lengths_that_do_not_add_up_are_refused(lengths: list[int]) -> None:
     with pytest.raises(ValueError, match=f"{len(lengths)} records don't add up to 5 words"):
-        make_signatures(random_words(1, 5), np.array(lengths, np.int64))
+        make_signatures(random_words(1, 5), np.arange(5), np.array(lengths, np.int64))
 
 
-@pytest.mark.parametrize("length", [15, 60, 250, 1000, 20000])
+@pytest.mark.parametrize("length", [60, 250, 1000, 20000])
 def test_estimates_are_near_the_true_resemblance(length: int) -> None:
     base = random_words(7, length)
     shares = [0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5]

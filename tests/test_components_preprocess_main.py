@@ -190,6 +190,23 @@ def test_golden_dataset_json(golden: Path) -> None:
                 ],
             },
         },
+        "statistics": {
+            "document_length_histogram": {"2": 2, "4": 7},
+            "frequent_words": {
+                **{"cat": 4, "the": 4, "sat": 3, "café": 2},
+                **dict.fromkeys(["</s>", "a", "no", "ran", "zebra", "“the”"], 1),
+            },
+            "frequent_unknown": dict.fromkeys(["</s>", "a", "no", "ran", "zebra", "“the”"], 1),
+            "near_duplicates": {
+                "threshold": 0.5,
+                "shingle_words": 5,
+                "compared": {"train": 7, "valid": 1, "test": 1},
+                "valid": 0,
+                "test": 0,
+                "same": {"valid": 0, "test": 0},
+                "examples": [],
+            },
+        },
         "rejected": {},
         "rejected_files": [],
         "digest": info["digest"],
@@ -199,6 +216,7 @@ def test_golden_dataset_json(golden: Path) -> None:
 def test_the_folder_holds_that_and_no_more(golden: Path) -> None:
     assert sorted(contents(golden)) == [
         "COMPLETED",
+        "data_card.html",
         "dataset.json",
         "test-00000-of-00001.tfrecord",
         "test.index.npy",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from components.preprocess import runner
 from components.preprocess.runner import check_options
 from model.errors import EXIT_RESTARTABLE
 
@@ -23,12 +24,17 @@ def test_one_worker_works_in_this_process() -> None:
     ]
 
 
-@pytest.mark.parametrize("workers", [0, 2, 7])
+@pytest.mark.parametrize("workers", [2, 7])
 def test_more_workers_are_processes(workers: int) -> None:
     assert check_options(workers, [])[1:] == [
         "--direct_running_mode=multi_processing",
         f"--direct_num_workers={workers}",
     ]
+
+
+def test_by_default_there_are_as_many_as_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "count_workers", lambda: 5)
+    assert check_options(0, []) == check_options(5, [])
 
 
 def test_options_of_the_user_come_last() -> None:
@@ -94,30 +100,54 @@ def children(process_id: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
-    """A text that takes some seconds."""
+    """A text of several blocks, which takes some seconds."""
     lines = "".join(file.read_text(encoding="utf-8") for file in sorted(corpus.iterdir()))
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text(lines * 100, encoding="utf-8")
+    path.write_text(lines * 500, encoding="utf-8")
     return path
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_leaves_nothing(text: Path, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "seconds"), [(1, 0.5), (2, 0.5), (2, 7.0)])
+def test_ctrl_c_leaves_nothing(text: Path, tmp_path: Path, workers: int, seconds: float) -> None:
     process = start(text, tmp_path, workers)
-    time.sleep(0.5)
+    time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT, said[-2000:]
     assert list(tmp_path.iterdir()) == []
+    wait_until(lambda: not session_of(process.pid))
 
 
 @pytest.mark.slow
-def test_a_worker_that_ends_before_it_connects_is_no_hang(text: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("victim", ["worker", "pool"])
+def test_a_process_that_ends_early_is_no_hang(text: Path, tmp_path: Path, victim: str) -> None:
     process = start(text, tmp_path, 2)
     wait_until(lambda: children(process.pid) and children(children(process.pid)[0]))
-    os.kill(children(children(process.pid)[0])[0], signal.SIGKILL)  # below a shell
+    pool = children(process.pid)[0]
+    os.kill(pool if victim == "pool" else children(pool)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == EXIT_RESTARTABLE, said[-2000:]
     assert said.splitlines()[-1].startswith("a Beam worker process ended before its work")
     assert list(tmp_path.iterdir()) == []
+    wait_until(lambda: not session_of(process.pid))
+
+
+@pytest.mark.slow
+def test_the_pool_ends_with_its_process(text: Path, tmp_path: Path) -> None:
+    process = start(text, tmp_path, 2)
+    wait_until(lambda: children(process.pid) and children(children(process.pid)[0]))
+    process.kill()
+    process.communicate(timeout=60)
+    wait_until(lambda: not session_of(process.pid))
+
+
+def session_of(session: int) -> list[str]:
+    """Returns the processes of a session that are there."""
+    rows = [path.read_text() for path in Path("/proc").glob("[0-9]*/stat") if path.exists()]
+    fields = [row.rpartition(")")[2].split() for row in rows]
+    return [
+        row
+        for row, (state, _, _, own, *_) in zip(rows, fields, strict=True)
+        if int(own) == session and state != "Z"
+    ]

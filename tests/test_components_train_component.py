@@ -138,7 +138,7 @@ def prepared(pods: Pods, found: dict[str, Any]) -> Path:
     parameters = {"inputs": found["inputs"], "config": found["data"], "vocab": ""}
     parameters |= {"fingerprint": found["fingerprint"], "shared": str(pods.mount)}
     for _ in range(2):  # a retried task finds its work done
-        output, said = pods.run("preprocess", parameters, writes="records metrics")
+        output, said = pods.run("preprocess", parameters, writes="records data_card metrics")
     assert "already prepared from this input" in said
     assert output["artifacts"]["metrics"]["artifacts"][0]["metadata"]["train_words"] > 5000
     return pods.mount / "runs" / RUN / "records"
@@ -178,6 +178,8 @@ def test_records_are_on_the_shared_volume(pods: Pods, prepared: Path) -> None:
     assert sorted(os.listdir(artifact)) == ["LOCATION", "dataset.json"]
     assert (artifact / "dataset.json").read_bytes() == (prepared / "dataset.json").read_bytes()
     assert (prepared / "COMPLETED").is_file()
+    card = (prepared / "data_card.html").read_bytes()
+    assert pods.artifact("data_card").read_bytes() == card
 
 
 @pytest.mark.slow

@@ -239,6 +239,7 @@ def test_beam_s_worker_beside_flink_makes_the_same_records(
     corpus: Path, tiny_records: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The sidecar's own command does all the work; only who hands it out is not Flink."""
+    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
     from apache_beam.transforms.environments import ExternalEnvironment
 
@@ -251,11 +252,13 @@ def test_beam_s_worker_beside_flink_makes_the_same_records(
     command = [one.replace("50000", str(port)) for one in container["command"]]
     assert command != container["command"]
     address = f"localhost:{port}"
-    monkeypatch.setattr(
-        runner,
-        "_process_runner",
-        lambda *unused: FnApiRunner(default_environment=ExternalEnvironment(address)),
-    )
+
+    @contextmanager
+    def workers(options: PipelineOptions, *unused: object) -> Iterator[FnApiRunner]:
+        options.view_as(DirectOptions).direct_running_mode = "in_memory"
+        yield FnApiRunner(default_environment=ExternalEnvironment(address))
+
+    monkeypatch.setattr(runner, "_workers", workers)
     records = tmp_path / "records"
     with started(command, TF_CPP_MIN_LOG_LEVEL="3") as process:
         wait_for_port(port, process)

@@ -89,6 +89,9 @@ def test_the_yaml_loads_as_a_component() -> None:
         "max_perplexity",
         "window_days",
         "vocab",
+        "compare_to",
+        "max_new_word_rate",
+        "max_divergence",
     }
     assert all(given.optional for given in loaded.component_spec.inputs.values())
     platform = json_format.MessageToDict(loaded.platform_spec)["platforms"]["kubernetes"]

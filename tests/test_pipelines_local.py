@@ -19,8 +19,10 @@ import pytest
 from compiled_pipeline import read_specs
 
 import pipelines
+from components.preprocess.comparison import Comparison
+from components.preprocess.drift import compare
 from model.config import Config, to_json, with_overrides
-from model.errors import CharloomError, InputError, RestartableError
+from model.errors import CharloomError, InputError, RejectedError, RestartableError
 from model.presets import tiny
 from pipelines import local
 from pipelines.compile import compile_pipeline
@@ -134,6 +136,8 @@ def test_kfp_can_show_metrics_and_page(passed: Run) -> None:
     result, root, _ = passed
     (page,) = root.glob("pipeline/*/evaluate/page")
     assert page.read_bytes() == Path(result.report_html).read_bytes()
+    (card,) = root.glob("pipeline/*/preprocess/data_card")
+    assert card.read_bytes() == Path(result.records, "data_card.html").read_bytes()
     metrics = {}
     for path in root.glob("pipeline/*/*/executor_output.json"):
         outputs = json.loads(path.read_text()).get("artifacts", {})
@@ -149,6 +153,48 @@ def test_kfp_can_show_metrics_and_page(passed: Run) -> None:
     dataset = json.loads((Path(result.records) / "dataset.json").read_text())
     assert metrics["preprocess"]["train_words"] == dataset["splits"]["train"]["words"]
     assert metrics["preprocess"]["vocabulary"] == dataset["vocab"]["size"]
+    assert "divergence" not in metrics["preprocess"]  # nothing was compared
+
+
+@pytest.mark.slow
+def test_words_that_drift_too_far_end_the_run(
+    tiny_records: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [f"{corpus}/0*.txt"]  # a part of what tiny_records are made of
+
+    def run(**limits: float) -> RunResult:
+        return run_pipeline(
+            inputs=texts,
+            root=str(tmp_path / str(len(limits))),
+            config=with_overrides(tiny(), ["train.steps=1", "train.warmup_steps=0"]),
+            workers=1,
+            model_name="m",
+            comparison=Comparison(compare_to=tiny_records, **limits),
+        )
+
+    with pytest.raises(RejectedError) as raised:
+        run(max_divergence=0.0)
+    root = tmp_path / "1"
+    assert executed_tasks(root) == {"find-inputs"}
+    (records,) = root.glob("pipeline/*/preprocess/records")
+    drift = compare(str(records), tiny_records)
+    assert 0 < drift.divergence < 1
+    assert str(raised.value).startswith(
+        f"the words of {records} have drifted too far from {tiny_records}: new-word rate "
+        f"{drift.new_word_rate:.5f} (no limit), Jensen-Shannon divergence {drift.divergence:.5f} "
+        "(above --max-divergence 0.00000); "
+    )
+    assert f"{records} compared to {tiny_records}:\n{drift.describe()[0]}\n" in (
+        capsys.readouterr().out
+    )
+    (card,) = root.glob("pipeline/*/preprocess/data_card")
+    assert card.read_bytes() == (records / "data_card.html").read_bytes()
+    run()
+    (output,) = (tmp_path / "0").glob("pipeline/*/preprocess/executor_output.json")
+    outputs = json.loads(output.read_text())["artifacts"]
+    metrics = outputs["metrics"]["artifacts"][0]["metadata"]
+    assert metrics["divergence"] == drift.divergence
+    assert metrics["new_word_rate"] == drift.new_word_rate
 
 
 @pytest.mark.slow
@@ -261,7 +307,8 @@ def test_a_root_that_is_a_file_is_bad_input(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "cls"), [(2, InputError), (75, RestartableError), (1, CharloomError)]
+    ("code", "cls"),
+    [(2, InputError), (3, RejectedError), (75, RestartableError), (1, CharloomError)],
 )
 def test_a_reported_error_keeps_its_class(
     tmp_path: Path, code: int, cls: type[CharloomError]

@@ -142,7 +142,7 @@ def test_values_by_type(server: Server) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--param", "workrs=3"], "--param workrs: the pipeline has no such parameter; did you mean workers? it has config, "),
+        (["--param", "workrs=3"], "--param workrs: the pipeline has no such parameter; did you mean workers? it has compare_to, config, "),
         (["--param", "workers"], "--param 'workers' has no '='; write it as NAME=VALUE"),
         (["--param", "workers=2.5"], "--param workers is '2.5'; it must be a whole number"),
         (["--workers", "x"], "--workers is 'x'; it must be a whole number"),

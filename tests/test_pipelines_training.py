@@ -121,6 +121,36 @@ def test_what_is_cached_depends_on_nothing_that_is_new_in_every_run(spec: dict[s
     assert keys == {"inputs": "inputs", "config": "data", "fingerprint": "fingerprint"}
 
 
+def test_other_records_and_limits_reach_the_data_stage(spec: dict[str, Any]) -> None:
+    tasks = list_tasks(spec)
+    given = {
+        step: {
+            name: source["componentInputParameter"]
+            for name, source in tasks[step]["inputs"]["parameters"].items()
+            if "componentInputParameter" in source
+        }
+        for step in ("find-inputs", "preprocess")
+    }
+    names = ("compare_to", "max_new_word_rate", "max_divergence")
+    assert given["preprocess"] == {
+        "vocab": "vocab",
+        **{name: name for name in names},
+        "pipelinechannel--prepare_memory": "prepare_memory",
+    }
+    assert given["find-inputs"]["compare_to"] == "compare_to"  # its digest is in the cache's key
+    defaults = spec["root"]["inputDefinitions"]["parameters"]
+    assert [defaults[name]["defaultValue"] for name in names] == ["", 1.0, 1.0]
+    component = spec["components"]["comp-preprocess"]
+    inner = component["inputDefinitions"]["parameters"]
+    assert [inner[name]["defaultValue"] for name in names] == ["", 1.0, 1.0]
+    outputs = component["outputDefinitions"]["artifacts"]
+    assert {name: one["artifactType"]["schemaTitle"] for name, one in outputs.items()} == {
+        "records": "system.Dataset",
+        "data_card": "system.HTML",
+        "metrics": "system.Metrics",
+    }
+
+
 def test_placeholders_stand_alone(spec: dict[str, Any]) -> None:
     # KFP's driver fills in a placeholder that is the whole value, except for the workspace's.
     parameters = list_tasks(spec)["find-inputs"]["inputs"]["parameters"]

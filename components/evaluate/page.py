@@ -12,7 +12,6 @@ import html
 import io
 import math
 import re
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -23,12 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from components.evaluate.gate import PASSED, REJECTED, format_figure, look_up
-from components.templates import load_template
+from components.templates import LINE_END, NOT_AVAILABLE, load_template, visible
 from model.vocab import EOS_ID, SPECIAL_WORDS
-
-NOT_AVAILABLE = "not available"
-LINE_END = "↵"
-"""Shown for the end of a line."""
 
 SLICES = {
     "unknown": "unknown word",
@@ -41,13 +36,9 @@ SLICES = {
 SHOWN_DOCUMENTS = 5
 """That many of the worst and of the best documents are shown."""
 SHOWN_SAMPLES = 20
-SHOWN_CHARACTERS = 400
-"""Longer texts are cut: a line, or a word, of a corpus may have megabytes."""
 SHOWN_POINTS = 400
 """Points of a curve; more of them are thinned out."""
 
-_HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-_SPELT = {"\u200c", "\u200d"}  # format characters that Persian, Hindi and others spell with
 _MODEL_COLOUR, _OTHER_COLOUR, _INK = "#1a5fb4", "#9a9fa8", "#4a5361"
 _STYLE = {
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#c3c8d0"),
@@ -96,19 +87,6 @@ def render_page(report: Mapping[str, Any]) -> str:
         figure=lambda value: _format(value, format_figure),
         count=lambda value: _format(value, _format_count),
     )
-
-
-def visible(value: object) -> str:
-    """Returns a text of the corpus as one line that can be shown.
-
-    Line ends become a sign. Other control and format characters (they could turn the
-    direction of the page's own text) and lone surrogates become U+FFFD.
-    """
-    text = str(value)
-    if len(text) > SHOWN_CHARACTERS:
-        text = text[:SHOWN_CHARACTERS] + "…"
-    hidden = [char for char in set(text) - _SPELT if unicodedata.category(char) in _HIDDEN]
-    return text.translate({ord(char): LINE_END if char == "\n" else "\ufffd" for char in hidden})
 
 
 def _number(values: object, path: str) -> float | None:

@@ -31,8 +31,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from components.evaluate.gate import look_up
-from components.evaluate.page import NOT_AVAILABLE, visible
-from components.templates import load_template
+from components.templates import NOT_AVAILABLE, load_template, visible
 from model.files import write_whole
 from model.records import SPLITS
 from model.vocab import SPECIAL_WORDS

@@ -21,6 +21,7 @@ def find_inputs(
     window_days: int = 1,
     scheduled: str = "",
     created: str = "",
+    compare_to: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "FoundInputs",
     [("inputs", str), ("fingerprint", str), ("data", str), ("config", str), ("judged", str)],
@@ -36,15 +37,18 @@ def find_inputs(
         window_days: how many days the dates in inputs go back.
         scheduled: when the run was scheduled.
         created: when the run was made.
+        compare_to: folder of records that the run's are compared to; if empty, there are none.
 
     Returns:
         inputs: JSON list of the patterns, dates filled in.
-        fingerprint: SHA-256 of names, sizes and times of change of the files.
+        fingerprint: SHA-256 of names, sizes and times of change of the files, and of the digest of
+            the records to compare to.
         data: the data section of the configuration.
         config: the whole configuration.
         judged: the same with the run's own limits of the gate.
     """
     from components.preprocess import inputs as stage
+    from components.preprocess.comparison import Comparison
     from components.task import reporting_errors
 
     with reporting_errors():
@@ -57,6 +61,8 @@ def find_inputs(
             window_days=window_days,
             times=(scheduled, created),
         )
+        comparison = Comparison(compare_to=compare_to)
+        found = found._replace(fingerprint=comparison.extend_fingerprint(found.fingerprint))
     return tuple(found)
 
 
@@ -65,9 +71,13 @@ def preprocess(
     inputs: str,
     config: str,
     records: dsl.Output[dsl.Dataset],
+    data_card: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
     vocab: str = "",
     fingerprint: str = "",
+    compare_to: str = "",
+    max_new_word_rate: float = 1.0,
+    max_divergence: float = 1.0,
     shared: str = "",
 ) -> None:
     """Turns raw text into shards of encoded records and a vocabulary.
@@ -77,13 +87,23 @@ def preprocess(
         config: the configuration as JSON; its data section is used.
         records: folder of shards, vocabulary and dataset.json, or of LOCATION, which says
             where that folder is.
-        metrics: sizes of the splits, in words, and of the vocabulary.
+        data_card: data_card.html, for the KFP page of this task.
+        metrics: sizes of the splits, in words, and of the vocabulary; how far the words have
+            drifted, if there is something to compare to.
         vocab: file of the words of the vocabulary; if empty, the text gives them.
         fingerprint: of the text, so that KFP's cache tells changed text.
+        compare_to: folder of other records; if empty, nothing is compared.
+        max_new_word_rate: share of training words that may be new; above it the task fails. 1
+            is no limit.
+        max_divergence: Jensen-Shannon divergence of the words, in bits, above which it fails. 1
+            is no limit.
         shared: where a cluster's pods mount the shared volume.
     """
     import json
+    import os
+    import shutil
 
+    from components.preprocess.comparison import Comparison
     from components.preprocess.main import run
     from components.task import (
         describe_output,
@@ -93,16 +113,25 @@ def preprocess(
         select_numbers,
     )
     from model.config import from_json
+    from model.records import CARD_FILE
 
     with reporting_errors():
-        folder = output_folder(records.path, run_folder(shared), "records")
-        dataset = run(
-            inputs=json.loads(inputs),
-            vocab=vocab,
-            records=folder,
-            config=from_json(config).data,
+        comparison = Comparison(
+            compare_to=compare_to,
+            max_new_word_rate=max_new_word_rate,
+            max_divergence=max_divergence,
         )
+        data = from_json(config).data
+        comparison.check_other(data)
+        folder = output_folder(records.path, run_folder(shared), "records")
+        dataset = run(inputs=json.loads(inputs), vocab=vocab, records=folder, config=data)
         describe_output(records.path, folder, "dataset.json")
+        shutil.copyfile(os.path.join(folder, CARD_FILE), data_card.path)
+        drift = comparison.apply(folder)
     paths = {f"{split}_words": f"splits.{split}.words" for split in ("train", "valid", "test")}
-    for name, value in select_numbers(dataset, {**paths, "vocabulary": "vocab.size"}).items():
+    figures = select_numbers(dataset, {**paths, "vocabulary": "vocab.size"})
+    if drift is not None:
+        names = ("new_word_rate", "divergence")
+        figures |= select_numbers(drift.to_dict(), {name: name for name in names})
+    for name, value in figures.items():
         metrics.log_metric(name, value)

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.checks import check_range
-from model.errors import InputError, RejectedError
-from model.records import VOCAB_FILE, Dataset
+from model.config import DataConfig
+from model.errors import InputError
+from model.records import INFO_FILE, VOCAB_FILE, Dataset
 from model.showing import printable
 from model.vocab import SPECIAL_WORDS, UNK_ID, Vocabulary
 
@@ -129,7 +129,7 @@ class Drift:
             f"vocabulary: {self.new_vocabulary:,} of {self.vocabulary:,} words are new "
             f"({self.new_vocabulary_rate:.2%}); {self.gone_vocabulary:,} of the other's "
             f"{self.other_vocabulary:,} are gone, {self.gone_word_rate:.2%} of its training words",
-            f"Jensen-Shannon divergence of the unigrams: {self.divergence:.5f} "
+            f"Jensen-Shannon divergence of the unigrams: {self.divergence:.5f} bits "
             "(0 the same, 1 nothing shared)",
             f"most divergent: {most or 'none'}",
             f"most frequent new words: {_listed(self.new_words)}",
@@ -173,25 +173,49 @@ def compare(records: str, other: str) -> Drift:
       InputError: a folder is missing, unfinished, changed, of another version or without
         training words, or words are not made in the same way in both.
     """
-    with Dataset.open(records) as new, Dataset.open(other) as old:
-        _check_words(new, old)
+    with _open(records) as new, _open(other) as old:
+        _check_words(old, new.config, name=records)
         drift = compare_vocabularies(new.vocab, old.vocab)
         return dataclasses.replace(drift, digest=new.digest, other_digest=old.digest)
 
 
-def _check_words(new: Dataset, old: Dataset) -> None:
+def check_other(other: str, config: DataConfig) -> None:
+    """Checks that records which `config` will make can be compared to a folder.
+
+    Raises:
+      InputError: they can't; as `compare`.
+    """
+    with _open(other) as old:
+        _check_words(old, config, name="the configuration")
+
+
+def _open(path: str) -> Dataset:
+    """Opens a folder of records that has training words."""
+    try:
+        dataset = Dataset.open(path)
+    except InputError:
+        raise
+    except (OSError, LookupError, TypeError, ValueError, AttributeError):
+        # The other folder may come from anywhere: its dataset.json may lack anything.
+        raise InputError(
+            f"{os.path.join(path, INFO_FILE)} is not as charloom prepare writes it; prepare it again"
+        ) from None
+    counts = dataset.vocab.counts
+    if min(counts) < 0 or not sum(counts):
+        raise InputError(
+            f"{os.path.join(path, VOCAB_FILE)} counts no training word, so there is "
+            "nothing to compare; prepare it again from more text"
+        )
+    return dataset
+
+
+def _check_words(old: Dataset, config: DataConfig, *, name: str) -> None:
     for field in WORD_FIELDS:
-        ours, theirs = getattr(new.config, field), getattr(old.config, field)
+        ours, theirs = getattr(config, field), getattr(old.config, field)
         if ours != theirs:
             raise InputError(
-                f"{new.path} has data.{field}={_spelt(ours)} but {old.path} has {_spelt(theirs)}, so "
+                f"{name} has data.{field}={_spelt(ours)} but {old.path} has {_spelt(theirs)}, so "
                 f"their words can't be compared; prepare one of them again with the same data.{field}"
-            )
-    for dataset in (new, old):
-        if not sum(dataset.vocab.counts):
-            raise InputError(
-                f"{os.path.join(dataset.path, VOCAB_FILE)} counts no training word, so there is "
-                "nothing to compare; prepare it again from more text"
             )
 
 
@@ -269,39 +293,3 @@ def measure_divergence(
     sums = [math.fsum(row) / int(total) for row, total in zip(terms, totals, strict=True)]
     parts: npt.NDArray[np.float64] = (terms / totals[:, None]).sum(axis=0) / 2
     return min(max((sums[0] + sums[1]) / 2, 0.0), 1.0), parts
-
-
-def check(
-    drift: Drift, *, max_new_word_rate: float | None = None, max_divergence: float | None = None
-) -> None:
-    """Fails the run if the drift is above a limit; None sets no limit.
-
-    Raises:
-      RejectedError: a figure is above its limit.
-      InputError: a limit is not between 0 and 1.
-    """
-    limits = {"max_new_word_rate": max_new_word_rate, "max_divergence": max_divergence}
-    for name, limit in limits.items():
-        if limit is not None:
-            check_range(name, limit, 0.0, 1.0)
-    figures = (
-        ("new-word rate", drift.new_word_rate, max_new_word_rate),
-        ("Jensen-Shannon divergence", drift.divergence, max_divergence),
-    )
-    # Not `figure > limit`: what can't be compared is above.
-    if all(limit is None or figure <= limit for _, figure, limit in figures):
-        return
-    said = ", ".join(_compared(name, figure, limit) for name, figure, limit in figures)
-    raise RejectedError(
-        f"the words have drifted too far: {said}; look at the new and the most divergent words, "
-        "then leave out text that does not belong, or raise the limit"
-    )
-
-
-def _compared(name: str, figure: float, limit: float | None) -> str:
-    """Returns figure and limit, with as many digits as it takes to tell them apart."""
-    if limit is None:
-        return f"{name} {figure:.5f} (no limit)"
-    digits = next((n for n in range(5, 18) if f"{figure:.{n}f}" != f"{limit:.{n}f}"), 5)
-    sign = "at most" if figure <= limit else "above"
-    return f"{name} {figure:.{digits}f} ({sign} the limit of {limit:.{digits}f})"

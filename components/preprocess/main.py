@@ -14,21 +14,26 @@ from typing import Any
 import numpy as np
 
 from components.preprocess import counts, sources, transforms
-from components.preprocess.describing import (
-    accept,
-    check_splits,
-    describe,
-    hash_text,
-    scans_of_files,
-)
-from components.preprocess.runner import beam, check_options, open_pipeline
+from components.preprocess.counts import SplitCounts
+from components.preprocess.describing import describe, hash_text, scans_of_files
+from components.preprocess.runner import beam, check_options, has_one_worker, open_pipeline
 from components.preprocess.sources import InputFile
+from components.preprocess.statistics import describe_text, for_card
 from components.preprocess.units import make_groups, make_units
 from components.preprocess.writing import index_path
 from model.config import DataConfig, to_dict
 from model.errors import InputError
-from model.records import COMPLETED_FILE, INFO_FILE, SPLITS, VOCAB_FILE, Dataset, save_index
-from model.vocab import read_words
+from model.files import write_whole
+from model.records import (
+    CARD_FILE,
+    COMPLETED_FILE,
+    INFO_FILE,
+    SPLITS,
+    VOCAB_FILE,
+    Dataset,
+    save_index,
+)
+from model.vocab import Vocabulary, read_words
 
 
 def run(
@@ -40,7 +45,7 @@ def run(
     vocab: str = "",
     records: str,
     config: DataConfig,
-    beam_workers: int = 1,
+    beam_workers: int = 0,
     beam_options: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Prepares a corpus.
@@ -57,7 +62,7 @@ def run(
       vocab: file of the words of the vocabulary, in place of the most frequent ones.
       records: the output folder; made here, or there and empty.
       config: how text becomes records.
-      beam_workers: processes; 1 works in this one, 0 takes all cores.
+      beam_workers: processes; 1 works in this one, 0 takes as many as there is room for.
       beam_options: options of Apache Beam, which may name another runner.
 
     Returns:
@@ -87,47 +92,40 @@ def _prepare(
     config: DataConfig,
     flags: Sequence[str],
 ) -> dict[str, Any]:
-    """Runs both passes over the files and completes the folder."""
+    """Makes the records of the files and completes the folder."""
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
-    log_path = os.path.join(scratch, "workers.log")
-    vocab_path = os.path.join(folder, VOCAB_FILE)
-
+    write_whole(transforms.words_path(scratch), json.dumps({"words": words}))
     units = make_units(files, config)
-    with open_pipeline(flags, log_path) as pipeline:
-        _ = (
-            pipeline
-            | "Units" >> beam.Create(units)
-            | "Scan" >> transforms.ScanUnits(config, scratch)
+    groups = make_groups(units, config.shard_megabytes << 20)
+    log_path = os.path.join(scratch, "workers.log")
+    with open_pipeline(flags, log_path, elements=len(units)) as pipeline:
+        spread = not has_one_worker(pipeline)
+        prepare = transforms.PrepareRecords(
+            config, folder, scratch=scratch, groups=groups, spread=spread
         )
-    parts, counted = transforms.load_scans(scratch, len(units))
-    scans = scans_of_files(parts, config)
-    accept(scans, config)
-    check_splits(scans, config)
-    vocab = counts.build_vocabulary(
-        counted, max_size=config.vocab_size, min_count=config.min_count, words=words
-    )
-    vocab.save(vocab_path)
-
-    groups = list(enumerate(make_groups(units, config.shard_megabytes << 20)))
-    with open_pipeline(flags, log_path) as pipeline:
-        _ = (
-            pipeline
-            | "Groups" >> beam.Create(groups)
-            | "Write"
-            >> transforms.WriteGroups(folder, vocab_path, scratch=scratch, count=len(groups))
-        )
+        _ = pipeline | "Units" >> beam.Create(units, reshuffle=spread) | "Prepare" >> prepare
     written = transforms.load_groups(scratch, len(groups))
-    for group in written:
-        if "problem" in group:
-            raise InputError(group["problem"])
+    parts, counted = transforms.load_scans(scratch, len(units))
+    vocab = Vocabulary.load(os.path.join(folder, VOCAB_FILE))
     indexes = {split: _save_index(folder, scratch, split, len(groups)) for split in SPLITS}
     known = {split: counts.describe_split(counted, split, vocab) for split in SPLITS}
+    scans = scans_of_files(parts, config)
     info = describe(scans, written, vocab=vocab, known=known, indexes=indexes, config=config)
     info["vocab"].update(_describe_words(words))
+    info["statistics"] = describe_text(
+        scans, known["train"], folder=folder, scratch=scratch, groups=len(groups)
+    )
     shutil.rmtree(scratch)
+    _write_card(info, known["train"], folder)
     _save_info(info, folder)
     return info
+
+
+def _write_card(info: dict[str, Any], known: SplitCounts, folder: str) -> None:
+    from components.preprocess.card import write_card  # Jinja takes a while
+
+    write_card(info, for_card(info, known), os.path.join(folder, CARD_FILE))
 
 
 def _save_index(folder: str, scratch: str, split: str, groups: int) -> dict[str, Any]:
@@ -175,6 +173,8 @@ def _reuse(
     given = {key: info["vocab"][key] for key in info["vocab"] if key.startswith("given_")}
     if given != _describe_words(words):
         raise InputError(f"{occupied}, records with another vocabulary; {advice}")
+    if not os.path.isfile(os.path.join(target, CARD_FILE)):
+        raise InputError(f"{occupied}, records without {CARD_FILE}; {advice}")
     print(f"{target}: already prepared from this input with this config", flush=True)
     return info
 

@@ -4,29 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import os
 import re
-import shlex
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 
+from components.preprocess.beam_setup import quiet_beam, quiet_import, sample_often
+from components.preprocess.resources import count_workers
+from components.preprocess.worker_pool import WORKER_ENDED, WorkerPool
 from model.errors import CharloomError, InputError, RestartableError
-
-
-@contextlib.contextmanager
-def quiet_import() -> Iterator[None]:
-    """Keeps Beam's import from warning that libraries of some clouds are missing."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-
 
 with quiet_import():
     import apache_beam as beam
@@ -38,25 +27,24 @@ with quiet_import():
     )
     from apache_beam.runners import create_runner
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-    from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
-__all__ = ["beam", "check_options", "open_pipeline", "quiet_import"]
+    from components.preprocess.pool_environment import PoolEnvironment
+
+sample_often()
+
+__all__ = ["beam", "check_options", "has_one_worker", "open_pipeline", "quiet_import"]
 
 _RUNNER = "FnApiRunner"
 _LOG_LINES = 20
 _EXCEPTION = re.compile(r"(Caused by: )?[\w.$]*(Error|Exception|Failure)\b")
 _PATIENCE_S = 5.0
-_WORKER_ENDED = (
-    "a Beam worker process ended before its work (killed, or out of memory); run the "
-    "command again, with fewer --beam-workers if it happens again"
-)
 
 
 def check_options(workers: int, extra: Sequence[str]) -> list[str]:
     """Returns the flags for Beam; those of the user come last, so they win.
 
     Args:
-      workers: processes; 1 works in this one, 0 takes all cores.
+      workers: processes; 1 works in this one, 0 takes as many as there is room for.
       extra: options as on Beam's command line.
 
     Raises:
@@ -64,6 +52,7 @@ def check_options(workers: int, extra: Sequence[str]) -> list[str]:
     """
     if workers < 0:
         raise InputError(f"--beam-workers is {workers}; it must be 0 (all cores) or more")
+    workers = workers or count_workers()
     flags = [
         # By name: `DirectRunner` may hand over to Prism, which downloads a program.
         f"--runner={_RUNNER}",
@@ -71,9 +60,11 @@ def check_options(workers: int, extra: Sequence[str]) -> list[str]:
         f"--direct_num_workers={workers}",
         *extra,
     ]
+    if not extra:
+        return flags
     said = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), _quiet():
+        with contextlib.redirect_stderr(said), quiet_beam():
             options = PipelineOptions(flags)
             known = options.get_all_options()
             every = options.get_all_options(retain_unknown_options=True)
@@ -122,35 +113,36 @@ def _check_job_server(options: PipelineOptions) -> None:
 
 
 @contextlib.contextmanager
-def open_pipeline(flags: Sequence[str], log_path: str) -> Iterator[beam.Pipeline]:
+def open_pipeline(
+    flags: Sequence[str], log_path: str, *, elements: int | None = None
+) -> Iterator[beam.Pipeline]:
     """Gives a pipeline that runs at the end of the block.
 
     Args:
       flags: made by `check_options`.
       log_path: takes what worker processes write to stderr; its end is shown on failure.
+      elements: no more workers than this are of use.
 
     Raises:
       RestartableError: a worker process ended early.
     """
-    failed = log_path + ".failed"
     running = False
     try:
-        with _quiet(), _watch(failed):
+        with quiet_beam():
             options = PipelineOptions(list(flags))
-            direct = options.view_as(DirectOptions)
-            runner = None
-            if _is_local(options) and direct.direct_running_mode == "multi_processing":
-                runner = _process_runner(log_path, failed)
-                direct.direct_running_mode = "in_memory"  # "as the runner is made"
-            pipeline = beam.Pipeline(runner=runner, options=options)
-            try:
-                with _stderr_of_workers(options, log_path), pipeline:
-                    yield pipeline
-                    running = True
-            except BaseException as error:
-                if _is_interrupt(error):
-                    _cancel(pipeline)
-                raise
+            with (
+                _workers(options, log_path, elements) as runner,
+                _stderr_of_workers(options, log_path),
+            ):
+                pipeline = beam.Pipeline(runner=runner, options=options)
+                try:
+                    with pipeline:
+                        yield pipeline
+                        running = True
+                except BaseException as error:
+                    if _is_interrupt(error):
+                        _cancel(pipeline)
+                    raise
     except Exception as error:
         if _is_interrupt(error):  # Beam has wrapped it like any other
             raise KeyboardInterrupt from None
@@ -160,13 +152,46 @@ def open_pipeline(flags: Sequence[str], log_path: str) -> Iterator[beam.Pipeline
             with open(log_path, encoding="utf-8", errors="replace") as file:
                 print("".join(file.readlines()[-_LOG_LINES:]), file=sys.stderr, end="")
         if "Channel closed prematurely" in str(error):  # there is no class of its own for it
-            raise RestartableError(_WORKER_ENDED) from error
+            raise RestartableError(WORKER_ENDED) from error
         raise
 
 
+def has_one_worker(pipeline: beam.Pipeline) -> bool:
+    """Returns whether the pipeline is run by a single worker here, so that nothing is dealt out."""
+    workers = pipeline.options.view_as(DirectOptions).direct_num_workers
+    return _is_local(pipeline.options) and workers == 1
+
+
 @contextlib.contextmanager
-def _watch(failed: str) -> Iterator[None]:
-    """Raises RestartableError in the main thread soon after the file `failed` is there.
+def _workers(
+    options: PipelineOptions, log_path: str, elements: int | None
+) -> Iterator[FnApiRunner | None]:
+    """Gives a runner with worker processes of our pool, if the options ask for processes here."""
+    direct = options.view_as(DirectOptions)
+    if not _is_local(options) or direct.direct_running_mode != "multi_processing":
+        yield None
+        return
+    direct.direct_running_mode = "in_memory"  # "as the runner is made"
+    workers = min(direct.direct_num_workers or count_workers(), elements or sys.maxsize)
+    direct.direct_num_workers = workers
+    if workers == 1:
+        yield None
+        return
+    pool = WorkerPool.shared()
+    well = False
+    try:
+        with _watch(pool):
+            yield FnApiRunner(default_environment=PoolEnvironment(log_path))
+        well = True
+    finally:
+        if pool.process.poll() is not None:
+            print(pool.read_log(), file=sys.stderr, end="")
+        pool.end_workers(_PATIENCE_S if well else 0.0)
+
+
+@contextlib.contextmanager
+def _watch(pool: WorkerPool) -> Iterator[None]:
+    """Raises RestartableError in the main thread soon after a worker of the pool has failed.
 
     Beam notices the end of a worker that has connected, and waits for ever for one that
     ended before.
@@ -177,11 +202,11 @@ def _watch(failed: str) -> Iterator[None]:
         return
 
     def stop(*unused: object) -> None:
-        raise RestartableError(_WORKER_ENDED)
+        raise RestartableError(WORKER_ENDED)
 
     def watch() -> None:
         while not done.wait(0.5):
-            if os.path.exists(failed):
+            if pool.has_failed():
                 if not done.wait(_PATIENCE_S) and main.ident:
                     signal.pthread_kill(main.ident, signal.SIGUSR1)  # interrupts its waiting
                 return
@@ -238,42 +263,3 @@ def _is_interrupt(error: BaseException | None) -> bool:
 
 def _is_local(options: PipelineOptions) -> bool:
     return bool(options.view_as(StandardOptions).runner == _RUNNER)
-
-
-def _process_runner(log_path: str, failed: str) -> FnApiRunner:
-    """Returns Beam's own multi_processing, but with workers that don't chatter.
-
-    Beam starts its workers by an unquoted path, and lets them log to our stderr.
-
-    Args:
-      log_path: takes the workers' stderr.
-      failed: file that is made when a worker ends otherwise than well.
-    """
-    python, log, failed = map(shlex.quote, (sys.executable, log_path, failed))
-    command = f"{python} -m apache_beam.runners.worker.sdk_worker_main 2>>{log} || : >{failed}"
-    return FnApiRunner(default_environment=SubprocessSDKEnvironment.from_command_string(command))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps Beam from logging; its errors come as exceptions, with all that is in the log.
-
-    What a job server says is logged by the root logger itself, which Python gives a handler
-    that stays, if it has none.
-    """
-
-    def is_of_others(record: logging.LogRecord) -> bool:
-        return "apache_beam" not in record.pathname
-
-    logger, root = logging.getLogger("apache_beam"), logging.getLogger()
-    silent = logging.NullHandler()
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    root.addHandler(silent)
-    root.addFilter(is_of_others)
-    try:
-        yield
-    finally:
-        root.removeFilter(is_of_others)
-        root.removeHandler(silent)
-        logger.setLevel(level)

@@ -14,7 +14,6 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +27,8 @@ IntArray = npt.NDArray[np.int64]
 
 _LINE_MARK = b"\0"
 """A chunk that stands for a line end; text has no NUL."""
+
+_CALLS_AS_IT_IS = 30
 
 _LINE_ENDS = re.compile(rb"\r\n?|\n")
 
@@ -113,16 +114,36 @@ def _tokenize_chunks(
 
 
 @functools.cache
-def _tokenizer(config: DataConfig) -> Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]:
-    """Returns a compiled function from `[K]` chunks to what `_tokenize_chunks` returns."""
+def _tokenizer(config: DataConfig) -> _Tokenizer:
+    return _Tokenizer(config)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
-    def tokenize(chunks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        words = model_text.tokenize_lines(chunks, config)
+
+class _Tokenizer:
+    """A function from `[K]` chunks to what `_tokenize_chunks` returns.
+
+    Compiling it takes about as long as `_CALLS_AS_IT_IS` calls as it is: a worker with a few
+    large blocks does without, and one with many small files compiles it.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        self._calls = 0
+        self._compiled = tf.function(
+            self._tokenize,
+            input_signature=[tf.TensorSpec([None], tf.string)],
+            autograph=False,
+        )
+
+    def __call__(self, chunks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        self._calls += 1
+        tokenize = self._tokenize if self._calls <= _CALLS_AS_IT_IS else self._compiled
+        distinct, index, splits = tokenize(chunks)
+        return distinct, index, splits
+
+    def _tokenize(self, chunks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        words = model_text.tokenize_lines(chunks, self._config)
         distinct, index = tf.unique(words.flat_values)
         return distinct, index, words.row_splits
-
-    return tokenize  # type: ignore[no-any-return]
 
 
 def _gather(

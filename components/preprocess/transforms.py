@@ -1,11 +1,11 @@
-"""The Beam transforms of `prepare`.
+"""The Beam transforms of `prepare`, which make one pipeline of its two passes over the text.
 
 Elements are units of text of some MiB (first pass) and groups of units (second pass), never
 words or lines: a Beam element costs about as much as tokenising a few lines. What they give is
 in files named by the element, each renamed to its name when it is whole. So an element that a
-runner tries twice leaves no more than one that it tried once, and nothing travels back through
-the runner. What is wrong with the input is in these files, too, and no exception: the first bad
-file in order is reported whatever the runner, and without a pipeline's traceback.
+runner tries twice leaves no more than one that it tried once, and nothing but indices travels
+through the runner. What is wrong with the input is in these files, too, and no exception: the
+first bad file in order is reported whatever the runner, and without a pipeline's traceback.
 """
 
 from __future__ import annotations
@@ -14,30 +14,62 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from components.preprocess.counts import WordCounter
+from components.preprocess.counts import WordCounter, build_vocabulary
+from components.preprocess.describing import accept, check_splits, scans_of_files
 from components.preprocess.runner import beam
 from components.preprocess.sources import InputFile
 from components.preprocess.units import Unit
 from model.config import DataConfig
 from model.errors import InputError
 from model.files import write_whole
+from model.records import VOCAB_FILE
 from model.vocab import Vocabulary
 
+Group = tuple[int, Sequence[int]]
+"""Index of a group and the indices of its units."""
 
-class ScanUnits(beam.PTransform):
-    """`Unit`s -> for each a file of `PartScan`s, of pieces and of counts in a folder."""
 
-    def __init__(self, config: DataConfig, folder: str) -> None:
-        """Makes the transform."""
+class PrepareRecords(beam.PTransform):
+    """`Unit`s -> a vocabulary and shards of records in a folder, and files that tell of them."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        folder: str,
+        *,
+        scratch: str,
+        groups: Sequence[Sequence[int]],
+        spread: bool,
+    ) -> None:
+        """Makes the transform.
+
+        Args:
+          config: how text becomes records.
+          folder: gets the records.
+          scratch: folder for all that is needed on the way; has the file of given words.
+          groups: for each the indices of its units, which share shards.
+          spread: deal the groups out to several workers.
+        """
         super().__init__()
-        self._scan = _ScanUnit(config, folder)
+        self._spread = spread
+        self._scan = _ScanUnit(config, scratch)
+        self._choose = _ChooseVocabulary(config, folder, scratch, [list(one) for one in groups])
+        self._write = _WriteGroup(folder, scratch, len(groups))
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
         """Names the steps."""
-        return units | "Spread" >> beam.Reshuffle() | "ScanUnit" >> beam.ParDo(self._scan)
+        groups = (
+            units
+            | "ScanUnit" >> beam.ParDo(self._scan)
+            | "All" >> beam.GroupByKey()
+            | "ChooseVocabulary" >> beam.ParDo(self._choose)
+        )
+        if self._spread:
+            groups |= "Spread" >> beam.Reshuffle()
+        return groups | "WriteGroup" >> beam.ParDo(self._write)
 
 
 class _ScanUnit(beam.DoFn):
@@ -45,7 +77,7 @@ class _ScanUnit(beam.DoFn):
         self._config = config
         self._folder = folder
 
-    def process(self, unit: Unit) -> None:
+    def process(self, unit: Unit) -> Iterator[tuple[int, int]]:
         from components.preprocess.scanning import scan_unit  # TensorFlow comes with it
 
         path = _scan_path(self._folder, unit.index)
@@ -58,34 +90,60 @@ class _ScanUnit(beam.DoFn):
         except OSError as error:
             with contextlib.suppress(OSError):
                 write_whole(path, json.dumps({"problem": str(error)}))
+        yield 0, unit.index
 
 
-class WriteGroups(beam.PTransform):
-    """Groups, as index and units, -> shards in a folder; a file each (see `write_group`)."""
+class _ChooseVocabulary(beam.DoFn):
+    """All units scanned -> the vocabulary in a file, and groups to write; none if text is bad."""
 
-    def __init__(self, folder: str, vocab_path: str, *, scratch: str, count: int) -> None:
-        """Makes the transform; `count` is the number of groups."""
-        super().__init__()
-        self._write = _WriteGroup(folder, vocab_path, scratch=scratch, count=count)
+    def __init__(
+        self, config: DataConfig, folder: str, scratch: str, groups: list[list[int]]
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._scratch = scratch
+        self._groups = groups
 
-    def expand(self, groups: beam.PCollection) -> beam.PCollection:
-        """Names the steps."""
-        return groups | "Spread" >> beam.Reshuffle() | "WriteGroup" >> beam.ParDo(self._write)
+    def process(self, scanned: tuple[int, Sequence[int]]) -> Iterator[Group]:
+        problem = None
+        try:
+            self._choose(len(list(scanned[1])))
+        except InputError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = (
+                f"can't write to {self._folder} ({error}); free space or choose another folder"
+            )
+        with contextlib.suppress(OSError):
+            write_whole(_problem_path(self._scratch), json.dumps({"problem": problem}))
+        if problem is None:
+            yield from enumerate(self._groups)
+
+    def _choose(self, units: int) -> None:
+        parts, counted = load_scans(self._scratch, units)
+        scans = scans_of_files(parts, self._config)
+        accept(scans, self._config)
+        check_splits(scans, self._config)
+        vocab = build_vocabulary(
+            counted,
+            max_size=self._config.vocab_size,
+            min_count=self._config.min_count,
+            words=_load_json(words_path(self._scratch))["words"],
+        )
+        vocab.save(os.path.join(self._folder, VOCAB_FILE))
 
 
 class _WriteGroup(beam.DoFn):
-    def __init__(self, folder: str, vocab_path: str, *, scratch: str, count: int) -> None:
+    def __init__(self, folder: str, scratch: str, count: int) -> None:
         self._folder = folder
-        self._vocab_path = vocab_path
         self._scratch = scratch
         self._count = count
+        self._vocab: Vocabulary | None = None
 
-    def setup(self) -> None:
-        self._vocab = Vocabulary.load(self._vocab_path)
-
-    def process(self, group: tuple[int, Sequence[int]]) -> None:
+    def process(self, group: Group) -> None:
         from components.preprocess.writing import write_group  # TensorFlow comes with it
 
+        self._vocab = self._vocab or Vocabulary.load(os.path.join(self._folder, VOCAB_FILE))
         index, units = group
         content = write_group(
             index,
@@ -99,7 +157,7 @@ class _WriteGroup(beam.DoFn):
 
 
 def load_scans(folder: str, count: int) -> tuple[list[Any], list[str]]:
-    """Reads what `ScanUnits` left of `count` units.
+    """Reads what the first pass left of `count` units.
 
     Returns:
       The `PartScan`s, in the order of files and blocks, and the paths of the files of counts.
@@ -127,12 +185,35 @@ def load_scans(folder: str, count: int) -> tuple[list[Any], list[str]]:
 
 
 def load_groups(folder: str, count: int) -> list[dict[str, Any]]:
-    """Reads what `WriteGroups` left of `count` groups, the dicts of `write_group`."""
-    return [_load_json(_group_path(folder, group)) for group in range(count)]
+    """Reads what the second pass left of `count` groups, the dicts of `write_group`.
+
+    Raises:
+      InputError: a unit, the vocabulary or a group could not be used or written.
+    """
+    try:
+        problem = _load_json(_problem_path(folder))["problem"]
+    except FileNotFoundError:
+        problem = f"can't write to {folder}; free space or choose another folder"
+    if problem:
+        raise InputError(problem)
+    groups = [_load_json(_group_path(folder, group)) for group in range(count)]
+    for group in groups:
+        if "problem" in group:
+            raise InputError(group["problem"])
+    return groups
+
+
+def words_path(folder: str) -> str:
+    """Returns the file of the words of the vocabulary, `null` if they are not given."""
+    return os.path.join(folder, "given-words.json")
 
 
 def _scan_path(folder: str, unit: int) -> str:
     return os.path.join(folder, f"{unit:08d}.scan.json")
+
+
+def _problem_path(folder: str) -> str:
+    return os.path.join(folder, "vocabulary.json")
 
 
 def _group_path(folder: str, group: int) -> str:

@@ -59,16 +59,21 @@ def make_units(files: Sequence[InputFile], config: DataConfig) -> list[Unit]:
 
 
 def make_groups(units: Sequence[Unit], size: int) -> list[list[int]]:
-    """Puts consecutive units together until they have `size` bytes; returns their indices."""
-    groups: list[list[int]] = []
-    room = 0
-    for unit in units:
-        if room <= 0:
-            groups.append([])
-            room = size
-        groups[-1].append(unit.index)
-        room -= sum(_size(part) for part in unit.parts)
-    return groups
+    """Puts consecutive units together, as evenly as they allow; returns their indices.
+
+    There is a power of two of groups, the least with at most about `size` bytes in each: so
+    they also go evenly into most numbers of workers.
+    """
+    sizes = [sum(_size(part) for part in unit.parts) for unit in units]
+    total = max(sum(sizes), 1)
+    count = 1 << (-(-total // size) - 1).bit_length()
+    groups: list[list[int]] = [[] for _ in range(count)]
+    begin = 0
+    for unit, bytes_ in zip(units, sizes, strict=True):
+        middle = begin + bytes_ // 2
+        groups[min(middle * count // total, count - 1)].append(unit.index)
+        begin += bytes_
+    return [group for group in groups if group]
 
 
 def _size(part: Part) -> int:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 import uuid
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.preprocess.cutting import Pieces
+from components.preprocess.duplicates import BINS, Signatures, make_signatures
 from components.preprocess.scanning import load_pieces, pieces_path
 from model.examples import RecordEncoder, frame
 from model.files import write_whole
@@ -36,7 +38,8 @@ def write_group(
       index: of the group.
       units: indices of its units.
       folder: gets the shards.
-      scratch: has the files of pieces, and gets the group's part of the index of records.
+      scratch: has the files of pieces, and gets the group's part of the index of records, and
+        their signatures.
       count: number of groups.
       vocab: gives the ids.
 
@@ -49,7 +52,11 @@ def write_group(
     try:
         for split in SPLITS:
             path = os.path.join(folder, shard_name(split, index, count))
-            writers[split] = _ShardWriter(path, index_path(scratch, split, index))
+            writers[split] = _ShardWriter(
+                path,
+                index_path=index_path(scratch, split, index),
+                signatures_path=signatures_path(scratch, split, index),
+            )
         for unit in units:
             for pieces in load_pieces(pieces_path(scratch, unit)):
                 _write_pieces(pieces, [writers[split] for split in SPLITS], vocab)
@@ -67,6 +74,11 @@ def index_path(folder: str, split: str, group: int) -> str:
     return os.path.join(folder, f"{split}-{group:08d}.index.npy")
 
 
+def signatures_path(folder: str, split: str, group: int) -> str:
+    """Returns the file of the signatures of a group's records of a split."""
+    return os.path.join(folder, f"{split}-{group:08d}.signatures.npy")
+
+
 def _write_pieces(pieces: Pieces, writers: Sequence[_ShardWriter], vocab: Vocabulary) -> None:
     ids = np.asarray([vocab.ids.get(word, UNK_ID) for word in pieces.distinct])
     encoder = RecordEncoder(pieces.distinct, ids.tolist())
@@ -80,14 +92,20 @@ def _write_pieces(pieces: Pieces, writers: Sequence[_ShardWriter], vocab: Vocabu
         begin = end
     for counts, writer in zip(pieces.count_words(), writers, strict=True):
         writer.add_sums(pieces.distinct, counts, unknown=ids == UNK_ID)
+    fingerprints = np.fromiter(map(zlib.crc32, pieces.distinct), np.uint64, len(pieces.distinct))
+    signatures = make_signatures(fingerprints, pieces.words, pieces.lengths)
+    for split, writer in enumerate(writers):
+        writer.signatures.append(signatures[pieces.splits == split])
 
 
 class _ShardWriter:
     """Writes a shard under a name of its own, and renames it when it is whole."""
 
-    def __init__(self, path: str, index_path: str) -> None:
+    def __init__(self, path: str, *, index_path: str, signatures_path: str) -> None:
+        self.signatures: list[Signatures] = []
         self._path = path
         self._index_path = index_path
+        self._signatures_path = signatures_path
         # Beam may try an element twice, at the same time even.
         self._part = f"{path}.{uuid.uuid4().hex}.part"
         self._file = open(self._part, "wb")
@@ -131,9 +149,9 @@ class _ShardWriter:
 
     def finish(self) -> dict[str, Any]:
         """Closes the shard and returns what is known about it."""
-        index = io.BytesIO()
-        np.save(index, np.asarray([self._offsets, self._lengths], np.int64))
-        write_whole(self._index_path, index.getvalue())
+        _save(self._index_path, np.asarray([self._offsets, self._lengths], np.int64))
+        none = np.zeros([0, BINS], np.uint16)
+        _save(self._signatures_path, np.concatenate([none, *self.signatures]))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
@@ -154,3 +172,9 @@ class _ShardWriter:
             self._file.close()
         with contextlib.suppress(FileNotFoundError):
             os.remove(self._part)
+
+
+def _save(path: str, array: npt.NDArray[Any]) -> None:
+    file = io.BytesIO()
+    np.save(file, array)
+    write_whole(path, file.getvalue())

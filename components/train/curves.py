@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.evaluate.gate import format_figure
-from components.evaluate.page import NOT_AVAILABLE, SHOWN_POINTS, Points, draw_curves, visible
-from components.templates import load_template
+from components.evaluate.page import SHOWN_POINTS, Points, draw_curves
+from components.templates import NOT_AVAILABLE, load_template, visible
 from model.files import write_whole
 from model.progress import perplexity, read_metrics
 

@@ -1,0 +1,135 @@
+"""The bodies of the KFP components of the preprocess stage, run on real text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kfp import dsl
+
+from components import task
+from components.preprocess.comparison import Comparison
+from components.preprocess.component import find_inputs, preprocess
+from components.preprocess.main import run
+from model.config import to_json, with_overrides
+from model.errors import EXIT_REJECTED
+from model.presets import tiny
+
+# Of 8 words: new a 4, c 4; old a 4, b 4. So half of the words are new. Divergence: b and c each
+# 1/2 * 1/2 * log2(2), a nothing.
+NEW_TEXT, OLD_TEXT = "a a c c\nc c a a\n", "a b a b a b a b\n"
+SETTINGS = ["data.min_count=1", "data.valid_fraction=0", "data.test_fraction=0"]
+CONFIG = with_overrides(tiny(), [*SETTINGS, "data.sentence_marks=false"])
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Records of OLD_TEXT; read only."""
+    folder = tmp_path_factory.mktemp("old")
+    (folder / "old.txt").write_text(OLD_TEXT)
+    run(inputs=[f"{folder}/old.txt"], records=f"{folder}/records", config=CONFIG.data)
+    return f"{folder}/records"
+
+
+def find(folder: Path, **arguments: Any) -> Any:
+    """Runs the body of the first component on NEW_TEXT."""
+    text = folder / "new.txt"
+    if not text.exists():  # its time of change is in the fingerprint
+        text.write_text(NEW_TEXT)
+    return find_inputs.python_func(inputs=str(text), config=to_json(CONFIG), **arguments)
+
+
+def test_the_first_task_looks_at_the_other_records(
+    tmp_path: Path, old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, fingerprint, *rest = find(tmp_path)
+    compared = find(tmp_path, compare_to=old)
+    expected = Comparison(compare_to=old).extend_fingerprint(fingerprint)
+    assert compared == (inputs, expected, *rest)
+    error_file = tmp_path / "error.json"
+    monkeypatch.setenv(task.ERROR_FILE_VARIABLE, str(error_file))
+    with pytest.raises(SystemExit) as raised:
+        find(tmp_path, compare_to="/no/such")
+    assert raised.value.code == 2
+    assert json.loads(error_file.read_text())["message"].startswith("--compare-to /no/such is no")
+
+
+def run_preprocess(folder: Path, **arguments: Any) -> tuple[Path, Path, dict[str, float]]:
+    """Runs the body of the component; returns records, data card and metrics."""
+    found = find(folder)
+    metrics = dsl.Metrics(name="metrics", uri=str(folder / "metrics"))
+    preprocess.python_func(
+        inputs=found[0],
+        config=found[2],
+        records=dsl.Dataset(name="records", uri=str(folder / "records")),
+        data_card=dsl.HTML(name="data_card", uri=str(folder / "card")),
+        metrics=metrics,
+        **arguments,
+    )
+    return folder / "records", folder / "card", metrics.metadata
+
+
+SIZES = {"train_words": 8.0, "valid_words": 0.0, "test_words": 0.0, "vocabulary": 5.0}
+
+
+def test_the_task_publishes_the_data_card_and_the_drift(
+    tmp_path: Path, old: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records, card, metrics = run_preprocess(tmp_path)
+    made = (records / "data_card.html").read_bytes()
+    assert made.startswith(b"<!DOCTYPE html>")
+    assert card.read_bytes() == made
+    assert metrics == SIZES
+    assert "compared to" not in capsys.readouterr().out
+    card.write_text("")
+    _, card, metrics = run_preprocess(tmp_path, compare_to=old, max_divergence=0.5)
+    assert card.read_bytes() == made  # of records that were prepared before
+    assert metrics == {**SIZES, "new_word_rate": 0.5, "divergence": 0.5}
+    first, second, third = capsys.readouterr().out.splitlines()[1:4]
+    assert first == f"{records}: already prepared from this input with this config"
+    assert second == f"{records} compared to {old}:"
+    assert third.startswith("new words: 50.00% of 8 training words (4 known ones, ")
+
+
+def test_above_a_limit_the_task_fails_and_leaves_card_and_records(
+    tmp_path: Path, old: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error_file = tmp_path / "error.json"
+    monkeypatch.setenv(task.ERROR_FILE_VARIABLE, str(error_file))
+    with pytest.raises(SystemExit) as raised:
+        run_preprocess(tmp_path, compare_to=old, max_new_word_rate=0.25)
+    assert raised.value.code == EXIT_REJECTED
+    records = tmp_path / "records"
+    reported = json.loads(error_file.read_text())
+    assert (reported["exit_code"], reported["kind"]) == (3, "RejectedError")
+    assert reported["message"].startswith(
+        f"the words of {records} have drifted too far from {old}: new-word rate 0.50000 (above "
+        "--max-new-word-rate 0.25000), Jensen-Shannon divergence 0.50000 (no limit); "
+    )
+    assert (records / "COMPLETED").is_file()
+    assert (tmp_path / "card").read_bytes() == (records / "data_card.html").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_divergence": 0.5}, "--max-divergence has no effect without --compare-to; "),
+        ({"compare_to": "/no/such"}, "/no/such is no folder of records; "),
+        ({"compare_to": "/no/such", "max_new_word_rate": 2.0}, "--max-new-word-rate is 2.0; "),
+    ],
+)
+def test_the_task_tells_what_is_wrong_before_the_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: dict[str, Any],
+    message: str,
+) -> None:
+    error_file = tmp_path / "error.json"
+    monkeypatch.setenv(task.ERROR_FILE_VARIABLE, str(error_file))
+    with pytest.raises(SystemExit) as raised:
+        run_preprocess(tmp_path, **arguments)
+    assert raised.value.code == 2
+    assert json.loads(error_file.read_text())["message"].startswith(message)
+    assert not (tmp_path / "records").exists()
