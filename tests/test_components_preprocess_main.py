@@ -102,6 +102,7 @@ def test_golden_vocabulary(golden: Path) -> None:
 
 def test_golden_dataset_json(golden: Path) -> None:
     info = json.loads((golden / "dataset.json").read_text())
+    once = dict.fromkeys(["</s>", "a", "no", "ran", "zebra", "“the”"], 1)
     assert info == {
         "format_version": 2,
         "config_version": 1,
@@ -192,11 +193,8 @@ def test_golden_dataset_json(golden: Path) -> None:
         },
         "statistics": {
             "document_length_histogram": {"2": 2, "4": 7},
-            "frequent_words": {
-                **{"cat": 4, "the": 4, "sat": 3, "café": 2},
-                **dict.fromkeys(["</s>", "a", "no", "ran", "zebra", "“the”"], 1),
-            },
-            "frequent_unknown": dict.fromkeys(["</s>", "a", "no", "ran", "zebra", "“the”"], 1),
+            "frequent_words": {"cat": 4, "the": 4, "sat": 3, "café": 2, **once},
+            "frequent_unknown": once,
             "near_duplicates": {
                 "threshold": 0.5,
                 "shingle_words": 5,
