@@ -140,7 +140,7 @@ def open_pipeline(
                         yield pipeline
                         running = True
                 except BaseException as error:
-                    if _is_interrupt(error):
+                    if _is_interrupt(error) or isinstance(error, SystemExit):  # Ctrl-C, SIGTERM
                         _cancel(pipeline)
                     raise
     except Exception as error:
