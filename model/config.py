@@ -21,7 +21,7 @@ from model.errors import InputError
 CONFIG_VERSION = 1
 """Raised whenever a field changes its meaning; records and checkpoints carry it."""
 
-TOKENIZERS = ("words", "whitespace")
+TOKENIZERS = ("words", "whitespace", "graphemes")
 DOCUMENTS = ("file", "paragraph", "line")
 BAD_TEXT = ("error", "skip", "replace")
 INPUTS = ("joint", "words", "characters")
@@ -37,9 +37,10 @@ class DataConfig:
     """How raw text becomes records."""
 
     tokenizer: str = "words"
-    """`words`: Unicode script boundaries, punctuation apart; `whitespace`: split at white space."""
+    """`words`: Unicode script boundaries, punctuation apart; `whitespace`: split at white space;
+    `graphemes`: as `words`, and every character of a script without spaces is a word (docs/decisions/0013)."""
     lowercase: bool = False
-    """Case-fold words before they are counted and encoded."""
+    """Case-fold words (NFKC_Casefold) before they are counted and encoded."""
     sentence_marks: bool = True
     """Whether every line end is a word `</s>` that the model predicts."""
     document: str = "file"

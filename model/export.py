@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from model.evaluation import Loaded, load_model, score_batches
 from model.plan import EvalPlan
 from model.records import Dataset, Record, encode_record, parse_record
 from model.served import ServedModel
+from model.text import detokenize
 from model.vocab import DOCUMENT_START, LINE_END
 
 TOLERANCE = 1e-4
@@ -56,23 +56,20 @@ def export_checkpoint(*, records: str, workdir: str, output: str) -> dict[str, A
 class _Documents:
     """Held-out records, each made a document of its own by the code that `prepare` uses."""
 
-    def __init__(self, dataset: Dataset, *, count: int):
+    def __init__(self, dataset: Dataset, *, count: int, sentence_marks: bool):
         split = next(s for s in ("test", "valid", "train") if dataset.lengths(s).size)
         total = len(dataset.lengths(split))
         chosen = np.unique(np.linspace(0, total - 1, min(count, total)).astype(int))
         self.words = [dataset.read(split, int(i)).spelled_words()[1:] for i in chosen]
+        for words in self.words:
+            if sentence_marks and words[-1] != LINE_END:  # a record may end inside a line
+                words.append(LINE_END)
         self._vocab = dataset.vocab
 
     def read(self, split: str, index: int) -> Record:
         """Returns one document as a record."""
         words = [DOCUMENT_START, *self.words[index]]
         return parse_record(encode_record(words, self._vocab, source=f"{split}:{index}"))
-
-
-def _as_text(words: Sequence[bytes]) -> bytes:
-    """Joins words so that the tokenizer splits them again as they are."""
-    lines = b" ".join(words).split(LINE_END)
-    return b"\n".join(line.strip(b" ") for line in lines)
 
 
 def compare(
@@ -84,7 +81,8 @@ def compare(
       CharloomError: they differ by more than `TOLERANCE` in a word or split a text
         in other words.
     """
-    documents = _Documents(dataset, count=count)
+    marks = loaded.config.data.sentence_marks
+    documents = _Documents(dataset, count=count, sentence_marks=marks)
     lengths = np.asarray([len(words) for words in documents.words], np.int64)
     reader = LaneReader(
         documents, "test", max_word_bytes=loaded.config.model.max_word_bytes, window=64
@@ -97,7 +95,7 @@ def compare(
             if there.any():
                 expected[int(batch.records[lane, 0])].extend(scores[lane][there].tolist())
     reloaded = tf.saved_model.load(saved_model)  # kept in a name: its functions need it alive
-    result = reloaded.score(tf.constant([_as_text(words) for words in documents.words]))
+    result = reloaded.score(tf.constant([detokenize(words) for words in documents.words]))
     difference = 0.0
     for index, values in enumerate(expected):
         served = result["word_log_likelihoods"][index].numpy()
@@ -105,7 +103,7 @@ def compare(
             raise CharloomError(
                 f"the exported model reads {int(result['words'][index])} words where the records "
                 f"have {len(values)}; nothing was published, please report this text: "
-                f"{_as_text(documents.words[index])[:200]!r}"
+                f"{detokenize(documents.words[index])[:200]!r}"
             )
         gaps = np.abs(served[: len(values)] - np.asarray(values))
         difference = float(np.maximum(difference, gaps.max(initial=0.0)))  # NaN stays NaN

@@ -19,7 +19,8 @@ DATA_FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
         "choices": BAD_TEXT, "help": "what to do with a file that is no text (default: error)"}),
     "--encoding": ("encoding", {"help": "text encoding of the input (default: utf-8)"}),
     "--tokenizer": ("tokenizer", {
-        "choices": TOKENIZERS, "help": "how a line becomes words (default: words)"}),
+        "choices": TOKENIZERS, "help": "how a line becomes words; graphemes is for scripts without "
+        "spaces, as Chinese or Thai (default: words)"}),
     "--lowercase": ("lowercase", {
         "action": "store_const", "const": "true", "help": "case-fold all words"}),
     "--no-sentence-marks": ("sentence_marks", {

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from apache_beam.runners.worker.statesampler import StateSampler
+from apache_beam.utils.counters import CounterFactory
 
 from components.preprocess import runner
 from components.preprocess.runner import check_options
@@ -151,3 +153,8 @@ def session_of(session: int) -> list[str]:
         for row, (state, _, _, own, *_) in zip(rows, fields, strict=True)
         if int(own) == session and state != "Z"
     ]
+
+
+def test_a_bundle_does_not_wait_long_for_beam_s_sampler() -> None:
+    sampler = StateSampler("test", CounterFactory())
+    assert sampler.sampling_period_ms == 10

@@ -116,7 +116,7 @@ RANGES: list[tuple[str, float, float]] = [
     ("gate.max_perplexity", 1.0, 1e12),
 ]
 CHOICES = {
-    "data.tokenizer": ("words", "whitespace"),
+    "data.tokenizer": ("words", "whitespace", "graphemes"),
     "data.document": ("file", "paragraph", "line"),
     "data.on_bad_text": ("error", "skip", "replace"),
     "model.inputs": ("joint", "words", "characters"),
