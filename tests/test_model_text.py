@@ -6,9 +6,16 @@ import unicodedata
 
 import pytest
 import tensorflow as tf
+import tensorflow_text as tf_text
 
 from model.config import TOKENIZERS, DataConfig
-from model.text import detokenize, mark_line_ends, tokenize_lines, tokenize_text
+from model.text import (
+    _split_scripts,
+    detokenize,
+    mark_line_ends,
+    tokenize_lines,
+    tokenize_text,
+)
 
 WORDS = DataConfig(sentence_marks=False)
 SPACES = DataConfig(sentence_marks=False, tokenizer="whitespace")
@@ -50,6 +57,14 @@ def spaced(text: str) -> list[str]:
 )
 def test_words_are_split_at_scripts_and_signs(text: str, expected: str) -> None:
     assert tokenize(text, WORDS) == spaced(expected)
+
+
+def test_scripts_are_parted_as_the_tokenizer_of_tensorflow_text_parts_strings() -> None:
+    chance = random.Random(5)
+    signs = "aZé1٣._-/中文かカไทย한ᄒנअ\u0301\u093f\u200d😀İΣя\U00020000"
+    words = ["".join(chance.choices(signs, k=chance.randrange(9))) for _ in range(3000)]
+    expected = tf_text.UnicodeScriptTokenizer().tokenize(tf.constant(words))
+    assert _split_scripts(tf.constant(words)).to_list() == expected.to_list()
 
 
 def test_whitespace_splits_at_white_space_only() -> None:

@@ -28,7 +28,7 @@ IntArray = npt.NDArray[np.int64]
 _LINE_MARK = b"\0"
 """A chunk that stands for a line end; text has no NUL."""
 
-_CALLS_AS_IT_IS = 30
+_CALLS_AS_IT_IS = 50
 
 _LINE_ENDS = re.compile(rb"\r\n?|\n")
 
