@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 IntArray = npt.NDArray[np.int64]
 
@@ -59,6 +58,8 @@ def parse_features(data: bytes) -> Features:
 
 def _parse_any(data: bytes) -> Features:
     """Reads by the protobuf library."""
+    import tensorflow as tf  # takes seconds; the usual records do without
+
     feature = tf.train.Example.FromString(data).features.feature
 
     def int64s(name: str) -> IntArray:

@@ -29,7 +29,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from model import vocab as vocabulary
 from model.config import DataConfig, check_version, from_dict
@@ -84,19 +83,20 @@ def encode_record(words: Sequence[bytes], vocab: Vocabulary, *, source: str) -> 
       vocab: gives the ids.
       source: file and byte offset.
     """
+    import tensorflow as tf  # takes seconds, and most who read this module can do without
+
+    def int64s(values: Sequence[int]) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
     spellings = [vocabulary.spell(word) for word in words]
     features = {
-        "word_ids": _int64s(vocab.encode(words)),
-        "word_lengths": _int64s([len(spelling) for spelling in spellings]),
-        "char_ids": _int64s([char for spelling in spellings for char in spelling]),
+        "word_ids": int64s(vocab.encode(words)),
+        "word_lengths": int64s([len(spelling) for spelling in spellings]),
+        "char_ids": int64s([char for spelling in spellings for char in spelling]),
         "source": tf.train.Feature(bytes_list=tf.train.BytesList(value=[source.encode()])),
     }
     example = tf.train.Example(features=tf.train.Features(feature=features))
     return bytes(example.SerializeToString(deterministic=True))
-
-
-def _int64s(values: Sequence[int]) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
 
 def parse_record(data: bytes) -> Record:

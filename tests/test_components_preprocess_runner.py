@@ -158,3 +158,8 @@ def session_of(session: int) -> list[str]:
 def test_a_bundle_does_not_wait_long_for_beam_s_sampler() -> None:
     sampler = StateSampler("test", CounterFactory())
     assert sampler.sampling_period_ms == 10
+
+
+def test_who_hands_out_the_work_needs_no_tensorflow() -> None:
+    code = "import sys, components.preprocess.main; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.call([sys.executable, "-c", code]) == 0

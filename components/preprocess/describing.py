@@ -13,7 +13,6 @@ from typing import Any
 from components.preprocess import sources
 from components.preprocess.counts import SplitCounts
 from components.preprocess.reading import BadTextError, read_blocks
-from components.preprocess.scanning import PartScan, check_stray
 from components.preprocess.sources import InputFile
 from model.config import CONFIG_VERSION, DataConfig, to_dict
 from model.errors import InputError
@@ -22,6 +21,29 @@ from model.vocab import Vocabulary
 
 LISTED_FILES = 20
 """At most this many rejected files are named in dataset.json."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartScan:
+    """What the first pass found out about a part of a file."""
+
+    file: InputFile
+    first: int
+    """The first block of it."""
+    hashes: Sequence[str] = ()
+    """SHA-256 of each of its blocks."""
+    records: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Split -> how many records it gives; empty for a bad one, or one without words."""
+    documents: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    """Power of two p -> documents of p to 2p - 1 words."""
+    stray: int = 0
+    """Undecodable places that became U+FFFD."""
+    fault: tuple[int, str] | None = None
+    """Offset and description of the first of them."""
+    reason: str = ""
+    """Why its file is bad; empty if nothing is wrong here."""
+    offset: int = 0
+    detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +104,12 @@ def _reject(scan: FileScan, reason: str, offset: int, detail: str) -> FileScan:
     return dataclasses.replace(
         scan, reason=reason, offset=offset, detail=detail, records={}, documents={}, stray=0
     )
+
+
+def check_stray(stray: int, size: int, fault: tuple[int, str] | None, config: DataConfig) -> None:
+    """Raises BadTextError if a file of `size` bytes has too many stray ones."""
+    if fault and config.on_bad_text != "replace" and stray > config.max_stray_bytes * size:
+        raise BadTextError("undecodable", *fault)
 
 
 def hash_text(file: InputFile, config: DataConfig) -> str:

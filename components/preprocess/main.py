@@ -17,10 +17,10 @@ from components.preprocess import counts, sources, transforms
 from components.preprocess.counts import SplitCounts
 from components.preprocess.describing import describe, hash_text, scans_of_files
 from components.preprocess.runner import beam, check_options, has_one_worker, open_pipeline
+from components.preprocess.scratch import index_path, words_path
 from components.preprocess.sources import InputFile
 from components.preprocess.statistics import describe_text, for_card
 from components.preprocess.units import make_groups, make_units
-from components.preprocess.writing import index_path
 from model.config import DataConfig, to_dict
 from model.errors import InputError
 from model.files import write_whole
@@ -95,7 +95,7 @@ def _prepare(
     """Makes the records of the files and completes the folder."""
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
-    write_whole(transforms.words_path(scratch), json.dumps({"words": words}))
+    write_whole(words_path(scratch), json.dumps({"words": words}))
     units = make_units(files, config)
     groups = make_groups(units, config.shard_megabytes << 20)
     log_path = os.path.join(scratch, "workers.log")

@@ -8,49 +8,21 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
 import os
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from components.preprocess.counts import WordCounter
 from components.preprocess.cutting import Pieces, cut_block
+from components.preprocess.describing import PartScan, check_stray
 from components.preprocess.reading import BadTextError, Block, read_blocks
-from components.preprocess.sources import InputFile
+from components.preprocess.scratch import pieces_path
 from components.preprocess.units import Part, Unit
 from model.config import DataConfig
 from model.records import SPLITS
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PartScan:
-    """What the first pass found out about a part of a file."""
-
-    file: InputFile
-    first: int
-    """The first block of it."""
-    hashes: Sequence[str] = ()
-    """SHA-256 of each of its blocks."""
-    records: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Split -> how many records it gives; empty for a bad one, or one without words."""
-    documents: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Power of two p -> documents of p to 2p - 1 words."""
-    stray: int = 0
-    """Undecodable places that became U+FFFD."""
-    fault: tuple[int, str] | None = None
-    """Offset and description of the first of them."""
-    reason: str = ""
-    """Why its file is bad; empty if nothing is wrong here."""
-    offset: int = 0
-    detail: str = ""
-
-
-def pieces_path(folder: str, unit: int) -> str:
-    """Returns the file of a unit's pieces."""
-    return os.path.join(folder, f"{unit:08d}.pieces")
 
 
 def scan_unit(
@@ -175,12 +147,6 @@ class _Scan:
             stray=self._stray,
             fault=self._fault,
         )
-
-
-def check_stray(stray: int, size: int, fault: tuple[int, str] | None, config: DataConfig) -> None:
-    """Raises BadTextError if a file of `size` bytes has too many stray ones."""
-    if fault and config.on_bad_text != "replace" and stray > config.max_stray_bytes * size:
-        raise BadTextError("undecodable", *fault)
 
 
 # Files of pieces

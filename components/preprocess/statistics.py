@@ -13,7 +13,7 @@ import numpy as np
 from components.preprocess.counts import SplitCounts
 from components.preprocess.describing import FileScan
 from components.preprocess.duplicates import count_leaks
-from components.preprocess.writing import index_path, signatures_path
+from components.preprocess.scratch import index_path, signatures_path
 from model.config import ModelConfig
 from model.parsing import parse_features
 from model.records import SPLITS, shard_name

@@ -18,8 +18,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from components.preprocess.counts import WordCounter, build_vocabulary
-from components.preprocess.describing import accept, check_splits, scans_of_files
+from components.preprocess.describing import PartScan, accept, check_splits, scans_of_files
 from components.preprocess.runner import beam
+from components.preprocess.scratch import group_path, problem_path, scan_path, words_path
 from components.preprocess.sources import InputFile
 from components.preprocess.units import Unit
 from model.config import DataConfig
@@ -80,7 +81,7 @@ class _ScanUnit(beam.DoFn):
     def process(self, unit: Unit) -> Iterator[tuple[int, int]]:
         from components.preprocess.scanning import scan_unit  # TensorFlow comes with it
 
-        path = _scan_path(self._folder, unit.index)
+        path = scan_path(self._folder, unit.index)
         counter = WordCounter(self._folder, f"{unit.index:08d}")
         try:
             scans = scan_unit(unit, self._config, folder=self._folder, counter=counter)
@@ -115,7 +116,7 @@ class _ChooseVocabulary(beam.DoFn):
                 f"can't write to {self._folder} ({error}); free space or choose another folder"
             )
         with contextlib.suppress(OSError):
-            write_whole(_problem_path(self._scratch), json.dumps({"problem": problem}))
+            write_whole(problem_path(self._scratch), json.dumps({"problem": problem}))
         if problem is None:
             yield from enumerate(self._groups)
 
@@ -153,10 +154,10 @@ class _WriteGroup(beam.DoFn):
             count=self._count,
             vocab=self._vocab,
         )
-        write_whole(_group_path(self._scratch, index), json.dumps(content))
+        write_whole(group_path(self._scratch, index), json.dumps(content))
 
 
-def load_scans(folder: str, count: int) -> tuple[list[Any], list[str]]:
+def load_scans(folder: str, count: int) -> tuple[list[PartScan], list[str]]:
     """Reads what the first pass left of `count` units.
 
     Returns:
@@ -165,12 +166,10 @@ def load_scans(folder: str, count: int) -> tuple[list[Any], list[str]]:
     Raises:
       InputError: a unit could not write what it found.
     """
-    from components.preprocess.scanning import PartScan
-
     scans, counts = [], []
     for unit in range(count):
         try:
-            content = _load_json(_scan_path(folder, unit))
+            content = _load_json(scan_path(folder, unit))
         except FileNotFoundError:  # no room for that, either
             content = {"problem": "a unit of the text left nothing"}
         if "problem" in content:
@@ -191,33 +190,16 @@ def load_groups(folder: str, count: int) -> list[dict[str, Any]]:
       InputError: a unit, the vocabulary or a group could not be used or written.
     """
     try:
-        problem = _load_json(_problem_path(folder))["problem"]
+        problem = _load_json(problem_path(folder))["problem"]
     except FileNotFoundError:
         problem = f"can't write to {folder}; free space or choose another folder"
     if problem:
         raise InputError(problem)
-    groups = [_load_json(_group_path(folder, group)) for group in range(count)]
+    groups = [_load_json(group_path(folder, group)) for group in range(count)]
     for group in groups:
         if "problem" in group:
             raise InputError(group["problem"])
     return groups
-
-
-def words_path(folder: str) -> str:
-    """Returns the file of the words of the vocabulary, `null` if they are not given."""
-    return os.path.join(folder, "given-words.json")
-
-
-def _scan_path(folder: str, unit: int) -> str:
-    return os.path.join(folder, f"{unit:08d}.scan.json")
-
-
-def _problem_path(folder: str) -> str:
-    return os.path.join(folder, "vocabulary.json")
-
-
-def _group_path(folder: str, group: int) -> str:
-    return os.path.join(folder, f"{group:08d}.group.json")
 
 
 def _load_json(path: str) -> dict[str, Any]:

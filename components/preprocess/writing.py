@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from components.preprocess.cutting import Pieces
 from components.preprocess.duplicates import BINS, Signatures, make_signatures
-from components.preprocess.scanning import load_pieces, pieces_path
+from components.preprocess.scanning import load_pieces
+from components.preprocess.scratch import index_path, pieces_path, signatures_path
 from model.examples import RecordEncoder, frame
 from model.files import write_whole
 from model.records import SPLITS, shard_name
@@ -67,16 +68,6 @@ def write_group(
     finally:
         for writer in writers.values():
             writer.discard()
-
-
-def index_path(folder: str, split: str, group: int) -> str:
-    """Returns the file of offsets and lengths of a group's records of a split."""
-    return os.path.join(folder, f"{split}-{group:08d}.index.npy")
-
-
-def signatures_path(folder: str, split: str, group: int) -> str:
-    """Returns the file of the signatures of a group's records of a split."""
-    return os.path.join(folder, f"{split}-{group:08d}.signatures.npy")
 
 
 def _write_pieces(pieces: Pieces, writers: Sequence[_ShardWriter], vocab: Vocabulary) -> None:
