@@ -31,7 +31,7 @@ WORKER_ENDED = (
     "command again, with fewer --beam-workers if it happens again"
 )
 
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>: the signal that a process gets when its parent ends
 
 
 class WorkerPool:
@@ -169,7 +169,7 @@ def _work(request: Mapping[str, Any], connection: socket.socket) -> NoReturn:
     code = 1
     try:
         with contextlib.suppress(AttributeError):  # only Linux has it
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no worker outlives the pool
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         connection.close()
         os.environ.clear()
         os.environ.update(request["start"])
