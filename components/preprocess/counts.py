@@ -10,12 +10,14 @@ from __future__ import annotations
 import collections
 import dataclasses
 import io
+import itertools
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from model.files import write_whole
 from model.records import SPLITS
@@ -94,9 +96,9 @@ def _write_section(file: BinaryIO, words: Sequence[bytes], counts: Mapping[bytes
     np.save(file, np.fromiter(map(counts.__getitem__, words), np.int64, len(words)))
 
 
-def _read_section(file: BinaryIO) -> tuple[list[bytes], list[int]]:
+def _read_section(file: BinaryIO) -> tuple[list[bytes], npt.NDArray[np.int64]]:
     text = np.load(file).tobytes()
-    counts = np.load(file).tolist()
+    counts = np.load(file)
     return [word or LINE_END for word in text.split(_END)[:-1]], counts
 
 
@@ -140,12 +142,19 @@ def build_vocabulary(
             continue
         kept |= counts
         if len(kept) > 4 * max_size + _ROOM:
-            marks = {word: kept.pop(word) for word in _MARKS if word in kept}
-            kept = marks | _most_frequent(kept, max_size)
+            kept = _keep_most_frequent(kept, max_size)
+    if words is None:
+        kept = _keep_most_frequent(kept, max_size)  # spares ranking all
     others = total - sum(kept.values())
     if words is not None:
         return Vocabulary.choose(kept, words, others=others)
     return Vocabulary.build(kept, max_size=max_size, min_count=min_count, others=others)
+
+
+def _keep_most_frequent(counts: dict[bytes, int], number: int) -> dict[bytes, int]:
+    """Returns the most frequent words, and the marks."""
+    marks = {word: counts.pop(word) for word in _MARKS & counts.keys()}
+    return marks | _most_frequent(counts, number)
 
 
 def describe_split(paths: Sequence[str], split: str, vocab: Vocabulary) -> SplitCounts:
@@ -187,11 +196,23 @@ def _merged(paths: Sequence[str], split: str) -> Iterator[dict[bytes, int]]:
     paths = [path for path in paths if path.endswith(_ending(split))]
     places = [0] * len(paths)
     for _ in range(PARTS):
-        counts: dict[bytes, int] = {}
+        words: list[bytes] = []
+        counts: list[npt.NDArray[np.int64]] = []
         for number, path in enumerate(paths):
             with open(path, "rb") as file:
                 file.seek(places[number])
-                for word, count in zip(*_read_section(file), strict=True):
-                    counts[word] = counts.get(word, 0) + count
+                more_words, more_counts = _read_section(file)
                 places[number] = file.tell()
-        yield counts
+            words += more_words
+            counts.append(more_counts)
+        yield _add_up(words, np.concatenate([np.zeros(0, np.int64), *counts]))
+
+
+def _add_up(words: Sequence[bytes], counts: npt.NDArray[np.int64]) -> dict[bytes, int]:
+    """Returns the sum of the counts of each word, which may come several times."""
+    numbers: collections.defaultdict[bytes, int] = collections.defaultdict(
+        itertools.count().__next__
+    )
+    place = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
+    sums = np.bincount(place, weights=counts)  # as float64: exact up to 2^53
+    return dict(zip(numbers, sums.astype(np.int64).tolist(), strict=True))

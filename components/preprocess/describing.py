@@ -13,9 +13,9 @@ from typing import Any
 from components.preprocess import sources
 from components.preprocess.counts import SplitCounts
 from components.preprocess.reading import BadTextError, read_blocks
-from components.preprocess.sources import InputFile
+from components.preprocess.sources import InputFile, UnsteadyError
 from model.config import CONFIG_VERSION, DataConfig, to_dict
-from model.errors import InputError
+from model.errors import InputError, RestartableError
 from model.records import FORMAT_VERSION, SPLITS
 from model.vocab import Vocabulary
 
@@ -120,9 +120,15 @@ def hash_text(file: InputFile, config: DataConfig) -> str:
             hashes.append(block.sha256)
     except BadTextError:
         pass
+    except UnsteadyError as error:
+        raise RestartableError(_describe_unsteady(file.path, str(error.strerror))) from None
     except OSError as error:
         raise InputError(f"{file.path} can't be read ({error.strerror}); leave it out") from None
     return _hash_hashes(hashes)
+
+
+def _describe_unsteady(path: str, detail: str) -> str:
+    return f"{path} can't be read for now ({detail}); run the command again"
 
 
 def _hash_hashes(hashes: Sequence[str]) -> str:
@@ -134,9 +140,12 @@ def accept(scans: Sequence[FileScan], config: DataConfig) -> list[FileScan]:
 
     Raises:
       InputError: there is a bad file and `on_bad_text` is `error`, or no file is good.
+      RestartableError: a file of a store is out of reach, or was written meanwhile.
     """
     bad = [scan for scan in scans if scan.reason]
     for scan in bad:
+        if scan.reason == "unsteady":
+            raise RestartableError(_describe_unsteady(scan.file.path, scan.detail))
         if scan.reason == "unreadable":
             raise InputError(f"{scan.file.path} can't be read ({scan.detail}); leave it out")
     good = [scan for scan in scans if not scan.reason]

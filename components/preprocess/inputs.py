@@ -7,7 +7,6 @@ cached by. No TensorFlow and no Beam here.
 from __future__ import annotations
 
 import datetime
-import glob
 import hashlib
 import json
 import os
@@ -15,7 +14,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from components.preprocess.sources import InputFile, find_files
+from components.preprocess.sources import InputFile, exists, find_files, is_remote
 from model.config import CONFIG_VERSION, Config, from_json, to_dict, to_json, with_overrides
 from model.errors import InputError
 from model.presets import get_preset
@@ -56,7 +55,8 @@ def find_inputs(
 
     Args:
       inputs: JSON list of names, folders and glob patterns, or one of them as it is; each may
-        hold a date, as in `{date:%Y-%m-%d}`.
+        hold a date, as in `{date:%Y-%m-%d}`. `@FILE` stands for those that a file lists; dates
+        are filled in its name, and not in its lines.
       config: the whole configuration as JSON.
       preset: in its place, the name of a preset; both empty: `DEFAULT_PRESET`.
       max_perplexity: limit of the gate; 0: that of the configuration.
@@ -171,7 +171,7 @@ def expand_dates(patterns: Sequence[str], *, days: int, end: datetime.datetime) 
             expanded.append(pattern)
             continue
         filled = list(dict.fromkeys(_fill_in(pattern, date) for date in dates))
-        there = [one for one in filled if _matches(one)]
+        there = [one for one in filled if exists(one)]
         if not there:
             raise InputError(
                 f"no file matches {pattern!r} on any day from {dates[0]} to {dates[-1]} (UTC); "
@@ -187,10 +187,6 @@ def _fill_in(pattern: str, date: datetime.date) -> str:
     return _DATE.sub(lambda match: date.strftime(match[1]), pattern)
 
 
-def _matches(pattern: str) -> bool:
-    return os.path.lexists(pattern) or bool(glob.glob(pattern, recursive=True))
-
-
 def fingerprint(files: Sequence[InputFile], *, vocab: str = "") -> str:
     """Returns a SHA-256 that changes when a file comes, goes or is written again.
 
@@ -200,11 +196,14 @@ def fingerprint(files: Sequence[InputFile], *, vocab: str = "") -> str:
     Raises:
       InputError: a file can't be looked at.
     """
-    paths = [os.path.abspath(file.path) for file in files]
-    rows = [["input", path, *_stat(path)] for path in paths]
+    rows = [["input", _place(file.path), file.size, file.modified] for file in files]
     if vocab:
         rows.append(["vocab", os.path.abspath(vocab), *_stat(vocab)])
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
+def _place(path: str) -> str:
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 def _stat(path: str) -> tuple[int, int]:

@@ -99,10 +99,11 @@ def read_blocks(
 
     Raises:
       BadTextError: the file is empty, binary, undecodable or damaged, or has a huge line.
+      UnsteadyError: it is in a store, and can't be read for now or is not what was listed.
       OSError: it can't be read.
     """
     try:
-        with open_file(file.path) as source:
+        with open_file(file.path, size=file.size, modified=file.modified) as source:
             if not is_utf8(config):
                 yield from _decoded_blocks(source.read(), config)
                 return

@@ -19,14 +19,18 @@ from model.errors import CharloomError, InputError, RestartableError
 
 with quiet_import():
     import apache_beam as beam
+    from apache_beam.io.filesystems import FileSystems
     from apache_beam.options.pipeline_options import (
         DirectOptions,
         PipelineOptions,
         PortableOptions,
         StandardOptions,
     )
+    from apache_beam.portability.api import beam_provision_api_pb2
     from apache_beam.runners import create_runner
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+    from apache_beam.runners.portability.portable_runner import JobServiceHandle
 
     from components.preprocess.pool_environment import PoolEnvironment
 
@@ -80,6 +84,7 @@ def check_options(workers: int, extra: Sequence[str]) -> list[str]:
     if options.view_as(StandardOptions).no_wait_until_finish:
         raise InputError("--no_wait_until_finish: the records need the job's results; leave it out")
     _check_runner(options)
+    FileSystems.set_options(options)  # the files are listed before there is a pipeline
     return flags
 
 
@@ -181,12 +186,22 @@ def _workers(
     well = False
     try:
         with _watch(pool):
-            yield FnApiRunner(default_environment=PoolEnvironment(log_path))
+            yield FnApiRunner(
+                default_environment=PoolEnvironment(log_path), provision_info=_provision(options)
+            )
         well = True
     finally:
         if pool.process.poll() is not None:
             print(pool.read_log(), file=sys.stderr, end="")
         pool.end_workers(_PATIENCE_S if well else 0.0)
+
+
+def _provision(options: PipelineOptions) -> ExtendedProvisionInfo:
+    """Hands the options to worker processes, which Beam's runner here does not; those of S3 matter."""
+    given = options.get_all_options(drop_default=True)
+    encoded = JobServiceHandle.encode_pipeline_options(given)
+    info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+    return ExtendedProvisionInfo(info)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from components.preprocess.cutting import Pieces, cut_block
 from components.preprocess.describing import PartScan, check_stray
 from components.preprocess.reading import BadTextError, Block, read_blocks
 from components.preprocess.scratch import pieces_path
+from components.preprocess.sources import UnsteadyError
 from components.preprocess.units import Part, Unit
 from model.config import DataConfig
 from model.records import SPLITS
@@ -92,7 +93,8 @@ def _read(part: Part, config: DataConfig) -> Iterator[Block]:
             return
         except OSError as error:
             detail = error.strerror or " ".join(str(error).split())
-            raise BadTextError("unreadable", detail=detail) from None
+            reason = "unsteady" if isinstance(error, UnsteadyError) else "unreadable"
+            raise BadTextError(reason, detail=detail) from None
         yield block
 
 

@@ -6,14 +6,17 @@ import bz2
 import codecs
 import contextlib
 import dataclasses
+import errno
 import glob
 import gzip
 import hashlib
+import io
+import itertools
 import os
 import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import zstandard
 
@@ -31,6 +34,23 @@ DAMAGES = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 _UTF8 = ("utf-8", "utf-8-sig")
 
 
+class UnsteadyError(OSError):
+    """A file that could be read another time: its store is out of reach, or it has changed."""
+
+    def __init__(self, text: str):
+        """Keeps what is wrong."""
+        super().__init__(errno.EIO, text)
+
+
+class Found(NamedTuple):
+    """A file as it was listed."""
+
+    path: str
+    size: int
+    modified: int
+    """When its content last changed, in nanoseconds; of whole seconds in some stores."""
+
+
 @dataclasses.dataclass(frozen=True)
 class InputFile:
     """One file of the corpus.
@@ -42,12 +62,14 @@ class InputFile:
         same records.
       size: its bytes.
       split: where all its records go; empty if a hash chooses for each of them.
+      modified: when its content last changed, in nanoseconds.
     """
 
     path: str
     name: str
     size: int
     split: str = ""
+    modified: int = 0
 
     @property
     def full_name(self) -> str:
@@ -66,7 +88,8 @@ def find_files(
 
     Args:
       inputs: files, glob patterns (`**` crosses folders) or folders; a folder stands
-        for all files below it, hidden ones left out.
+        for all files below it, hidden ones left out. `@FILE` stands for those that a file
+        lists, one a line.
       train: in place of `inputs`, those of the training split.
       valid: those of the validation split.
       test: those of the test split.
@@ -89,47 +112,98 @@ def find_files(
         )
     if not inputs and not train:
         raise InputError(f"{used[0]} is given without --train; name the training text, too")
-    found: dict[str, tuple[str, str, int | None]] = {}
+    found: dict[str, tuple[Found, str]] = {}
     for flag, patterns in given.items():
-        for path, size in _list_paths(patterns, flag):
-            place = path if is_remote(path) else os.path.abspath(path)
-            _, other, _ = found.setdefault(place, (path, flag, size))
+        for file in _find_all(patterns, flag):
+            place = file.path if is_remote(file.path) else os.path.abspath(file.path)
+            _, other = found.setdefault(place, (file, flag))
             if other != flag:
-                raise InputError(f"{path} is named for --{other} and for --{flag}; choose one")
-    root = _common_folder([os.path.dirname(path) for path in found])
+                raise InputError(f"{file.path} is named for --{other} and for --{flag}; choose one")
+    root = _common_folder(list(found))
     files = [
         InputFile(
-            path=shown,
-            name=_relative_name(path, root),
-            size=_check_readable(shown) if size is None else size,
+            path=file.path,
+            name=_relative_name(place, root),
+            size=file.size,
             split="" if flag == "input" else flag,
+            modified=file.modified,
         )
-        for path, (shown, flag, size) in found.items()
+        for place, (file, flag) in found.items()
     ]
     return sorted(files, key=lambda file: file.name)
 
 
-def _list_paths(patterns: Sequence[str], flag: str) -> Iterator[tuple[str, int | None]]:
-    """Yields paths, and their sizes where they are known already."""
-    for pattern in patterns:
-        found: list[tuple[str, int | None]]
-        if is_remote(pattern):
-            from components.preprocess import remote  # Beam takes a while
+def exists(pattern: str) -> bool:
+    """Returns whether there is anything that a pattern matches, or the list that it names.
 
-            found = list(remote.match(pattern))
-        else:
-            found = [(path, None) for match in _match(pattern) for path in _below(match)]
-        if not found:
+    Raises:
+      InputError: a store can't be asked.
+    """
+    pattern = pattern.removeprefix("@")
+    if is_remote(pattern):
+        return bool(_match_remote(pattern))
+    return bool(_match(pattern))
+
+
+def _find_all(patterns: Sequence[str], flag: str) -> Iterator[Found]:
+    for pattern in patterns:
+        if not pattern.startswith("@"):
+            yield from _find(pattern, f"--{flag} {pattern!r}")
+            continue
+        for number, line in _read_list(pattern[1:], flag):
+            yield from _find(line, f"line {number} of the list {pattern[1:]} ({line!r})")
+
+
+def _find(pattern: str, shown: str) -> Iterator[Found]:
+    """Yields what a pattern matches; `shown` says where it comes from."""
+    if is_remote(pattern):
+        found = iter(_match_remote(pattern))
+    else:
+        found = (_look_at(path) for match in _match(pattern) for path in _below(match))
+    first = next(found, None)
+    if first is None:
+        raise InputError(f"no file matches {shown}; check the path and the pattern")
+    yield first
+    yield from found
+
+
+def _read_list(path: str, flag: str) -> list[tuple[int, str]]:
+    """Returns the lines of a list of files that name any, with their numbers from 1."""
+    try:
+        with open_file(path) as file:
+            data = file.read()
+    except (OSError, *DAMAGES) as error:
+        detail = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"--{flag} @{path}: the list can't be read ({detail}); check its path, or write ./@... "
+            "for a file of such a name"
+        ) from None
+    lines = []
+    for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+        line = os.fsdecode(raw.strip())
+        if not line or line.startswith("#"):
+            continue
+        if "\0" in line or line.startswith("@"):
             raise InputError(
-                f"no file matches --{flag} {pattern!r}; check the path and the pattern"
+                f"line {number} of the list {path} is no path; a list has text files, folders or "
+                "patterns, one a line"
             )
-        yield from found
+        lines.append((number, line))
+    if not lines:
+        raise InputError(f"the list {path} names no file; write one path or pattern a line")
+    return lines
 
 
 def _match(pattern: str) -> list[str]:
     if os.path.lexists(pattern):
         return [pattern]
     return sorted(glob.glob(pattern, recursive=True))
+
+
+def _match_remote(pattern: str) -> list[Found]:
+    from components.preprocess import remote  # Beam takes a while
+
+    return remote.match(pattern)
 
 
 def is_remote(path: str) -> bool:
@@ -148,21 +222,39 @@ def is_utf8(config: DataConfig) -> bool:
 
 
 @contextlib.contextmanager
-def open_file(path: str) -> Iterator[BinaryIO]:
+def open_file(path: str, *, size: int | None = None, modified: int = 0) -> Iterator[BinaryIO]:
     """Opens a file for reading, decompressed, for the length of a block.
 
+    Args:
+      path: where it is.
+      size: its bytes as it was listed; None: whatever is there is meant.
+      modified: when it was last changed, as it was listed.
+
     Raises:
+      UnsteadyError: it is in a store, and can't be read for now or is not what was listed;
+        some come at the end of the block.
       OSError: it can't be read; some of `DAMAGES` come when it is read.
     """
-    if is_remote(path):
-        from components.preprocess import remote  # Beam takes a while
+    if not is_remote(path):
+        with open(path, "rb") as raw:
+            yield _decompressed(path, raw)
+        return
+    from components.preprocess import remote  # Beam takes a while
 
-        raw = remote.open_remote(path)
-    else:
-        raw = open(path, "rb")
+    with remote.open_remote(path, size=size, modified=modified) as file:
+        try:
+            yield _decompressed(path, io.BufferedReader(file, remote.BUFFER_BYTES))
+        except UnsteadyError:
+            raise
+        except Exception:  # another file in its place may be the cause
+            file.check_unchanged()
+            raise
+        file.check_unchanged()
+
+
+def _decompressed(path: str, raw: Any) -> BinaryIO:
     ending = os.path.splitext(path)[1].lower()
-    with contextlib.closing(raw):
-        yield _DECOMPRESSORS[ending](raw) if ending in _DECOMPRESSORS else raw
+    return cast("BinaryIO", _DECOMPRESSORS[ending](raw) if ending in _DECOMPRESSORS else raw)
 
 
 class _ZstandardFile:
@@ -221,29 +313,30 @@ def _below(path: str) -> list[str]:
     return found
 
 
-def _common_folder(folders: Sequence[str]) -> str:
-    if len({folder.partition("://")[0] for folder in folders if is_remote(folder)}) > 1 or (
-        len({is_remote(folder) for folder in folders}) > 1
-    ):
+def _common_folder(places: Sequence[str]) -> str:
+    """Returns the folder that holds all of some paths or addresses, with a slash at its end."""
+    if len({place.partition("://")[0] if is_remote(place) else "" for place in places}) > 1:
         raise InputError(
             "the input lies partly here and partly in an object store, or in two; bring it to one place"
         )
-    return os.path.commonpath(folders)
+    # The first and the last share what all share. An address may have empty parts: no os.path.
+    first, last = (place.split("/")[:-1] for place in (min(places), max(places)))
+    shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return "".join(f"{part}/" for part, _ in shared)
 
 
-def _relative_name(path: str, root: str) -> str:
-    name = os.path.relpath(path, root).replace(os.sep, "/")
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
+def _relative_name(place: str, root: str) -> str:
+    return os.fsencode(place.removeprefix(root)).decode("utf-8", "backslashreplace")
 
 
-def _check_readable(path: str) -> int:
-    """Returns the bytes of a file that can be read twice."""
+def _look_at(path: str) -> Found:
+    """Returns what is known of a file that can be read twice."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path} is no regular file; copy its content to a file first")
         with open(path, "rb"):
-            return status.st_size
+            return Found(path, status.st_size, status.st_mtime_ns)
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror}); leave it out") from None
 

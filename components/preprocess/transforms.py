@@ -24,7 +24,7 @@ from components.preprocess.scratch import group_path, problem_path, scan_path, w
 from components.preprocess.sources import InputFile
 from components.preprocess.units import Unit
 from model.config import DataConfig
-from model.errors import InputError
+from model.errors import InputError, RestartableError
 from model.files import write_whole
 from model.records import VOCAB_FILE
 from model.vocab import Vocabulary
@@ -106,17 +106,18 @@ class _ChooseVocabulary(beam.DoFn):
         self._groups = groups
 
     def process(self, scanned: tuple[int, Sequence[int]]) -> Iterator[Group]:
-        problem = None
+        problem, again = None, False
         try:
             self._choose(len(list(scanned[1])))
-        except InputError as error:
-            problem = str(error)
+        except (InputError, RestartableError) as error:
+            problem, again = str(error), isinstance(error, RestartableError)
         except OSError as error:
             problem = (
                 f"can't write to {self._folder} ({error}); free space or choose another folder"
             )
         with contextlib.suppress(OSError):
-            write_whole(problem_path(self._scratch), json.dumps({"problem": problem}))
+            content = {"problem": problem, "again": again}
+            write_whole(problem_path(self._scratch), json.dumps(content))
         if problem is None:
             yield from enumerate(self._groups)
 
@@ -188,13 +189,14 @@ def load_groups(folder: str, count: int) -> list[dict[str, Any]]:
 
     Raises:
       InputError: a unit, the vocabulary or a group could not be used or written.
+      RestartableError: a file of a store could not be read for now.
     """
     try:
-        problem = _load_json(problem_path(folder))["problem"]
+        chosen = _load_json(problem_path(folder))
     except FileNotFoundError:
-        problem = f"can't write to {folder}; free space or choose another folder"
-    if problem:
-        raise InputError(problem)
+        chosen = {"problem": f"can't write to {folder}; free space or choose another folder"}
+    if chosen["problem"]:
+        raise (RestartableError if chosen.get("again") else InputError)(chosen["problem"])
     groups = [_load_json(group_path(folder, group)) for group in range(count)]
     for group in groups:
         if "problem" in group:

@@ -43,6 +43,8 @@ class WorkerPool:
         """Starts the pool; importing goes on while the caller does."""
         self._log = tempfile.TemporaryFile()
         self._socket, theirs = socket.socketpair()
+        for end in (self._socket, theirs):
+            end.setblocking(True)  # Beam's part for Google Cloud sets a timeout for all sockets
         with theirs:
             code = (
                 f"import sys; sys.path[:] = {sys.path!r}; "
