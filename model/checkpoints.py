@@ -91,7 +91,7 @@ def save_checkpoint(
             shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
     try:
         os.mkdir(temporary)
-        _write(temporary, step=step, arrays=arrays, meta=meta)
+        write_checkpoint(temporary, step=step, arrays=arrays, meta=meta)
         _put_in_place(temporary, final)
     except OSError as error:
         if not is_disk_full(error):
@@ -105,10 +105,10 @@ def save_checkpoint(
     return final
 
 
-def _write(
+def write_checkpoint(
     path: str, *, step: int, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
 ) -> None:
-    """Writes both files and flushes them to the disk."""
+    """Writes both files into an empty folder and flushes them to the disk; arguments as above."""
     with open(os.path.join(path, ARRAYS_FILE), "wb") as file:
         np.savez(file, allow_pickle=False, **dict(arrays))
         file.flush()

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from model.batches import Batch, LaneReader, eval_batch, prefetch
-from model.checkpoints import Checkpoint, best_checkpoint
-from model.config import Config, from_json, to_json
+from model.config import to_json
 from model.errors import InputError
+from model.loading import Loaded as Loaded
+from model.loading import load_model as load_model
 from model.network import JointModel, unigram_log_probabilities
 from model.plan import EvalPlan, Segment
 from model.progress import perplexity, read_metrics
-from model.records import COMPLETED_FILE, Dataset
+from model.records import Dataset
 from model.steps import batch_inputs, score_window
 from model.vocab import BOS_ID, EOS_ID, LINE_END, UNK_ID, Vocabulary
 
@@ -32,42 +32,6 @@ SLICES = ("unknown", "1-5", "6-100", ">100")
 """Slices of the targets, by how often the target word is a target in the training split."""
 
 Floats = npt.NDArray[np.float64]
-
-
-class Loaded(NamedTuple):
-    """A trained model, read back."""
-
-    model: JointModel
-    config: Config
-    checkpoint: Checkpoint
-
-
-def load_model(workdir: str, dataset: Dataset) -> Loaded:
-    """Reads the best checkpoint of a finished training.
-
-    Args:
-      workdir: the training's folder.
-      dataset: the records that it was trained on.
-
-    Raises:
-      InputError: the training is not complete or is of other records.
-    """
-    if not os.path.exists(os.path.join(workdir, COMPLETED_FILE)):
-        raise InputError(
-            f"{workdir} holds no finished training (no {COMPLETED_FILE}); "
-            "run the same charloom train again"
-        )
-    checkpoint = best_checkpoint(workdir)
-    if checkpoint.meta.get("dataset_digest") != dataset.digest:
-        raise InputError(f"{workdir} was trained on other records than {dataset.path}")
-    config = from_json(json.dumps(checkpoint.meta["config"]), source=checkpoint.path)
-    model = JointModel(config.model, vocab_counts=dataset.vocab.counts)
-    for variable in model.weights:
-        averaged = f"average/{variable.path}"
-        use_average = checkpoint.meta["averaged"] and averaged in checkpoint.arrays
-        name = averaged if use_average else f"model/{variable.path}"
-        variable.assign(checkpoint.arrays[name])
-    return Loaded(model, config, checkpoint)
 
 
 def score_batches(

@@ -69,6 +69,16 @@ class Record:
         ends = np.cumsum(self.word_lengths)[:-1]
         return [vocabulary.unspell(chars.tolist()) for chars in np.split(self.char_ids, ends)]
 
+    def unknown_words(self) -> list[bytes]:
+        """Returns the true spellings of its unknown words, in reading order, word 0 too."""
+        places = np.flatnonzero(self.word_ids == vocabulary.UNK_ID)
+        ends = np.cumsum(self.word_lengths)
+        starts = ends - self.word_lengths
+        return [
+            (self.char_ids[start:end] - vocabulary.CHAR_OFFSET).astype(np.uint8).tobytes()
+            for start, end in zip(starts[places].tolist(), ends[places].tolist(), strict=True)
+        ]
+
 
 def shard_name(split: str, index: int, count: int) -> str:
     """Returns the file name of a shard."""

@@ -11,13 +11,15 @@ import numpy as np
 import tensorflow as tf
 
 from model.averaging import WeightAverage
-from model.checkpoints import Checkpoint, save_checkpoint
+from model.checkpoints import Arrays, Checkpoint, save_checkpoint
 from model.cluster import Cluster, own_lanes
 from model.config import Config, to_json
 from model.errors import InputError
+from model.loading import read_spelling
 from model.network import JointModel
 from model.optimizer import AdamW
 from model.records import Dataset
+from model.spelling import KEYS, learn_spellings
 from model.steps import Steps
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,8 @@ class Training:
     """The mean of the weights, if the config asks for one."""
     unreported: tuple[list[float], list[float]] = ([], [])
     """Losses and words of the steps since the last report, as far as they are of before a restart."""
+    spelling: Arrays = dataclasses.field(default_factory=dict)
+    """Arrays of the spelling model; made for the first checkpoint."""
 
 
 def build_training(config: Config, dataset: Dataset, cluster: Cluster) -> Training:
@@ -96,7 +100,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     """Sets weights, optimizer slots, lane states and step from a checkpoint.
 
     Raises:
-      InputError: the checkpoint is of other records or another model.
+      InputError: the checkpoint is of other records, of another model or of an older charloom.
     """
     meta = checkpoint.meta
     if meta.get("dataset_digest") != training.dataset.digest:
@@ -108,11 +112,14 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     model, lanes = training.config.model, training.config.train.lanes
     shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
     shapes["state"] = (lanes, model.lstm_layers, 2, model.lstm_dim)
-    if shapes != {name: array.shape for name, array in checkpoint.arrays.items()}:
+    of_model = {name: one for name, one in checkpoint.arrays.items() if name not in KEYS}
+    if shapes != {name: array.shape for name, array in of_model.items()}:
         raise InputError(f"{checkpoint.path} is of another model; choose another --workdir")
+    read_spelling(checkpoint)  # or says that it has none
     for name, variable in variables.items():
         variable.assign(checkpoint.arrays[name])
     training.state = deal_state(training, checkpoint.arrays["state"])
+    training.spelling = {name: checkpoint.arrays[name] for name in KEYS}
     training.step = checkpoint.step
     if "valid_words" in meta:
         training.valid = float(meta["valid_log_likelihood"]), int(meta["valid_words"])
@@ -151,6 +158,10 @@ def save(
     arrays = collect(training)
     if not training.cluster.is_chief:
         return
+    if not training.spelling:
+        # Its own files: the training's are in use by the thread that prepares batches.
+        with Dataset.open(training.dataset.path) as dataset:
+            training.spelling = learn_spellings(dataset).to_arrays()
     meta: dict[str, Any] = {
         "dataset_digest": training.dataset.digest,
         "config": json.loads(to_json(training.config)),
@@ -165,7 +176,7 @@ def save(
     path = save_checkpoint(
         workdir,
         step=training.step,
-        arrays=arrays,
+        arrays={**arrays, **training.spelling},
         meta=meta,
         keep=training.config.train.keep_checkpoints,
     )

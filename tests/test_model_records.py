@@ -58,6 +58,13 @@ def test_a_context_word_of_a_later_piece_keeps_its_spelling() -> None:
     assert record.spelled_words() == [b"zebra", b"the"]
 
 
+def test_unknown_words_by_their_true_spelling() -> None:
+    words = [b"zebra", b"the", b"</s>", b"\n", b"\x00\xff", b"the", b"zebra"]
+    record = parse_record(encode_record(words, VOCAB, source="f:0"))
+    assert record.unknown_words() == [b"zebra", b"</s>", b"\x00\xff", b"zebra"]
+    assert parse_record(encode_record([b"", b"the"], VOCAB, source="f:0")).unknown_words() == []
+
+
 def test_shard_names() -> None:
     assert shard_name("train", 3, 12) == "train-00003-of-00012.tfrecord"
 

@@ -21,6 +21,7 @@ from model.presets import tiny
 from model.progress import read_metrics
 from model.records import Dataset
 from model.restoring import build_training, restore
+from model.spelling import KEYS, SpellingModel, learn_spellings
 from model.stopping import StoppedError, StopSignals
 from model.training import check_config, train_and_evaluate
 from model.watchdog import Watchdog
@@ -292,7 +293,10 @@ def test_restore_takes_all_arrays(one_worker: str, tiny_records: str, cluster: C
         ("second", training.optimizer.second),
     ):
         named |= {f"adam/{order}/{p}": slot for p, slot in zip(trained, slots, strict=True)}
-    assert set(named) | {"state"} == set(checkpoint.arrays)
+    assert set(named) | {"state", *KEYS} == set(checkpoint.arrays)
+    assert training.spelling.keys() == set(KEYS)
+    for name in KEYS:
+        np.testing.assert_array_equal(training.spelling[name], checkpoint.arrays[name])
     for name, variable in named.items():
         np.testing.assert_array_equal(variable.numpy(), checkpoint.arrays[name], err_msg=name)
 
@@ -312,6 +316,33 @@ def test_restore_refuses_another_model(
     with pytest.raises(InputError, match="is of another model; choose another --workdir"):
         restore(training, checkpoint)
     assert training.step == 0
+
+
+@pytest.mark.slow
+def test_restore_refuses_a_checkpoint_without_spellings(
+    one_worker: str, tiny_records: str, cluster: Cluster
+) -> None:
+    checkpoint = read_checkpoint(list_checkpoints(one_worker)[0])
+    del checkpoint.arrays["spelling/words"]
+    with Dataset.open(tiny_records) as dataset:
+        training = build_training(check_config(CONFIG, dataset), dataset, cluster)
+    with pytest.raises(InputError) as caught:
+        restore(training, checkpoint)
+    assert str(caught.value) == (
+        f"{checkpoint.path} is of an older charloom, which kept no spellings; train again in "
+        "another --workdir"
+    )
+    assert training.step == 0
+
+
+@pytest.mark.slow
+def test_checkpoints_keep_the_spellings_of_the_records(one_worker: str, tiny_records: str) -> None:
+    with Dataset.open(tiny_records) as dataset:
+        expected = learn_spellings(dataset).words
+    paths = list_checkpoints(one_worker)
+    assert len(paths) > 1
+    for path in paths:
+        assert SpellingModel.from_arrays(read_checkpoint(path).arrays).words == expected
 
 
 @pytest.mark.slow

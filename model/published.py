@@ -1,0 +1,106 @@
+"""The part of a version in the registry that a next training and comparison read.
+
+<version>/checkpoint/   weights and spelling model, as a training's checkpoint has them
+          vocab.txt     the vocabulary
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import NamedTuple
+
+from model.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from model.config import Config, from_json
+from model.errors import InputError
+from model.loading import Loaded, read_spelling
+from model.network import JointModel
+from model.records import VOCAB_FILE, Dataset
+from model.spelling import KEYS, SpellingModel
+from model.vocab import Vocabulary
+
+CHECKPOINT_FOLDER = "checkpoint"
+TRAINED_DIGEST, VOCAB_DIGEST = "trained_sha256", "vocab_sha256"
+"""Fields of meta.json beside those of a training: digests of its checkpoint, and of vocab.txt."""
+
+
+class Published(NamedTuple):
+    """A published model, read back."""
+
+    model: JointModel
+    config: Config
+    vocab: Vocabulary
+    spelling: SpellingModel
+    checkpoint: Checkpoint
+    path: str
+    """The version's folder."""
+
+    @property
+    def trained_digest(self) -> str:
+        """SHA-256 of the training's checkpoint, as its report states it."""
+        return str(self.checkpoint.meta[TRAINED_DIGEST])
+
+
+def save_published(loaded: Loaded, dataset: Dataset, folder: str) -> None:
+    """Writes `checkpoint/` and `vocab.txt` into the folder of a version to be.
+
+    Args:
+      loaded: the model; its weights are written as they are, averaged ones where they are used.
+      dataset: the records that it was trained on.
+      folder: the version's folder.
+
+    Raises:
+      InputError: the checkpoint is of an older charloom and has no spellings.
+    """
+    read_spelling(loaded.checkpoint)
+    arrays = {f"model/{variable.path}": variable.numpy() for variable in loaded.model.weights}
+    arrays |= {name: loaded.checkpoint.arrays[name] for name in KEYS}
+    digests = {TRAINED_DIGEST: loaded.checkpoint.digest, VOCAB_DIGEST: dataset.vocab.digest}
+    path = os.path.join(folder, CHECKPOINT_FOLDER)
+    os.mkdir(path)
+    write_checkpoint(
+        path,
+        step=loaded.checkpoint.step,
+        arrays=arrays,
+        meta={**loaded.checkpoint.meta, **digests},
+    )
+    dataset.vocab.save(os.path.join(folder, VOCAB_FILE))
+
+
+def load_published(version: str) -> Published:
+    """Reads the model of a version.
+
+    Args:
+      version: a version's folder, as `save_published` left it.
+
+    Raises:
+      InputError: the folder holds none, or one that is not whole.
+    """
+    path = os.path.join(version, CHECKPOINT_FOLDER)
+    if not os.path.isdir(path):
+        if not os.path.exists(os.path.join(version, "saved_model.pb")):
+            raise InputError(f"{version} is no version of a model; name <registry>/<name>/<number>")
+        raise InputError(
+            f"{version} was published by an older charloom (no {CHECKPOINT_FOLDER}); "
+            "train and publish a model anew"
+        )
+    try:
+        checkpoint = read_checkpoint(path)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from None
+    vocab = Vocabulary.load(os.path.join(version, VOCAB_FILE))
+    if vocab.digest != checkpoint.meta.get(VOCAB_DIGEST):
+        raise _damaged(version, f"{VOCAB_FILE} was changed")
+    config = from_json(json.dumps(checkpoint.meta["config"]), source=path)
+    model = JointModel(config.model, vocab_counts=vocab.counts)
+    names = {f"model/{variable.path}": variable for variable in model.weights}
+    shapes = {name: array.shape for name, array in checkpoint.arrays.items() if name not in KEYS}
+    if shapes != {name: tuple(variable.shape) for name, variable in names.items()}:
+        raise _damaged(path, "its arrays are of another model")
+    for name, variable in names.items():
+        variable.assign(checkpoint.arrays[name])
+    return Published(model, config, vocab, read_spelling(checkpoint), checkpoint, version)
+
+
+def _damaged(path: str, reason: str) -> InputError:
+    return InputError(f"{path} is not whole ({reason}); name another version")
