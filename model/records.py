@@ -24,8 +24,8 @@ import io
 import json
 import os
 import struct
-from collections.abc import Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ from model.config import DataConfig, check_version, from_dict
 from model.errors import InputError
 from model.examples import masked_crc
 from model.files import write_whole
-from model.parsing import parse_features
+from model.parsing import parse_features, parse_word_ids
 from model.vocab import Vocabulary
 
 FORMAT_VERSION = 2
@@ -48,6 +48,7 @@ CARD_FILE = "data_card.html"
 COMPLETED_FILE = "COMPLETED"
 
 IntArray = npt.NDArray[np.int64]
+Parsed = TypeVar("Parsed")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,13 +277,20 @@ class Dataset:
         Raises:
           InputError: the shard is damaged.
         """
+        return self._read(split, index, parse_record)
+
+    def read_word_ids(self, split: str, index: int) -> IntArray:
+        """Reads the ids `[L + 1]` of one record alone; faster than `read`, raises the same."""
+        return self._read(split, index, parse_word_ids)
+
+    def _read(self, split: str, index: int, parse: Callable[[bytes], Parsed]) -> Parsed:
         owner, offsets = self._index[split]
         shard = self.info["splits"][split]["shards"][owner[index]]
         path = os.path.join(self.path, shard["file"])
         if path not in self._files:
             self._files[path] = open(path, "rb")
         try:
-            return parse_record(read_framed(self._files[path], int(offsets[index])))
+            return parse(read_framed(self._files[path], int(offsets[index])))
         except ValueError as error:
             raise InputError(f"{path} {error}; run charloom prepare again") from None
 

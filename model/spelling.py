@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.records import Dataset
-from model.vocab import SPECIAL_WORDS
+from model.vocab import SPECIAL_WORDS, Vocabulary
 
 ORDER = 6
 """Symbols of an n-gram, the predicted one included; docs/decisions/0015 has the measurement."""
@@ -115,6 +115,27 @@ class SpellingModel:
             )
         scores: Floats = np.add.reduceat(np.log(probability), places.starts)
         return scores
+
+
+class UnknownSpellings:
+    """The distribution over the words that a vocabulary does not have.
+
+    What the spelling model says of known words is dealt out to the others: nobody spells a
+    known word. A model's words and its unknown ones, by `<unk>` and spelling, so have a
+    probability of 1 in all, whatever its vocabulary is.
+    """
+
+    def __init__(self, spelling: SpellingModel, vocab: Vocabulary):
+        """Adds up what known words have."""
+        self.spelling = spelling
+        self.vocab = vocab
+        known = np.exp(spelling.log_probabilities(tuple(vocab.ids))).sum()
+        self._log_left = float(np.log1p(-known))
+
+    def log_probabilities(self, words: Sequence[bytes]) -> Floats:
+        """Returns `[N]` natural logarithms of the probabilities of N unknown words."""
+        assert not any(word in self.vocab.ids for word in words)
+        return self.spelling.log_probabilities(words) - self._log_left
 
 
 class _Places:

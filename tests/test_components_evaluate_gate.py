@@ -19,7 +19,7 @@ def score(perplexity: float, words: int = 1000) -> dict[str, Any]:
 
 def make_report(model: float = 100.0, unigram: float = 400.0, words: int = 1000) -> dict[str, Any]:
     return {
-        "format_version": 1,
+        "format_version": 2,
         "splits": {"test": score(model, words)},
         "baseline": {"unigram": score(unigram, words)},
     }
@@ -52,7 +52,7 @@ ALL_MISSING = (
     "baseline.unigram.log_likelihood is missing",
     "baseline.unigram.perplexity is missing",
 )
-NO_FORMAT = "format_version is not 1, which is all this gate reads"
+NO_FORMAT = "format_version is not 2, which is all this gate reads"
 
 PASSES = {
     "good": (make_report(), OK),
@@ -69,7 +69,7 @@ PASSES = {
     ),
     "whole numbers as sums": (
         {
-            "format_version": 1,
+            "format_version": 2,
             "splits": {"test": {"log_likelihood": -2, "words": 2, "perplexity": math.e}},
             "baseline": {"unigram": {"log_likelihood": -4, "words": 2, "perplexity": math.e**2}},
         },
@@ -121,7 +121,7 @@ REJECTIONS = {
     "no mapping": ([1, 2], (NO_FORMAT, *ALL_MISSING)),
     "nothing": (None, (NO_FORMAT, *ALL_MISSING)),
     "no format version": (changed("format_version", ...), (NO_FORMAT,)),
-    "format version of another form": (changed("format_version", 2), (NO_FORMAT,)),
+    "format version of another form": (changed("format_version", 1), (NO_FORMAT,)),
     "format version is true": (changed("format_version", True), (NO_FORMAT,)),
     "no splits": (changed("splits", ...), ALL_MISSING[:3]),
     "splits are a list": (changed("splits", [score(100.0)]), ALL_MISSING[:3]),
@@ -247,7 +247,7 @@ REJECTIONS = {
     ),
     "everything NaN": (
         {
-            "format_version": 1,
+            "format_version": 2,
             "splits": {"test": dict.fromkeys(score(2.0), math.nan)},
             "baseline": {"unigram": dict.fromkeys(score(2.0), math.nan)},
         },

@@ -15,17 +15,17 @@ from model.batches import spelling_matrix
 from model.config import with_overrides
 from model.errors import InputError
 from model.evaluation import (
-    SLICES,
-    Loaded,
-    _slice_of_word,
+    describe_split,
     evaluate_checkpoint,
-    evaluate_split,
     hide_specials,
-    load_model,
     sample_next_words,
+    score_split,
 )
+from model.loading import Loaded, load_model, read_spelling
 from model.losses import word_log_likelihoods
 from model.records import Dataset, Record
+from model.report import SLICES, slice_of_word
+from model.spelling import UnknownSpellings
 from model.vocab import BOS_ID, UNK_ID, Vocabulary
 
 pytestmark = pytest.mark.slow
@@ -76,13 +76,16 @@ def assert_adds_up(part: Json, words: int) -> None:
     assert part["words"] == words
     for parts in (list(part["slices"].values()), part["documents"]):
         assert sum(one["words"] for one in parts) == words
-        total = sum(one["log_likelihood"] for one in parts)
-        assert total == pytest.approx(part["log_likelihood"], rel=1e-9)
+        for name in ("log_likelihood", "spelling_log_likelihood"):
+            assert sum(one[name] for one in parts) == pytest.approx(part[name], rel=1e-9)
     total = sum(one["unigram_log_likelihood"] for one in part["slices"].values())
     assert total == pytest.approx(part["unigram_log_likelihood"], rel=1e-9)
     assert part["perplexity"] == pytest.approx(math.exp(-part["log_likelihood"] / words))
-    known = part["log_likelihood"] - part["slices"]["unknown"]["log_likelihood"]
-    bits = -known / math.log(2) / part["characters"]
+    bits = -(part["log_likelihood"] + part["spelling_log_likelihood"]) / math.log(2)
+    bits /= part["characters"]
+    paid = {name: one["spelling_log_likelihood"] for name, one in part["slices"].items()}
+    unknown = pytest.approx(part["spelling_log_likelihood"], rel=1e-9)
+    assert paid == {**dict.fromkeys(SLICES, 0.0), "unknown": unknown}
     assert part["bits_per_character"] == pytest.approx(bits)
     assert part["slices"]["unknown"]["words"] == part["unknown_words"]
 
@@ -94,13 +97,9 @@ def test_slices_and_documents_add_up(report: Json, dataset: Dataset, split: str)
     assert_adds_up(part, info["words"])
     assert part["words"] == sum(record.words for record in records_of(dataset, split)) > 800
     assert part["unknown_words"] == info["unknown_words"] > 0
-    known = [
-        word
-        for record in records_of(dataset, split)
-        for word in record.spelled_words()[1:]
-        if word in dataset.vocab.ids
-    ]
-    assert part["characters"] == sum(len(word.decode()) + 1 for word in known)
+    words = [word for one in records_of(dataset, split) for word in one.spelled_words()[1:]]
+    spaces = sum(word != b"\n" for word in words)  # a line end needs none
+    assert part["characters"] == sum(len(word.decode()) for word in words) + spaces
     assert list(part["slices"]) == list(SLICES)
     assert all(one["words"] for one in part["slices"].values())
 
@@ -145,7 +144,7 @@ def test_slices_by_hand(report: Json, dataset: Dataset) -> None:
 def test_limits_of_the_slices() -> None:
     counts = (500, 3, 0, 101, 100, 6, 5, 1)
     vocab = Vocabulary(words=tuple("abcdefgh"), counts=counts)
-    names = [SLICES[index] for index in _slice_of_word(vocab)]
+    names = [SLICES[index] for index in slice_of_word(vocab)]
     assert names == [">100", "unknown", "1-5", ">100", "6-100", "6-100", "1-5", "1-5"]
 
 
@@ -156,7 +155,9 @@ def test_result_does_not_depend_on_lanes_and_window(
     settings = [f"train.lanes={lanes}", f"train.window={window}"]
     other = loaded._replace(config=with_overrides(loaded.config, settings))
     assert other.config.train != loaded.config.train
-    expected, part = report["splits"]["test"], evaluate_split(other, dataset, "test")
+    unknown = UnknownSpellings(read_spelling(loaded.checkpoint), dataset.vocab)
+    scored = score_split(other, dataset, "test", unknown=unknown)
+    expected, part = report["splits"]["test"], describe_split(*scored, dataset.vocab)
     assert_adds_up(part, expected["words"])
     assert part["log_likelihood"] == pytest.approx(expected["log_likelihood"], rel=1e-5)
     for one, two in zip(part["documents"], expected["documents"], strict=True):
@@ -184,12 +185,14 @@ def test_model_is_the_checkpoint(loaded: Loaded, tiny_training: str) -> None:
 def test_what_the_report_says(
     report: Json, loaded: Loaded, dataset: Dataset, tiny_training: str
 ) -> None:
-    assert report["format_version"] == 1
+    assert report["format_version"] == 2
+    assert report["champion"] is None
     assert report["config"] == loaded.checkpoint.meta["config"]
     assert report["dataset"] == {
         "digest": dataset.digest,
         "train_words": dataset.info["splits"]["train"]["words"],
         "vocab_size": len(dataset.vocab),
+        "vocab_digest": dataset.vocab.digest,
     }
     assert report["checkpoint"] == {
         "step": loaded.checkpoint.step,

@@ -11,7 +11,7 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 
 from model import parsing
-from model.parsing import Features, parse_features
+from model.parsing import Features, parse_features, parse_word_ids
 from model.records import encode_record, parse_record
 from model.vocab import DOCUMENT_START, LINE_END, Vocabulary
 
@@ -73,6 +73,7 @@ STREAMS = {
 def test_records(name: str) -> None:
     data = encode_record(STREAMS[name], VOCAB, source=SOURCE)
     assert_same(parse_features(data), by_library(data))
+    assert parse_word_ids(data).tolist() == by_library(data).word_ids.tolist()
     record = parse_record(data)
     assert record.source == SOURCE
     assert record.spelled_words() == STREAMS[name]
@@ -176,7 +177,9 @@ UNUSUAL = {
 
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_unusual_forms(name: str) -> None:
-    assert_same(parse_features(UNUSUAL[name]), by_library(UNUSUAL[name]))
+    expected = by_library(UNUSUAL[name])
+    assert_same(parse_features(UNUSUAL[name]), expected)
+    assert parse_word_ids(UNUSUAL[name]).tolist() == expected.word_ids.tolist()
 
 
 BAD = {
@@ -254,3 +257,5 @@ def test_short_records_are_read_by_the_library(monkeypatch: pytest.MonkeyPatch) 
     assert_same(parse_features(short), by_library(short))
     assert_same(parse_features(long), by_library(long))
     assert calls == [len(short)]
+    assert parse_word_ids(short).tolist() == [3] * 5
+    assert calls == [len(short)] * 2

@@ -17,7 +17,7 @@ from model.config import GateConfig
 PASSED = "PASSED"
 REJECTED = "REJECTED"
 
-REPORT_FORMAT = 1
+REPORT_FORMAT = 2
 """The `format_version` of the reports that the gate understands."""
 
 AGREEMENT = 1e-6
