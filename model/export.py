@@ -36,21 +36,25 @@ def export_checkpoint(*, records: str, workdir: str, output: str) -> dict[str, A
       CharloomError: the SavedModel does not say what the checkpoint says.
     """
     with Dataset.open(records) as dataset:
-        loaded = load_model(workdir, dataset)
-        served = ServedModel(loaded.model, config=loaded.config, vocab=dataset.vocab)
-        tf.saved_model.save(
-            served,
-            output,
-            signatures={
-                "serving_default": served.score,
-                "score": served.score,
-                "next_word": served.next_word,
-                "embed": served.embed,
-            },
-        )
-        compared = compare(output, loaded=loaded, dataset=dataset)
-        checkpoint = loaded.checkpoint
-        return {"step": checkpoint.step, "digest": checkpoint.digest, **compared}
+        return export_model(load_model(workdir, dataset), dataset, output)
+
+
+def export_model(loaded: Loaded, dataset: Dataset, output: str) -> dict[str, Any]:
+    """Writes a loaded model as a SavedModel and checks it; see `export_checkpoint`."""
+    served = ServedModel(loaded.model, config=loaded.config, vocab=dataset.vocab)
+    tf.saved_model.save(
+        served,
+        output,
+        signatures={
+            "serving_default": served.score,
+            "score": served.score,
+            "next_word": served.next_word,
+            "embed": served.embed,
+        },
+    )
+    compared = compare(output, loaded=loaded, dataset=dataset)
+    checkpoint = loaded.checkpoint
+    return {"step": checkpoint.step, "digest": checkpoint.digest, **compared}
 
 
 class _Documents:
