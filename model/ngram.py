@@ -23,7 +23,7 @@ from model.network import unigram_log_probabilities
 from model.records import Dataset
 
 RULE = 8.0
-"""Of the fixed rule, which is within 3 % of the fitted perplexity (docs/decisions/0015)."""
+"""Of the fixed rule, whose perplexity is within 5 % of the fitted one (docs/decisions/0015)."""
 _BUCKETS = 64
 _ROUNDS, _PRECISION = 200, 1e-7
 _CHUNK = 1 << 20

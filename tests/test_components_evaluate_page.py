@@ -38,7 +38,7 @@ def one_sample(context: str, truth: str, *words: str) -> dict[str, Any]:
 
 
 REPORT: dict[str, Any] = {
-    "format_version": 1,
+    "format_version": 2,
     "verdict": {"status": "PASSED", "reasons": ["it is < than the limit", "it beats the unigram"]},
     "gate": {"max_perplexity": 300.0},
     "config": {
@@ -68,7 +68,10 @@ REPORT: dict[str, Any] = {
             ],
         },
     },
-    "baseline": {"unigram": {"perplexity": 829.6164, "words": 12345}},
+    "baseline": {
+        "unigram": {"perplexity": 829.6164, "words": 12345},
+        "bigram": {"perplexity": 415.25, "words": 12345},
+    },
     "samples": [
         one_sample("the value of the", "object", "expression", "object", "\n", "a", "b"),
         one_sample("first </s> second\n", "</s>", "</s>", "<unk>"),
@@ -176,7 +179,8 @@ def test_key_figures() -> None:
     assert read_facts(parse(render_page(REPORT))) == {
         "Test perplexity": ("207.40", "lower is better"),
         "Unigram perplexity": ("829.62", "the model has 25.0\u00a0% of it"),
-        "Bits per character": ("1.751", "of known test words"),
+        "Bigram perplexity": ("415.25", "of counted pairs of words"),
+        "Bits per character": ("1.751", "unknown words by their spelling"),
         "Validation perplexity": ("190.50", "on 4,000 words"),
         "Test words": ("12,345", "scored by the full softmax"),
         "Unknown words": ("5.5\u00a0%", "vocabulary of 2,931"),
@@ -307,7 +311,7 @@ def test_report_without_figures() -> None:
     root = parse(render_page({"verdict": {"status": "REJECTED", "reasons": ["no sums"]}}))
     values = {label: fact[0] for label, fact in read_facts(root).items()}
     assert set(values.values()) == {"not available"}
-    assert len(values) == 10
+    assert len(values) == 11
     for text in ("The curves of training", "The figures of the slices", "Samples"):
         assert any(p.text.startswith(text) for p in root.all("p"))
     assert not list(root.all("svg"))

@@ -139,6 +139,7 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     number = functools.partial(_number, report)
     test, words = number("splits.test.perplexity"), number("splits.test.words")
     unigram, valid = number("baseline.unigram.perplexity"), number("splits.valid.perplexity")
+    bigram = number("baseline.bigram.perplexity")
     unknown = _ratio(number("splits.test.unknown_words"), words)
     bits = _format(number("splits.test.bits_per_character"), lambda value: f"{value:.3f}")
     share = _remark("the model has {} of it", _ratio(test, unigram), _format_percent)
@@ -149,7 +150,8 @@ def _facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return [
         ("Test perplexity", _format(test, format_figure), "lower is better"),
         ("Unigram perplexity", _format(unigram, format_figure), share),
-        ("Bits per character", bits, "of known test words"),
+        ("Bigram perplexity", _format(bigram, format_figure), "of counted pairs of words"),
+        ("Bits per character", bits, "unknown words by their spelling"),
         ("Validation perplexity", _format(valid, format_figure), valid_words),
         ("Test words", _format(words, _format_count), "scored by the full softmax"),
         ("Unknown words", _format(unknown, _format_percent), vocabulary),
