@@ -16,16 +16,13 @@ import tensorflow as tf
 from model.batches import LaneReader
 from model.config import to_json
 from model.errors import InputError
-from model.loading import Loaded as Loaded
-from model.loading import load_model as load_model
-from model.loading import read_spelling
+from model.loading import Loaded, load_model, read_spelling
 from model.network import unigram_log_probabilities
 from model.ngram import BigramModel
 from model.plan import EvalPlan, Segment
 from model.progress import perplexity, read_metrics
 from model.records import Dataset
 from model.report import Scored, SplitWords, part, read_split, sums, with_spellings, with_unigrams
-from model.scoring import score_batches as score_batches
 from model.scoring import score_words
 from model.spelling import UnknownSpellings
 from model.steps import batch_inputs

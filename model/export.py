@@ -9,9 +9,10 @@ import tensorflow as tf
 
 from model.batches import LaneReader
 from model.errors import CharloomError
-from model.evaluation import Loaded, load_model, score_batches
+from model.loading import Loaded, load_model
 from model.plan import EvalPlan
 from model.records import Dataset, Record, encode_record, parse_record
+from model.scoring import score_batches
 from model.served import ServedModel
 from model.text import detokenize
 from model.vocab import DOCUMENT_START, LINE_END

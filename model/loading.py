@@ -11,7 +11,7 @@ from model.config import Config, from_json
 from model.errors import InputError
 from model.network import JointModel
 from model.records import COMPLETED_FILE, Dataset
-from model.spelling import SpellingModel
+from model.spelling import SpellingModel, check_arrays
 
 
 class Loaded(NamedTuple):
@@ -56,7 +56,13 @@ def read_spelling(checkpoint: Checkpoint) -> SpellingModel:
     Raises:
       InputError: the checkpoint has none.
     """
+    check_spelling(checkpoint)
+    return SpellingModel.from_arrays(checkpoint.arrays)
+
+
+def check_spelling(checkpoint: Checkpoint) -> None:
+    """Raises InputError if a checkpoint has no spelling model; the model is not made."""
     try:
-        return SpellingModel.from_arrays(checkpoint.arrays)
+        check_arrays(checkpoint.arrays)
     except ValueError as error:
         raise InputError(f"{checkpoint.path} {error}; train again in another --workdir") from None

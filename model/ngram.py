@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from model.network import unigram_log_probabilities
 from model.records import Dataset
+from model.sorted import find
 
 RULE = 8.0
 """Of the fixed rule, whose perplexity is within 5 % of the fitted one (docs/decisions/0015)."""
@@ -81,22 +82,21 @@ class BigramModel:
     def _pairs(self, dataset: Dataset, split: str) -> Iterator[IntArray]:
         """Yields a split's pairs as numbers, v * V + w, some at a time."""
         parts: list[IntArray] = []
+        waiting = 0
         for index in range(len(dataset.lengths(split))):
             ids = dataset.read_word_ids(split, index)
             parts.append(ids[:-1] * self._size + ids[1:])
-            if sum(map(len, parts)) >= _CHUNK:
+            waiting += len(ids) - 1
+            if waiting >= _CHUNK:
                 yield np.concatenate(parts)
-                parts = []
+                parts, waiting = [], 0
         yield np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _count(self, pairs: IntArray) -> None:
         """Adds pairs to the counts of those that are known."""
-        if not len(self._known):
-            return
-        found, times = np.unique(pairs, return_counts=True)
-        at = np.minimum(np.searchsorted(self._known, found), len(self._known) - 1)
-        there = self._known[at] == found
-        self._counts[at[there]] += times[there]
+        distinct, times = np.unique(pairs, return_counts=True)
+        at, found = find(self._known, distinct)
+        self._counts[at] += times[found]
 
     def _share_of_pairs(self, pairs: IntArray) -> Floats:
         """Returns count(v, w) / n(v) of known pairs, 0 where v was never read."""

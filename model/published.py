@@ -13,7 +13,7 @@ from typing import NamedTuple
 from model.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from model.config import Config, from_json
 from model.errors import InputError
-from model.loading import Loaded, read_spelling
+from model.loading import Loaded, check_spelling, read_spelling
 from model.network import JointModel
 from model.records import VOCAB_FILE, Dataset
 from model.spelling import KEYS, SpellingModel
@@ -52,7 +52,7 @@ def save_published(loaded: Loaded, dataset: Dataset, folder: str) -> None:
     Raises:
       InputError: the checkpoint is of an older charloom and has no spellings.
     """
-    read_spelling(loaded.checkpoint)
+    check_spelling(loaded.checkpoint)
     arrays = {f"model/{variable.path}": variable.numpy() for variable in loaded.model.weights}
     arrays |= {name: loaded.checkpoint.arrays[name] for name in KEYS}
     digests = {TRAINED_DIGEST: loaded.checkpoint.digest, VOCAB_DIGEST: dataset.vocab.digest}

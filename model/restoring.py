@@ -15,7 +15,7 @@ from model.checkpoints import Arrays, Checkpoint, save_checkpoint
 from model.cluster import Cluster, own_lanes
 from model.config import Config, to_json
 from model.errors import InputError
-from model.loading import read_spelling
+from model.loading import check_spelling
 from model.network import JointModel
 from model.optimizer import AdamW
 from model.records import Dataset
@@ -115,7 +115,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     of_model = {name: one for name, one in checkpoint.arrays.items() if name not in KEYS}
     if shapes != {name: array.shape for name, array in of_model.items()}:
         raise InputError(f"{checkpoint.path} is of another model; choose another --workdir")
-    read_spelling(checkpoint)  # or says that it has none
+    check_spelling(checkpoint)
     for name, variable in variables.items():
         variable.assign(checkpoint.arrays[name])
     training.state = deal_state(training, checkpoint.arrays["state"])

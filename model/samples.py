@@ -6,7 +6,8 @@ from typing import Any
 
 from model.checkpoints import Checkpoint
 from model.config import Config
-from model.evaluation import Loaded, sample_next_words
+from model.evaluation import sample_next_words
+from model.loading import Loaded
 from model.network import JointModel
 from model.records import Dataset
 from model.showing import printable, table

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.records import Dataset
+from model.sorted import find
 from model.vocab import SPECIAL_WORDS, Vocabulary
 
 ORDER = 6
@@ -56,6 +57,14 @@ class _Counts(NamedTuple):
     """D(h)."""
 
 
+def check_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Raises ValueError unless there are the arrays of a spelling model; does not make it."""
+    if not arrays.keys() >= set(KEYS):
+        raise ValueError("is of an older charloom, which kept no spellings")
+    if arrays[LENGTHS_KEY].sum() != arrays[WORDS_KEY].nbytes:
+        raise ValueError("has spellings of another length than it says")
+
+
 class SpellingModel:
     """A distribution over all byte strings."""
 
@@ -78,11 +87,8 @@ class SpellingModel:
         Raises:
           ValueError: they are missing, or not of this form.
         """
-        if not arrays.keys() >= set(KEYS):
-            raise ValueError("is of an older charloom, which kept no spellings")
+        check_arrays(arrays)
         data, ends = arrays[WORDS_KEY].tobytes(), np.cumsum(arrays[LENGTHS_KEY]).tolist()
-        if (ends[-1] if ends else 0) != len(data):
-            raise ValueError("has spellings of another length than it says")
         return cls(data[start:end] for start, end in zip([0, *ends], ends, strict=False))
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -104,9 +110,9 @@ class SpellingModel:
         probability = np.full(places.count, 1.0 / (_SYMBOLS - 1))
         for length, table in enumerate(self._tables):
             contexts, symbols, there = places.keys(length)
-            at, found = _find(table.contexts, contexts)
+            at, found = find(table.contexts, contexts)
             there, contexts, symbols = there[found], contexts[found], symbols[found]
-            gram, seen = _find(table.grams, contexts * _SYMBOLS + symbols)
+            gram, seen = find(table.grams, contexts * _SYMBOLS + symbols)
             counts = np.zeros(len(there))
             counts[seen] = table.counts[gram]
             distinct = table.distinct[at]
@@ -178,15 +184,6 @@ def _count(contexts: IntArray, symbols: IntArray, _: IntArray) -> _Counts:
     known, first, distinct = np.unique(of_grams, return_index=True, return_counts=True)
     totals = np.add.reduceat(counts, first) if len(first) else counts
     return _Counts(grams, counts, known, totals, distinct)
-
-
-def _find(table: IntArray, keys: IntArray) -> tuple[IntArray, IntArray]:
-    """Returns the places in a sorted table of the keys that are in it, and which keys these are."""
-    if not len(table):
-        return table, np.zeros(0, np.int64)
-    at = np.minimum(np.searchsorted(table, keys), len(table) - 1)
-    found = np.flatnonzero(table[at] == keys)
-    return at[found], found
 
 
 def learn_spellings(dataset: Dataset) -> SpellingModel:

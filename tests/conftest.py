@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from model.loading import Loaded
+    from model.records import Dataset
 
 # Before anything imports TensorFlow; processes that a test starts inherit it.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
@@ -101,3 +107,20 @@ def tiny_version(
         registry=registry,
         name="tiny",
     )
+
+
+@pytest.fixture(scope="module")
+def dataset(tiny_records: str) -> Iterator[Dataset]:
+    """`tiny_records`, opened."""
+    from model.records import Dataset
+
+    with Dataset.open(tiny_records) as dataset:
+        yield dataset
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_training: str, dataset: Dataset) -> Loaded:
+    """The model of `tiny_training`, for one module of tests."""
+    from model.loading import load_model
+
+    return load_model(tiny_training, dataset)

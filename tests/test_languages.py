@@ -13,8 +13,8 @@ from languages import SAMPLES, plain_lines, plain_text
 from components.preprocess.main import run
 from model.checkpoints import Checkpoint
 from model.config import TOKENIZERS, DataConfig, with_overrides
-from model.evaluation import Loaded
 from model.export import compare
+from model.loading import Loaded
 from model.network import JointModel
 from model.presets import tiny
 from model.records import Dataset

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +30,6 @@ from model.vocab import BOS_ID, UNK_ID, Vocabulary
 pytestmark = pytest.mark.slow
 
 Json = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny_records: str) -> Iterator[Dataset]:
-    with Dataset.open(tiny_records) as dataset:
-        yield dataset
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_training: str, dataset: Dataset) -> Loaded:
-    return load_model(tiny_training, dataset)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +8,12 @@ import numpy as np
 import pytest
 
 from model.errors import CharloomError, InputError
-from model.evaluation import Loaded, load_model
 from model.export import TOLERANCE, compare, export_checkpoint
+from model.loading import Loaded, load_model
 from model.records import Dataset, Record, encode_record, parse_record
 from model.vocab import DOCUMENT_START, Vocabulary
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny_records: str) -> Iterator[Dataset]:
-    with Dataset.open(tiny_records) as dataset:
-        yield dataset
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +20,6 @@ from model.spelling import KEYS, SpellingModel, learn_spellings
 from model.vocab import Vocabulary
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def dataset(tiny_records: str) -> Iterator[Dataset]:
-    with Dataset.open(tiny_records) as dataset:
-        yield dataset
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_training: str, dataset: Dataset) -> Loaded:
-    return load_model(tiny_training, dataset)
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import random
 import numpy as np
 import tensorflow as tf
 
-from model.evaluation import load_model, sample_next_words
+from model.evaluation import sample_next_words
+from model.loading import load_model
 from model.records import Dataset
 from model.samples import sample_table
 from model.showing import markdown

@@ -16,7 +16,7 @@ from served_reference import Reference
 
 from model.batches import spelling_matrix
 from model.config import with_overrides
-from model.evaluation import load_model
+from model.loading import load_model
 from model.network import JointModel
 from model.presets import tiny
 from model.records import Dataset
