@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipelines import flags
+from pipelines.cli_shared import Add
 
 if TYPE_CHECKING:
     from pipelines.connect import Kubeflow
-
-Add = Callable[..., argparse.ArgumentParser]
 
 CRON_HELP = """\
 The six fields of --cron, from left to right:

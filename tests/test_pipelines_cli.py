@@ -12,7 +12,7 @@ import pytest
 
 from model.config import to_dict
 from model.presets import tiny
-from pipelines import cli
+from pipelines import cli_shared
 from pipelines.cli import build_parser, main
 
 
@@ -122,7 +122,7 @@ def test_flags_set_fields_of_data(
     settings = ["--set", "data.sentence_marks=true", "--set", "data.max_stray_bytes=0.05"]
     common = [*command, "--input", "x", "--preset", "tiny", *settings]
     before, after = (
-        to_dict(cli._config(build_parser().parse_args(arguments)).data)
+        to_dict(cli_shared.read_settings(build_parser().parse_args(arguments)).data)
         for arguments in (common, [*common, flag])
     )
     assert before == {**to_dict(tiny().data), "sentence_marks": True, "max_stray_bytes": 0.05}
