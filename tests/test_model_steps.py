@@ -384,7 +384,7 @@ def test_bfloat16_is_close_to_float32(softmax: str) -> None:
         assert all(variable.dtype == tf.float32 for variable in trainer.variables)
     exact, rounded = results
     assert float(rounded.loss) == pytest.approx(float(exact.loss), rel=0.01)
-    assert float(rounded.loss) != float(exact.loss)
+    assert (slots[1] != slots[0]).any()  # a loss may come out the same on some CPUs
     assert float(rounded.gradient_norm) == pytest.approx(float(exact.gradient_norm), rel=0.02)
     assert np.linalg.norm(slots[1] - slots[0]) < 0.02 * np.linalg.norm(slots[0])
     np.testing.assert_allclose(rounded.state, exact.state, atol=0.01)
