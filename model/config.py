@@ -17,6 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from model.checks import check_choice, check_range
 from model.errors import InputError
+from model.gate_config import GateConfig
 
 CONFIG_VERSION = 1
 """Raised whenever a field changes its meaning; records and checkpoints carry it."""
@@ -220,17 +221,6 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GateConfig:
-    """What a model must reach before it is exported."""
-
-    max_perplexity: float = 1000.0
-    """Test perplexity above which the model is rejected."""
-
-    def __post_init__(self) -> None:
-        check_range("gate.max_perplexity", self.max_perplexity, 1.0, 1e12)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole configuration of a run; written as JSON beside everything made with it."""
 
@@ -386,7 +376,10 @@ def _parse(text: str, hint: Any) -> Any:
     if hint is str:
         return text
     if get_origin(hint) is tuple:
-        text = "[" + text.strip("[]() ") + "]"
+        inner = text.strip("[]() ")
+        if get_args(hint)[0] is str:
+            return [part.strip(" \"'") for part in inner.split(",") if part.strip()]
+        text = f"[{inner}]"
     try:
         return json.loads(text.lower() if hint is bool else text)
     except ValueError:

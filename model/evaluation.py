@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.batches import LaneReader
+from model.champion import Tested, score_champion
 from model.config import to_json
 from model.errors import InputError
 from model.loading import Loaded, load_model, read_spelling
@@ -24,11 +25,12 @@ from model.progress import perplexity, read_metrics
 from model.records import Dataset
 from model.report import Scored, SplitWords, part, read_split, sums, with_spellings, with_unigrams
 from model.scoring import score_words
+from model.showing import show_word
 from model.spelling import UnknownSpellings
 from model.steps import batch_inputs
-from model.vocab import BOS_ID, LINE_END, UNK_ID, Vocabulary
+from model.vocab import BOS_ID, UNK_ID, Vocabulary
 
-REPORT_VERSION = 2
+REPORT_VERSION = 3
 """Raised whenever a report changes its form."""
 
 
@@ -79,7 +81,7 @@ def sample_next_words(
         best = tf.math.top_k(
             hide_specials(tf.nn.softmax(loaded.model.logits(encoded.hidden[:, -1]))), k=5
         )
-        spelled = [_show(word) for word in dataset.read(split, index).spelled_words()]
+        spelled = [show_word(word) for word in dataset.read(split, index).spelled_words()]
         samples.append(
             {
                 "context": " ".join(word for word in spelled[: stop + 1] if word),
@@ -95,18 +97,20 @@ def sample_next_words(
     return samples
 
 
-def _show(word: bytes) -> str:
-    return "</s>" if word == LINE_END else word.decode(errors="replace")
-
-
 def hide_specials(probabilities: tf.Tensor) -> tf.Tensor:
     """Sets `<unk>` and `<s>` to 0 in `[N, V]`: neither is a word that one could say."""
     hidden = tf.one_hot([UNK_ID, BOS_ID], probabilities.shape[-1], on_value=1.0)
     return probabilities * (1.0 - tf.reduce_sum(hidden, axis=0))
 
 
-def evaluate_checkpoint(*, records: str, workdir: str) -> dict[str, Any]:
+def evaluate_checkpoint(*, records: str, workdir: str, champion: str = "") -> dict[str, Any]:
     """Scores the best checkpoint of a training on its validation and test split.
+
+    Args:
+      records: the records that it was trained on.
+      workdir: the training's folder.
+      champion: folder of the version that is the champion, which is scored on the same test
+        words; empty if there is none.
 
     Returns:
       The report, JSON-ready, without a verdict.
@@ -120,17 +124,18 @@ def evaluate_checkpoint(*, records: str, workdir: str) -> dict[str, Any]:
             raise InputError(f"{records} has no test split; raise data.test_fraction")
         loaded, vocab = load_model(workdir, dataset), dataset.vocab
         unknown = UnknownSpellings(read_spelling(loaded.checkpoint), vocab)
-        splits = {
-            split: describe_split(*score_split(loaded, dataset, split, unknown=unknown), vocab)
-            for split in ("valid", "test")
-        }
+        valid, test = (
+            score_split(loaded, dataset, split, unknown=unknown) for split in ("valid", "test")
+        )
+        splits = {"valid": describe_split(*valid, vocab), "test": describe_split(*test, vocab)}
+        tested = Tested(*test, vocab, loaded.config.data)
         rows = read_metrics(workdir)
         return {
             "format_version": REPORT_VERSION,
             **_describe_model(loaded, dataset),
             "splits": splits,
             "baseline": _baselines(dataset, splits["test"]),
-            "champion": None,
+            "champion": score_champion(champion, dataset, tested) if champion else None,
             "samples": sample_next_words(loaded, dataset),
             "curves": _curves(rows, workers=loaded.checkpoint.meta["workers"]),
             "seconds": {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from model.config import Config, DataConfig, GateConfig, ModelConfig, TrainConfig
+from model.config import Config, DataConfig, ModelConfig, TrainConfig
 from model.errors import InputError
+from model.gate_config import GateConfig
 
 
 def tiny() -> Config:
@@ -42,6 +43,7 @@ def tiny() -> Config:
             valid_steps=30,
             checkpoint_steps=20,
         ),
+        gate=GateConfig(beat=("unigram",)),  # its text repeats pairs of words
     )
 
 

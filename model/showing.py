@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from model.vocab import EOS_ID, LINE_END, SPECIAL_WORDS
+
+
+def show_word(word: bytes) -> str:
+    """Returns a word of a record as text; a line end is `</s>`."""
+    return SPECIAL_WORDS[EOS_ID] if word == LINE_END else word.decode(errors="replace")
+
 
 def printable(word: str) -> str:
     r"""Returns a word on one line, without an invisible character and never empty.

@@ -7,6 +7,7 @@ import os
 import shlex
 from typing import Any
 
+from components.export.registry import find_model
 from model.config import read_config, with_overrides
 from model.errors import InputError, RejectedError
 from model.profiling import ProfileSteps
@@ -38,6 +39,8 @@ def add_commands(add: Add, commands: Any) -> None:
     )
     flags.add_folders(evaluate)
     flags.add_report(evaluate)
+    flags.add_champion(evaluate)
+    flags.add_require_improvement(evaluate)
     flags.add_set(evaluate)
 
     export = add(commands, "export", _export, "Publish a model that passed the gate.")
@@ -96,13 +99,20 @@ def _evaluate(options: argparse.Namespace) -> None:
     path = os.path.join(options.workdir, "config.json")
     if not os.path.exists(path):
         raise InputError(f"{options.workdir} holds no training; run charloom train")
-    config = with_overrides(read_config(path), options.set)
+    config = with_overrides(read_config(path), [*options.set, *flags.gate_settings(options)])
     refuse_sections(options.set, "evaluate", allowed=("gate",))
+    champion = find_model(options.champion) if options.champion else ""
     import_tensorflow()
     from components.evaluate.main import run
 
     report = options.report or os.path.join(options.workdir, "report")
-    result = run(records=options.records, workdir=options.workdir, report=report, config=config)
+    result = run(
+        records=options.records,
+        workdir=options.workdir,
+        report=report,
+        config=config,
+        champion=champion,
+    )
     verdict = result["verdict"]
     if verdict["status"] != "PASSED":
         raise RejectedError(f"REJECTED: {'; '.join(verdict['reasons'])}")

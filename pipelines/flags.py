@@ -139,6 +139,29 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--report", metavar="DIR", help="default: <workdir>/report")
 
 
+def add_champion(parser: argparse.ArgumentParser) -> None:
+    """Adds --champion."""
+    parser.add_argument(
+        "--champion",
+        metavar="DIR",
+        help="model to compare with: a version's folder, or <registry>/<name>, whose champion is taken",
+    )
+
+
+def add_require_improvement(parser: argparse.ArgumentParser) -> None:
+    """Adds --require-improvement."""
+    parser.add_argument(
+        "--require-improvement",
+        action="store_true",
+        help="reject a model that is not surely better than the champion",
+    )
+
+
+def gate_settings(options: argparse.Namespace) -> list[str]:
+    """Returns the overrides of the config that flags of the gate stand for."""
+    return ["gate.require_improvement=true"] if options.require_improvement else []
+
+
 def add_workers(parser: argparse.ArgumentParser, *, default: int) -> None:
     """Adds --workers."""
     parser.add_argument(

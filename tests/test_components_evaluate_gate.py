@@ -5,24 +5,13 @@ import math
 from typing import Any
 
 import pytest
+from gate_reports import make_report, score
 
-from components.evaluate.gate import PASSED, REJECTED, Verdict, decide, format_figure, look_up
+from components.evaluate.gate import PASSED, REJECTED, Verdict, decide
+from components.evaluate.reading import format_figure, look_up
 from model.config import GateConfig
 
-LIMIT = 200.0
-
-
-def score(perplexity: float, words: int = 1000) -> dict[str, Any]:
-    total = -words * math.log(perplexity)
-    return {"log_likelihood": total, "words": words, "perplexity": math.exp(-total / words)}
-
-
-def make_report(model: float = 100.0, unigram: float = 400.0, words: int = 1000) -> dict[str, Any]:
-    return {
-        "format_version": 2,
-        "splits": {"test": score(model, words)},
-        "baseline": {"unigram": score(unigram, words)},
-    }
+LIMITS = GateConfig(max_perplexity=200.0, beat=("unigram",))
 
 
 def changed(path: str, value: Any, **sizes: Any) -> dict[str, Any]:
@@ -40,9 +29,12 @@ def changed(path: str, value: Any, **sizes: Any) -> dict[str, Any]:
 
 
 TEST, UNIGRAM = "splits.test", "baseline.unigram"
+NO_CHAMPION = "there is no champion to compare with"
+CHAMPION_MISSING = "champion is missing; it must be a champion or null"
 OK = (
     "test perplexity 100.00 is at most the limit of 200.00",
     "test perplexity 100.00 is not above the unigram baseline's 400.00 on the same 1,000 words",
+    NO_CHAMPION,
 )
 ALL_MISSING = (
     "splits.test.words is missing",
@@ -52,30 +44,33 @@ ALL_MISSING = (
     "baseline.unigram.log_likelihood is missing",
     "baseline.unigram.perplexity is missing",
 )
-NO_FORMAT = "format_version is not 2, which is all this gate reads"
+NO_FORMAT = "format_version is not 3, which is all this gate reads"
 
 PASSES = {
     "good": (make_report(), OK),
     "one word": (
         make_report(words=1),
-        (OK[0], OK[1].replace("1,000 words", "1 words")),
+        (OK[0], OK[1].replace("1,000 words", "1 words"), NO_CHAMPION),
     ),
     "as good as the unigram baseline": (
         make_report(unigram=100.0),
         (
             OK[0],
             "test perplexity 100.00 is not above the unigram baseline's 100.00 on the same 1,000 words",
+            NO_CHAMPION,
         ),
     ),
     "whole numbers as sums": (
         {
-            "format_version": 2,
+            "format_version": 3,
+            "champion": None,
             "splits": {"test": {"log_likelihood": -2, "words": 2, "perplexity": math.e}},
             "baseline": {"unigram": {"log_likelihood": -4, "words": 2, "perplexity": math.e**2}},
         },
         (
             "test perplexity 2.72 is at most the limit of 200.00",
             "test perplexity 2.72 is not above the unigram baseline's 7.39 on the same 2 words",
+            NO_CHAMPION,
         ),
     ),
     "perplexity rounded within 1e-6": (changed(f"{TEST}.perplexity", 100.00009), OK),
@@ -111,17 +106,17 @@ REJECTIONS = {
     "fails a rule and lacks the baseline": (
         changed("baseline", ..., model=250.0),
         (
+            "test perplexity 250.00 is above the limit of 200.00 (gate.max_perplexity)",
             "baseline.unigram.words is missing",
             "baseline.unigram.log_likelihood is missing",
             "baseline.unigram.perplexity is missing",
-            "test perplexity 250.00 is above the limit of 200.00 (gate.max_perplexity)",
         ),
     ),
-    "empty": ({}, (NO_FORMAT, *ALL_MISSING)),
-    "no mapping": ([1, 2], (NO_FORMAT, *ALL_MISSING)),
-    "nothing": (None, (NO_FORMAT, *ALL_MISSING)),
+    "empty": ({}, (NO_FORMAT, *ALL_MISSING, CHAMPION_MISSING)),
+    "no mapping": ([1, 2], (NO_FORMAT, *ALL_MISSING, CHAMPION_MISSING)),
+    "nothing": (None, (NO_FORMAT, *ALL_MISSING, CHAMPION_MISSING)),
     "no format version": (changed("format_version", ...), (NO_FORMAT,)),
-    "format version of another form": (changed("format_version", 1), (NO_FORMAT,)),
+    "format version of another form": (changed("format_version", 2), (NO_FORMAT,)),
     "format version is true": (changed("format_version", True), (NO_FORMAT,)),
     "no splits": (changed("splits", ...), ALL_MISSING[:3]),
     "splits are a list": (changed("splits", [score(100.0)]), ALL_MISSING[:3]),
@@ -247,7 +242,8 @@ REJECTIONS = {
     ),
     "everything NaN": (
         {
-            "format_version": 2,
+            "format_version": 3,
+            "champion": None,
             "splits": {"test": dict.fromkeys(score(2.0), math.nan)},
             "baseline": {"unigram": dict.fromkeys(score(2.0), math.nan)},
         },
@@ -266,12 +262,12 @@ REJECTIONS = {
 
 @pytest.mark.parametrize(("report", "reasons"), PASSES.values(), ids=PASSES)
 def test_passes(report: Any, reasons: tuple[str, ...]) -> None:
-    assert decide(report, limits=GateConfig(max_perplexity=LIMIT)) == Verdict(PASSED, reasons)
+    assert decide(report, limits=LIMITS) == Verdict(PASSED, reasons)
 
 
 @pytest.mark.parametrize(("report", "reasons"), REJECTIONS.values(), ids=REJECTIONS)
 def test_rejects_with_all_reasons(report: Any, reasons: tuple[str, ...]) -> None:
-    verdict = decide(report, limits=GateConfig(max_perplexity=LIMIT))
+    verdict = decide(report, limits=LIMITS)
     assert verdict == Verdict(REJECTED, reasons)
     assert not verdict.passed
 
@@ -308,7 +304,11 @@ def test_removing_any_field_rejects() -> None:
 
 
 def test_verdict_as_json_values() -> None:
-    assert Verdict(PASSED, ("a", "b")).to_dict() == {"status": "PASSED", "reasons": ["a", "b"]}
+    assert Verdict(PASSED, ("a", "b")).to_dict() == {
+        "status": "PASSED",
+        "reasons": ["a", "b"],
+        "comparison": None,
+    }
     assert Verdict(PASSED, ()).passed
     assert not Verdict("passed", ()).passed
 

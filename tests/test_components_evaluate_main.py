@@ -14,7 +14,7 @@ from components.evaluate import gate, page
 from components.evaluate.main import check_folder, judge, publish, run, summarise
 from model import evaluation
 from model import report as model_report
-from model.config import Config, GateConfig
+from model.config import Config, GateConfig, to_dict
 from model.errors import InputError
 from model.presets import tiny
 
@@ -27,9 +27,10 @@ def make_report(perplexity: float = 100.0) -> dict[str, Any]:
         return {"log_likelihood": total, "words": 1000, "perplexity": math.exp(-total / 1000)}
 
     return {
-        "format_version": 2,
+        "format_version": 3,
         "splits": {"test": score(perplexity)},
-        "baseline": {"unigram": score(400.0)},
+        "baseline": {"unigram": score(400.0), "bigram": score(350.0)},
+        "champion": None,
         "seconds": {"training": None, "evaluation": 1.0},
     }
 
@@ -65,6 +66,9 @@ def test_gate_and_page_know_the_form_of_the_report() -> None:
                 "test perplexity 100.00 is at most the limit of 200.00",
                 "test perplexity 100.00 is not above the unigram baseline's 400.00 on the same "
                 "1,000 words",
+                "test perplexity 100.00 is not above the bigram baseline's 350.00 on the same "
+                "1,000 words",
+                "there is no champion to compare with",
             ],
         ),
         (
@@ -81,8 +85,12 @@ def test_verdict_is_in_report_page_and_summary(
     report = publish(judged(perplexity), str(folder))
     assert set(read_all(folder)) == FILES
     assert read_json(folder) == report
-    assert report["verdict"] == {"status": status, "reasons": reasons}
-    assert report["gate"] == {"max_perplexity": 200.0}
+    assert report["verdict"] == {"status": status, "reasons": reasons, "comparison": None}
+    assert report["gate"] == {
+        **to_dict(GateConfig()),
+        "max_perplexity": 200.0,
+        "beat": ["unigram", "bigram"],
+    }
     shown = (folder / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
     assert all(f"<li>{reason}</li>" in shown for reason in reasons)
     assert summarise(report, "out") == [
@@ -223,7 +231,7 @@ def test_run_on_a_trained_model(
     limit: float,
     status: str,
 ) -> None:
-    config = dataclasses.replace(tiny(), gate=GateConfig(max_perplexity=limit))
+    config = dataclasses.replace(tiny(), gate=GateConfig(max_perplexity=limit, beat=()))
     folder = tmp_path / "report"
     report = run(records=tiny_records, workdir=tiny_training, report=str(folder), config=config)
     assert report["verdict"]["status"] == status

@@ -38,7 +38,7 @@ def one_sample(context: str, truth: str, *words: str) -> dict[str, Any]:
 
 
 REPORT: dict[str, Any] = {
-    "format_version": 2,
+    "format_version": 3,
     "verdict": {"status": "PASSED", "reasons": ["it is < than the limit", "it beats the unigram"]},
     "gate": {"max_perplexity": 300.0},
     "config": {

@@ -183,6 +183,7 @@ def test_without_credentials_nothing_is_asked(
         (f"http://127.0.0.1:{free_port()}", "Could not connect to the endpoint URL"),
         ("nonsense", "Invalid endpoint: nonsense"),
     ],
+    ids=["refused", "no address"],
 )
 def test_an_endpoint_where_nobody_answers(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, url: str, message: str

@@ -74,6 +74,12 @@ EVERY_FIELD = [
     "train.checkpoint_steps=5",
     "train.keep_checkpoints=6",
     "gate.max_perplexity=55",
+    "gate.beat=unigram",
+    "gate.tolerance=0.01",
+    "gate.require_improvement=true",
+    "gate.confidence=0.9",
+    "gate.min_units=30",
+    "gate.max_slice_loss=0.1",
 ]
 """Another value than the default for every field there is."""
 
@@ -114,6 +120,10 @@ RANGES: list[tuple[str, float, float]] = [
     ("train.checkpoint_steps", 1, 1 << 30),
     ("train.keep_checkpoints", 2, 1 << 10),
     ("gate.max_perplexity", 1.0, 1e12),
+    ("gate.tolerance", 0.0, 1.0),
+    ("gate.confidence", 0.5, 0.9999),
+    ("gate.min_units", 5, 1_000_000),
+    ("gate.max_slice_loss", 0.0, 1e6),
 ]
 CHOICES = {
     "data.tokenizer": ("words", "whitespace", "graphemes"),
@@ -162,7 +172,25 @@ def test_every_field_can_be_overridden() -> None:
     assert changed.data.sentence_marks is False
     assert changed.train.clip_norm == 2.0
     assert type(changed.train.clip_norm) is float
-    assert changed.gate == GateConfig(max_perplexity=55.0)
+    assert changed.gate == GateConfig(
+        max_perplexity=55.0,
+        beat=("unigram",),
+        tolerance=0.01,
+        require_improvement=True,
+        confidence=0.9,
+        min_units=30,
+        max_slice_loss=0.1,
+    )
+
+
+def test_a_list_of_texts() -> None:
+    for setting in ("bigram,unigram", '["bigram", "unigram"]', "bigram, unigram"):
+        changed = with_overrides(Config(), [f"gate.beat={setting}"])
+        assert changed.gate.beat == ("bigram", "unigram")
+    assert with_overrides(Config(), ["gate.beat="]).gate.beat == ()
+    assert refusal("gate.beat=unigram,trigram") == (
+        "gate.beat is 'trigram'; it must be one of unigram, bigram (did you mean 'bigram'?)"
+    )
 
 
 def test_overrides_leave_the_rest_alone() -> None:

@@ -173,7 +173,7 @@ def test_model_is_the_checkpoint(loaded: Loaded, tiny_training: str) -> None:
 def test_what_the_report_says(
     report: Json, loaded: Loaded, dataset: Dataset, tiny_training: str
 ) -> None:
-    assert report["format_version"] == 2
+    assert report["format_version"] == 3
     assert report["champion"] is None
     assert report["config"] == loaded.checkpoint.meta["config"]
     assert report["dataset"] == {

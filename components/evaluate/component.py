@@ -19,6 +19,7 @@ def evaluate(
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
+    champion: str = "",
     shared: str = "",
 ) -> NamedTuple("Evaluated", [("verdict", str)]):  # type: ignore[valid-type]
     """Scores every test word by the full softmax and decides on the gate.
@@ -30,7 +31,9 @@ def evaluate(
         report: folder of report.json and report.html, or of LOCATION, which says where that
             folder is, and report.json.
         page: report.html, for the KFP page of this task.
-        metrics: perplexities of the model and of the unigram baseline on the test split.
+        metrics: perplexities on the test split of the model, of the baselines, and by what part
+            the model's is above the champion's.
+        champion: folder of the version that the model is compared with; empty for none.
         shared: where a cluster's pods mount the shared volume.
 
     Returns:
@@ -57,12 +60,16 @@ def evaluate(
             workdir=input_folder(workdir.path),
             report=folder,
             config=from_json(config),
+            champion=champion,
         )
         describe_output(report.path, folder, "report.json")
     shutil.copyfile(os.path.join(folder, "report.html"), page.path)
     paths = {
         "test_perplexity": "splits.test.perplexity",
         "unigram_perplexity": "baseline.unigram.perplexity",
+        "bigram_perplexity": "baseline.bigram.perplexity",
+        "bits_per_character": "splits.test.bits_per_character",
+        "change_from_champion": "verdict.comparison.perplexity_change",
     }
     for name, value in select_numbers(result, paths).items():
         metrics.log_metric(name, value)

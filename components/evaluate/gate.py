@@ -2,29 +2,24 @@
 
 Whatever the report lacks or contradicts is a reason to reject, so a defect upstream
 never lets a model through. Perplexities are computed here from the sums; the ratios in
-the report only have to agree with them.
+the report only have to agree with them. docs/decisions/0014 says why the rules are these.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from model.config import GateConfig
+from components.evaluate.comparison import BETTER, UNCLEAR, WORSE, Comparison, compare
+from components.evaluate.reading import MISSING, Score, format_apart, look_up, read_score
+from model.gate_config import GateConfig
 
 PASSED = "PASSED"
 REJECTED = "REJECTED"
 
-REPORT_FORMAT = 2
+REPORT_FORMAT = 3
 """The `format_version` of the reports that the gate understands."""
-
-AGREEMENT = 1e-6
-"""Relative difference allowed between a perplexity in the report and its sums."""
-
-_MAX_WORDS = (1 << 63) - 1
-_MISSING = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +30,8 @@ class Verdict:
     """`PASSED` or `REJECTED`."""
     reasons: tuple[str, ...]
     """If rejected, everything that speaks against the model; if passed, what was checked."""
+    comparison: Comparison | None = None
+    """With the champion, where there is one and it can be compared."""
 
     @property
     def passed(self) -> bool:
@@ -43,23 +40,33 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the verdict as plain JSON values."""
-        return {"status": self.status, "reasons": list(self.reasons)}
+        compared = self.comparison.to_dict() if self.comparison else None
+        return {"status": self.status, "reasons": list(self.reasons), "comparison": compared}
 
 
-@dataclasses.dataclass(frozen=True)
-class _Score:
-    """A checked sum over the test words."""
+@dataclasses.dataclass
+class _Findings:
+    """What speaks for a model, and what against it."""
 
-    log_likelihood: float
-    words: int
-    perplexity: float
+    checks: list[str] = dataclasses.field(default_factory=list)
+    problems: list[str] = dataclasses.field(default_factory=list)
+
+    def judge(self, good: bool, text: str, *, hint: str = "") -> None:
+        """Adds a check that was passed, or a problem with a hint at the limit."""
+        if good:
+            self.checks.append(text)
+        else:
+            self.problems.append(text + hint)
 
 
 def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
     """Decides whether the model of a report may be exported.
 
-    The rules: the test perplexity is at most `limits.max_perplexity`, and not above the
-    unigram baseline's on the same words.
+    The rules: the test perplexity is at most `limits.max_perplexity`, and not above that of
+    any baseline in `limits.beat` on the same words. Where there is a champion, the model
+    is not worse by more than `limits.tolerance`, sure at the level `limits.confidence`, or is
+    better, if `limits.require_improvement`; and no slice of the words is worse by more than
+    `limits.max_slice_loss`.
 
     Args:
       report: what `evaluate_checkpoint` returns, without JSON's nulls for non-finite numbers.
@@ -68,114 +75,117 @@ def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
     Returns:
       PASSED with what was checked, or REJECTED with all that fails.
     """
-    problems: list[str] = []
+    found = _Findings()
     version = look_up(report, "format_version")
     if type(version) is not int or version != REPORT_FORMAT:
-        problems.append(f"format_version is not {REPORT_FORMAT}, which is all this gate reads")
-    model = _read_score(report, "splits.test", problems)
-    unigram = _read_score(report, "baseline.unigram", problems)
-    checks = []
+        found.problems.append(
+            f"format_version is not {REPORT_FORMAT}, which is all this gate reads"
+        )
+    model = read_score(report, "splits.test", found.problems)
     if model:
-        ours, limit = _format_apart(model.perplexity, limits.max_perplexity)
-        if model.perplexity <= limits.max_perplexity:
-            checks.append(f"test perplexity {ours} is at most the limit of {limit}")
-        else:
-            problems.append(
-                f"test perplexity {ours} is above the limit of {limit} (gate.max_perplexity)"
-            )
-    if model and unigram and model.words != unigram.words:
-        problems.append(
-            f"the unigram baseline was scored on {unigram.words:,} words and the model on "
+        _check_limit(model, limits, found)
+    for name in limits.beat:
+        baseline = read_score(report, f"baseline.{name}", found.problems)
+        if model and baseline:
+            _check_baseline(model, baseline, name, found)
+    comparison = _check_champion(report, limits, found)
+    if found.problems:
+        return Verdict(REJECTED, tuple(found.problems), comparison)
+    return Verdict(PASSED, tuple(found.checks), comparison)
+
+
+def _check_limit(model: Score, limits: GateConfig, found: _Findings) -> None:
+    ours, limit = format_apart(model.perplexity, limits.max_perplexity)
+    good = model.perplexity <= limits.max_perplexity
+    relation = "at most" if good else "above"
+    text = f"test perplexity {ours} is {relation} the limit of {limit}"
+    found.judge(good, text, hint=" (gate.max_perplexity)")
+
+
+def _check_baseline(model: Score, baseline: Score, name: str, found: _Findings) -> None:
+    if model.words != baseline.words:
+        found.problems.append(
+            f"the {name} baseline was scored on {baseline.words:,} words and the model on "
             f"{model.words:,}; they must be the same"
         )
-    elif model and unigram:
-        ours, theirs = _format_apart(model.perplexity, unigram.perplexity)
-        same = f"the unigram baseline's {theirs} on the same {model.words:,} words"
-        # On the same words the sums compare exactly, without the rounding of exp.
-        if model.log_likelihood >= unigram.log_likelihood:
-            checks.append(f"test perplexity {ours} is not above {same}")
-        else:
-            problems.append(f"test perplexity {ours} is above {same}")
-    return Verdict(REJECTED, tuple(problems)) if problems else Verdict(PASSED, tuple(checks))
+        return
+    ours, theirs = format_apart(model.perplexity, baseline.perplexity)
+    # On the same words the sums compare exactly, without the rounding of exp.
+    good = model.log_likelihood >= baseline.log_likelihood
+    relation = "not above" if good else "above"
+    found.judge(
+        good,
+        f"test perplexity {ours} is {relation} the {name} baseline's {theirs} on the same "
+        f"{model.words:,} words",
+    )
 
 
-def look_up(report: object, path: str, *, missing: object = None) -> Any:
-    """Returns the value at a dotted path of nested mappings, or `missing`."""
-    value = report
-    for key in path.split("."):
-        if not isinstance(value, Mapping) or key not in value:
-            return missing
-        value = value[key]
-    return value
-
-
-def format_figure(value: float, digits: int = 2) -> str:
-    """Returns a number for people, as 1,234.50; a huge one as 1.235e+12."""
-    return f"{value:,.{digits}f}" if abs(value) < 1e9 else f"{value:.{digits + 2}g}"
-
-
-def _format_apart(one: float, other: float) -> tuple[str, str]:
-    """Formats two numbers with as many digits as it takes to tell them apart."""
-    for digits in range(2, 16):
-        texts = format_figure(one, digits), format_figure(other, digits)
-        if texts[0] != texts[1]:
-            return texts
-    return format_figure(one), format_figure(other)
-
-
-def _read_score(report: object, path: str, problems: list[str]) -> _Score | None:
-    """Reads the sums at `path`; says in `problems` what is wrong with them."""
-    words = _read_words(report, f"{path}.words", problems)
-    total = _read_number(report, f"{path}.log_likelihood", problems)
-    stated = _read_number(report, f"{path}.perplexity", problems)
-    if total is not None and total >= 0:
-        # An empty sum is 0 too; a softmax never gives every word of a text probability 1.
-        problems.append(f"{path}.log_likelihood is {total:g}; it must be below 0")
+def _check_champion(report: object, limits: GateConfig, found: _Findings) -> Comparison | None:
+    champion = look_up(report, "champion", missing=MISSING)
+    if champion is None:
+        found.checks.append("there is no champion to compare with")
         return None
-    if words is None or total is None:
+    if not isinstance(champion, Mapping):
+        lacking = "missing" if champion is MISSING else f"a {type(champion).__name__}"
+        found.problems.append(f"champion is {lacking}; it must be a champion or null")
         return None
-    try:
-        perplexity = math.exp(-total / words)
-    except OverflowError:
-        problems.append(f"{path}.log_likelihood is {total:g} over {words:,} words, beyond counting")
+    refused = champion.get("refused", MISSING)
+    if refused is not None:
+        text = refused if isinstance(refused, str) and refused else "champion.refused is no text"
+        found.problems.append(f"the champion can't be compared with: {text}")
         return None
-    if stated is None:
-        return None
-    if not math.isclose(stated, perplexity, rel_tol=AGREEMENT):
-        said, computed = _format_apart(stated, perplexity)
-        problems.append(f"{path}.perplexity is {said}, but its sums give {computed}")
-        return None
-    return _Score(total, words, perplexity)
+    comparison = compare(report, limits, found.problems)
+    if comparison:
+        _check_difference(comparison, limits, found)
+        _check_slices(comparison, limits, found)
+    return comparison
 
 
-def _read_words(report: object, path: str, problems: list[str]) -> int | None:
-    value = look_up(report, path, missing=_MISSING)
-    if value is _MISSING:
-        problems.append(f"{path} is missing")
-    elif not isinstance(value, int) or isinstance(value, bool):
-        problems.append(f"{path} is a {type(value).__name__}; it must be a whole number")
-    elif value > _MAX_WORDS or value < -_MAX_WORDS:
-        problems.append(f"{path} is beyond counting")
-    elif value < 1:
-        problems.append(f"{path} is {value:,}; it must be at least 1")
+def _check_difference(compared: Comparison, limits: GateConfig, found: _Findings) -> None:
+    change = _percent(compared.perplexity_change)
+    low = _percent(compared.perplexity_change_low)
+    high = _percent(compared.perplexity_change_high)
+    interval = (
+        f"perplexity {change} ({limits.confidence:.0%} interval {low} to {high}, over "
+        f"{compared.units:,} {compared.unit}s)"
+    )
+    if compared.relation == BETTER:
+        found.checks.append(f"better than the champion: {interval}")
+    elif compared.relation == WORSE:
+        found.problems.append(f"worse than the champion: {interval}")
+    elif limits.require_improvement:
+        found.problems.append(f"not surely better than the champion, which is required: {interval}")
+    elif compared.relation == UNCLEAR:
+        found.problems.append(
+            f"may be worse than the champion by more than {limits.tolerance:.2%}: {interval}; "
+            "take more test text or train on (gate.tolerance)"
+        )
     else:
-        return value
-    return None
+        found.checks.append(
+            f"not worse than the champion by more than {limits.tolerance:.2%}: {interval}"
+        )
 
 
-def _read_number(report: object, path: str, problems: list[str]) -> float | None:
-    value = look_up(report, path, missing=_MISSING)
-    if value is _MISSING:
-        problems.append(f"{path} is missing")
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        problems.append(f"{path} is a {type(value).__name__}; it must be a number")
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        problems.append(f"{path} is {number}; it must be finite")
-        return None
-    return number
+def _check_slices(compared: Comparison, limits: GateConfig, found: _Findings) -> None:
+    worst = [
+        change
+        for change in compared.slices
+        if change.change is not None and not change.change <= limits.max_slice_loss
+    ]
+    for change in worst:
+        assert change.change is not None
+        found.problems.append(
+            f"perplexity of the slice {change.name} ({change.words:,} words) is "
+            f"{_percent(change.change)} beside the champion's; at most "
+            f"{_percent(limits.max_slice_loss)} is allowed (gate.max_slice_loss)"
+        )
+    if not worst:
+        found.checks.append(
+            f"no slice of the words is worse than the champion by more than "
+            f"{limits.max_slice_loss:.1%}"
+        )
+
+
+def _percent(value: float) -> str:
+    # 0.0 is added so that nothing becomes -0.00%.
+    return f"{round(value, 4) + 0.0:+.2%}" if abs(value) < 1e6 else f"{value:+.2e}"

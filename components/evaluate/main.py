@@ -13,8 +13,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from components.evaluate.gate import decide, format_figure, look_up
+from components.evaluate.gate import decide
 from components.evaluate.page import render_page
+from components.evaluate.reading import format_figure, look_up
 from model.config import Config, to_dict
 from model.errors import InputError
 from model.evaluation import evaluate_checkpoint
@@ -27,7 +28,9 @@ MANY_UNKNOWN = 0.1
 _OUR_FILES = {REPORT_FILE, PAGE_FILE, COMPLETED_FILE}
 
 
-def run(*, records: str, workdir: str, report: str, config: Config) -> dict[str, Any]:
+def run(
+    *, records: str, workdir: str, report: str, config: Config, champion: str = ""
+) -> dict[str, Any]:
     """Evaluates the best checkpoint and writes a report with the gate's verdict.
 
     A rejection is no error: the caller looks at the verdict.
@@ -37,6 +40,7 @@ def run(*, records: str, workdir: str, report: str, config: Config) -> dict[str,
       workdir: folder that train made.
       report: folder to write; new, empty, or an earlier report, which is replaced.
       config: its `gate` section holds the limits.
+      champion: folder of the version that the model is compared with; empty for none.
 
     Returns:
       What `report.json` holds.
@@ -45,7 +49,7 @@ def run(*, records: str, workdir: str, report: str, config: Config) -> dict[str,
       InputError: a folder can't be read or written, or `report` holds something else.
     """
     check_folder(report)  # before the minutes that the evaluation takes
-    measured = evaluate_checkpoint(records=records, workdir=workdir)
+    measured = evaluate_checkpoint(records=records, workdir=workdir, champion=champion)
     result = publish(judge(measured, config), report)
     print("\n".join(summarise(result, report)), flush=True)
     return result

@@ -21,7 +21,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from components.evaluate.gate import PASSED, REJECTED, format_figure, look_up
+from components.evaluate.gate import PASSED, REJECTED
+from components.evaluate.reading import format_figure, look_up
 from components.templates import LINE_END, NOT_AVAILABLE, load_template, visible
 from model.vocab import EOS_ID, SPECIAL_WORDS
 

@@ -30,7 +30,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from components.evaluate.gate import look_up
+from components.evaluate.reading import look_up
 from components.templates import NOT_AVAILABLE, load_template, visible
 from model.files import write_whole
 from model.records import SPLITS

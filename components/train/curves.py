@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.evaluate.gate import format_figure
 from components.evaluate.page import SHOWN_POINTS, Points, draw_curves
+from components.evaluate.reading import format_figure
 from components.templates import NOT_AVAILABLE, load_template, visible
 from model.files import write_whole
 from model.progress import perplexity, read_metrics

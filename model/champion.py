@@ -1,0 +1,160 @@
+"""The champion on the challenger's test words: the same raw text, each model with its own vocabulary."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from model.batches import LaneReader
+from model.config import DataConfig
+from model.errors import InputError
+from model.plan import EvalPlan
+from model.published import VOCAB_DIGEST, Published, load_published
+from model.records import Dataset, Record, encode_record, parse_record
+from model.report import Scored, SplitWords, sums, with_spellings
+from model.scoring import score_words
+from model.showing import show_word
+from model.spelling import UnknownSpellings
+from model.vocab import Vocabulary
+
+SHOWN_WORDS = 20
+SAME_FIELDS = ("tokenizer", "lowercase", "sentence_marks")
+"""Fields of `DataConfig` that decide into what words a text is split."""
+
+
+class Tested(NamedTuple):
+    """What the challenger said of the test split."""
+
+    words: SplitWords
+    scored: Scored
+    vocab: Vocabulary
+    data: DataConfig
+
+
+def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, Any]:
+    """Scores a published model on the test split of a challenger's records.
+
+    Args:
+      version: the champion's folder.
+      dataset: the challenger's records.
+      tested: what the challenger said of their test split.
+
+    Returns:
+      The part `champion` of a report: which version it is, its sums over the test split, and
+      the words about which the two models differ most; or why it can't be compared with.
+    """
+    found: dict[str, Any] = {
+        "version": _number_of(version),
+        "path": version,
+        "checkpoint_digest": None,
+        "vocab_digest": None,
+        "same_vocabulary": None,
+        "refused": None,
+        "test": None,
+        "words": None,
+    }
+    try:
+        champion = load_published(version)
+    except InputError as error:
+        return {**found, "refused": str(error)}
+    same = set(champion.vocab.words) == set(tested.vocab.words)
+    found |= {
+        "checkpoint_digest": champion.trained_digest,
+        "vocab_digest": champion.checkpoint.meta[VOCAB_DIGEST],
+        "same_vocabulary": same,
+        "refused": why_not(champion.config.data, tested.data),
+    }
+    if found["refused"]:
+        return found
+    scored = _score(champion, dataset, tested.words)
+    words = differing_words(tested.words, tested.scored, scored, with_spellings=not same)
+    return {**found, "test": sums(tested.words, scored), "words": words}
+
+
+def why_not(champion: DataConfig, challenger: DataConfig) -> str | None:
+    """Returns why two models can't be compared, or None: they must split text into the same words."""
+    for name in SAME_FIELDS:
+        theirs, ours = getattr(champion, name), getattr(challenger, name)
+        if theirs != ours:
+            return (
+                f"it splits text into other words (data.{name} is {theirs}, here {ours}); "
+                "publish under another --name"
+            )
+    return None
+
+
+def differing_words(
+    words: SplitWords, ours: Scored, theirs: Scored, *, with_spellings: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """Returns the words of which one model is surer than the other, over all places together.
+
+    Args:
+      words: what both scored.
+      ours: of the challenger.
+      theirs: of the champion.
+      with_spellings: whether unknown words pay for their spelling.
+
+    Returns:
+      `better` and `worse`, most first: the word, how often it is there, and the difference
+      of the sums of its log-likelihoods, in nats.
+    """
+    gaps = ours.log_likelihoods.astype(np.float64) - theirs.log_likelihoods
+    if with_spellings:
+        gaps += (ours.spellings - theirs.spellings)[words.numbers]
+    size = len(words.spellings)
+    total = np.bincount(words.numbers, gaps, size)
+    count = np.bincount(words.numbers, minlength=size)
+    order = np.argsort(total, kind="stable")
+
+    def rows(places: npt.NDArray[np.int64], sign: float) -> list[dict[str, Any]]:
+        return [
+            {
+                "word": show_word(words.spellings[at]),
+                "count": int(count[at]),
+                "difference": float(total[at]),
+            }
+            for at in places[:SHOWN_WORDS].tolist()
+            if total[at] * sign > 0
+        ]
+
+    return {"better": rows(order[::-1], 1.0), "worse": rows(order, -1.0)}
+
+
+class _OtherIds:
+    """Records with the ids of another vocabulary."""
+
+    def __init__(self, dataset: Dataset, vocab: Vocabulary):
+        self._dataset = dataset
+        self._vocab = vocab
+
+    def read(self, split: str, index: int) -> Record:
+        record = self._dataset.read(split, index)
+        data = encode_record(record.spelled_words(), self._vocab, source=record.source)
+        return parse_record(data)
+
+
+def _score(champion: Published, dataset: Dataset, words: SplitWords) -> Scored:
+    train = champion.config.train
+    reader = LaneReader(
+        dataset
+        if champion.vocab.words == dataset.vocab.words
+        else _OtherIds(dataset, champion.vocab),
+        "test",
+        max_word_bytes=champion.config.model.max_word_bytes,
+        window=train.window,
+    )
+    scores = score_words(
+        champion.model,
+        EvalPlan(words.lengths, lanes=train.lanes, window=train.window),
+        reader,
+        lengths=words.lengths,
+    )
+    return with_spellings(scores, words, UnknownSpellings(champion.spelling, champion.vocab))
+
+
+def _number_of(version: str) -> int | None:
+    name = os.path.basename(os.path.normpath(version))
+    return int(name) if name.isdecimal() else None
