@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from model.batches import LaneReader
 from model.errors import CharloomError
-from model.loading import Loaded, load_model
+from model.loading import Loaded
 from model.plan import EvalPlan
 from model.records import Dataset, Record, encode_record, parse_record
 from model.scoring import score_batches
@@ -21,27 +21,20 @@ TOLERANCE = 1e-4
 """How far a word's log-likelihood may be from the checkpoint's, in nats."""
 
 
-def export_checkpoint(*, records: str, workdir: str, output: str) -> dict[str, Any]:
-    """Writes the best checkpoint of a training as a SavedModel and checks it.
+def export_model(loaded: Loaded, dataset: Dataset, output: str) -> dict[str, Any]:
+    """Writes the model of a training as a SavedModel and checks it.
 
     Args:
-      records: the records that it was trained on.
-      workdir: the training's folder.
+      loaded: the model.
+      dataset: the records that it was trained on.
       output: folder to make.
 
     Returns:
       step and digest of the checkpoint, texts and words compared, and max_difference in nats.
 
     Raises:
-      InputError: bad records or workdir.
       CharloomError: the SavedModel does not say what the checkpoint says.
     """
-    with Dataset.open(records) as dataset:
-        return export_model(load_model(workdir, dataset), dataset, output)
-
-
-def export_model(loaded: Loaded, dataset: Dataset, output: str) -> dict[str, Any]:
-    """Writes a loaded model as a SavedModel and checks it; see `export_checkpoint`."""
     served = ServedModel(loaded.model, config=loaded.config, vocab=dataset.vocab)
     tf.saved_model.save(
         served,
@@ -75,6 +68,12 @@ class _Documents:
         """Returns one document as a record."""
         words = [DOCUMENT_START, *self.words[index]]
         return parse_record(encode_record(words, self._vocab, source=f"{split}:{index}"))
+
+
+def held_out_texts(loaded: Loaded, dataset: Dataset, *, count: int) -> list[str]:
+    """Returns some raw texts that the model was not trained on, where the records have such."""
+    documents = _Documents(dataset, count=count, sentence_marks=loaded.config.data.sentence_marks)
+    return [detokenize(words).decode() for words in documents.words]
 
 
 def compare(

@@ -48,6 +48,7 @@ def add_commands(add: Add, commands: Any) -> None:
     flags.add_report(export)
     export.add_argument("--registry", required=True, metavar="DIR", help="folder of all models")
     export.add_argument("--name", default="lm", help="the model's name in it (default: lm)")
+    flags.add_budget(export)
 
     board = add(commands, "tensorboard", _tensorboard, "Watch trainings in a browser.")
     flags.add_tensorboard(board)
@@ -120,14 +121,17 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     import_tensorflow()
+    from components.export.checking import Budget
     from components.export.main import run
 
+    limits = {"latency_ms": options.max_latency_ms, "memory_mb": options.max_memory_mb}
     run(
         records=options.records,
         workdir=options.workdir,
         report=options.report or os.path.join(options.workdir, "report"),
         registry=options.registry,
         name=options.name,
+        budget=Budget(**{name: value for name, value in limits.items() if value is not None}),
     )
 
 

@@ -162,6 +162,22 @@ def gate_settings(options: argparse.Namespace) -> list[str]:
     return ["gate.require_improvement=true"] if options.require_improvement else []
 
 
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """Adds what a model may take to answer, as a check before publishing finds it."""
+    parser.add_argument(
+        "--max-latency-ms",
+        type=float,
+        metavar="MS",
+        help="of the slowest recorded request (default: 2000)",
+    )
+    parser.add_argument(
+        "--max-memory-mb",
+        type=float,
+        metavar="MB",
+        help="of a process that serves the model (default: 8192)",
+    )
+
+
 def add_workers(parser: argparse.ArgumentParser, *, default: int) -> None:
     """Adds --workers."""
     parser.add_argument(

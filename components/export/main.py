@@ -1,24 +1,55 @@
-"""The export stage: a model that passed the gate becomes a version in the registry."""
+"""The export stage: a model that passed the gate becomes a version in the registry.
+
+A version holds saved_model.pb, variables/ and assets/ for a server; checkpoint/ and vocab.txt for
+the next training and comparison; report.json and its pages, config.json and model_card.md for
+people; requests.json, which was asked before publishing; and MANIFEST.json, written last.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from components.export.registry import check_name, publish, staging_folder, versions
+from components.export.card import model_card
+from components.export.checking import Budget, check_in_fresh_process, record_requests
+from components.export.manifest import read_manifest, write_manifest
+from components.export.promoting import promote_if
+from components.export.registry import (
+    check_name,
+    publish,
+    read_champion,
+    staging_folder,
+    versions,
+)
 from model.errors import InputError, RejectedError
-from model.export import export_checkpoint
+from model.export import export_model, held_out_texts
+from model.loading import load_model
+from model.published import save_published
+from model.records import Dataset
 
 REPORT_FILE = "report.json"
+COPIED_FILES = ("report.html", "report.md")
+"""Pages of the report, which it may lack."""
+RECORDED_TEXTS = 3
 
 
 def run(
-    *, records: str, workdir: str, report: str, registry: str, name: str, reuse: bool = False
+    *,
+    records: str,
+    workdir: str,
+    report: str,
+    registry: str,
+    name: str,
+    budget: Budget | None = None,
 ) -> str:
-    """Exports the evaluated checkpoint, checks it and publishes it.
+    """Exports the evaluated checkpoint, checks it, publishes it and makes it the champion.
+
+    It becomes the champion only if the champion still is the one with which it was compared.
+    A checkpoint that is published already is not published again.
 
     Args:
       records: folder that prepare made.
@@ -26,53 +57,98 @@ def run(
       report: folder that evaluate made, with a verdict of PASSED.
       registry: folder of all models; made if needed.
       name: the model's name in it.
-      reuse: whether to return the version that an earlier attempt has published of the same
-        report, instead of a second one.
+      budget: what the model may take to answer a request.
 
     Returns:
-      The new version's folder.
+      The version's folder.
 
     Raises:
       InputError: bad folders, or a report of another checkpoint.
       RejectedError: the gate said no; nothing is published.
-      CharloomError: the exported model differs from its checkpoint; nothing is published.
+      CharloomError: the exported model differs from its checkpoint, or is too slow or large;
+        nothing is published.
     """
     check_name(name)
     content = _read_report(report)
-    for number in versions(registry, name) if reuse else ():
-        folder = os.path.join(registry, name, str(number))
-        if _holds(folder, content):
-            print(f"{folder} is published already", flush=True)
-            return folder
+    digest = content["checkpoint"]["digest"]
+    published = find_published(registry, name, digest)
+    if published:
+        print(f"{published} is published already", flush=True)
+        return published
     staged = staging_folder(registry, name)
     try:
-        checked = export_checkpoint(records=records, workdir=workdir, output=staged)
-        if checked["digest"] != content["checkpoint"]["digest"]:
-            raise InputError(
-                f"{report} is of another checkpoint (step {content['checkpoint']['step']}) than "
-                f"the best one of {workdir} (step {checked['step']}); run charloom evaluate again"
-            )
-        _write(staged, REPORT_FILE, json.dumps(content, indent=2) + "\n")
-        _write(staged, "config.json", json.dumps(content["config"], indent=2) + "\n")
+        checked = _fill(staged, records=records, workdir=workdir, report=report, content=content)
+        checked |= check_in_fresh_process(staged, budget or Budget())
         _write(staged, "model_card.md", model_card(content, name=name, checked=checked))
+        digests = {"checkpoint": digest, "dataset": content["dataset"]["digest"]}
+        write_manifest(staged, {**digests, "vocab": content["dataset"]["vocab_digest"]})
         version = publish(registry, name, staged=staged)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     print(
         f"published {version} (compared with its checkpoint on {checked['words']:,} words, "
-        f"largest difference {checked['max_difference']:.1g} nats)",
+        f"largest difference {checked['max_difference']:.1g} nats; "
+        f"{checked['latency_ms']:.1f} ms a request, {checked['memory_mb']:,.0f} MB)",
         flush=True,
     )
+    print(_promote(registry, name, version, content), flush=True)
     return version
 
 
-def _holds(version: str, report: Mapping[str, Any]) -> bool:
-    """Whether a version was published of this very report."""
+def find_published(registry: str, name: str, digest: str) -> str | None:
+    """Returns the folder of the newest version that was made of a checkpoint, or None."""
+    for number in reversed(versions(registry, name)):
+        folder = os.path.join(registry, name, str(number))
+        if _digest_of(folder) == digest:
+            return folder
+    return None
+
+
+def _digest_of(folder: str) -> str | None:
     try:
-        with open(os.path.join(version, REPORT_FILE), encoding="utf-8") as file:
-            return bool(json.load(file) == report)
-    except (OSError, ValueError):
-        return False
+        return str(read_manifest(folder)["digests"]["checkpoint"])
+    except (InputError, KeyError, TypeError):
+        return None
+
+
+def _fill(
+    staged: str, *, records: str, workdir: str, report: str, content: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes all files of a version but its card and manifest; returns what was compared."""
+    with Dataset.open(records) as dataset:
+        loaded = load_model(workdir, dataset)
+        if loaded.checkpoint.digest != content["checkpoint"]["digest"]:
+            raise InputError(
+                f"{report} is of another checkpoint (step {content['checkpoint']['step']}) than "
+                f"the best one of {workdir} (step {loaded.checkpoint.step}); "
+                "run charloom evaluate again"
+            )
+        checked = export_model(loaded, dataset, staged)
+        save_published(loaded, dataset, staged)
+        record_requests(staged, held_out_texts(loaded, dataset, count=RECORDED_TEXTS))
+    _write(staged, REPORT_FILE, json.dumps(content, indent=2) + "\n")
+    _write(staged, "config.json", json.dumps(content["config"], indent=2) + "\n")
+    for file_name in COPIED_FILES:
+        if os.path.exists(os.path.join(report, file_name)):
+            shutil.copyfile(os.path.join(report, file_name), os.path.join(staged, file_name))
+    return checked
+
+
+def _promote(registry: str, name: str, version: str, report: Mapping[str, Any]) -> str:
+    """Makes a version the champion if it was compared with the present one; says which is."""
+    number, model = int(os.path.basename(version)), os.path.join(registry, name)
+    present = read_champion(registry, name)
+    compared = report.get("champion")
+    known = compared.get("checkpoint_digest") if isinstance(compared, Mapping) else None
+    digest = None if present is None else _digest_of(os.path.join(model, str(present)))
+    is_same = (present is None) if known is None else (digest == known)
+    if is_same and promote_if(registry, name, number, champion=present):
+        return f"champion of {model}: version {number}"
+    return (
+        f"the champion of {model} stays version {read_champion(registry, name)}, with which this "
+        f"one was not compared; run charloom evaluate --champion {shlex.quote(model)} again, or "
+        f"charloom registry promote {shlex.quote(model)} {number}"
+    )
 
 
 def _read_report(report: str) -> dict[str, Any]:
@@ -91,36 +167,3 @@ def _read_report(report: str) -> dict[str, Any]:
 def _write(folder: str, name: str, text: str) -> None:
     with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
         file.write(text)
-
-
-def model_card(report: Mapping[str, Any], *, name: str, checked: Mapping[str, Any]) -> str:
-    """Returns what a person should know before using the model, as Markdown."""
-    test, unigram = report["splits"]["test"], report["baseline"]["unigram"]
-    config, dataset = report["config"], report["dataset"]
-    reasons = "\n".join(f"- {reason}" for reason in report["verdict"]["reasons"])
-    return f"""# {name}
-
-A language model that reads words and their characters ({config["model"]["inputs"]} inputs, \
-char-CNN {config["model"]["char_cnn"]}), made by charloom.
-
-| | |
-|---|---|
-| test perplexity | {test["perplexity"]:.2f} over {test["words"]:,} words |
-| unigram baseline on the same words | {unigram["perplexity"]:.2f} |
-| unknown words in the test | {test["unknown_words"]:,} |
-| parameters | {report["parameters"]:,} |
-| vocabulary | {dataset["vocab_size"]:,} words |
-| training words | {dataset["train_words"]:,} |
-| checkpoint | step {report["checkpoint"]["step"]:,}, SHA-256 {report["checkpoint"]["digest"]} |
-| records | SHA-256 {dataset["digest"]} |
-| check before publishing | {checked["words"]:,} held-out words, largest difference to the \
-checkpoint {checked["max_difference"]:.2g} nats |
-
-## Verdict: {report["verdict"]["status"]}
-{reasons}
-
-## Use
-Signatures `score`, `next_word`, `embed` on raw strings; needs `tensorflow` and \
-`tensorflow_text` only. Words outside the vocabulary are read by their characters and \
-predicted as `<unk>`. It says what its training text made likely, which is not what is true.
-"""

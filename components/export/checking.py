@@ -1,0 +1,141 @@
+"""The last check before publishing: a fresh process loads the model and asks it.
+
+Requests with their answers are recorded by the process that exported the model. A process that has
+TensorFlow and nothing of ours must get the same answers, soon enough and in little enough memory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_text  # noqa: F401 (registers ops of exported models)
+
+from components.export import probe
+from model.checks import check_range
+from model.errors import CharloomError
+from model.files import write_whole
+
+REQUESTS_FILE = "requests.json"
+UNKNOWN_WORD = "unfriendzoned"
+"""A word that no training text has, so that it is read by its characters."""
+PROPOSED = 5
+TIMEOUT_SECONDS = 600
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What a model may take to answer one request."""
+
+    latency_ms: float = 2_000.0
+    """Of the slowest recorded request, the median of some tries."""
+    memory_mb: float = 8_192.0
+    """Peak of the whole process, TensorFlow included."""
+
+    def __post_init__(self) -> None:
+        """Checks the ranges."""
+        check_range("--max-latency-ms", self.latency_ms, 0.0, 1e9)
+        check_range("--max-memory-mb", self.memory_mb, 0.0, 1e9)
+
+
+def record_requests(folder: str, texts: Sequence[str]) -> None:
+    """Writes requests.json: questions to each signature of a SavedModel, and its answers.
+
+    Args:
+      folder: of the SavedModel.
+      texts: held-out texts.
+    """
+    loaded = tf.saved_model.load(folder)  # kept in a name: its functions need it alive
+    asked = [*texts, "", UNKNOWN_WORD]
+    questions: list[tuple[str, dict[str, Any]]] = [
+        ("score", {"texts": asked}),
+        ("serving_default", {"texts": asked[:1]}),
+        ("next_word", {"texts": asked, "k": PROPOSED}),
+        ("embed", {"texts": asked[-1:]}),
+    ]
+    if "similar" in loaded.signatures:
+        questions.append(("similar", {"words": [UNKNOWN_WORD], "k": PROPOSED}))
+    requests = []
+    for signature, inputs in questions:
+        function = loaded.signatures[signature]
+        specs = function.structured_input_signature[1]
+        given = {name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()}
+        outputs = {name: _plain(value) for name, value in function(**given).items()}
+        requests.append({"signature": signature, "inputs": inputs, "outputs": outputs})
+    text = json.dumps({"requests": requests}, ensure_ascii=False)
+    write_whole(os.path.join(folder, REQUESTS_FILE), text + "\n")
+
+
+def _plain(value: tf.Tensor) -> Any:
+    array = value.numpy()
+    return probe.as_text(array.tolist()) if array.dtype == object else array.tolist()
+
+
+def check_in_fresh_process(folder: str, budget: Budget) -> dict[str, float]:
+    """Loads and asks a SavedModel in a process that has TensorFlow and nothing of ours.
+
+    Args:
+      folder: of the SavedModel, with its requests.json.
+      budget: what it may take.
+
+    Returns:
+      `requests`, `load_seconds`, `latency_ms` and `memory_mb`.
+
+    Raises:
+      CharloomError: it can't be loaded, gives other answers, or takes more than the budget.
+    """
+    requests = os.path.join(folder, REQUESTS_FILE)
+    command = [sys.executable, "-I", "-S", probe.__file__, folder, requests]
+    for path in _library_folders():
+        command += ["--path", path]
+    environment = {"PATH": os.environ.get("PATH", os.defpath), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    for name in ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "HOME", "TMPDIR"):
+        if name in os.environ:
+            environment[name] = os.environ[name]
+    try:
+        done = subprocess.run(
+            command, cwd="/", env=environment, capture_output=True, timeout=TIMEOUT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise _refused(f"it gave no answer within {TIMEOUT_SECONDS} s") from None
+    try:
+        result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        said = " ".join(done.stderr.decode(errors="replace").split())[-300:]
+        raise _refused(f"its process ended with code {done.returncode} ({said})") from None
+    if "problem" in result:
+        raise _refused(result["problem"])
+    for name, limit, unit in (
+        ("latency_ms", budget.latency_ms, "ms"),
+        ("memory_mb", budget.memory_mb, "MB"),
+    ):
+        if not result[name] <= limit:
+            flag = f"--max-{name.replace('_', '-')}"
+            raise _refused(
+                f"it takes {result[name]:,.1f} {unit}, and {limit:,.1f} are allowed ({flag})"
+            )
+    return result
+
+
+def _library_folders() -> list[str]:
+    """Returns the folders of installed packages, without what .pth files add to them."""
+    folders = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
+    for name in ("tensorflow", "tensorflow_text"):
+        spec = importlib.util.find_spec(name)
+        if spec and spec.origin:
+            folders.append(os.path.dirname(os.path.dirname(spec.origin)))
+    return list(dict.fromkeys(folders))
+
+
+def _refused(reason: str) -> CharloomError:
+    return CharloomError(
+        f"the exported model failed its check in a fresh process: {reason}; nothing was published"
+    )

@@ -1,0 +1,91 @@
+"""MANIFEST.json of a version: size and SHA-256 of every file, written last."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from model.errors import InputError
+from model.files import hash_file, write_whole
+
+MANIFEST_FILE = "MANIFEST.json"
+MANIFEST_VERSION = 1
+
+
+def write_manifest(folder: str, digests: Mapping[str, Any]) -> None:
+    """Writes the manifest of all files that a folder has.
+
+    Args:
+      folder: a version that is otherwise whole.
+      digests: of what it was made of: checkpoint, vocab, dataset.
+    """
+    files = {
+        name: {"bytes": os.path.getsize(path), "sha256": hash_file(path)}
+        for name, path in _files(folder)
+    }
+    content = {
+        "manifest_version": MANIFEST_VERSION,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "digests": dict(digests),
+        "files": files,
+    }
+    write_whole(os.path.join(folder, MANIFEST_FILE), json.dumps(content, indent=2) + "\n")
+
+
+def read_manifest(folder: str) -> dict[str, Any]:
+    """Reads the manifest of a version.
+
+    Raises:
+      InputError: there is none, or it is damaged.
+    """
+    path = os.path.join(folder, MANIFEST_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            content: dict[str, Any] = json.load(file)
+        if content["manifest_version"] != MANIFEST_VERSION:
+            raise ValueError
+        for entry in content["files"].values():
+            int(entry["bytes"]), str(entry["sha256"])
+        return content
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{path} is missing or damaged; the version was not published whole, or by an older "
+            "charloom"
+        ) from None
+
+
+def verify(folder: str) -> list[str]:
+    """Returns what of a version differs from its manifest; empty if it is whole.
+
+    Raises:
+      InputError: it has no manifest.
+    """
+    expected = read_manifest(folder)["files"]
+    found = dict(_files(folder))
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is not of this version" for name in found if name not in expected]
+    for name, path in found.items():
+        entry = expected.get(name)
+        if entry is None:
+            continue
+        size = os.path.getsize(path)
+        if size != entry["bytes"]:
+            problems.append(f"{name} has {size:,} bytes, not {entry['bytes']:,}")
+        elif hash_file(path) != entry["sha256"]:
+            problems.append(f"{name} was changed")
+    return sorted(problems)
+
+
+def _files(folder: str) -> Iterator[tuple[str, str]]:
+    """Yields name below the folder and path of all its files, sorted, the manifest left out."""
+    names = (
+        os.path.relpath(os.path.join(parent, name), folder)
+        for parent, _, files in os.walk(folder)
+        for name in files
+    )
+    for name in sorted(names):
+        if name != MANIFEST_FILE:
+            yield name, os.path.join(folder, name)

@@ -1,0 +1,114 @@
+"""Loads a SavedModel as a server would, and asks it what was asked before.
+
+Run by path, in a process of its own, `python -I -S probe.py FOLDER ...`: it must do without our
+package, so it imports none of it, and sees only the folders that it is told. Prints one JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import sys
+import time
+from typing import Any
+
+OURS = ("components", "model", "pipelines")
+TOLERANCE = 1e-4
+"""How far a number may be from the recorded one, absolutely and as a part of it."""
+ROUNDS = 5
+"""How often each request is timed; the median counts."""
+
+
+class _NoPackageOfOurs:
+    """Refuses to import our package, should it be installed beside TensorFlow."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
+        if name.partition(".")[0] in OURS:
+            raise ImportError(f"{name} is of our package")
+
+
+def main() -> None:
+    """Prints what was measured, or what is wrong."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("requests")
+    parser.add_argument("--path", action="append", default=[])
+    options = parser.parse_args()
+    sys.path.extend(options.path)
+    sys.meta_path.insert(0, _NoPackageOfOurs())
+    try:
+        result = probe(options.folder, options.requests)
+    except Exception as error:
+        name, text = type(error).__name__, " ".join(str(error).split())[:300]
+        result = {"problem": f"it can't be loaded and asked ({name}: {text})"}
+    print(json.dumps(result), flush=True)
+
+
+def probe(folder: str, requests_file: str) -> dict[str, Any]:
+    """Returns `problem`, or seconds to load, latency in ms and peak memory in MB."""
+    import tensorflow as tf
+    import tensorflow_text  # noqa: F401 (registers ops of exported models)
+
+    started = time.monotonic()
+    loaded = tf.saved_model.load(folder)
+    load_seconds = time.monotonic() - started
+    with open(requests_file, encoding="utf-8") as file:
+        requests = json.load(file)["requests"]
+    latencies = []
+    for number, request in enumerate(requests):
+        function = loaded.signatures[request["signature"]]
+        specs = function.structured_input_signature[1]
+        inputs = {
+            name: tf.constant(value, specs[name].dtype) for name, value in request["inputs"].items()
+        }
+        problem = _differs(function(**inputs), request["outputs"])
+        if problem:
+            return {"problem": f"request {number} ({request['signature']}): {problem}"}
+        latencies.append(_latency(function, inputs))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {
+        "requests": len(requests),
+        "load_seconds": load_seconds,
+        "latency_ms": max(latencies),
+        "memory_mb": peak,
+    }
+
+
+def _latency(function: Any, inputs: Any) -> float:
+    seconds = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        for value in function(**inputs).values():
+            value.numpy()
+        seconds.append(time.perf_counter() - started)
+    return 1000 * statistics.median(seconds)
+
+
+def _differs(outputs: Any, expected: Any) -> str:
+    import numpy as np  # from the folders that were named
+
+    if set(outputs) != set(expected):
+        return f"it answers {sorted(outputs)}, not {sorted(expected)}"
+    for name, value in outputs.items():
+        found = value.numpy()
+        if found.dtype == object:
+            same = as_text(found.tolist()) == expected[name]
+        else:
+            wanted = np.asarray(expected[name], found.dtype)
+            same = found.shape == wanted.shape and bool(
+                np.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)
+            )
+        if not same:
+            return f"{name} is not what was recorded"
+    return ""
+
+
+def as_text(value: Any) -> Any:
+    """Returns nested lists of bytes as lists of text."""
+    return [as_text(one) for one in value] if isinstance(value, list) else value.decode()
+
+
+if __name__ == "__main__":
+    main()
