@@ -3,6 +3,7 @@
 PYTHON ?=
 BROWN ?= ../shared/data/brown
 WORKERS ?= 2
+TESTS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
@@ -28,8 +29,8 @@ brown: $(READY) ## Train the preset brown on the Brown corpus, some 20 minutes; 
 	  --vocab $(BROWN)/vocab.txt --tokenizer whitespace --no-sentence-marks --records brown/records
 	$(BIN)/charloom train --preset brown --records brown/records --workdir brown/work --workers $(WORKERS)
 
-test: $(READY) ## All tests, the slow ones too.
-	$(BIN)/python -m pytest
+test: $(READY) ## All tests, the slow ones too, in TESTS=2 processes, a file in one of them.
+	$(BIN)/python -m pytest --numprocesses $(TESTS) --dist loadfile --durations 25
 
 check: $(READY) ## Lint, formatting and types.
 	$(BIN)/ruff check .

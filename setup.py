@@ -30,12 +30,15 @@ setup(
         "kubernetes>=30,<31",
         "matplotlib>=3.10,<4",
         "numpy>=2,<3",
+        "prometheus-client>=0.22,<1",
         "pyyaml>=6,<7",
+        "starlette>=1,<2",
         "tensorboard>=2.21,<2.22",
         "tensorflow>=2.21,<2.22",
         "tensorflow-text>=2.21,<2.22",
         "tqdm>=4.67,<5",
         "urllib3>=2,<3",
+        "uvicorn>=0.40,<1",
         "zstandard>=0.23,<1",
     ],
     extras_require={
@@ -58,6 +61,7 @@ setup(
             "mypy>=2,<3",
             "pre-commit>=4,<5",
             "pytest>=9,<10",
+            "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
             "setuptools>=77",  # `make setup` builds with the locked one, not with the newest
         ],

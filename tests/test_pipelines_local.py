@@ -147,6 +147,8 @@ def test_kfp_can_show_metrics_and_page(passed: Run) -> None:
     assert metrics["evaluate"] == {
         "test_perplexity": report["splits"]["test"]["perplexity"],
         "unigram_perplexity": report["baseline"]["unigram"]["perplexity"],
+        "bigram_perplexity": report["baseline"]["bigram"]["perplexity"],
+        "bits_per_character": report["splits"]["test"]["bits_per_character"],
     }
     assert metrics["train"]["step"] in (100, 200)  # of the best checkpoint
     assert 1 < metrics["train"]["valid_perplexity"] < metrics["evaluate"]["unigram_perplexity"]
