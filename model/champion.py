@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.batches import LaneReader
+from model.compatible import why_not
 from model.config import DataConfig
 from model.errors import InputError
 from model.plan import EvalPlan
@@ -21,8 +22,6 @@ from model.spelling import UnknownSpellings
 from model.vocab import Vocabulary
 
 SHOWN_WORDS = 20
-SAME_FIELDS = ("tokenizer", "lowercase", "sentence_marks")
-"""Fields of `DataConfig` that decide into what words a text is split."""
 
 
 class Tested(NamedTuple):
@@ -72,18 +71,6 @@ def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, 
     scored = _score(champion, dataset, tested.words)
     words = differing_words(tested.words, tested.scored, scored, with_spellings=not same)
     return {**found, "test": sums(tested.words, scored), "words": words}
-
-
-def why_not(champion: DataConfig, challenger: DataConfig) -> str | None:
-    """Returns why two models can't be compared, or None: they must split text into the same words."""
-    for name in SAME_FIELDS:
-        theirs, ours = getattr(champion, name), getattr(challenger, name)
-        if theirs != ours:
-            return (
-                f"it splits text into other words (data.{name} is {theirs}, here {ours}); "
-                "publish under another --name"
-            )
-    return None
 
 
 def differing_words(

@@ -160,6 +160,7 @@ def _describe_model(loaded: Loaded, dataset: Dataset) -> dict[str, Any]:
             "digest": checkpoint.digest,
             "path": checkpoint.path,
         },
+        "warm_start": checkpoint.meta.get("warm_start"),
         "parameters": sum(math.prod(v.shape) for v in loaded.model.trainable_variables),
     }
 

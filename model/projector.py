@@ -15,16 +15,15 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
 
-from model.batches import spelling_matrix
+from model.char_vectors import char_vectors
 from model.files import write_whole
 from model.network import JointModel
 from model.showing import printable
-from model.vocab import SPECIAL_WORDS, Vocabulary, spell
+from model.vocab import SPECIAL_WORDS, Vocabulary
 
 FOLDER, METADATA_FILE = "projector", "metadata.tsv"
 MAX_WORDS = 5000
 """More are slow in a browser, and make files of hundreds of megabytes."""
-_CHUNK = 1024
 
 Vectors = dict[str, npt.NDArray[np.float32]]
 
@@ -41,19 +40,9 @@ def word_vectors(model: JointModel, vocab: Vocabulary, *, limit: int = MAX_WORDS
         ids = tf.range(first, stop)
         vectors["word_embedding"] = tf.gather(model.word_embedding.embeddings.value, ids).numpy()
     if model.char_cnn is not None:
-        rows = [np.zeros((0, sum(model.config.filter_counts)), np.float32)]
-        for start in range(first, stop, _CHUNK):
-            words = vocab.words[start : min(stop, start + _CHUNK)]
-            rows.append(model.spell_out(_spellings(words, model.config.max_word_bytes)).numpy())
-        vectors["char_cnn"] = np.concatenate(rows)
+        words = [word.encode() for word in vocab.words[first:stop]]
+        vectors["char_cnn"] = char_vectors(model, words)
     return {name: np.asarray(array, np.float32) for name, array in vectors.items()}
-
-
-def _spellings(words: tuple[str, ...], width: int) -> tf.Tensor:
-    spelled = [spell(word.encode()) for word in words]
-    flat = np.asarray([char for word in spelled for char in word], np.int64)
-    lengths = np.asarray([len(word) for word in spelled], np.int64)
-    return tf.constant(spelling_matrix(flat, lengths, width).astype(np.int32))
 
 
 def write_projector(folder: str, *, vectors: Vectors, vocab: Vocabulary) -> None:

@@ -10,7 +10,7 @@ import json
 import os
 from typing import NamedTuple
 
-from model.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from model.checkpoints import Checkpoint, read_checkpoint, read_meta, write_checkpoint
 from model.config import Config, from_json
 from model.errors import InputError
 from model.loading import Loaded, check_spelling, read_spelling
@@ -76,14 +76,7 @@ def load_published(version: str) -> Published:
     Raises:
       InputError: the folder holds none, or one that is not whole.
     """
-    path = os.path.join(version, CHECKPOINT_FOLDER)
-    if not os.path.isdir(path):
-        if not os.path.exists(os.path.join(version, "saved_model.pb")):
-            raise InputError(f"{version} is no version of a model; name <registry>/<name>/<number>")
-        raise InputError(
-            f"{version} was published by an older charloom (no {CHECKPOINT_FOLDER}); "
-            "train and publish a model anew"
-        )
+    path = _checkpoint_folder(version)
     try:
         checkpoint = read_checkpoint(path)
     except ValueError as error:
@@ -100,6 +93,31 @@ def load_published(version: str) -> Published:
     for name, variable in names.items():
         variable.assign(checkpoint.arrays[name])
     return Published(model, config, vocab, read_spelling(checkpoint), checkpoint, version)
+
+
+def read_trained_digest(version: str) -> str:
+    """Returns the digest of the training's checkpoint of which a version was made.
+
+    Raises:
+      InputError: the folder holds none, or one that is not whole.
+    """
+    path = _checkpoint_folder(version)
+    try:
+        return str(read_meta(path)[TRAINED_DIGEST])
+    except (OSError, ValueError, KeyError) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _checkpoint_folder(version: str) -> str:
+    path = os.path.join(version, CHECKPOINT_FOLDER)
+    if not os.path.isdir(path):
+        if not os.path.exists(os.path.join(version, "saved_model.pb")):
+            raise InputError(f"{version} is no version of a model; name <registry>/<name>/<number>")
+        raise InputError(
+            f"{version} was published by an older charloom (no {CHECKPOINT_FOLDER}); "
+            "train and publish a model anew"
+        )
+    return path
 
 
 def _damaged(path: str, reason: str) -> InputError:

@@ -21,6 +21,7 @@ from model.optimizer import AdamW
 from model.records import Dataset
 from model.spelling import KEYS, learn_spellings
 from model.steps import Steps
+from model.warm_start import describe_warm_start
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,8 @@ class Training:
     """Losses and words of the steps since the last report, as far as they are of before a restart."""
     spelling: Arrays = dataclasses.field(default_factory=dict)
     """Arrays of the spelling model; made for the first checkpoint."""
+    warm_start: dict[str, Any] | None = None
+    """What is said of the published model with whose weights it began; None without one."""
 
 
 def build_training(config: Config, dataset: Dataset, cluster: Cluster) -> Training:
@@ -96,6 +99,21 @@ def _named_variables(training: Training) -> dict[str, tf.Variable]:
     return named
 
 
+def begin_with(training: Training, start: Checkpoint) -> None:
+    """Sets the weights that a training begins with in place of random ones.
+
+    Raises:
+      InputError: they are of another model.
+    """
+    variables = {f"model/{one.path}": one.value for one in training.model.weights}
+    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
+    if shapes != {name: array.shape for name, array in start.arrays.items()}:
+        raise InputError(f"{start.path} is of another model; choose another --workdir")
+    for name, variable in variables.items():
+        variable.assign(start.arrays[name])
+    training.warm_start = describe_warm_start(start)
+
+
 def restore(training: Training, checkpoint: Checkpoint) -> None:
     """Sets weights, optimizer slots, lane states and step from a checkpoint.
 
@@ -121,6 +139,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     training.state = deal_state(training, checkpoint.arrays["state"])
     training.spelling = {name: checkpoint.arrays[name] for name in KEYS}
     training.step = checkpoint.step
+    training.warm_start = meta.get("warm_start")
     if "valid_words" in meta:
         training.valid = float(meta["valid_log_likelihood"]), int(meta["valid_words"])
     training.unreported = list(meta["unreported_losses"]), list(meta["unreported_words"])
@@ -171,6 +190,8 @@ def save(
         "unreported_losses": unreported[0],
         "unreported_words": unreported[1],
     }
+    if training.warm_start:
+        meta["warm_start"] = training.warm_start
     if training.valid:
         meta["valid_log_likelihood"], meta["valid_words"] = training.valid
     path = save_checkpoint(

@@ -22,9 +22,10 @@ from model.plan import TrainPlan
 from model.profiling import ProfileSteps
 from model.progress import RunLog, perplexity
 from model.records import COMPLETED_FILE, Dataset
-from model.restoring import Training, build_training, checkpoint_bytes, restore
+from model.restoring import Training, begin_with, build_training, checkpoint_bytes, restore
 from model.sampling import TargetSampler
 from model.stopping import StopSignals, StopVote
+from model.warm_start import read_warm_start
 from model.watchdog import Watchdog
 from model.watching import Watch
 
@@ -59,6 +60,8 @@ def train_and_evaluate(
     watchdog: Watchdog | None = None,
 ) -> dict[str, Any]:
     """Trains to `config.train.steps`, from the newest whole checkpoint if there is one.
+
+    Without one it begins with the weights of a warm start, if the workdir has them.
 
     Args:
       config: as `check_config` returns it.
@@ -100,6 +103,9 @@ def _restored(config: Config, *, dataset: Dataset, workdir: str, cluster: Cluste
     if newest:
         restore(training, newest)
         log.info("continuing from step %d, checkpoint %s", training.step, newest.path)
+    elif start := read_warm_start(workdir):
+        begin_with(training, start)
+        log.info("beginning with the weights of %s", start.meta["path"])
     # Some bits of the digest, so few that float32 adds them up exactly.
     mark = int(newest.digest[:4], 16) if newest else 0
     if cluster.add([float(mark)]) != [float(mark * cluster.size)]:

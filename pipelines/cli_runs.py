@@ -7,12 +7,15 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from components.export.lineage import CHAMPION
+from components.export.registry import find_model
 from components.preprocess.comparison import NOTHING, Comparison
+from components.preprocess.start import COLD, Start
 from components.task import RESTARTS_VARIABLE
 from model.config import Config
 from model.errors import RejectedError, RestartableError
 from model.vocab import read_words
-from pipelines import flags
+from pipelines import flags, flags_model
 from pipelines.cli_shared import Add, import_tensorflow, read_settings
 
 
@@ -24,6 +27,8 @@ def add_commands(add: Add, commands: Any) -> None:
     run.add_argument("--root", required=True, metavar="DIR", help="folder for all that is made")
     run.add_argument("--name", default="lm", help="the model's name in the registry (default: lm)")
     flags.add_comparison(run)
+    flags_model.add_warm_start(run, champion=True)
+    flags_model.add_require_improvement(run)
     flags.add_workers(run, default=2)
     flags.add_restarts(run)
     flags.add_data(run)
@@ -51,6 +56,7 @@ def _run(options: argparse.Namespace) -> None:
         name=options.name,
         vocab=options.vocab,
         comparison=flags.read_comparison(options),
+        start=flags_model.read_start(options),
     )
 
 
@@ -63,6 +69,7 @@ def _run_graph(
     name: str,
     vocab: str = "",
     comparison: Comparison = NOTHING,
+    start: Start = COLD,
 ) -> str:
     """Runs the pipeline and says where its parts are; returns the new version's folder."""
     from components.preprocess.sources import find_files
@@ -70,6 +77,8 @@ def _run_graph(
     find_files(inputs)  # so that a wrong name is told at once
     if vocab:
         read_words(vocab)
+    if start.warm_start not in ("", CHAMPION):
+        find_model(start.warm_start)
     from pipelines.local import run_pipeline
 
     try:
@@ -81,6 +90,7 @@ def _run_graph(
             model_name=name,
             vocab=vocab,
             comparison=comparison,
+            start=start,
         )
     except RestartableError as error:
         raise RestartableError(

@@ -11,7 +11,7 @@ from components.export.registry import find_model
 from model.config import read_config, with_overrides
 from model.errors import InputError, RejectedError
 from model.profiling import ProfileSteps
-from pipelines import flags
+from pipelines import flags, flags_model
 from pipelines.cli_shared import Add, import_tensorflow, read_settings, refuse_sections
 
 
@@ -28,6 +28,7 @@ def add_commands(add: Add, commands: Any) -> None:
 
     train = add(commands, "train", _train, "Train a model, or go on with a training.")
     flags.add_folders(train)
+    flags_model.add_warm_start(train)
     flags.add_workers(train, default=1)
     flags.add_profile(train)
     flags.add_restarts(train)
@@ -39,8 +40,8 @@ def add_commands(add: Add, commands: Any) -> None:
     )
     flags.add_folders(evaluate)
     flags.add_report(evaluate)
-    flags.add_champion(evaluate)
-    flags.add_require_improvement(evaluate)
+    flags_model.add_champion(evaluate)
+    flags_model.add_require_improvement(evaluate)
     flags.add_set(evaluate)
 
     export = add(commands, "export", _export, "Publish a model that passed the gate.")
@@ -48,7 +49,7 @@ def add_commands(add: Add, commands: Any) -> None:
     flags.add_report(export)
     export.add_argument("--registry", required=True, metavar="DIR", help="folder of all models")
     export.add_argument("--name", default="lm", help="the model's name in it (default: lm)")
-    flags.add_budget(export)
+    flags_model.add_budget(export)
 
     board = add(commands, "tensorboard", _tensorboard, "Watch trainings in a browser.")
     flags.add_tensorboard(board)
@@ -66,6 +67,7 @@ def _prepare(options: argparse.Namespace) -> None:
         valid=options.valid,
         test=options.test,
         vocab=options.vocab,
+        extend_vocab=options.extend_vocab,
         records=options.records,
         config=config.data,
         beam_workers=options.beam_workers,
@@ -86,6 +88,7 @@ def _train(options: argparse.Namespace) -> None:
         workdir=options.workdir,
         config=config,
         workers=options.workers,
+        warm_start=find_model(options.warm_start) if options.warm_start else "",
         profile=profile,
         max_restarts=options.max_restarts,
         peer_seconds=options.peer_seconds,
@@ -100,7 +103,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     path = os.path.join(options.workdir, "config.json")
     if not os.path.exists(path):
         raise InputError(f"{options.workdir} holds no training; run charloom train")
-    config = with_overrides(read_config(path), [*options.set, *flags.gate_settings(options)])
+    config = with_overrides(read_config(path), [*options.set, *flags_model.gate_settings(options)])
     refuse_sections(options.set, "evaluate", allowed=("gate",))
     champion = find_model(options.champion) if options.champion else ""
     import_tensorflow()

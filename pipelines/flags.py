@@ -60,6 +60,11 @@ def add_vocab(parser: argparse.ArgumentParser) -> None:
         help="the words of the vocabulary, one a line; --vocab-size and --min-count have no "
         "effect then",
     )
+    parser.add_argument(
+        "--extend-vocab",
+        action="store_true",
+        help="add the text's most frequent words to them, up to --vocab-size in all",
+    )
 
 
 def add_beam(parser: argparse.ArgumentParser) -> None:
@@ -137,45 +142,6 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
 def add_report(parser: argparse.ArgumentParser) -> None:
     """Adds --report."""
     parser.add_argument("--report", metavar="DIR", help="default: <workdir>/report")
-
-
-def add_champion(parser: argparse.ArgumentParser) -> None:
-    """Adds --champion."""
-    parser.add_argument(
-        "--champion",
-        metavar="DIR",
-        help="model to compare with: a version's folder, or <registry>/<name>, whose champion is taken",
-    )
-
-
-def add_require_improvement(parser: argparse.ArgumentParser) -> None:
-    """Adds --require-improvement."""
-    parser.add_argument(
-        "--require-improvement",
-        action="store_true",
-        help="reject a model that is not surely better than the champion",
-    )
-
-
-def gate_settings(options: argparse.Namespace) -> list[str]:
-    """Returns the overrides of the config that flags of the gate stand for."""
-    return ["gate.require_improvement=true"] if options.require_improvement else []
-
-
-def add_budget(parser: argparse.ArgumentParser) -> None:
-    """Adds what a model may take to answer, as a check before publishing finds it."""
-    parser.add_argument(
-        "--max-latency-ms",
-        type=float,
-        metavar="MS",
-        help="of the slowest recorded request (default: 2000)",
-    )
-    parser.add_argument(
-        "--max-memory-mb",
-        type=float,
-        metavar="MB",
-        help="of a process that serves the model (default: 8192)",
-    )
 
 
 def add_workers(parser: argparse.ArgumentParser, *, default: int) -> None:

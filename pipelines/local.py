@@ -29,6 +29,7 @@ from kfp import dsl, local
 from components.evaluate.gate import PASSED
 from components.export.registry import check_name
 from components.preprocess.comparison import NOTHING, Comparison
+from components.preprocess.start import COLD, Start
 from components.task import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE, OWNER_VARIABLE
 from model.config import Config, to_json
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
@@ -80,6 +81,7 @@ def run_pipeline(
     model_name: str,
     vocab: str = "",
     comparison: Comparison = NOTHING,
+    start: Start = COLD,
 ) -> RunResult:
     """Prepares, trains, evaluates, and publishes what passes the gate.
 
@@ -92,6 +94,7 @@ def run_pipeline(
       model_name: name of the model in the registry.
       vocab: file of the words of the vocabulary; if empty, the text gives them.
       comparison: records that those of the run are compared to, with limits.
+      start: what the run begins with.
 
     Raises:
       InputError: an argument, or what a task said about its input.
@@ -109,6 +112,7 @@ def run_pipeline(
         "workers": workers,
         "vocab": vocab,
         **dataclasses.asdict(comparison),
+        **dataclasses.asdict(start),
     }
     check_name(model_name)
     if len(json.dumps(arguments["inputs"])) > MAX_INPUT_BYTES:

@@ -14,6 +14,7 @@ from components.evaluate.gate import PASSED
 from components.export.component import export
 from components.preprocess.comparison import NO_LIMIT
 from components.preprocess.component import find_inputs, preprocess
+from components.preprocess.start import DEFAULT_SHARE
 from components.task import IMAGE_VARIABLE, RUN_VARIABLE, container_image
 from components.train.component import train
 
@@ -81,6 +82,10 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
         compare_to: str = "",
         max_new_word_rate: float = NO_LIMIT,
         max_divergence: float = NO_LIMIT,
+        warm_start: str = "",
+        steps_share: float = DEFAULT_SHARE,
+        extend_vocab: bool = False,
+        require_improvement: bool = False,
     ) -> Outputs:
         """Trains a joint word and character language model on raw text, evaluates it, and publishes it if it passes the gate.
 
@@ -124,6 +129,15 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
                 comparison with compare_to; above it the run fails. 1 means no limit.
             max_divergence: Jensen-Shannon divergence of the words from those of compare_to, in bits,
                 from 0 to 1, above which the run fails. 1 means no limit.
+            warm_start: Begin with the weights and words of a published version: "champion", or the
+                folder of a version or of a model. Empty means that training begins with random
+                weights, as it does while there is no champion.
+            steps_share: With a warm start, the share of the configuration's training steps that
+                are trained, above 0 and up to 1.
+            extend_vocab: Add the most frequent words of the text to the words of the warm start,
+                or of vocab, as far as the configuration's vocabulary size has room.
+            require_improvement: Publish only a model that is surely better than the champion; by
+                default, one that is surely not worse.
 
         Returns:
             verdict: PASSED or REJECTED.
@@ -140,6 +154,12 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             max_perplexity=max_perplexity,
             vocab=vocab,
             compare_to=compare_to,
+            registry=registry,
+            model_name=model_name,
+            warm_start=warm_start,
+            steps_share=steps_share,
+            extend_vocab=extend_vocab,
+            require_improvement=require_improvement,
             window_days=window_days,
             scheduled=dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
             created=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER,
@@ -150,7 +170,8 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
         prepared = preprocess(
             inputs=found.outputs["inputs"],
             config=found.outputs["data"],
-            vocab=vocab,
+            vocab=found.outputs["vocab"],
+            extend_vocab=found.outputs["extend_vocab"],
             compare_to=compare_to,
             max_new_word_rate=max_new_word_rate,
             max_divergence=max_divergence,
@@ -163,6 +184,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             records=records,
             config=found.outputs["config"],
             workers=workers,
+            warm_start=found.outputs["base"],
             shared=shared,
             task=dsl.PIPELINE_TASK_NAME_PLACEHOLDER,
             image=image,
@@ -170,14 +192,20 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             gpus_per_worker=gpus_per_worker,
             deadline_hours=deadline_hours,
         )
-        own = None if workspace else volume  # KFP itself mounts its workspace
-        _place(trained, "Train", volume=own, memory=worker_memory, cpu=worker_cpu, retries=5)
+        _place(trained, "Train", volume=volume, memory=worker_memory, cpu=worker_cpu, retries=5)
         _place_workers(trained, node_selector)
         workdir = trained.outputs["workdir"]
         evaluated = evaluate(
-            records=records, workdir=workdir, config=found.outputs["judged"], shared=shared
+            records=records,
+            workdir=workdir,
+            config=found.outputs["judged"],
+            champion=found.outputs["champion"],
+            identity=found.outputs["run"],
+            shared=shared,
         )
-        _place(evaluated, "Evaluate", volume=own, memory=worker_memory, cpu=worker_cpu, retries=2)
+        _place(
+            evaluated, "Evaluate", volume=volume, memory=worker_memory, cpu=worker_cpu, retries=2
+        )
         report = evaluated.outputs["report"]
         # If and Else together: kfp.local silently skips a lone top-level If on a named output.
         with dsl.If(evaluated.outputs["verdict"] == PASSED, name="passed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,21 @@ def text(tmp_path: Path) -> Path:
     return folder
 
 
-def prepare(text: Path, vocab: str = "words", *, name: str = "records") -> Any:
+def prepare(
+    text: Path,
+    vocab: str = "words",
+    *,
+    name: str = "records",
+    extend: bool = False,
+    config: DataConfig = CONFIG,
+) -> Any:
     return run(
         train=[str(text / "train.txt")],
         valid=[str(text / "valid.txt")],
         vocab=vocab and str(text / vocab),
+        extend_vocab=extend,
         records=str(text.parent / name),
-        config=CONFIG,
+        config=config,
     )
 
 
@@ -103,6 +112,36 @@ def test_a_bad_file_is_told_before_anything_is_made(text: Path) -> None:
     with pytest.raises(InputError, match=r"--vocab .*words, line 2 has white space inside"):
         prepare(text)
     assert [path.name for path in text.parent.iterdir()] == ["in"]
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "found"),
+    [
+        (8, 1, "b 3 a 2 c 1 never 0 z 0"),  # given words stay although rare ones would go
+        (9, 1, "b 3 a 2 c 1 x 1 never 0 z 0"),
+        (99, 1, "b 3 a 2 c 1 x 1 y 1 never 0 z 0"),
+        (99, 2, "b 3 a 2 c 1 never 0 z 0"),
+    ],
+)
+def test_given_words_are_extended_by_the_most_frequent_others(
+    text: Path, size: int, least: int, found: str
+) -> None:
+    (text / "train.txt").write_text("b b a <unk> b a c x y </s>\n")
+    config = dataclasses.replace(CONFIG, vocab_size=size, min_count=least)
+    info = prepare(text, extend=True, config=config)
+    lines = (text.parent / "records" / "vocab.txt").read_text().split()[6:]
+    assert " ".join(lines) == found
+    assert info["vocab"]["given_words"] == 5
+    assert info["vocab"]["given_extended"] is True
+    assert info["vocab"]["train_words"] == 10
+    assert prepare(text, extend=True, config=config) == info
+    with pytest.raises(InputError, match="holds something, records with another vocabulary"):
+        prepare(text, config=config)
+
+
+def test_no_words_can_not_be_extended(text: Path) -> None:
+    with pytest.raises(InputError, match="--extend-vocab extends the words of --vocab FILE"):
+        prepare(text, "", extend=True)
 
 
 @pytest.mark.slow

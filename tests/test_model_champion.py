@@ -12,7 +12,8 @@ from components.evaluate.gate import decide
 from components.evaluate.main import run as run_evaluate
 from components.preprocess.main import run as run_prepare
 from components.train.main import run as run_train
-from model.champion import SHOWN_WORDS, differing_words, score_champion, why_not
+from model.champion import SHOWN_WORDS, differing_words, score_champion
+from model.compatible import why_not
 from model.config import DataConfig, GateConfig, with_overrides
 from model.evaluation import evaluate_checkpoint
 from model.loading import load_model

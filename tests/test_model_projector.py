@@ -41,7 +41,7 @@ def test_chunks_join_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = model()
     whole = word_vectors(ours, VOCAB)["char_cnn"]
     assert whole.shape == (10, 24)
-    monkeypatch.setattr("model.projector._CHUNK", 4)
+    monkeypatch.setattr("model.char_vectors._CHUNK", 4)
     np.testing.assert_allclose(word_vectors(ours, VOCAB)["char_cnn"], whole, rtol=1e-5, atol=1e-6)
 
 

@@ -217,7 +217,8 @@ def test_stages_leave_a_version(version: Path) -> None:
         "report.json",
         "config.json",
     }
-    assert json.loads((version.parent / "champion.json").read_text()) == {"version": 1}
+    pointer = json.loads((version.parent / "champion.json").read_text())
+    assert pointer == {"version": 1, "history": []}
     report = json.loads((version / "report.json").read_text())
     assert report["verdict"]["status"] == "PASSED"
 

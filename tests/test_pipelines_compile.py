@@ -92,6 +92,10 @@ def test_the_yaml_loads_as_a_component() -> None:
         "compare_to",
         "max_new_word_rate",
         "max_divergence",
+        "warm_start",
+        "steps_share",
+        "extend_vocab",
+        "require_improvement",
     }
     assert all(given.optional for given in loaded.component_spec.inputs.values())
     platform = json_format.MessageToDict(loaded.platform_spec)["platforms"]["kubernetes"]
@@ -122,11 +126,11 @@ def test_a_workspace_holds_the_data_of_a_run(tmp_path: Path) -> None:
             "pvcSpecPatch": {"accessModes": ["ReadWriteMany"], "storageClassName": "nfs"}
         },
     }
-    # KFP mounts it in each task that names it; text and registry are on the claim.
+    # KFP mounts it in each task that names it; text, registry and champion are on the claim.
     assert list_shared(spec) == dict.fromkeys(SHARING, WORKSPACE)
     executors = platform["deploymentSpec"]["executors"]
     claimed = {name for name, pod in executors.items() if "pvcMount" in pod}
-    assert claimed == {"exec-find-inputs", "exec-preprocess", "exec-export"}
+    assert claimed == {f"exec-{name}" for name in ("find-inputs", *SHARING)}
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     plain = compile_both(tmp_path / "q.yaml")[0]
     assert parameters == plain["root"]["inputDefinitions"]["parameters"]

@@ -20,6 +20,7 @@ def evaluate(
     page: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
     champion: str = "",
+    identity: str = "",
     shared: str = "",
 ) -> NamedTuple("Evaluated", [("verdict", str)]):  # type: ignore[valid-type]
     """Scores every test word by the full softmax and decides on the gate.
@@ -34,6 +35,7 @@ def evaluate(
         metrics: perplexities on the test split of the model, of the baselines, and by what part
             the model's is above the champion's.
         champion: folder of the version that the model is compared with; empty for none.
+        identity: of the run, by which what it published is known again.
         shared: where a cluster's pods mount the shared volume.
 
     Returns:
@@ -61,6 +63,7 @@ def evaluate(
             report=folder,
             config=from_json(config),
             champion=champion,
+            identity=identity,
         )
         describe_output(report.path, folder, "report.json")
     shutil.copyfile(os.path.join(folder, "report.html"), page.path)

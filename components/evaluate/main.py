@@ -29,7 +29,13 @@ _OUR_FILES = {REPORT_FILE, PAGE_FILE, COMPLETED_FILE}
 
 
 def run(
-    *, records: str, workdir: str, report: str, config: Config, champion: str = ""
+    *,
+    records: str,
+    workdir: str,
+    report: str,
+    config: Config,
+    champion: str = "",
+    identity: str = "",
 ) -> dict[str, Any]:
     """Evaluates the best checkpoint and writes a report with the gate's verdict.
 
@@ -41,6 +47,7 @@ def run(
       report: folder to write; new, empty, or an earlier report, which is replaced.
       config: its `gate` section holds the limits.
       champion: folder of the version that the model is compared with; empty for none.
+      identity: of the run of the pipeline, if this is part of one.
 
     Returns:
       What `report.json` holds.
@@ -50,7 +57,7 @@ def run(
     """
     check_folder(report)  # before the minutes that the evaluation takes
     measured = evaluate_checkpoint(records=records, workdir=workdir, champion=champion)
-    result = publish(judge(measured, config), report)
+    result = publish({**judge(measured, config), "run": identity or None}, report)
     print("\n".join(summarise(result, report)), flush=True)
     return result
 

@@ -71,7 +71,7 @@ def run(
     check_name(name)
     content = _read_report(report)
     digest = content["checkpoint"]["digest"]
-    published = find_published(registry, name, digest)
+    published = find_published(registry, name, digest, run=content.get("run"))
     if published:
         print(f"{published} is published already", flush=True)
         return published
@@ -80,8 +80,15 @@ def run(
         checked = _fill(staged, records=records, workdir=workdir, report=report, content=content)
         checked |= check_in_fresh_process(staged, budget or Budget())
         _write(staged, "model_card.md", model_card(content, name=name, checked=checked))
-        digests = {"checkpoint": digest, "dataset": content["dataset"]["digest"]}
-        write_manifest(staged, {**digests, "vocab": content["dataset"]["vocab_digest"]})
+        dataset = content["dataset"]
+        digests = {
+            "checkpoint": digest,
+            "dataset": dataset["digest"],
+            "vocab": dataset["vocab_digest"],
+        }
+        if content.get("run"):
+            digests["run"] = content["run"]
+        write_manifest(staged, digests)
         version = publish(registry, name, staged=staged)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
@@ -95,18 +102,26 @@ def run(
     return version
 
 
-def find_published(registry: str, name: str, digest: str) -> str | None:
-    """Returns the folder of the newest version that was made of a checkpoint, or None."""
+def find_published(registry: str, name: str, digest: str, *, run: object = None) -> str | None:
+    """Returns the folder of the newest version that was made of a checkpoint, or None.
+
+    Args:
+      registry: folder of all models.
+      name: the model's name in it.
+      digest: of the checkpoint.
+      run: identity of a run; a version that it made before counts as well, although its
+        checkpoint may differ in some bits.
+    """
     for number in reversed(versions(registry, name)):
         folder = os.path.join(registry, name, str(number))
-        if _digest_of(folder) == digest:
+        if _digest_of(folder) == digest or (run and _digest_of(folder, "run") == run):
             return folder
     return None
 
 
-def _digest_of(folder: str) -> str | None:
+def _digest_of(folder: str, name: str = "checkpoint") -> str | None:
     try:
-        return str(read_manifest(folder)["digests"]["checkpoint"])
+        return str(read_manifest(folder)["digests"][name])
     except (InputError, KeyError, TypeError):
         return None
 

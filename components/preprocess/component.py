@@ -22,9 +22,26 @@ def find_inputs(
     scheduled: str = "",
     created: str = "",
     compare_to: str = "",
+    registry: str = "",
+    model_name: str = "",
+    warm_start: str = "",
+    steps_share: float = 0.5,
+    extend_vocab: bool = False,
+    require_improvement: bool = False,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "FoundInputs",
-    [("inputs", str), ("fingerprint", str), ("data", str), ("config", str), ("judged", str)],
+    [
+        ("inputs", str),
+        ("fingerprint", str),
+        ("data", str),
+        ("config", str),
+        ("judged", str),
+        ("champion", str),
+        ("base", str),
+        ("vocab", str),
+        ("extend_vocab", bool),
+        ("run", str),
+    ],
 ):
     """Looks up what the run is made of; never cached, so that changed text is noticed.
 
@@ -38,6 +55,12 @@ def find_inputs(
         scheduled: when the run was scheduled.
         created: when the run was made.
         compare_to: folder of records that the run's are compared to; if empty, there are none.
+        registry: folder of published models.
+        model_name: name of the model in it.
+        warm_start: version or model with whose weights and words training begins, or champion.
+        steps_share: with it, the share of the configuration's steps that are trained.
+        extend_vocab: whether the text adds words to those of warm_start or vocab.
+        require_improvement: whether the model must be surely better than the champion.
 
     Returns:
         inputs: JSON list of the patterns, dates filled in.
@@ -46,14 +69,28 @@ def find_inputs(
         data: the data section of the configuration.
         config: the whole configuration.
         judged: the same with the run's own limits of the gate.
+        champion: folder of the version with which the model is compared.
+        base: folder of the version with whose weights training begins.
+        vocab: file of the words of the vocabulary.
+        extend_vocab: whether the text adds words to them.
+        run: identity of the run.
     """
     from components.preprocess import inputs as stage
     from components.preprocess.comparison import Comparison
+    from components.preprocess.start import Start
     from components.task import reporting_errors
 
     with reporting_errors():
         found = stage.find_inputs(
             inputs,
+            registry=registry,
+            model_name=model_name,
+            start=Start(
+                warm_start=warm_start,
+                steps_share=steps_share,
+                extend_vocab=extend_vocab,
+                require_improvement=require_improvement,
+            ),
             config=config,
             preset=preset,
             max_perplexity=max_perplexity,
@@ -74,6 +111,7 @@ def preprocess(
     data_card: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
     vocab: str = "",
+    extend_vocab: bool = False,
     fingerprint: str = "",
     compare_to: str = "",
     max_new_word_rate: float = 1.0,
@@ -91,6 +129,7 @@ def preprocess(
         metrics: sizes of the splits, in words, and of the vocabulary; how far the words have
             drifted, if there is something to compare to.
         vocab: file of the words of the vocabulary; if empty, the text gives them.
+        extend_vocab: whether the text adds its most frequent words to those of vocab.
         fingerprint: of the text, so that KFP's cache tells changed text.
         compare_to: folder of other records; if empty, nothing is compared.
         max_new_word_rate: share of training words that may be new; above it the task fails. 1
@@ -124,7 +163,13 @@ def preprocess(
         data = from_json(config).data
         comparison.check_other(data)
         folder = output_folder(records.path, run_folder(shared), "records")
-        dataset = run(inputs=json.loads(inputs), vocab=vocab, records=folder, config=data)
+        dataset = run(
+            inputs=json.loads(inputs),
+            vocab=vocab,
+            extend_vocab=extend_vocab,
+            records=folder,
+            config=data,
+        )
         describe_output(records.path, folder, "dataset.json")
         shutil.copyfile(os.path.join(folder, CARD_FILE), data_card.path)
         drift = comparison.apply(folder)

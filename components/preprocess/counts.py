@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from model.files import write_whole
 from model.records import SPLITS
-from model.vocab import DOCUMENT_START, LINE_END, Vocabulary
+from model.vocab import DOCUMENT_START, LINE_END, SPECIAL_WORDS, Vocabulary
 
 PARTS = 16
 
@@ -122,7 +122,12 @@ class SplitCounts:
 
 
 def build_vocabulary(
-    paths: Sequence[str], *, max_size: int, min_count: int, words: Sequence[str] | None = None
+    paths: Sequence[str],
+    *,
+    max_size: int,
+    min_count: int,
+    words: Sequence[str] | None = None,
+    extend: bool = False,
 ) -> Vocabulary:
     """Makes the vocabulary of the training split's counts.
 
@@ -130,31 +135,32 @@ def build_vocabulary(
       paths: the files of `WordCounter`s.
       max_size: V at most.
       min_count: words seen less often are left out.
-      words: the words, if they are given; then the two others have no effect.
+      words: the words, if they are given; without `extend` the two others have no effect then.
+      extend: beside `words`, which all stay, the most frequent others, as far as there is room.
     """
-    given = {word.encode() for word in words} if words is not None else set()
-    kept: dict[bytes, int] = {}
+    given = {word.encode() for word in words or ()}
+    chosen: dict[bytes, int] = {}
+    others: dict[bytes, int] = {}
     total = 0
     for counts in _merged(paths, "train"):
         total += sum(counts.values())
-        if words is not None:
-            kept |= {word: counts[word] for word in (given | _MARKS) & counts.keys()}
-            continue
-        kept |= counts
-        if len(kept) > 4 * max_size + _ROOM:
-            kept = _keep_most_frequent(kept, max_size)
+        chosen |= {word: counts.pop(word) for word in (given | _MARKS) & counts.keys()}
+        if words is None or extend:
+            others |= counts
+            if len(others) > 4 * max_size + _ROOM:
+                others = _most_frequent(others, max_size)
+    others = _most_frequent(others, max_size)  # spares ranking all
     if words is None:
-        kept = _keep_most_frequent(kept, max_size)  # spares ranking all
-    others = total - sum(kept.values())
-    if words is not None:
-        return Vocabulary.choose(kept, words, others=others)
-    return Vocabulary.build(kept, max_size=max_size, min_count=min_count, others=others)
-
-
-def _keep_most_frequent(counts: dict[bytes, int], number: int) -> dict[bytes, int]:
-    """Returns the most frequent words, and the marks."""
-    marks = {word: counts.pop(word) for word in _MARKS & counts.keys()}
-    return marks | _most_frequent(counts, number)
+        kept = chosen | others
+        rest = total - sum(kept.values())
+        return Vocabulary.build(kept, max_size=max_size, min_count=min_count, others=rest)
+    literal = {word.encode() for word in SPECIAL_WORDS}
+    ranked = [word for word, count in others.items() if count >= min_count and word not in literal]
+    added = ranked[: max(0, max_size - len(SPECIAL_WORDS) - len(words))]
+    kept = chosen | {word: others[word] for word in added}
+    return Vocabulary.choose(
+        kept, [*words, *(word.decode() for word in added)], others=total - sum(kept.values())
+    )
 
 
 def describe_split(paths: Sequence[str], split: str, vocab: Vocabulary) -> SplitCounts:

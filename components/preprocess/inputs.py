@@ -14,10 +14,22 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from components.export.lineage import find_beginning
 from components.preprocess.sources import InputFile, exists, find_files, is_remote
-from model.config import CONFIG_VERSION, Config, from_json, to_dict, to_json, with_overrides
+from components.preprocess.start import COLD, Start
+from model.compatible import check_same_model
+from model.config import (
+    CONFIG_VERSION,
+    Config,
+    from_json,
+    read_config,
+    to_dict,
+    to_json,
+    with_overrides,
+)
 from model.errors import InputError
 from model.presets import get_preset
+from model.records import VOCAB_FILE
 
 DEFAULT_PRESET = "demo"
 MAX_WINDOW_DAYS = 3660
@@ -39,11 +51,24 @@ class Found(NamedTuple):
     """The whole configuration as JSON, on which training depends."""
     judged: str
     """The same with the limits of the gate that the run was given."""
+    champion: str
+    """Folder of the version with which the model is compared; empty where there is none."""
+    base: str
+    """Folder of the version with whose weights training begins; empty: with random ones."""
+    vocab: str
+    """File of the words of the vocabulary: the given one or that of `base`; else empty."""
+    extend_vocab: bool
+    """Whether the text gives more words than `vocab`."""
+    run: str
+    """Identity of the run: the same for the same configuration, text and start."""
 
 
 def find_inputs(
     inputs: str,
     *,
+    registry: str = "",
+    model_name: str = "",
+    start: Start = COLD,
     config: str = "",
     preset: str = "",
     max_perplexity: float = 0.0,
@@ -57,6 +82,9 @@ def find_inputs(
       inputs: JSON list of names, folders and glob patterns, or one of them as it is; each may
         hold a date, as in `{date:%Y-%m-%d}`. `@FILE` stands for those that a file lists; dates
         are filled in its name, and not in its lines.
+      registry: folder of published models; empty: none.
+      model_name: the model's name in it.
+      start: what the run begins with.
       config: the whole configuration as JSON.
       preset: in its place, the name of a preset; both empty: `DEFAULT_PRESET`.
       max_perplexity: limit of the gate; 0: that of the configuration.
@@ -68,12 +96,20 @@ def find_inputs(
     Raises:
       InputError: one of the arguments, or an input that no file matches.
     """
+    start.check(vocab=vocab)
     chosen = choose_config(config, preset)
     patterns = read_patterns(inputs)
     expanded = expand_dates(patterns, days=window_days, end=start_time(times))
     files = find_files(expanded)
+    digest = fingerprint(files, vocab=vocab)
+    run = _identify(chosen, digest, start)
+    begun = find_beginning(registry, model_name, warm_start=start.warm_start, identity=run)
+    chosen = _shorten(chosen, begun.base, start)
     settings = [f"gate.max_perplexity={max_perplexity!r}"] if max_perplexity else []
+    if start.require_improvement:
+        settings.append("gate.require_improvement=true")
     judged = with_overrides(chosen, settings)
+    words = vocab or (begun.base and os.path.join(begun.base, VOCAB_FILE))
     more = f" and {len(expanded) - SHOWN_PATTERNS} more" if len(expanded) > SHOWN_PATTERNS else ""
     print(
         f"{len(files)} files, {sum(file.size for file in files):,} bytes: "
@@ -82,11 +118,35 @@ def find_inputs(
     )
     return Found(
         inputs=json.dumps(expanded),
-        fingerprint=fingerprint(files, vocab=vocab),
+        fingerprint=digest,
         data=json.dumps({"config_version": CONFIG_VERSION, "data": to_dict(chosen.data)}),
         config=to_json(chosen),
         judged=to_json(judged),
+        champion=begun.champion,
+        base=begun.base,
+        vocab=words,
+        extend_vocab=start.extend_vocab and bool(words),
+        run=run,
     )
+
+
+def _identify(config: Config, fingerprint: str, start: Start) -> str:
+    """Returns a SHA-256 of all that decides what model a run comes to, but its champion."""
+    sections = {name: part for name, part in to_dict(config).items() if name != "gate"}
+    about = [sections, fingerprint, start.warm_start, start.steps_share, start.extend_vocab]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _shorten(config: Config, base: str, start: Start) -> Config:
+    """Returns the config of a training that begins with a version, or the config as it is."""
+    if not base:
+        if start.warm_start:
+            print("no champion to begin with yet: training begins with random weights", flush=True)
+        return config
+    check_same_model(base, read_config(os.path.join(base, "config.json")), config)
+    steps = max(1, round(config.train.steps * start.steps_share))
+    print(f"training begins with {base}, for {steps} of {config.train.steps} steps", flush=True)
+    return with_overrides(config, [f"train.steps={steps}"])
 
 
 def choose_config(config: str, preset: str) -> Config:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
@@ -36,6 +37,38 @@ from model.records import (
 from model.vocab import Vocabulary, read_words
 
 
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """Words that the vocabulary was told to have."""
+
+    words: tuple[str, ...] | None
+    """None where the text alone gives them."""
+    extend: bool
+    """Whether the text gives more."""
+
+    @classmethod
+    def read(cls, path: str, *, extend: bool) -> Given:
+        """Reads the words of a file; of no file if `path` is empty.
+
+        Raises:
+          InputError: the file holds no words, or there is none to extend.
+        """
+        if extend and not path:
+            raise InputError("--extend-vocab extends the words of --vocab FILE; name the file")
+        return cls(read_words(path) if path else None, extend)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns what dataset.json says of them; nothing if there are none."""
+        if self.words is None:
+            return {}
+        listed = "".join(f"{word}\n" for word in self.words)
+        described: dict[str, Any] = {
+            "given_words": len(self.words),
+            "given_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+        }
+        return {**described, "given_extended": True} if self.extend else described
+
+
 def run(
     *,
     inputs: Sequence[str] = (),
@@ -43,6 +76,7 @@ def run(
     valid: Sequence[str] = (),
     test: Sequence[str] = (),
     vocab: str = "",
+    extend_vocab: bool = False,
     records: str,
     config: DataConfig,
     beam_workers: int = 0,
@@ -60,6 +94,7 @@ def run(
       valid: those of the validation split.
       test: those of the test split.
       vocab: file of the words of the vocabulary, in place of the most frequent ones.
+      extend_vocab: add the most frequent ones to those of `vocab`, as far as there is room.
       records: the output folder; made here, or there and empty.
       config: how text becomes records.
       beam_workers: processes; 1 works in this one, 0 takes as many as there is room for.
@@ -75,18 +110,18 @@ def run(
     target = os.path.realpath(records)
     occupied = _is_occupied(target)
     files = sources.find_files(inputs, train=train, valid=valid, test=test)
-    words = read_words(vocab) if vocab else None
+    given = Given.read(vocab, extend=extend_vocab)
     if occupied:
-        return _reuse(target, files, words, config=config)
+        return _reuse(target, files, given, config=config)
     with _output_folder(target) as folder:
-        info = _prepare(files, words, folder=folder, config=config, flags=flags)
+        info = _prepare(files, given, folder=folder, config=config, flags=flags)
     _report(info, records)
     return info
 
 
 def _prepare(
     files: Sequence[InputFile],
-    words: Sequence[str] | None,
+    given: Given,
     *,
     folder: str,
     config: DataConfig,
@@ -95,7 +130,7 @@ def _prepare(
     """Makes the records of the files and completes the folder."""
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
-    write_whole(words_path(scratch), json.dumps({"words": words}))
+    write_whole(words_path(scratch), json.dumps(dataclasses.asdict(given)))
     units = make_units(files, config)
     groups = make_groups(units, config.shard_megabytes << 20)
     log_path = os.path.join(scratch, "workers.log")
@@ -112,7 +147,7 @@ def _prepare(
     known = {split: counts.describe_split(counted, split, vocab) for split in SPLITS}
     scans = scans_of_files(parts, config)
     info = describe(scans, written, vocab=vocab, known=known, indexes=indexes, config=config)
-    info["vocab"].update(_describe_words(words))
+    info["vocab"].update(given.describe())
     info["statistics"] = describe_text(
         scans, known["train"], folder=folder, scratch=scratch, groups=len(groups)
     )
@@ -153,7 +188,7 @@ def _is_occupied(target: str) -> bool:
 
 
 def _reuse(
-    target: str, files: Sequence[InputFile], words: Sequence[str] | None, *, config: DataConfig
+    target: str, files: Sequence[InputFile], given: Given, *, config: DataConfig
 ) -> dict[str, Any]:
     """Returns what dataset.json says if the folder is just what would be made."""
     occupied = f"{target} already holds something"
@@ -170,25 +205,13 @@ def _reuse(
     hashes = [hash_text(file, config) for file in files]
     if info["input"]["fingerprint"] != sources.fingerprint([f.full_name for f in files], hashes):
         raise InputError(f"{occupied}, records of another input; {advice}")
-    given = {key: info["vocab"][key] for key in info["vocab"] if key.startswith("given_")}
-    if given != _describe_words(words):
+    found = {key: info["vocab"][key] for key in info["vocab"] if key.startswith("given_")}
+    if found != given.describe():
         raise InputError(f"{occupied}, records with another vocabulary; {advice}")
     if not os.path.isfile(os.path.join(target, CARD_FILE)):
         raise InputError(f"{occupied}, records without {CARD_FILE}; {advice}")
     print(f"{target}: already prepared from this input with this config", flush=True)
     return info
-
-
-def _list_words(words: Sequence[str]) -> str:
-    return "".join(f"{word}\n" for word in words)
-
-
-def _describe_words(words: Sequence[str] | None) -> dict[str, Any]:
-    """Returns what dataset.json says of words that were given; nothing if none were."""
-    if words is None:
-        return {}
-    sha256 = hashlib.sha256(_list_words(words).encode()).hexdigest()
-    return {"given_words": len(words), "given_sha256": sha256}
 
 
 @contextlib.contextmanager

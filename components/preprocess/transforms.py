@@ -130,7 +130,7 @@ class _ChooseVocabulary(beam.DoFn):
             counted,
             max_size=self._config.vocab_size,
             min_count=self._config.min_count,
-            words=_load_json(words_path(self._scratch))["words"],
+            **_load_json(words_path(self._scratch)),
         )
         vocab.save(os.path.join(self._folder, VOCAB_FILE))
 

@@ -32,6 +32,7 @@ def train(
     curves: dsl.Output[dsl.HTML],
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
     task_config: dsl.TaskConfig,
+    warm_start: str = "",
     shared: str = "",
     task: str = "train",
     image: str = "",
@@ -53,6 +54,7 @@ def train(
         curves: learning curves, for the KFP page of this task.
         mlpipeline_ui_metadata: how KFP's page starts a TensorBoard; on a cluster only.
         task_config: what this task was given in KFP, for the workers.
+        warm_start: folder of the version with whose weights training begins; empty: random ones.
         shared: where a cluster's pods mount the shared volume.
         task: name of the task in its run.
         image: container image of the workers; empty: that of this task.
@@ -96,6 +98,7 @@ def train(
             workdir=folder,
             config=from_json(config),
             workers=workers,
+            warm_start=warm_start,
             max_restarts=max_restarts(),
             jobset=jobset,
         )

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from components.task import MAX_RESTARTS
 from components.train.launch import STALL_SECONDS, Follower, launch_local
 from components.train.launch_manifest import JobSetOptions
+from components.train.warm_start import BEGINNING, begin
 from model.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.cluster import PEER_SECONDS
 from model.config import Config, read_config, to_json
@@ -37,6 +38,7 @@ def run(
     workdir: str,
     config: Config,
     workers: int = 1,
+    warm_start: str = "",
     profile: ProfileSteps | None = None,
     max_restarts: int = MAX_RESTARTS,
     peer_seconds: float = PEER_SECONDS,
@@ -51,6 +53,8 @@ def run(
         logs/worker-<rank>.log, metrics.jsonl, config.json and, last, COMPLETED.
       config: the whole config; its data section is replaced by that of the records.
       workers: worker processes that share each global batch.
+      warm_start: folder of a published version with whose weights training begins; empty:
+        with random ones.
       profile: the steps that worker 0 traces.
       max_restarts: how often all workers are started again after one was lost; see
         `launch_local`.
@@ -75,10 +79,11 @@ def run(
         raise InputError(f"--max-restarts is {max_restarts}; it must be at least 0")
     with Dataset.open(records) as dataset:
         config = check_config(config, dataset, workers=workers)
-        digest = dataset.digest
-    _open_workdir(workdir, config)
+        digest, vocab = dataset.digest, dataset.vocab
+    is_new = _open_workdir(workdir, config)
     with _locked(workdir):
         done = _steps_done(workdir, config, records=records, digest=digest)
+        begin(workdir, config, vocab=vocab, warm_start=warm_start, is_new=is_new)
         if profile:
             profile.check(done=done, steps=config.train.steps)
         launch = functools.partial(
@@ -169,8 +174,8 @@ def _result(workdir: str) -> dict[str, Any]:
     return {"step": best.step, "valid_perplexity": value, "checkpoint": best.path}
 
 
-def _open_workdir(workdir: str, config: Config) -> None:
-    """Makes the workdir, or checks that it is of the same training."""
+def _open_workdir(workdir: str, config: Config) -> bool:
+    """Makes the workdir, or checks that it is of the same training; returns whether it is new."""
     try:
         os.makedirs(workdir, exist_ok=True)
         names = os.listdir(workdir)
@@ -180,8 +185,8 @@ def _open_workdir(workdir: str, config: Config) -> None:
         ) from None
     if not os.access(workdir, os.W_OK):
         raise InputError(f"workdir {workdir} is not writable; choose another")
-    if not set(names) - {LOCK_FILE}:
-        return
+    if not set(names) - {LOCK_FILE, *BEGINNING}:
+        return True
     path = os.path.join(workdir, CONFIG_FILE)
     if not os.path.exists(path):
         raise InputError(
@@ -198,6 +203,7 @@ def _open_workdir(workdir: str, config: Config) -> None:
                     f"workdir {workdir} was begun with {section}.{field.name}={before}, not "
                     f"{after}; use the same setting or choose another --workdir"
                 )
+    return False
 
 
 class ProgressBar(Follower):

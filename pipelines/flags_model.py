@@ -1,0 +1,86 @@
+"""Flags about published models: what to begin with and compare with, and what one may cost."""
+
+from __future__ import annotations
+
+import argparse
+
+from components.preprocess.start import DEFAULT_SHARE, Start
+
+
+def add_warm_start(parser: argparse.ArgumentParser, *, champion: bool = False) -> None:
+    """Adds --warm-start; with `champion`, what `read_start` reads, too."""
+    where = "a version's folder, or <registry>/<name>, whose champion is taken"
+    if champion:
+        text = f"weights and words of the registry's champion, or of another model: {where}"
+    else:
+        text = f"weights of a model: {where}"
+    parser.add_argument(
+        "--warm-start",
+        default="",
+        metavar="champion|DIR" if champion else "DIR",
+        help=f"begin with the {text}",
+    )
+    if not champion:
+        return
+    parser.add_argument(
+        "--steps-share",
+        type=float,
+        metavar="X",
+        help="with --warm-start: train for this share of train.steps, above 0 and up to 1 "
+        f"(default: {DEFAULT_SHARE})",
+    )
+
+
+def read_start(options: argparse.Namespace) -> Start:
+    """Returns what the flags of `add_warm_start` and beside it say.
+
+    Raises:
+      InputError: a value that makes no sense, or one that needs --warm-start.
+    """
+    start = Start(
+        warm_start=options.warm_start,
+        extend_vocab=options.extend_vocab,
+        require_improvement=options.require_improvement,
+        steps_share=DEFAULT_SHARE if options.steps_share is None else options.steps_share,
+    )
+    start.check(vocab=options.vocab, share_given=options.steps_share is not None)
+    return start
+
+
+def add_champion(parser: argparse.ArgumentParser) -> None:
+    """Adds --champion."""
+    parser.add_argument(
+        "--champion",
+        metavar="DIR",
+        help="model to compare with: a version's folder, or <registry>/<name>, whose champion is taken",
+    )
+
+
+def add_require_improvement(parser: argparse.ArgumentParser) -> None:
+    """Adds --require-improvement."""
+    parser.add_argument(
+        "--require-improvement",
+        action="store_true",
+        help="reject a model that is not surely better than the champion",
+    )
+
+
+def gate_settings(options: argparse.Namespace) -> list[str]:
+    """Returns the overrides of the config that flags of the gate stand for."""
+    return ["gate.require_improvement=true"] if options.require_improvement else []
+
+
+def add_budget(parser: argparse.ArgumentParser) -> None:
+    """Adds what a model may take to answer, as a check before publishing finds it."""
+    parser.add_argument(
+        "--max-latency-ms",
+        type=float,
+        metavar="MS",
+        help="of the slowest recorded request (default: 2000)",
+    )
+    parser.add_argument(
+        "--max-memory-mb",
+        type=float,
+        metavar="MB",
+        help="of a process that serves the model (default: 8192)",
+    )
