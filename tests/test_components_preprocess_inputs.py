@@ -22,6 +22,7 @@ from components.preprocess.inputs import (
     start_time,
 )
 from components.preprocess.sources import find_files
+from components.preprocess.start import COLD, Start
 from model.config import from_json, to_json, with_overrides
 from model.errors import InputError
 from model.presets import demo, tiny
@@ -62,6 +63,93 @@ def test_a_step_gets_only_what_it_depends_on(tmp_path: Path) -> None:
     assert from_json(plain.judged) == tiny()
     assert longer[:3] == plain[:3]  # the records are not made again
     assert from_json(longer.config).train.steps == 61
+
+
+def publish(registry: Path, number: int, **report: object) -> str:
+    """Makes what looks like a version of a model `lm` of the preset tiny, and it the champion."""
+    version = registry / "lm" / str(number)
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").write_bytes(b"")
+    (version / "config.json").write_text(to_json(tiny()))
+    (version / "report.json").write_text(json.dumps(report))
+    (registry / "lm" / "champion.json").write_text(json.dumps({"version": number}))
+    return str(version)
+
+
+def test_a_run_begins_with_the_champion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "a.txt")
+    registry = tmp_path / "registry"
+    named: dict[str, object] = {
+        "preset": "tiny",
+        "registry": str(registry),
+        "model_name": "lm",
+        "start": Start(warm_start="champion", extend_vocab=True, require_improvement=True),
+    }
+    first = find(tmp_path, **named)
+    assert first[5:9] == ("", "", "", False)  # there is no champion: a cold start
+    assert from_json(first.config) == tiny()
+    assert from_json(first.judged).gate.require_improvement is True
+    assert "no champion to begin with yet" in capsys.readouterr().out
+    version = publish(registry, 1, run="another")
+    second = find(tmp_path, **named)
+    assert second[5:9] == (version, version, os.path.join(version, "vocab.txt"), True)
+    assert second.run == first.run
+    assert second.fingerprint == first.fingerprint
+    assert from_json(second.config) == with_overrides(
+        tiny(), [f"train.steps={tiny().train.steps // 2}"]
+    )
+    again = publish(registry, 2, run=second.run, champion={"path": version}, warm_start=None)
+    assert find(tmp_path, **named)[5:9] == (version, "", "", False)
+    own = find(tmp_path, vocab=str(tmp_path / "a.txt"), **{**named, "start": COLD})
+    assert own[5:9] == (again, "", str(tmp_path / "a.txt"), False)
+
+
+def test_the_same_run_has_the_same_identity(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt")
+    run = find(tmp_path, preset="tiny").run
+    assert find(tmp_path, preset="tiny", max_perplexity=3.0).run == run  # it trains the same model
+    others = [
+        find(tmp_path, config=to_json(with_overrides(tiny(), ["train.seed=7"]))).run,
+        find(tmp_path, preset="tiny", start=Start(warm_start="champion")).run,
+        find(tmp_path, preset="tiny", start=Start(warm_start="champion", steps_share=0.3)).run,
+        find(tmp_path, preset="tiny", vocab=str(tmp_path / "a.txt")).run,
+    ]
+    write(tmp_path, "b.txt")
+    assert len({run, *others, find(tmp_path, preset="tiny").run}) == 6
+
+
+def test_a_champion_of_another_model_is_no_beginning(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt")
+    publish(tmp_path, 1)
+    with pytest.raises(InputError, match=r"lm/1 has model\.\w+=\d+, not \d+, so no training can"):
+        find(
+            tmp_path,
+            preset="demo",
+            registry=str(tmp_path),
+            model_name="lm",
+            start=Start(warm_start="champion"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("start", "vocab", "message"),
+    [
+        (
+            Start(warm_start="champion", steps_share=0.0),
+            "",
+            "steps_share is 0.0; it must be above 0",
+        ),
+        (Start(warm_start="champion", steps_share=1.5), "", "steps_share is 1.5"),
+        (Start(warm_start="champion", steps_share=float("nan")), "", "steps_share is nan"),
+        (Start(extend_vocab=True), "", "--extend-vocab needs words to extend"),
+    ],
+)
+def test_a_start_that_makes_no_sense(start: Start, vocab: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_inputs("[]", start=start, vocab=vocab)
+    Start(extend_vocab=True).check(vocab="words")
+    with pytest.raises(InputError, match="--steps-share shortens a training that begins with"):
+        COLD.check(vocab="", share_given=True)
 
 
 def test_a_limit_that_is_none_is_bad_input(tmp_path: Path) -> None:
