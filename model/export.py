@@ -17,17 +17,20 @@ from model.served import ServedModel
 from model.text import detokenize
 from model.vocab import DOCUMENT_START, LINE_END
 
-TOLERANCE = 1e-4
-"""How far a word's log-likelihood may be from the checkpoint's, in nats."""
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
+"""How far a word's log-likelihood may be from the checkpoint's, in nats, by precision."""
 
 
-def export_model(loaded: Loaded, dataset: Dataset, output: str) -> dict[str, Any]:
+def export_model(
+    loaded: Loaded, dataset: Dataset, output: str, *, precision: str = "float32"
+) -> dict[str, Any]:
     """Writes the model of a training as a SavedModel and checks it.
 
     Args:
       loaded: the model.
       dataset: the records that it was trained on.
       output: folder to make.
+      precision: of the served model's table and softmax, a key of `TOLERANCE`.
 
     Returns:
       step and digest of the checkpoint, texts and words compared, and max_difference in nats.
@@ -35,18 +38,19 @@ def export_model(loaded: Loaded, dataset: Dataset, output: str) -> dict[str, Any
     Raises:
       CharloomError: the SavedModel does not say what the checkpoint says.
     """
-    served = ServedModel(loaded.model, config=loaded.config, vocab=dataset.vocab)
-    tf.saved_model.save(
-        served,
-        output,
-        signatures={
-            "serving_default": served.score,
-            "score": served.score,
-            "next_word": served.next_word,
-            "embed": served.embed,
-        },
+    served = ServedModel(
+        loaded.model, config=loaded.config, vocab=dataset.vocab, precision=precision
     )
-    compared = compare(output, loaded=loaded, dataset=dataset)
+    signatures = {
+        "serving_default": served.score,
+        "score": served.score,
+        "next_word": served.next_word,
+        "embed": served.embed,
+    }
+    if loaded.model.char_cnn is not None:
+        signatures["similar"] = served.similar
+    tf.saved_model.save(served, output, signatures=signatures)
+    compared = compare(output, loaded=loaded, dataset=dataset, tolerance=TOLERANCE[precision])
     checkpoint = loaded.checkpoint
     return {"step": checkpoint.step, "digest": checkpoint.digest, **compared}
 
@@ -77,12 +81,17 @@ def held_out_texts(loaded: Loaded, dataset: Dataset, *, count: int) -> list[str]
 
 
 def compare(
-    saved_model: str, *, loaded: Loaded, dataset: Dataset, count: int = 16
+    saved_model: str,
+    *,
+    loaded: Loaded,
+    dataset: Dataset,
+    count: int = 16,
+    tolerance: float = TOLERANCE["float32"],
 ) -> dict[str, Any]:
     """Compares a SavedModel with its checkpoint, word by word, on held-out text.
 
     Raises:
-      CharloomError: they differ by more than `TOLERANCE` in a word or split a text
+      CharloomError: they differ by more than `tolerance` nats in a word or split a text
         in other words.
     """
     marks = loaded.config.data.sentence_marks
@@ -111,9 +120,9 @@ def compare(
             )
         gaps = np.abs(served[: len(values)] - np.asarray(values))
         difference = float(np.maximum(difference, gaps.max(initial=0.0)))  # NaN stays NaN
-    if not difference <= TOLERANCE:
+    if not difference <= tolerance:
         raise CharloomError(
             f"the exported model differs from its checkpoint by {difference:.2g} nats in a word "
-            f"(at most {TOLERANCE} is allowed); nothing was published"
+            f"(at most {tolerance} is allowed); nothing was published"
         )
     return {"texts": len(lengths), "words": int(lengths.sum()), "max_difference": difference}

@@ -1,8 +1,8 @@
-"""The served model: raw texts in, scores, next words and embeddings out.
+"""The served model: raw texts in, scores, next words, embeddings and similar words out.
 
-Everything that a text goes through, from bytes to numbers, is in the graph: nobody
-who loads it needs this package. Texts are read one by one, so the numbers of a text
-never depend on the texts beside it.
+Everything that a text goes through, from bytes to numbers, is in the graph: nobody who loads it
+needs this package. Texts are read side by side, and yet the numbers of a text are the same to the
+last bit whatever texts are beside it (docs/decisions/0016).
 """
 
 from __future__ import annotations
@@ -10,59 +10,46 @@ from __future__ import annotations
 import tensorflow as tf
 
 from model.config import Config
-from model.evaluation import hide_specials
-from model.losses import word_log_likelihoods
-from model.network import Encoded, JointModel
-from model.text import tokenize_text
-from model.vocab import (
-    BOS_ID,
-    CHAR_BEGIN,
-    CHAR_BOS,
-    CHAR_END,
-    CHAR_EOS,
-    CHAR_OFFSET,
-    LINE_END,
-    SPECIAL_WORDS,
-    UNK_ID,
-    Vocabulary,
-)
+from model.lanes import offsets
+from model.network import JointModel
+from model.served_reader import Read, Reading, ServedReader
+from model.served_softmax import ServedSoftmax
+from model.served_words import ServedWords, by_rows
+from model.text import tokenize_texts
+from model.vocab import DOCUMENT_START, LINE_END, SPECIAL_WORDS, Vocabulary
 
-WINDOW = 32
-"""Words read in one go; memory does not grow with the length of a text beyond its results."""
-
-_STRING = tf.RaggedTensorSpec([None], tf.string, ragged_rank=0)
-_FLOAT = tf.RaggedTensorSpec([None], tf.float32, ragged_rank=0)
-
-
-class Stream(tf.experimental.ExtensionType):
-    """One text as the model reads it: the document start, then its L words."""
-
-    word_ids: tf.Tensor
-    """`[L + 1]`."""
-    distinct: tf.Tensor
-    """`[U]` ids of the distinct words."""
-    char_ids: tf.Tensor
-    """`[U, W]` their spellings."""
-    index: tf.Tensor
-    """`[L + 1]` which of them each word is."""
+SIMILAR_ROWS = 16
+"""Words whose neighbours are looked for at a time."""
 
 
 class ServedModel(tf.Module):
     """A trained model with its vocabulary and tokenizer, for `tf.saved_model.save`."""
 
-    def __init__(self, model: JointModel, *, config: Config, vocab: Vocabulary):
-        """Wraps a trained model; nothing is computed yet."""
+    def __init__(
+        self,
+        model: JointModel,
+        *,
+        config: Config,
+        vocab: Vocabulary,
+        precision: str = "float32",
+        table: bool = True,
+    ):
+        """Wraps a trained model and computes its table of spelled words.
+
+        Args:
+          model: the trained model.
+          config: its config.
+          vocab: its vocabulary.
+          precision: of the table and of the product with all V words, `float32` or `bfloat16`.
+          table: False leaves the table out; the numbers are the same, and it is slower.
+        """
         super().__init__(name="charloom")
         self._model = model
         self._config = config
-        words = list(vocab.ids.items())
-        self._ids = tf.lookup.StaticHashTable(
-            tf.lookup.KeyValueTensorInitializer(
-                [word for word, _ in words], tf.constant([i for _, i in words], tf.int64)
-            ),
-            default_value=UNK_ID,
-        )
-        self._words = tf.constant(vocab.words)
+        self._vocabulary = tf.constant(vocab.words)
+        self._words = ServedWords(model, vocab, precision=precision, table=table)
+        self._reader = ServedReader(model, self._words)
+        self._softmax = ServedSoftmax(model, precision=precision)
         # Tracked, so that they are saved.
         self.variables_of_model = [variable.value for variable in model.weights]
 
@@ -78,15 +65,28 @@ class ServedModel(tf.Module):
           without words), tokens `[N, L]` padded with "", word_log_likelihoods `[N, L]`
           padded with 0.
         """
-        tokens, scores = tf.map_fn(
-            self._score_text, texts, fn_output_signature=(_STRING, _FLOAT), parallel_iterations=1
+        tokens = tokenize_texts(texts, self._config.data)
+        distinct, index = self._distinct(tokens)
+        targets = tf.gather(self._words.look_up(distinct), index)
+        lengths = tokens.row_lengths()
+        # A text's last word is predicted and not read.
+        before = tf.concat([[0], index[:-1]], axis=0)[: tf.size(index)]
+        stream = tf.where(offsets(lengths) == 0, tf.zeros_like(before), before)
+
+        def take(read: Read) -> tf.Tensor:
+            hidden = self._reader.hidden(read.layers[:, -1])
+            return self._softmax.log_likelihoods(hidden, tf.gather(targets, read.positions))
+
+        scores = tokens.with_flat_values(
+            self._reader.read(Reading(distinct, stream, lengths), take, shape=[])
         )
-        sums = tf.reduce_sum(tf.cast(scores, tf.float64), axis=1)
-        words = tokens.row_lengths()
-        mean = tf.math.divide_no_nan(sums, tf.cast(words, tf.float64))
+        # One text after the other: sums over rows of another width may differ in the last bit.
+        sums = tf.math.segment_sum(tf.cast(scores.flat_values, tf.float64), tokens.value_rowids())
+        sums = tf.pad(sums, [[0, tf.size(texts) - tf.size(sums)]])
+        mean = tf.math.divide_no_nan(sums, tf.cast(lengths, tf.float64))
         return {
             "log_likelihood": tf.cast(sums, tf.float32),
-            "words": words,
+            "words": lengths,
             "perplexity": tf.cast(tf.exp(-mean), tf.float32),
             "tokens": self._shown(tokens).to_tensor(),
             "word_log_likelihoods": scores.to_tensor(),
@@ -109,17 +109,13 @@ class ServedModel(tf.Module):
           words `[N, k]` and probabilities `[N, k]`, likeliest first; `<unk>` and `<s>` are
           left out, so there are V - 2 at most.
         """
-        size = len(self._words) - 2  # without <unk> and <s>
-        best, values = tf.map_fn(
-            lambda text: self._next_of_text(text, tf.minimum(k, size)),
-            texts,
-            fn_output_signature=(
-                tf.TensorSpec([None], tf.int32),
-                tf.TensorSpec([None], tf.float32),
-            ),
-            parallel_iterations=1,
+        reading = self._read_all(tokenize_texts(texts, self._config.data, open_end=True))
+        vectors = self._reader.read(
+            reading, lambda read: read.layers[:, -1], shape=[self._config.model.output_size]
         )
-        return {"words": tf.gather(self._words, best), "probabilities": values}
+        last = tf.gather(vectors, tf.cumsum(reading.lengths) - 1)
+        words, values = self._softmax.next_words(self._reader.hidden(last), k)
+        return {"words": tf.gather(self._vocabulary, words), "probabilities": values}
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")])
     def embed(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -131,110 +127,68 @@ class ServedModel(tf.Module):
         Returns:
           tokens `[N, L]` padded with "", embeddings `[N, L, layers, R]` padded with 0.
         """
-        shape = [None, self._config.model.lstm_layers, self._config.model.output_size]
-        tokens, vectors = tf.map_fn(
-            self._embed_text,
-            texts,
-            fn_output_signature=(
-                _STRING,
-                tf.RaggedTensorSpec(shape, tf.float32, ragged_rank=0),
-            ),
-            parallel_iterations=1,
+        tokens = tokenize_texts(texts, self._config.data)
+        reading = self._read_all(tokens)
+        config = self._config.model
+        vectors = self._reader.read(
+            reading, lambda read: read.layers, shape=[config.lstm_layers, config.output_size]
         )
-        return {"tokens": self._shown(tokens).to_tensor(), "embeddings": vectors.to_tensor()}
+        of_words = tf.boolean_mask(vectors, offsets(reading.lengths) > 0)
+        return {
+            "tokens": self._shown(tokens).to_tensor(),
+            "embeddings": tokens.with_flat_values(of_words).to_tensor(),
+        }
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None], tf.string, name="words"),
+            tf.TensorSpec([], tf.int32, name="k"),
+        ]
+    )
+    def similar(self, words: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Returns the known words whose spellings the char-CNN finds most alike.
+
+        Args:
+          words: `[N]`, each one word; any spelling will do.
+          k: how many to return for each.
+
+        Returns:
+          words `[N, k]` and similarities `[N, k]`, the cosines of the char-CNN's vectors about
+          their mean, most alike first; the word itself and special ones are left out, so there
+          are V - 4 at most.
+        """
+        assert self._words.vectors is not None
+        table = self._words.vectors[len(SPECIAL_WORDS) :]
+        known = self._vocabulary[len(SPECIAL_WORDS) : len(SPECIAL_WORDS) + table.shape[0]]
+        mean = tf.reduce_mean(table, axis=0)
+        directions = tf.math.l2_normalize(table - mean, axis=1)
+        k = tf.minimum(k, tf.maximum(tf.size(known) - 1, 0))
+        vectors = self._words.read(words)
+        cosines = by_rows(
+            lambda x: tf.matmul(
+                tf.math.l2_normalize(x - mean, axis=1), directions, transpose_b=True
+            ),
+            vectors,
+            rows=SIMILAR_ROWS,
+            shape=[table.shape[0]],
+        )
+        itself = words[:, tf.newaxis] == known[tf.newaxis]
+        values, found = tf.math.top_k(tf.where(itself, -2.0, cosines), k)
+        return {"words": tf.gather(known, found), "similarities": values}
+
+    def _distinct(self, tokens: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns distinct words `[U]`, the document start first, and which each token is."""
+        distinct, index = tf.unique(tokens.flat_values)
+        return tf.concat([[DOCUMENT_START], distinct], axis=0), index + 1
+
+    def _read_all(self, tokens: tf.RaggedTensor) -> Reading:
+        """Returns texts with their document starts, of which all words are read."""
+        distinct, index = self._distinct(tokens)
+        starts = tf.zeros([tokens.nrows(), 1], tf.int32)
+        streams = tf.concat([starts, tokens.with_flat_values(index)], axis=1)
+        return Reading(distinct, streams.flat_values, streams.row_lengths())
 
     def _shown(self, tokens: tf.RaggedTensor) -> tf.RaggedTensor:
         mark = tf.constant(SPECIAL_WORDS[0])
         values = tokens.flat_values
         return tokens.with_flat_values(tf.where(values == LINE_END, mark, values))
-
-    def _score_text(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        words = tokenize_text(text, self._config.data)
-        stream = self._stream(words)
-        padded = self._padded(stream.word_ids[1:])
-        scores = tf.TensorArray(tf.float32, 0, dynamic_size=True, element_shape=[WINDOW])
-        state = self._model.zero_state(1)
-        count = tf.shape(padded)[0] // WINDOW
-        for index in tf.range(count):
-            encoded = self._read(stream, index, state)
-            targets = padded[tf.newaxis, index * WINDOW : (index + 1) * WINDOW]
-            values = word_log_likelihoods(self._model, encoded.hidden, targets)
-            scores = scores.write(index, values[0])
-            state = encoded.state
-        return words, tf.reshape(scores.stack(), [-1])[: tf.size(words)]
-
-    def _next_of_text(self, text: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        stream = self._stream(tokenize_text(text, self._config.data, open_end=True))
-        length = tf.size(stream.word_ids)
-        hidden = tf.zeros([1, self._hidden_size])
-        state = self._model.zero_state(1)
-        for index in tf.range((length + WINDOW - 1) // WINDOW):
-            encoded = self._read(stream, index, state)
-            last = tf.minimum(length - 1 - index * WINDOW, WINDOW - 1)
-            hidden, state = encoded.hidden[:, last], encoded.state
-        probabilities = hide_specials(tf.nn.softmax(self._model.logits(hidden)))[0]
-        values, words = tf.math.top_k(probabilities, k)
-        return words, values
-
-    def _embed_text(self, text: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        words = tokenize_text(text, self._config.data)
-        stream = self._stream(words)
-        config = self._config.model
-        shape = [WINDOW, config.lstm_layers, config.output_size]
-        vectors = tf.TensorArray(tf.float32, 0, dynamic_size=True, element_shape=shape)
-        state = self._model.zero_state(1)
-        for index in tf.range((tf.size(stream.word_ids) + WINDOW - 1) // WINDOW):
-            encoded = self._read(stream, index, state)
-            vectors, state = vectors.write(index, encoded.layers[0]), encoded.state
-        read = tf.reshape(vectors.stack(), [-1, *shape[1:]])
-        return words, read[1 : tf.size(words) + 1]
-
-    @property
-    def _hidden_size(self) -> int:
-        config = self._config.model
-        return config.word_dim if config.tied else config.output_size
-
-    def _read(self, stream: Stream, index: tf.Tensor, state: tf.Tensor) -> Encoded:
-        """Reads window number `index` of a stream; a last window is padded."""
-        start, stop = index * WINDOW, (index + 1) * WINDOW
-        index = self._padded(stream.index)[start:stop]
-        return self._model.encode(
-            stream.distinct,
-            char_ids=stream.char_ids,
-            index=tf.reshape(index, [1, WINDOW]),
-            state=state,
-        )
-
-    @staticmethod
-    def _padded(values: tf.Tensor) -> tf.Tensor:
-        return tf.pad(values, [[0, -tf.size(values) % WINDOW]])
-
-    def _stream(self, words: tf.Tensor) -> Stream:
-        distinct, index = tf.unique(words)
-        ids = tf.concat([[BOS_ID], tf.cast(self._ids.lookup(distinct), tf.int32)], axis=0)
-        index = tf.concat([[0], index + 1], axis=0)
-        start = self._laid_out(tf.constant([[CHAR_BOS]]))
-        return Stream(
-            word_ids=tf.gather(ids, index),
-            distinct=ids,
-            char_ids=tf.concat([start, self._spellings(distinct)], axis=0),
-            index=index,
-        )
-
-    def _spellings(self, words: tf.Tensor) -> tf.Tensor:
-        """Spells words as `model.vocab.spell` and `model.batches.spelling_matrix` do."""
-        singles = tf.strings.bytes_split(words)
-        values = tf.reshape(tf.io.decode_raw(singles.flat_values, tf.uint8), [-1])
-        chars = tf.cast(values, tf.int32) + CHAR_OFFSET
-        line_end = LINE_END[0] + CHAR_OFFSET  # no word has this byte, only the mark
-        chars = tf.where(chars == line_end, CHAR_EOS, chars)
-        return self._laid_out(singles.with_flat_values(chars))
-
-    def _laid_out(self, chars: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
-        """Adds begin and end marks and padding: `[N, (n)]` to `[N, W]`."""
-        width = self._config.model.max_word_bytes
-        ragged = tf.RaggedTensor.from_tensor(chars) if isinstance(chars, tf.Tensor) else chars
-        ragged = ragged[:, : width - 2]
-        count = ragged.nrows(out_type=tf.int32)
-        begin, end = tf.fill([count, 1], CHAR_BEGIN), tf.fill([count, 1], CHAR_END)
-        return tf.concat([begin, ragged, end], axis=1).to_tensor(shape=[None, width])

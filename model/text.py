@@ -94,13 +94,16 @@ def _split_graphemes(words: tf.Tensor) -> tf.RaggedTensor:
     return tf.concat([graphemes, _split_scripts(tf.where(whole, "", words))], axis=1)
 
 
-def mark_line_ends(words: tf.RaggedTensor) -> tf.RaggedTensor:
+def mark_line_ends(words: tf.RaggedTensor, is_open: tf.Tensor | None = None) -> tf.RaggedTensor:
     """Appends the line-end mark to every line that has a word.
 
     Args:
       words: `[N, (words)]`.
+      is_open: `[N]`, True for lines that go on and get none.
     """
     has_word = words.row_lengths() > 0
+    if is_open is not None:
+        has_word &= ~is_open
     marks = tf.RaggedTensor.from_row_lengths(
         tf.fill([tf.math.count_nonzero(has_word)], tf.constant(LINE_END)),
         tf.cast(has_word, tf.int64),
@@ -120,15 +123,23 @@ def tokenize_text(text: tf.Tensor, config: DataConfig, *, open_end: bool = False
     Returns:
       `[L]` strings; the document start is not among them.
     """
-    text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
-    lines = tf.strings.split(tf.strings.regex_replace(text, "\r\n?", "\n"), "\n")
-    words = tokenize_lines(lines, config)
-    if not config.sentence_marks:
-        return words.flat_values
-    marked = mark_line_ends(words)
-    if open_end:
-        marked = tf.concat([marked[:-1], words[-1:]], axis=0)
-    return marked.flat_values
+    return tokenize_texts(text[tf.newaxis], config, open_end=open_end).flat_values
+
+
+def tokenize_texts(
+    texts: tf.Tensor, config: DataConfig, *, open_end: bool = False
+) -> tf.RaggedTensor:
+    """Splits texts `[N]` as `tokenize_text` does each of them; returns `[N, (L)]` strings."""
+    texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
+    lines = tf.strings.split(tf.strings.regex_replace(texts, "\r\n?", "\n"), "\n")
+    words = tokenize_lines(lines.flat_values, config)
+    if config.sentence_marks:
+        is_open = None
+        if open_end:  # of each text the last line
+            ends = tf.fill([lines.nrows()], True)
+            is_open = tf.scatter_nd(lines.row_splits[1:, tf.newaxis] - 1, ends, [words.nrows()])
+        words = mark_line_ends(words, is_open)
+    return lines.with_flat_values(words).merge_dims(1, 2)
 
 
 def detokenize(words: Sequence[bytes]) -> bytes:

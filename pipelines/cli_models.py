@@ -1,4 +1,4 @@
-"""The commands that ask a published model: score, embed, next."""
+"""The commands that ask a published model: score, embed, next, similar."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ def add_commands(add: Add, commands: Any) -> None:
     embed = add(commands, "embed", _query, "Print LSTM states of every word, as JSON lines.")
     following = add(commands, "next", _query, "Print the likeliest next words of a text.")
     following.add_argument("-k", type=int, default=5, help="how many (default: 5)")
-    for verb, parser in (("score", score), ("embed", embed), ("next", following)):
+    similar = add(commands, "similar", _query, "Print known words that are spelled alike.")
+    similar.add_argument("-k", type=int, default=5, help="how many (default: 5)")
+    verbs = {"score": score, "embed": embed, "next": following, "similar": similar}
+    for verb, parser in verbs.items():
         flags.add_query(parser, verb)
 
 
@@ -32,6 +35,9 @@ def _query(options: argparse.Namespace) -> None:
     model = query.load(path)
     if options.verb == "next":
         query.print_next_words(model, options.text, k=options.k)
+        return
+    if options.verb == "similar":
+        query.print_similar(model, options.text, k=options.k)
         return
     texts = query.read_texts(options.text, options.input)
     if options.verb == "score":

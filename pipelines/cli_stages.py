@@ -50,6 +50,7 @@ def add_commands(add: Add, commands: Any) -> None:
     export.add_argument("--registry", required=True, metavar="DIR", help="folder of all models")
     export.add_argument("--name", default="lm", help="the model's name in it (default: lm)")
     flags_model.add_budget(export)
+    flags_model.add_precision(export)
 
     board = add(commands, "tensorboard", _tensorboard, "Watch trainings in a browser.")
     flags.add_tensorboard(board)
@@ -135,6 +136,7 @@ def _export(options: argparse.Namespace) -> None:
         registry=options.registry,
         name=options.name,
         budget=Budget(**{name: value for name, value in limits.items() if value is not None}),
+        precision=options.precision,
     )
 
 

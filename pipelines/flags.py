@@ -199,6 +199,9 @@ def add_query(parser: argparse.ArgumentParser, verb: str) -> None:
     if verb == "next":
         parser.add_argument("text", help="the text to continue")
         return
+    if verb == "similar":
+        parser.add_argument("text", metavar="WORD", help="any word, known or not")
+        return
     parser.add_argument("text", nargs="*", help="texts, each a document of its own")
     parser.add_argument(
         "--input", metavar="FILE", help="read texts from a file, one a line; - is stdin"

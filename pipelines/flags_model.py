@@ -84,3 +84,14 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
         metavar="MB",
         help="of a process that serves the model (default: 8192)",
     )
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Adds --precision."""
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the served model's table and softmax; bfloat16 takes half the memory for both, and "
+        "is quicker only on processors that have instructions for it (default: float32)",
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import tensorflow as tf
@@ -13,7 +13,9 @@ import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
 from model.errors import InputError
 
-TEXTS_A_CALL = 64
+TEXTS_A_CALL = 256
+CHARACTERS_A_CALL = 1 << 16
+"""Of all texts of a call together; a longer text has a call of its own."""
 
 
 def load(path: str) -> Any:
@@ -71,34 +73,50 @@ def check_text(text: str) -> None:
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(texts)
-    while chunk := list(itertools.islice(iterator, TEXTS_A_CALL)):
+    """Groups texts, so that a call has enough to do and memory does not grow with their number."""
+    chunk: list[str] = []
+    characters = 0
+    for text in texts:
+        if chunk and (len(chunk) == TEXTS_A_CALL or characters + len(text) > CHARACTERS_A_CALL):
+            yield chunk
+            chunk, characters = [], 0
+        chunk.append(text)
+        characters += len(text)
+    if chunk:
         yield chunk
+
+
+def score_rows(model: Any, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Returns for each text what `--format json` prints of it."""
+    for chunk in _chunks(texts):
+        result = {name: value.numpy() for name, value in model.score(tf.constant(chunk)).items()}
+        for index, text in enumerate(chunk):
+            words = int(result["words"][index])
+            yield {
+                "text": text,
+                "log_likelihood": float(result["log_likelihood"][index]),
+                "words": words,
+                "perplexity": float(result["perplexity"][index]),
+                "tokens": [token.decode() for token in result["tokens"][index][:words]],
+                "word_log_likelihoods": result["word_log_likelihoods"][index][:words].tolist(),
+            }
+
+
+def format_row(row: Mapping[str, Any], form: str) -> str:
+    """Returns a row of `score_rows` as a line of TSV or JSON."""
+    if form != "tsv":
+        return json.dumps(row, ensure_ascii=False)
+    shown = json.dumps(row["text"], ensure_ascii=False)
+    figures = f"{row['log_likelihood']:.9g}\t{row['words']}\t{row['perplexity']:.9g}"
+    return f"{figures}\t{shown}"
 
 
 def print_scores(model: Any, texts: Iterable[str], *, form: str) -> None:
     """Prints a line a text: TSV with a header, or JSON with every word's score."""
     if form == "tsv":
         print("log_likelihood\twords\tperplexity\ttext")
-    for chunk in _chunks(texts):
-        result = {name: value.numpy() for name, value in model.score(tf.constant(chunk)).items()}
-        for index, text in enumerate(chunk):
-            log_likelihood = float(result["log_likelihood"][index])
-            words = int(result["words"][index])
-            perplexity = float(result["perplexity"][index])
-            if form == "tsv":
-                shown = json.dumps(text, ensure_ascii=False)
-                print(f"{log_likelihood:.9g}\t{words}\t{perplexity:.9g}\t{shown}")
-                continue
-            row = {
-                "text": text,
-                "log_likelihood": log_likelihood,
-                "words": words,
-                "perplexity": perplexity,
-                "tokens": [token.decode() for token in result["tokens"][index][:words]],
-                "word_log_likelihoods": result["word_log_likelihoods"][index][:words].tolist(),
-            }
-            print(json.dumps(row, ensure_ascii=False))
+    for row in score_rows(model, texts):
+        print(format_row(row, form))
 
 
 def print_next_words(model: Any, text: str, *, k: int) -> None:
@@ -107,14 +125,32 @@ def print_next_words(model: Any, text: str, *, k: int) -> None:
     Raises:
       InputError: k is below 1.
     """
+    result = model.next_word(tf.constant([_checked(text, k)]), tf.constant(k))
+    _print_words(result["words"], result["probabilities"])
+
+
+def print_similar(model: Any, word: str, *, k: int) -> None:
+    """Prints the k known words whose spellings are most alike, a line each with its cosine.
+
+    Raises:
+      InputError: k is below 1, or the model has no char-CNN.
+    """
+    if not hasattr(model, "similar") or "similar" not in model.signatures:
+        raise InputError("the model does not read characters, or is of an older charloom")
+    result = model.similar(tf.constant([_checked(word, k)]), tf.constant(k))
+    _print_words(result["words"], result["similarities"])
+
+
+def _checked(text: str, k: int) -> str:
     if not 1 <= k < 1 << 31:
         raise InputError(f"-k is {k}; it must be at least 1 and below 2^31")
     check_text(text)
-    result = model.next_word(tf.constant([text]), tf.constant(k))
-    for word, probability in zip(
-        result["words"][0].numpy(), result["probabilities"][0].numpy(), strict=True
-    ):
-        print(f"{probability:.4f}\t{word.decode()}")
+    return text
+
+
+def _print_words(words: tf.Tensor, values: tf.Tensor) -> None:
+    for word, value in zip(words[0].numpy(), values[0].numpy(), strict=True):
+        print(f"{value:.4f}\t{word.decode()}")
 
 
 def print_embeddings(model: Any, texts: Iterable[str]) -> None:

@@ -54,7 +54,7 @@ def test_a_changed_weight_is_found(
     message = str(caught.value)
     assert message.startswith("the exported model differs from its checkpoint by ")
     assert message.endswith(
-        f"nats in a word (at most {TOLERANCE} is allowed); nothing was published"
+        f"nats in a word (at most {TOLERANCE['float32']} is allowed); nothing was published"
     )
 
 

@@ -44,10 +44,14 @@ checkpoint {checked["max_difference"]:.2g} nats |
 {reasons}
 
 ## Use
-Signatures `score`, `next_word`, `embed` on raw strings; needs `tensorflow` and \
-`tensorflow_text` only. Words outside the vocabulary are read by their characters and \
+Signatures `score`, `next_word`, `embed`{_and_similar(config)} on raw strings; needs \
+`tensorflow` and `tensorflow_text` only. Words outside the vocabulary are read by their characters and \
 predicted as `<unk>`. It says what its training text made likely, which is not what is true.
 """
+
+
+def _and_similar(config: Mapping[str, Any]) -> str:
+    return "" if config["model"]["inputs"] == "words" else ", `similar`"
 
 
 def _champion(report: Mapping[str, Any]) -> str:

@@ -45,6 +45,7 @@ def run(
     registry: str,
     name: str,
     budget: Budget | None = None,
+    precision: str = "float32",
 ) -> str:
     """Exports the evaluated checkpoint, checks it, publishes it and makes it the champion.
 
@@ -58,6 +59,7 @@ def run(
       registry: folder of all models; made if needed.
       name: the model's name in it.
       budget: what the model may take to answer a request.
+      precision: of the served model's table and softmax, float32 or bfloat16.
 
     Returns:
       The version's folder.
@@ -77,7 +79,14 @@ def run(
         return published
     staged = staging_folder(registry, name)
     try:
-        checked = _fill(staged, records=records, workdir=workdir, report=report, content=content)
+        checked = _fill(
+            staged,
+            records=records,
+            workdir=workdir,
+            report=report,
+            content=content,
+            precision=precision,
+        )
         checked |= check_in_fresh_process(staged, budget or Budget())
         _write(staged, "model_card.md", model_card(content, name=name, checked=checked))
         dataset = content["dataset"]
@@ -127,7 +136,13 @@ def _digest_of(folder: str, name: str = "checkpoint") -> str | None:
 
 
 def _fill(
-    staged: str, *, records: str, workdir: str, report: str, content: Mapping[str, Any]
+    staged: str,
+    *,
+    records: str,
+    workdir: str,
+    report: str,
+    content: Mapping[str, Any],
+    precision: str,
 ) -> dict[str, Any]:
     """Writes all files of a version but its card and manifest; returns what was compared."""
     with Dataset.open(records) as dataset:
@@ -138,7 +153,7 @@ def _fill(
                 f"the best one of {workdir} (step {loaded.checkpoint.step}); "
                 "run charloom evaluate again"
             )
-        checked = export_model(loaded, dataset, staged)
+        checked = export_model(loaded, dataset, staged, precision=precision)
         save_published(loaded, dataset, staged)
         record_requests(staged, held_out_texts(loaded, dataset, count=RECORDED_TEXTS))
     _write(staged, REPORT_FILE, json.dumps(content, indent=2) + "\n")

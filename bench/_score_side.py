@@ -1,0 +1,67 @@
+"""An exported model as a program that answers how long it takes to score texts.
+
+  {"do": "score", "texts": 1000, "times": 3}  -> {"seconds": ..., "words": ..., "peak_mb": ...}
+
+`seconds` is the median of so many passes over the first texts of the file, again from its
+beginning where it has fewer. It scores as `charloom score` does, and prints nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+from pipelines import query
+
+
+def main() -> None:
+    """Answers until its input ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--texts", required=True)
+    options = parser.parse_args()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    model = query.load(options.model)
+    with open(options.texts, encoding="utf-8") as file:
+        texts = file.read().splitlines()
+    _answer(ready=True)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        seconds = []
+        for _ in range(asked["times"]):
+            started = time.perf_counter()
+            words = _score(model, itertools.islice(itertools.cycle(texts), asked["texts"]))
+            seconds.append(time.perf_counter() - started)
+        _answer(seconds=statistics.median(seconds), words=words, peak_mb=_peak_mb())
+
+
+def _score(model: object, texts: Iterator[str]) -> int:
+    output = io.StringIO()
+    words = 0
+    for row in query.score_rows(model, texts):
+        output.seek(0)
+        output.write(query.format_row(row, "tsv"))
+        words += row["words"]
+    return words
+
+
+def _peak_mb() -> float:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM:"))
+
+
+def _answer(**values: object) -> None:
+    print(json.dumps(values), flush=True)
+
+
+if __name__ == "__main__":
+    main()
