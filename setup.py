@@ -14,6 +14,7 @@ setup(
     package_data={
         "components.evaluate": ["*.j2", "*.html"],
         "components.preprocess": ["*.j2"],
+        "components.serve": ["page/*"],
         "components.train": ["*.j2"],
         "pipelines": ["*.yaml"],
     },

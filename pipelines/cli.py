@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Sequence
 
 from model.errors import CharloomError
-from pipelines import cli_kubeflow, cli_models, cli_registry, cli_runs, cli_stages
+from pipelines import cli_kubeflow, cli_models, cli_registry, cli_runs, cli_serve, cli_stages
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,7 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (cli_stages, cli_models, cli_registry, cli_runs, cli_kubeflow):
+    for part in (cli_stages, cli_models, cli_serve, cli_registry, cli_runs, cli_kubeflow):
         part.add_commands(_add, commands)
     return parser
 

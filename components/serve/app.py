@@ -1,0 +1,249 @@
+"""The HTTP server: TensorFlow Serving's REST API, health, metrics, and a page to try a model."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from components.serve.follower import Follower
+from components.serve.loaded import InputSpec, LoadedVersion
+from components.serve.metrics import Metrics
+from components.serve.requests import Question, RefusedError, format_answer, parse_question
+
+MAX_BODY_BYTES = 1 << 20
+BODY_SECONDS = 10.0
+"""How long the body of a request may take to come."""
+MAX_WAITING = 512
+"""Requests that may wait or be computed at a time; more are told to come again."""
+PAGE_FILES = {"/": "page.html", "/page.js": "page.js", "/page.css": "page.css"}
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+}
+_MODEL = re.compile(
+    r"(?P<name>[^/:]+)(/versions/(?P<version>[^/:]+))?(?P<verb>:predict|/metadata)?"
+)
+_TYPES = {"string": "DT_STRING", "float32": "DT_FLOAT", "int32": "DT_INT32", "int64": "DT_INT64"}
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(follower: Follower, metrics: Metrics, *, threads: int) -> Starlette:
+    """Returns the application.
+
+    Args:
+      follower: says which version is served.
+      metrics: count what happens.
+      threads: requests that are computed at a time.
+    """
+    server = _Server(follower, metrics, threads=threads)
+    routes = [
+        *(Route(path, server.page, name=path) for path in PAGE_FILES),
+        Route("/healthz", server.health),
+        Route("/readyz", server.health),
+        Route("/metrics", server.metrics_text),
+        Route("/monitoring/prometheus/metrics", server.metrics_text),
+        Route("/v1/models", server.list_models),
+        Route("/v1/models/{rest:path}", server.model, methods=["GET", "POST"]),
+    ]
+    handlers: dict[Any, Any] = {HTTPException: server.refuse_http, Exception: server.fail}
+    return Starlette(routes=routes, exception_handlers=handlers, lifespan=server.lifespan)
+
+
+class _Server:
+    def __init__(self, follower: Follower, metrics: Metrics, *, threads: int):
+        self._follower = follower
+        self._metrics = metrics
+        self._waiting = 0
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        """Follows the champion while the server runs."""
+        self._follower.start()
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self._follower.stop)
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def page(self, request: Request) -> Response:
+        """Answers with a file of the page."""
+        folder = os.path.join(os.path.dirname(__file__), "page")
+        return FileResponse(os.path.join(folder, PAGE_FILES[request.url.path]), headers=_HEADERS)
+
+    async def health(self, _: Request) -> Response:
+        """Says that the server is up; it listens only once a model is loaded."""
+        return self._json({"status": "ok", "version": self._follower.current.number})
+
+    async def metrics_text(self, _: Request) -> Response:
+        """Answers Prometheus."""
+        return Response(self._metrics.to_text(), media_type="text/plain; version=0.0.4")
+
+    async def list_models(self, _: Request) -> Response:
+        """Names the model, for the page."""
+        return self._json({"models": [self._follower.name]})
+
+    async def model(self, request: Request) -> Response:
+        """Answers what is asked about the model, or asked of it."""
+        kind = "other"
+        try:
+            verb, version = self._find(request.path_params["rest"])
+            kind = verb.lstrip(":/") or "status"
+            if (verb == ":predict") != (request.method == "POST"):
+                raise RefusedError(405, "ask :predict by POST, all else by GET")
+            if verb == ":predict":
+                response = await self._predict(request, version)
+            elif verb == "/metadata":
+                response = self._json(_describe(self._follower.name, version), version)
+            else:
+                response = self._json(_status(version), version)
+        except RefusedError as error:
+            response = self._json({"error": str(error)}, status=error.status)
+            if error.status in (408, 413):  # the rest of the body is not read
+                response.headers["connection"] = "close"
+            if error.status == 503:
+                response.headers["retry-after"] = "1"
+        self._metrics.requests.labels(kind, response.status_code).inc()
+        return response
+
+    def _find(self, rest: str) -> tuple[str, LoadedVersion]:
+        """Returns what is wanted of which version.
+
+        Raises:
+          RefusedError: there is no such thing.
+        """
+        found = _MODEL.fullmatch(rest)
+        if not found:
+            raise RefusedError(404, "no such address; see /v1/models")
+        if found["name"] != self._follower.name:
+            raise RefusedError(404, f"no such model; there is {self._follower.name}")
+        version: LoadedVersion | None = self._follower.current
+        if found["version"] is not None:
+            number = found["version"]
+            known = number.isascii() and number.isdecimal() and len(number) < 10
+            version = self._follower.version(int(number)) if known else None
+        if version is None:
+            raise RefusedError(
+                404, f"this version is not served; version {self._follower.current.number} is"
+            )
+        return found["verb"] or "", version
+
+    async def _predict(self, request: Request, version: LoadedVersion) -> Response:
+        question = parse_question(await _read_body(request), version)
+        if self._waiting >= MAX_WAITING:
+            raise RefusedError(503, "too many requests are waiting; try again in a second")
+        self._waiting += 1
+        self._metrics.waiting.inc()
+        started = time.monotonic()
+        try:
+            loop = asyncio.get_running_loop()
+            body = await loop.run_in_executor(self._pool, _answer, version, question)
+        finally:
+            self._waiting -= 1
+            self._metrics.waiting.dec()
+        self._metrics.seconds.labels(question.signature).observe(time.monotonic() - started)
+        self._metrics.texts.labels(question.signature).inc(question.size)
+        return Response(
+            body,
+            media_type="application/json",
+            headers={**_HEADERS, "x-model-version": str(version.number)},
+        )
+
+    async def refuse_http(self, request: Request, error: Exception) -> Response:
+        """Answers an address or method that is none."""
+        status = error.status_code if isinstance(error, HTTPException) else 400
+        self._metrics.requests.labels("other", status).inc()
+        return self._json({"error": "no such address or method"}, status=status)
+
+    async def fail(self, request: Request, error: Exception) -> Response:
+        """Answers after a defect; the server logs it."""
+        self._metrics.requests.labels("other", 500).inc()
+        return self._json({"error": "the server failed; its log says why"}, status=500)
+
+    @staticmethod
+    def _json(content: Any, version: LoadedVersion | None = None, status: int = 200) -> Response:
+        headers = dict(_HEADERS)
+        if version is not None:
+            headers["x-model-version"] = str(version.number)
+        return JSONResponse(content, status, headers=headers)
+
+
+async def _read_body(request: Request) -> bytes:
+    """Returns the body of a request.
+
+    Raises:
+      RefusedError: it is too large, or takes too long.
+    """
+    parts, size = [], 0
+    too_large = RefusedError(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+        raise too_large
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                size += len(part)
+                if size > MAX_BODY_BYTES:
+                    raise too_large
+                parts.append(part)
+    except TimeoutError:
+        raise RefusedError(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
+    except ClientDisconnect:
+        raise RefusedError(400, "the connection was closed") from None
+    return b"".join(parts)
+
+
+def _answer(version: LoadedVersion, question: Question) -> bytes:
+    answer = format_answer(question, version.ask(question.signature, question.inputs))
+    return json.dumps(answer, ensure_ascii=False).encode()
+
+
+def _status(version: LoadedVersion) -> dict[str, Any]:
+    status = {"error_code": "OK", "error_message": ""}
+    row = {"version": str(version.number), "state": "AVAILABLE", "status": status}
+    return {"model_version_status": [row]}
+
+
+def _describe(name: str, version: LoadedVersion) -> dict[str, Any]:
+    """Returns the signatures as TensorFlow Serving describes them."""
+    signatures = {
+        signature: {
+            "inputs": _describe_tensors(version.inputs(signature)),
+            "outputs": _describe_tensors(version.outputs(signature)),
+            "method_name": "tensorflow/serving/predict",
+        }
+        for signature in version.signatures
+    }
+    return {
+        "model_spec": {"name": name, "signature_name": "", "version": str(version.number)},
+        "metadata": {"signature_def": {"signature_def": signatures}},
+    }
+
+
+def _describe_tensors(specs: dict[str, InputSpec]) -> dict[str, Any]:
+    return {
+        name: {
+            "dtype": _TYPES.get(spec.dtype.name, spec.dtype.name),
+            "tensor_shape": {
+                "dim": [{"size": "-1", "name": ""} for _ in range(spec.rank)],
+                "unknown_rank": False,
+            },
+        }
+        for name, spec in specs.items()
+    }

@@ -1,0 +1,51 @@
+"""What Prometheus is told of a server."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """Counters of one server."""
+
+    def __init__(self) -> None:
+        """Makes them, all zero."""
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "charloom_requests", "Requests that were answered.", ["path", "code"],
+            registry=self._registry,
+        )  # fmt: skip
+        self.seconds = Histogram(
+            "charloom_predict_seconds", "Seconds from a whole request to its answer.", ["signature"],
+            buckets=BUCKETS, registry=self._registry,
+        )  # fmt: skip
+        self.texts = Counter(
+            "charloom_texts", "Texts or words that were asked about.", ["signature"],
+            registry=self._registry,
+        )  # fmt: skip
+        self.waiting = Gauge(
+            "charloom_predictions_waiting", "Requests that wait or are being computed.",
+            registry=self._registry,
+        )  # fmt: skip
+        self.version = Gauge(
+            "charloom_model_version", "The version that is served.", registry=self._registry
+        )
+        self.loads = Counter(
+            "charloom_model_switches", "How often a version began to be served.",
+            registry=self._registry,
+        )  # fmt: skip
+        self.load_failures = Counter(
+            "charloom_model_load_failures", "Champions that could not be served.",
+            registry=self._registry,
+        )  # fmt: skip
+
+    def serves(self, version: int) -> None:
+        """Notes that a version is served from now on."""
+        self.version.set(version)
+        self.loads.inc()
+
+    def to_text(self) -> bytes:
+        """Returns all in Prometheus' text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,190 @@
+"""Requests in the form of TensorFlow Serving's REST API, checked before TensorFlow sees them.
+
+{"signature_name": "score", "instances": ["a text", ...]}              rows
+{"signature_name": "next_word", "inputs": {"texts": [...], "k": 5}}    columns
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from components.serve.loaded import InputSpec, LoadedVersion, Values
+
+DEFAULT_SIGNATURE = "serving_default"
+MAX_TEXTS = 1024
+"""Texts of a request."""
+MAX_K = 1000
+MAX_DEPTH = 8
+"""Brackets inside each other; a request needs three."""
+
+
+class RefusedError(Exception):
+    """A request that is answered by an error, with its status."""
+
+    def __init__(self, status: int, message: str):
+        """Takes the HTTP status and a line for the client."""
+        super().__init__(message)
+        self.status = status
+
+
+class Question(NamedTuple):
+    """A request that can be asked."""
+
+    signature: str
+    inputs: Values
+    by_rows: bool
+    """Whether the answer is given as `predictions`, a row a text, not as `outputs`."""
+    size: int
+    """Texts or words that are asked about."""
+
+
+def parse_question(body: bytes, version: LoadedVersion) -> Question:
+    """Reads the body of a request.
+
+    Raises:
+      RefusedError: it is no request that the version can answer.
+    """
+    content = _parse_json(body)
+    if not isinstance(content, dict):
+        raise RefusedError(400, "the body must be a JSON object")
+    unknown = content.keys() - {"signature_name", "instances", "inputs"}
+    if unknown:
+        raise RefusedError(
+            400,
+            f"unknown key {sorted(unknown)[0][:50]!r}; there are signature_name, instances, inputs",
+        )
+    signature = content.get("signature_name", DEFAULT_SIGNATURE)
+    if not isinstance(signature, str) or signature not in version.signatures:
+        raise RefusedError(
+            400, f"unknown signature_name; there are {', '.join(version.signatures)}"
+        )
+    if ("instances" in content) == ("inputs" in content):
+        raise RefusedError(400, "give either instances or inputs")
+    specs = version.inputs(signature)
+    if "instances" in content:
+        inputs = _read_rows(content["instances"], specs)
+    else:
+        inputs = _read_columns(content["inputs"], specs)
+    if set(inputs) != set(specs):
+        raise RefusedError(400, f"{signature} takes {_listed(specs)}")
+    for name, value in inputs.items():
+        _check(name, value, specs[name])
+    size = max((len(value) for value in inputs.values() if isinstance(value, list)), default=0)
+    return Question(signature, inputs, "instances" in content, size)
+
+
+def format_answer(question: Question, outputs: Values) -> dict[str, Any]:
+    """Returns the body of the answer to a question."""
+    if not question.by_rows:
+        return {"outputs": outputs}
+    names = list(outputs)
+    return {
+        "predictions": [
+            dict(zip(names, row, strict=True)) for row in zip(*outputs.values(), strict=True)
+        ]
+    }
+
+
+def _parse_json(body: bytes) -> Any:
+    try:
+        text = body.decode()
+    except UnicodeDecodeError as error:
+        raise RefusedError(400, f"the body is not UTF-8 at byte {error.start}") from None
+    _check_depth(text)
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, parse_int=_parse_int)
+    except ValueError as error:
+        raise RefusedError(400, f"the body is not JSON ({str(error)[:100]})") from None
+
+
+def _check_depth(text: str) -> None:
+    """Refuses brackets nested so deep that a parser might run out of stack."""
+    depth, inside, escaped = 0, False, False
+    for character in text:
+        if inside:
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = True
+            elif character == '"':
+                inside = False
+        elif character == '"':
+            inside = True
+        elif character in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise RefusedError(400, f"the body is nested deeper than {MAX_DEPTH} brackets")
+        elif character in "]}":
+            depth -= 1
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > 20:
+        raise ValueError("a number has more than 20 digits")
+    return int(text)
+
+
+def _read_rows(rows: Any, specs: dict[str, InputSpec]) -> Values:
+    """Returns rows, each a value or an object of values, as columns."""
+    if len(specs) != 1 or any(spec.rank != 1 for spec in specs.values()):
+        raise RefusedError(400, f"this signature takes {_listed(specs)}; give them as inputs")
+    (name,) = specs
+    if not isinstance(rows, list):
+        raise RefusedError(400, "instances must be a list")
+    column = []
+    for row in rows:
+        if isinstance(row, dict):
+            if set(row) != {name}:
+                raise RefusedError(400, f"each of instances must have {name}, and nothing else")
+            row = row[name]
+        column.append(row)
+    return {name: column}
+
+
+def _read_columns(inputs: Any, specs: dict[str, InputSpec]) -> Values:
+    if isinstance(inputs, dict):
+        return inputs
+    if len(specs) != 1:
+        raise RefusedError(400, f"inputs must be an object with {_listed(specs)}")
+    return dict.fromkeys(specs, inputs)
+
+
+def _check(name: str, value: Any, spec: InputSpec) -> None:
+    check: Callable[[str, Any], None] = _check_text if spec.dtype.name == "string" else _check_count
+    if spec.rank == 0:
+        check(name, value)
+        return
+    if not isinstance(value, list):
+        raise RefusedError(400, f"{name} must be a list")
+    if not 1 <= len(value) <= MAX_TEXTS:
+        raise RefusedError(400, f"{name} has {len(value)} entries; 1 to {MAX_TEXTS} are allowed")
+    for one in value:
+        check(name, one)
+
+
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise RefusedError(400, f"{name} must hold texts")
+    if "\0" in value:
+        raise RefusedError(400, f"{name} holds a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedError(
+            400, f"{name} holds half of a surrogate pair at character {error.start}"
+        ) from None
+
+
+def _check_count(name: str, value: Any) -> None:
+    if type(value) is not int or not 1 <= value <= MAX_K:
+        raise RefusedError(400, f"{name} must be a whole number from 1 to {MAX_K}")
+
+
+def _listed(specs: dict[str, InputSpec]) -> str:
+    return " and ".join(specs)

@@ -1,0 +1,118 @@
+"""What a request must look like."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import tensorflow as tf
+
+from components.serve.loaded import InputSpec
+from components.serve.requests import (
+    MAX_DEPTH,
+    MAX_K,
+    MAX_TEXTS,
+    Question,
+    RefusedError,
+    format_answer,
+    parse_question,
+)
+
+
+class Version:
+    """Signatures, as a loaded version has them."""
+
+    signatures = ("next_word", "score", "serving_default")
+
+    def inputs(self, signature: str) -> dict[str, InputSpec]:
+        texts = {"texts": InputSpec(tf.string, 1)}
+        return {**texts, "k": InputSpec(tf.int32, 0)} if signature == "next_word" else texts
+
+
+def parse(body: Any) -> Question:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return parse_question(data, Version())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("body", "question"),
+    [
+        ({"instances": ["a", "b"]}, Question("serving_default", {"texts": ["a", "b"]}, True, 2)),
+        (
+            {"signature_name": "score", "instances": [{"texts": "a"}]},
+            Question("score", {"texts": ["a"]}, True, 1),
+        ),
+        ({"inputs": {"texts": [""]}}, Question("serving_default", {"texts": [""]}, False, 1)),
+        ({"inputs": ["[{"] * 3}, Question("serving_default", {"texts": ["[{"] * 3}, False, 3)),
+        (
+            {"signature_name": "next_word", "inputs": {"texts": ["a"], "k": 3}},
+            Question("next_word", {"texts": ["a"], "k": 3}, False, 1),
+        ),
+    ],
+)
+def test_good_requests(body: dict[str, Any], question: Question) -> None:
+    assert parse(body) == question
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"", "the body is not JSON"),
+        (b"{", "the body is not JSON"),
+        (b'{"instances": ["a"]', "the body is not JSON"),
+        (b'{"instances": ["a\x00"]}', "the body is not JSON"),
+        (b'{"instances": ["a\\u0000"]}', "texts holds a NUL character"),
+        (b'{"instances": ["\\ud800"]}', "texts holds half of a surrogate pair at character 0"),
+        (b'{"instances": ["\xff"]}', "the body is not UTF-8 at byte 16"),
+        (b'{"instances": [NaN]}', "NaN is no JSON"),
+        (b"[" * 100_000, f"nested deeper than {MAX_DEPTH} brackets"),
+        (b'{"a":' * 9, "nested deeper"),
+        (b'{"instances": [' + b"9" * 5000 + b"]}", "a number has more than 20 digits"),
+        (["a"], "the body must be a JSON object"),
+        ("a", "the body must be a JSON object"),
+        ({"instances": ["a"], "x": 1}, "unknown key 'x'"),
+        ({}, "give either instances or inputs"),
+        ({"instances": ["a"], "inputs": ["a"]}, "give either instances or inputs"),
+        ({"signature_name": "guess", "instances": ["a"]}, "unknown signature_name; there are next"),
+        ({"signature_name": ["score"], "instances": ["a"]}, "unknown signature_name"),
+        ({"instances": "a"}, "instances must be a list"),
+        ({"instances": []}, "texts has 0 entries; 1 to"),
+        ({"instances": ["a"] * (MAX_TEXTS + 1)}, f"texts has {MAX_TEXTS + 1} entries"),
+        ({"instances": [1]}, "texts must hold texts"),
+        ({"instances": [None]}, "texts must hold texts"),
+        ({"instances": [["a"]]}, "texts must hold texts"),
+        ({"instances": [{"text": "a"}]}, "each of instances must have texts, and nothing else"),
+        ({"instances": [{"texts": "a", "k": 1}]}, "each of instances must have texts"),
+        ({"inputs": {"texts": "a"}}, "texts must be a list"),
+        ({"inputs": {"words": ["a"]}}, "serving_default takes texts"),
+        ({"signature_name": "next_word", "instances": ["a"]}, "takes texts and k; give them as in"),
+        ({"signature_name": "next_word", "inputs": ["a"]}, "an object with texts and k"),
+        (
+            {"signature_name": "next_word", "inputs": {"texts": ["a"]}},
+            "next_word takes texts and k",
+        ),
+        *(
+            (
+                {"signature_name": "next_word", "inputs": {"texts": ["a"], "k": k}},
+                f"k must be a whole number from 1 to {MAX_K}",
+            )
+            for k in (0, -1, MAX_K + 1, 10**19, 1.5, "3", True, None, [3])
+        ),
+    ],
+)
+def test_bad_requests(body: Any, message: str) -> None:
+    with pytest.raises(RefusedError) as raised:
+        parse(body)
+    assert raised.value.status == 400
+    assert message in str(raised.value)
+    assert len(str(raised.value)) < 300
+
+
+def test_answers_by_rows_and_by_columns() -> None:
+    outputs = {"words": [1, 2], "perplexity": [3.0, 4.0]}
+    rows = format_answer(Question("score", {}, True, 2), outputs)
+    assert rows == {
+        "predictions": [{"words": 1, "perplexity": 3.0}, {"words": 2, "perplexity": 4.0}]
+    }
+    assert format_answer(Question("score", {}, False, 2), outputs) == {"outputs": outputs}
