@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 from typing import Any
 
 from model.errors import InputError
@@ -46,8 +47,14 @@ def _serve(options: argparse.Namespace) -> None:
 
     if options.threads < 0:
         raise InputError(f"--threads is {options.threads}; it must be at least 0")
+    # Uvicorn lets requests end, then hands the signal on: to have ended well is no failure.
+    signal.signal(signal.SIGTERM, _end)
     find_model(options.model)  # so that a wrong name is told at once
     import_tensorflow()
     from components.serve.main import run
 
     run(model=options.model, host=options.host, port=options.port, threads=options.threads)
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(0)

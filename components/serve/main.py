@@ -17,6 +17,7 @@ from model.errors import InputError
 KEEP_ALIVE_SECONDS = 5
 MAX_HEADER_BYTES = 16 << 10
 GRACE_SECONDS = 10
+BACKLOG = 2048
 
 
 def run(*, model: str, host: str, port: int, threads: int = 0) -> None:
@@ -39,6 +40,7 @@ def run(*, model: str, host: str, port: int, threads: int = 0) -> None:
         metrics = Metrics()
         follower = Follower(model, metrics)
         app = make_app(follower, metrics, threads=threads or len(os.sched_getaffinity(0)))
+        listener.listen(BACKLOG)  # those who come before uvicorn has started wait
         shown = f"[{host}]" if ":" in host else host
         print(
             f"serving {follower.name}, version {follower.current.number}, at "
@@ -66,8 +68,12 @@ def _listen(host: str, port: int) -> socket.socket:
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
     except OSError as error:
         raise InputError(
             f"can't listen at {host} port {port} ({error.strerror}); choose another --port or --host"
