@@ -65,6 +65,7 @@ setup(
             "pytest-xdist>=3.8,<4",
             "ruff>=0.17,<0.18",
             "setuptools>=77",  # `make setup` builds with the locked one, not with the newest
+            "websocket-client>=1.8,<2",
         ],
     },
 )
