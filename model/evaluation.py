@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from typing import Any
 
@@ -150,6 +151,7 @@ def _describe_model(loaded: Loaded, dataset: Dataset) -> dict[str, Any]:
     return {
         "config": json.loads(to_json(loaded.config)),
         "dataset": {
+            "path": os.path.abspath(dataset.path),
             "digest": dataset.digest,
             "train_words": int(dataset.lengths("train").sum()),
             "vocab_size": len(dataset.vocab),

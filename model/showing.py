@@ -32,8 +32,15 @@ def _printable(char: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """Returns a text that Markdown shows as it is, in a table's cell too."""
-    return "".join(char if char.isalnum() or char in " ," else f"&#{ord(char)};" for char in text)
+    """Returns a text that Markdown shows as it is, in a table's cell too; no address is a link."""
+    return "".join(_literal(char, text[at + 1 : at + 2]) for at, char in enumerate(text))
+
+
+def _literal(char: str, follower: str) -> str:
+    is_plain = char.isalnum() or char in " ,;%()'\u00a0\u2212"
+    if is_plain or (char == "." and not follower.isalpha()):  # www.example.com would be a link
+        return char
+    return f"&#{ord(char)};"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:

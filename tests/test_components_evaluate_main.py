@@ -18,7 +18,7 @@ from model.config import Config, GateConfig, to_dict
 from model.errors import InputError
 from model.presets import tiny
 
-FILES = {"report.json", "report.html", "COMPLETED"}
+FILES = {"report.json", "report.html", "report.md", "COMPLETED"}
 
 
 def make_report(perplexity: float = 100.0) -> dict[str, Any]:

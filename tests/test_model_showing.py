@@ -33,6 +33,9 @@ def test_printable(word: str, shown: str) -> None:
 
 def test_markdown_shows_every_mark_as_it_is() -> None:
     assert markdown("a b, ä9") == "a b, ä9"
+    assert markdown("1.5 % (it's). a.b http://a.b") == (
+        "1.5 % (it's). a&#46;b http&#58;&#47;&#47;a&#46;b"
+    )
     assert markdown("<b>*|`&\\_") == (
         "&#60;b&#62;&#42;&#124;&#96;&#38;&#92;&#95;"
     )  # fmt: skip

@@ -18,6 +18,7 @@ def evaluate(
     config: str,
     report: dsl.Output[dsl.Artifact],
     page: dsl.Output[dsl.HTML],
+    summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
     champion: str = "",
     identity: str = "",
@@ -32,6 +33,7 @@ def evaluate(
         report: folder of report.json and report.html, or of LOCATION, which says where that
             folder is, and report.json.
         page: report.html, for the KFP page of this task.
+        summary: report.md, the same.
         metrics: perplexities on the test split of the model, of the baselines, and by what part
             the model's is above the champion's.
         champion: folder of the version that the model is compared with; empty for none.
@@ -67,6 +69,7 @@ def evaluate(
         )
         describe_output(report.path, folder, "report.json")
     shutil.copyfile(os.path.join(folder, "report.html"), page.path)
+    shutil.copyfile(os.path.join(folder, "report.md"), summary.path)
     paths = {
         "test_perplexity": "splits.test.perplexity",
         "unigram_perplexity": "baseline.unigram.perplexity",

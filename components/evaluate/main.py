@@ -1,6 +1,6 @@
 """The evaluate stage: score the checkpoint, decide on the gate, write the report.
 
-A report is a folder of `report.json`, `report.html` and, written last, `COMPLETED`.
+A report is a folder of `report.json`, `report.html`, `report.md` and, written last, `COMPLETED`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.evaluate.gate import decide
+from components.evaluate.markdown import render_markdown
 from components.evaluate.page import render_page
 from components.evaluate.reading import format_figure, look_up
 from model.config import Config, to_dict
@@ -22,10 +23,11 @@ from model.evaluation import evaluate_checkpoint
 
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
+MARKDOWN_FILE = "report.md"
 COMPLETED_FILE = "COMPLETED"
 MANY_UNKNOWN = 0.1
 """Share of unknown test words above which people are warned."""
-_OUR_FILES = {REPORT_FILE, PAGE_FILE, COMPLETED_FILE}
+_OUR_FILES = {REPORT_FILE, PAGE_FILE, MARKDOWN_FILE, COMPLETED_FILE}
 
 
 def run(
@@ -69,7 +71,7 @@ def judge(measured: Mapping[str, Any], config: Config) -> dict[str, Any]:
 
 
 def publish(report: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """Writes `report.json` and `report.html` into `folder`, all of it or nothing.
+    """Writes `report.json` and its two readable forms into `folder`, all of it or nothing.
 
     Args:
       report: a report with its verdict.
@@ -86,6 +88,7 @@ def publish(report: Mapping[str, Any], folder: str) -> dict[str, Any]:
     texts = {
         REPORT_FILE: json.dumps(cleaned, indent=2, allow_nan=False) + "\n",
         PAGE_FILE: render_page(cleaned),
+        MARKDOWN_FILE: render_markdown(cleaned),
         COMPLETED_FILE: "",
     }
     target = os.path.realpath(folder)

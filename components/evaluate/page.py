@@ -7,12 +7,11 @@ forbids scripts and requests. A figure that is missing or not finite is shown as
 
 from __future__ import annotations
 
-import functools
 import html
 import io
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.style
@@ -21,18 +20,19 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from components.evaluate.beside import card_address, read_beside, read_number
+from components.evaluate.facts import (
+    SLICES,
+    format_count,
+    format_or_missing,
+    format_percent,
+    list_facts,
+    list_slices,
+)
 from components.evaluate.gate import PASSED, REJECTED
 from components.evaluate.reading import format_figure, look_up
 from components.templates import LINE_END, NOT_AVAILABLE, load_template, visible
 from model.vocab import EOS_ID, SPECIAL_WORDS
-
-SLICES = {
-    "unknown": "unknown word",
-    "1-5": "1 to 5 times",
-    "6-100": "6 to 100 times",
-    ">100": "over 100 times",
-}
-"""The report's slices of the test words by training frequency, and their names for people."""
 
 SHOWN_DOCUMENTS = 5
 """That many of the worst and of the best documents are shown."""
@@ -66,39 +66,31 @@ def render_page(report: Mapping[str, Any]) -> str:
     """
     passed = look_up(report, "verdict.status") == PASSED
     train, valid = _points(report, "curves.train"), _points(report, "curves.valid")
-    slices = _slice_rows(report)
+    slices = list_slices(report)
     documents = _document_rows(report)
+    beside = read_beside(report, SLICES)
     return load_template(__file__, "report.html.j2").render(
         missing=NOT_AVAILABLE,
         passed=passed,
         status=PASSED if passed else REJECTED,
         reasons=[visible(reason) for reason in _items(report, "verdict.reasons")],
-        perplexity=_format(_number(report, "splits.test.perplexity"), format_figure),
-        facts=_facts(report),
+        perplexity=format_or_missing(read_number(report, "splits.test.perplexity"), format_figure),
+        facts=list_facts(report),
         curves=draw_curves(train, valid),
         curves_note=_curves_note(valid),
         slices=slices,
         bars=draw_bars([(row["name"], row["model"], row["unigram"]) for row in slices]),
         samples=_sample_rows(report),
+        beside=beside,
+        card=card_address(report),
         worst=documents[:SHOWN_DOCUMENTS],
         best=documents[SHOWN_DOCUMENTS:][-SHOWN_DOCUMENTS:],
         documents=len(documents),
         origins=_origins(report),
         config=_config_rows(report),
-        figure=lambda value: _format(value, format_figure),
-        count=lambda value: _format(value, _format_count),
+        figure=lambda value: format_or_missing(value, format_figure),
+        count=lambda value: format_or_missing(value, format_count),
     )
-
-
-def _number(values: object, path: str) -> float | None:
-    """Returns the finite number at a dotted path, or None."""
-    value = look_up(values, path)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 def _items(values: object, path: str) -> Sequence[Any]:
@@ -106,68 +98,11 @@ def _items(values: object, path: str) -> Sequence[Any]:
     return value if isinstance(value, list | tuple) else []
 
 
-def _format(value: float | None, how: Callable[[float], str]) -> str:
-    return NOT_AVAILABLE if value is None else how(value)
-
-
-def _format_count(value: float) -> str:
-    return f"{value:,.0f}"
-
-
-def _format_percent(value: float) -> str:
-    return f"{value:.1%}".replace("%", "\u00a0%")
-
-
-def _format_seconds(value: float) -> str:
-    minutes, seconds = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [(hours, "h"), (minutes, "min"), (seconds, "s")]
-    while len(parts) > 1 and not parts[0][0]:
-        parts.pop(0)
-    return "\u00a0".join(f"{count:,}\u00a0{unit}" for count, unit in parts[:2])
-
-
-def _ratio(one: float | None, other: float | None) -> float | None:
-    return one / other if one is not None and other else None
-
-
-def _remark(text: str, value: float | None, how: Callable[[float], str]) -> str:
-    return "" if value is None else text.format(how(value))
-
-
-def _facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Returns label, value and remark of the key figures."""
-    number = functools.partial(_number, report)
-    test, words = number("splits.test.perplexity"), number("splits.test.words")
-    unigram, valid = number("baseline.unigram.perplexity"), number("splits.valid.perplexity")
-    bigram = number("baseline.bigram.perplexity")
-    unknown = _ratio(number("splits.test.unknown_words"), words)
-    bits = _format(number("splits.test.bits_per_character"), lambda value: f"{value:.3f}")
-    share = _remark("the model has {} of it", _ratio(test, unigram), _format_percent)
-    valid_words = _remark("on {} words", number("splits.valid.words"), _format_count)
-    vocabulary = _remark("vocabulary of {}", number("dataset.vocab_size"), _format_count)
-    evaluation = _remark("evaluation: {}", number("seconds.evaluation"), _format_seconds)
-    training = _format(number("seconds.training"), _format_seconds)
-    return [
-        ("Test perplexity", _format(test, format_figure), "lower is better"),
-        ("Unigram perplexity", _format(unigram, format_figure), share),
-        ("Bigram perplexity", _format(bigram, format_figure), "of counted pairs of words"),
-        ("Bits per character", bits, "unknown words by their spelling"),
-        ("Validation perplexity", _format(valid, format_figure), valid_words),
-        ("Test words", _format(words, _format_count), "scored by the full softmax"),
-        ("Unknown words", _format(unknown, _format_percent), vocabulary),
-        ("Parameters", _format(number("parameters"), _format_count), "numbers learnt"),
-        ("Training steps", _format(number("checkpoint.step"), _format_count), "of this checkpoint"),
-        ("Workers", _format(number("curves.workers"), _format_count), "processes that trained"),
-        ("Training time", training, evaluation),
-    ]
-
-
 def _points(report: Mapping[str, Any], path: str) -> Points:
     """Returns step and perplexity of a curve, thinned; without what a log axis can't show."""
     points = []
     for item in _items(report, path):
-        step, perplexity = _number(item, "step"), _number(item, "perplexity")
+        step, perplexity = read_number(item, "step"), read_number(item, "perplexity")
         if step is not None and perplexity is not None and perplexity > 0:
             points.append((step, perplexity))
     stride = math.ceil(len(points) / SHOWN_POINTS) or 1
@@ -180,27 +115,9 @@ def _curves_note(valid: Points) -> str:
     step, best = min(valid, key=lambda point: point[1])
     return (
         f"Validation perplexity is {format_figure(valid[-1][1])} at step "
-        f"{_format_count(valid[-1][0])}; the lowest is {format_figure(best)} at step "
-        f"{_format_count(step)}."
+        f"{format_count(valid[-1][0])}; the lowest is {format_figure(best)} at step "
+        f"{format_count(step)}."
     )
-
-
-def _slice_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    total = _number(report, "splits.test.words")
-    rows = []
-    for key, name in SLICES.items():
-        part = look_up(report, f"splits.test.slices.{key}")
-        words = _number(part, "words")
-        rows.append(
-            {
-                "name": name,
-                "words": words,
-                "share": _format(_ratio(words, total), _format_percent),
-                "model": _number(part, "perplexity"),
-                "unigram": _number(part, "unigram_perplexity"),
-            }
-        )
-    return rows
 
 
 def _spoken(text: object) -> str:
@@ -216,7 +133,7 @@ def _sample_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
         guesses = [
             {
                 "word": word,
-                "probability": _format(_number(guess, "probability"), _format_percent),
+                "probability": format_or_missing(read_number(guess, "probability"), format_percent),
                 "hit": word == truth,
             }
             for guess in _items(sample, "next")
@@ -231,7 +148,7 @@ def _document_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the test documents that have a perplexity, the worst first."""
     rows = []
     for document in _items(report, "splits.test.documents"):
-        words, total = _number(document, "words"), _number(document, "log_likelihood")
+        words, total = read_number(document, "words"), read_number(document, "log_likelihood")
         if words is None or total is None or words < 1 or not 0 <= -total / words < 700:
             continue
         source = visible(look_up(document, "source", missing=NOT_AVAILABLE))
@@ -247,7 +164,7 @@ def _origins(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         "dataset.digest": "Records digest",
     }
     rows = [(name, look_up(report, path)) for path, name in names.items()]
-    words = _format(_number(report, "dataset.train_words"), _format_count)
+    words = format_or_missing(read_number(report, "dataset.train_words"), format_count)
     return [
         *((name, visible(NOT_AVAILABLE if value is None else value)) for name, value in rows),
         ("Training words", words),
@@ -323,7 +240,11 @@ def draw_bars(rows: Sequence[tuple[str, float | None, float | None]]) -> Markup 
             axes.barh(places, lengths, height=0.34, left=1.0, color=colour, label=name)
             for place, end, value in zip(places, ends, bars, strict=True):
                 axes.text(
-                    end, place, "\u00a0" + _format(value, _format_count), va="center", fontsize=8
+                    end,
+                    place,
+                    "\u00a0" + format_or_missing(value, format_count),
+                    va="center",
+                    fontsize=8,
                 )
         axes.set_xlabel("perplexity")
         axes.set_xscale("log")

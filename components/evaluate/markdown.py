@@ -1,0 +1,58 @@
+"""The report in Markdown: the verdict, why, and the figures. Texts of the corpus are escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from components.evaluate.beside import Row, card_address, read_beside
+from components.evaluate.facts import SLICES, list_facts, slice_rows
+from components.evaluate.gate import PASSED, REJECTED
+from components.evaluate.reading import look_up
+from components.templates import visible
+from model.showing import markdown, table
+
+
+def render_markdown(report: Mapping[str, Any]) -> str:
+    """Returns a report as Markdown.
+
+    Args:
+      report: as `render_page` takes it; what is not clearly PASSED is shown as REJECTED.
+    """
+    passed = look_up(report, "verdict.status") == PASSED
+    reasons = look_up(report, "verdict.reasons")
+    listed = reasons if isinstance(reasons, list | tuple) else []
+    parts = [
+        f"# {PASSED if passed else REJECTED}",
+        "\n".join(f"- {markdown(visible(reason))}" for reason in listed),
+        "## Figures",
+        table(["", "", ""], [list(fact) for fact in list_facts(report)]),
+        "## Slices of the test words",
+        table(["in training", "words", "share", "model", "unigram"], slice_rows(report)),
+        *_beside(report),
+    ]
+    card = card_address(report)
+    if card:
+        parts += ["## Data", f"Data card: {markdown(card[0])}"]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _beside(report: Mapping[str, Any]) -> list[str]:
+    beside = read_beside(report, SLICES)
+    if beside is None:
+        return []
+    parts = ["## Beside the champion", markdown(beside.summary)]
+    for title, last, rows in (
+        ("slice", "perplexity", {"": beside.slices}),
+        ("document", "perplexity", beside.documents),
+        ("word", "bits in all", beside.words),
+    ):
+        for way, found in rows.items():
+            if found:
+                name = f"{title}, {way}" if way else title
+                parts.append(_table(name, last, found))
+    return parts
+
+
+def _table(name: str, last: str, rows: list[Row]) -> str:
+    return table([name, "count", last], [list(row) for row in rows])
