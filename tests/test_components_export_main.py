@@ -10,7 +10,7 @@ import pytest
 
 from components.export import main
 from components.export.card import model_card
-from components.export.main import run
+from components.export.main import _how_to_promote, run
 from components.export.manifest import verify, write_manifest
 from components.export.promoting import promote
 from components.export.registry import read_pointer
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 FILES = {
     *("saved_model.pb", "variables", "assets", "fingerprint.pb", "checkpoint", "vocab.txt"),
-    *("report.json", "report.html", "config.json", "model_card.md", "requests.json"),
+    *("report.json", "report.html", "report.md", "config.json", "model_card.md", "requests.json"),
     "MANIFEST.json",
 }
 
@@ -138,7 +138,7 @@ def test_a_bad_name_is_refused_at_once(case: Case) -> None:
 def test_a_failed_export_leaves_nothing(
     case: Case, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    def fail(*unused: Any) -> None:
+    def fail(*unused: Any, **also_unused: Any) -> None:
         raise CharloomError("too slow")
 
     with monkeypatch.context() as patch:
@@ -184,6 +184,17 @@ def test_a_checkpoint_is_published_once(
     assert again == tiny_version
     assert capsys.readouterr().out == f"{tiny_version} is published already\n"
     assert sorted(os.listdir(registry / "tiny")) == [".lock", "1", "champion.json"]
+
+
+def test_a_version_that_was_rolled_back_is_not_made_champion_again(tmp_path: Path) -> None:
+    for number in (1, 2):
+        (tmp_path / "lm" / str(number)).mkdir(parents=True)
+    (tmp_path / "lm" / "champion.json").write_text('{"version": 1, "history": []}')
+    assert _how_to_promote(str(tmp_path / "lm" / "1")) == ""
+    assert _how_to_promote(str(tmp_path / "lm" / "2")) == (
+        f", and the champion is version 1; charloom registry promote {tmp_path}/lm 2 makes it the "
+        "champion"
+    )
 
 
 @pytest.fixture

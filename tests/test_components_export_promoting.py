@@ -285,3 +285,9 @@ def test_eight_publishers_at_once_one_killed(tmp_path: Path, point: str) -> None
     assert len(left) == (point == "filling")
     assert publish_new(tmp_path) == published + 1  # and it goes on
     assert promote(root, "m", published + 1) == pointer.version
+
+
+def test_a_version_that_was_collected_meanwhile_is_not_promoted(root: str) -> None:
+    assert not promote_if(root, "m", 9, champion=2)
+    assert read_pointer(root, "m") == (2, (1,))
+    assert promote_if(root, "m", 5, champion=2)

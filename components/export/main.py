@@ -75,7 +75,7 @@ def run(
     digest = content["checkpoint"]["digest"]
     published = find_published(registry, name, digest, run=content.get("run"))
     if published:
-        print(f"{published} is published already", flush=True)
+        print(f"{published} is published already{_how_to_promote(published)}", flush=True)
         return published
     staged = staging_folder(registry, name)
     try:
@@ -126,6 +126,18 @@ def find_published(registry: str, name: str, digest: str, *, run: object = None)
         if _digest_of(folder) == digest or (run and _digest_of(folder, "run") == run):
             return folder
     return None
+
+
+def _how_to_promote(version: str) -> str:
+    """Returns what to say of a version that is not the champion: it was rolled back, or never was."""
+    model, number = os.path.split(version)
+    champion = read_champion(*os.path.split(model))
+    if champion == int(number):
+        return ""
+    return (
+        f", and the champion is version {champion}; charloom registry promote "
+        f"{shlex.quote(model)} {number} makes it the champion"
+    )
 
 
 def _digest_of(folder: str, name: str = "checkpoint") -> str | None:

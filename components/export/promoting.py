@@ -56,8 +56,8 @@ def promote_if(registry: str, name: str, version: int, *, champion: int | None) 
     """
     with locked(registry, name):
         before = read_pointer(registry, name)
-        if before.version != champion:
-            return False
+        if before.version != champion or version not in versions(registry, name):
+            return False  # somebody else promoted, or collected, meanwhile
         write_pointer(registry, name, _moved(before, version))
         return True
 
