@@ -224,7 +224,7 @@ def test_the_model_is_judged_and_published(
     pods: Pods, found: dict[str, Any], prepared: Path, trained: Path, tmp_path: Path
 ) -> None:
     parameters = {"config": found["judged"], "shared": str(pods.mount)}
-    reads, writes = "records workdir", "report page metrics"
+    reads, writes = "records workdir", "report page summary metrics"
     verdicts = []
     for _ in range(2):  # a retried task makes its report anew
         output, _ = pods.run("evaluate", parameters, reads=reads, writes=writes)
@@ -232,7 +232,8 @@ def test_the_model_is_judged_and_published(
     assert verdicts == ["PASSED", "PASSED"]
     report = pods.mount / "runs" / RUN / "report"
     assert (pods.artifact("report") / "LOCATION").read_text() == f"{report}\n"
-    assert pods.artifact("page").read_bytes() == (report / "report.html").read_bytes()
+    for name, file in (("page", "report.html"), ("summary", "report.md")):
+        assert pods.artifact(name).read_bytes() == (report / file).read_bytes()
     content = json.loads((report / "report.json").read_text())
     assert content["gate"]["max_perplexity"] == 1e6  # the run's own limit
     assert content["config"]["gate"]["max_perplexity"] == 900
