@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from components.serve.loaded import InputSpec
 from components.serve.requests import (
+    MAX_CHARACTERS,
+    MAX_CHARACTERS_OF_VECTORS,
     MAX_DEPTH,
     MAX_K,
     MAX_TEXTS,
@@ -23,11 +25,14 @@ from components.serve.requests import (
 class Version:
     """Signatures, as a loaded version has them."""
 
-    signatures = ("next_word", "score", "serving_default")
+    signatures = ("embed", "next_word", "score", "serving_default")
 
     def inputs(self, signature: str) -> dict[str, InputSpec]:
         texts = {"texts": InputSpec(tf.string, 1)}
         return {**texts, "k": InputSpec(tf.int32, 0)} if signature == "next_word" else texts
+
+    def outputs(self, signature: str) -> dict[str, InputSpec]:
+        return {"found": InputSpec(tf.float32, 4 if signature == "embed" else 2)}
 
 
 def parse(body: Any) -> Question:
@@ -74,11 +79,19 @@ def test_good_requests(body: dict[str, Any], question: Question) -> None:
         ({"instances": ["a"], "x": 1}, "unknown key 'x'"),
         ({}, "give either instances or inputs"),
         ({"instances": ["a"], "inputs": ["a"]}, "give either instances or inputs"),
-        ({"signature_name": "guess", "instances": ["a"]}, "unknown signature_name; there are next"),
+        (
+            {"signature_name": "guess", "instances": ["a"]},
+            "unknown signature_name; there are embed, n",
+        ),
         ({"signature_name": ["score"], "instances": ["a"]}, "unknown signature_name"),
         ({"instances": "a"}, "instances must be a list"),
         ({"instances": []}, "texts has 0 entries; 1 to"),
         ({"instances": ["a"] * (MAX_TEXTS + 1)}, f"texts has {MAX_TEXTS + 1} entries"),
+        ({"instances": ["a", "b" * (MAX_CHARACTERS // 2 + 1)]}, "2 texts of up to 65,537 charac"),
+        (
+            {"signature_name": "embed", "instances": ["b" * (MAX_CHARACTERS_OF_VECTORS + 1)]},
+            "1 texts of up to 16,385 characters are too much for one request; their product may be",
+        ),
         ({"instances": [1]}, "texts must hold texts"),
         ({"instances": [None]}, "texts must hold texts"),
         ({"instances": [["a"]]}, "texts must hold texts"),
@@ -107,6 +120,13 @@ def test_bad_requests(body: Any, message: str) -> None:
     assert raised.value.status == 400
     assert message in str(raised.value)
     assert len(str(raised.value)) < 300
+
+
+def test_the_largest_requests() -> None:
+    assert parse({"instances": ["b" * (MAX_CHARACTERS // 2)] * 2}).size == 2
+    assert parse({"instances": ["b" * 128] * MAX_TEXTS}).size == MAX_TEXTS
+    largest = {"signature_name": "embed", "instances": ["b" * MAX_CHARACTERS_OF_VECTORS]}
+    assert parse(largest).size == 1
 
 
 def test_answers_by_rows_and_by_columns() -> None:

@@ -101,14 +101,14 @@ class _Server:
 
     async def model(self, request: Request) -> Response:
         """Answers what is asked about the model, or asked of it."""
-        kind = "other"
+        kind, rest = "other", request.path_params["rest"]
         try:
-            verb, version = self._find(request.path_params["rest"])
+            verb, version = self._find(rest)
             kind = verb.lstrip(":/") or "status"
             if (verb == ":predict") != (request.method == "POST"):
                 raise RefusedError(405, "ask :predict by POST, all else by GET")
             if verb == ":predict":
-                response = await self._predict(request, version)
+                response = await self._predict(request, rest)
             elif verb == "/metadata":
                 response = self._json(_describe(self._follower.name, version), version)
             else:
@@ -144,23 +144,24 @@ class _Server:
             )
         return found["verb"] or "", version
 
-    async def _predict(self, request: Request, version: LoadedVersion) -> Response:
-        question = parse_question(await _read_body(request), version)
+    async def _predict(self, request: Request, rest: str) -> Response:
+        body = await _read_body(request)
         if self._waiting >= MAX_WAITING:
             raise RefusedError(503, "too many requests are waiting; try again in a second")
+        _, version = self._find(rest)  # that of now: the body may have taken its time
         self._waiting += 1
         self._metrics.waiting.inc()
         started = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
-            body = await loop.run_in_executor(self._pool, _answer, version, question)
+            question, answer = await loop.run_in_executor(self._pool, _answer, version, body)
         finally:
             self._waiting -= 1
             self._metrics.waiting.dec()
         self._metrics.seconds.labels(question.signature).observe(time.monotonic() - started)
         self._metrics.texts.labels(question.signature).inc(question.size)
         return Response(
-            body,
+            answer,
             media_type="application/json",
             headers={**_HEADERS, "x-model-version": str(version.number)},
         )
@@ -209,9 +210,11 @@ async def _read_body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _answer(version: LoadedVersion, question: Question) -> bytes:
+def _answer(version: LoadedVersion, body: bytes) -> tuple[Question, bytes]:
+    """Reads a request and answers it; in a thread, as both may take a while."""
+    question = parse_question(body, version)
     answer = format_answer(question, version.ask(question.signature, question.inputs))
-    return json.dumps(answer, ensure_ascii=False).encode()
+    return question, json.dumps(answer, ensure_ascii=False).encode()
 
 
 def _status(version: LoadedVersion) -> dict[str, Any]:

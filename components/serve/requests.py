@@ -15,6 +15,10 @@ from components.serve.loaded import InputSpec, LoadedVersion, Values
 DEFAULT_SIGNATURE = "serving_default"
 MAX_TEXTS = 1024
 """Texts of a request."""
+MAX_CHARACTERS = 1 << 17
+"""Number of texts times characters of the longest: answers are padded to the longest."""
+MAX_CHARACTERS_OF_VECTORS = 1 << 14
+"""The same where a vector is answered for each word."""
 MAX_K = 1000
 MAX_DEPTH = 8
 """Brackets inside each other; a request needs three."""
@@ -71,7 +75,12 @@ def parse_question(body: bytes, version: LoadedVersion) -> Question:
         raise RefusedError(400, f"{signature} takes {_listed(specs)}")
     for name, value in inputs.items():
         _check(name, value, specs[name])
-    size = max((len(value) for value in inputs.values() if isinstance(value, list)), default=0)
+    with_vectors = any(spec.rank > 2 for spec in version.outputs(signature).values())
+    most = MAX_CHARACTERS_OF_VECTORS if with_vectors else MAX_CHARACTERS
+    lists = [value for value in inputs.values() if isinstance(value, list)]
+    for value in lists:
+        _check_size(value, most)
+    size = max((len(value) for value in lists), default=0)
     return Question(signature, inputs, "instances" in content, size)
 
 
@@ -166,6 +175,16 @@ def _check(name: str, value: Any, spec: InputSpec) -> None:
         raise RefusedError(400, f"{name} has {len(value)} entries; 1 to {MAX_TEXTS} are allowed")
     for one in value:
         check(name, one)
+
+
+def _check_size(texts: list[str], most: int) -> None:
+    longest = max(len(text) for text in texts)
+    if len(texts) * longest > most:
+        raise RefusedError(
+            400,
+            f"{len(texts)} texts of up to {longest:,} characters are too much for one request; "
+            f"their product may be {most:,}",
+        )
 
 
 def _check_text(name: str, value: Any) -> None:
