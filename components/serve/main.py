@@ -32,11 +32,11 @@ def run(*, model: str, host: str, port: int, threads: int = 0) -> None:
     Raises:
       InputError: there is no such model, or the port is taken.
     """
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
-    )
     listener = _listen(host, port)
     with listener:
+        logging.basicConfig(
+            stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
+        )
         metrics = Metrics()
         follower = Follower(model, metrics)
         app = make_app(follower, metrics, threads=threads or len(os.sched_getaffinity(0)))
