@@ -140,7 +140,7 @@ def test_a_training_begins_with_the_published_weights(
 def extended(corpus: Path, tiny_version: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Records whose vocabulary has words that the version does not know."""
     folder = tmp_path_factory.mktemp("extended")
-    (folder / "new.txt").write_text("The lighthousekeepers rowed to the snowfields.\n" * 20)
+    (folder / "new.txt").write_text("The lighthousekeepers rowed to the snowfields.\n" * 400)
     records = str(folder / "records")
     run_prepare(
         inputs=[str(corpus), str(folder / "new.txt")],
