@@ -12,7 +12,6 @@ from components.evaluate.beside import Row, card_address, read_beside
 from components.evaluate.markdown import render_markdown
 from components.evaluate.page import render_page
 
-SLICES = {"1-5": "1 to 5 times"}
 COMPARISON: dict[str, Any] = {
     "unit": "file",
     "units": 58,
@@ -48,7 +47,7 @@ def report(**champion: Any) -> dict[str, Any]:
 
 
 def test_figures_become_texts() -> None:
-    beside = read_beside(report(), SLICES)
+    beside = read_beside(report())
     assert beside is not None
     assert beside.champion == "version 3"
     assert beside.summary == (
@@ -70,13 +69,13 @@ def test_figures_become_texts() -> None:
 
 
 def test_other_vocabularies_are_told() -> None:
-    beside = read_beside(report(same_vocabulary=False), SLICES)
+    beside = read_beside(report(same_vocabulary=False))
     assert beside is not None
     assert "over 58 files; as their vocabularies differ, unknown words pay" in beside.summary
 
 
 def test_no_champion_no_part() -> None:
-    assert read_beside(REPORT, SLICES) is None
+    assert read_beside(REPORT) is None
     assert "Beside the champion" not in render_page(REPORT)
     assert "Beside the champion" not in render_markdown(REPORT)
 
@@ -94,7 +93,7 @@ def test_what_could_not_be_compared(
 ) -> None:
     made = report(**champion)
     made["verdict"]["comparison"] = comparison
-    beside = read_beside(made, SLICES)
+    beside = read_beside(made)
     assert beside is not None
     assert beside.summary.endswith(summary)
     assert summary in render_page(made).replace("&#39;", "'")
@@ -104,7 +103,7 @@ def test_what_could_not_be_compared(
 def test_figures_that_are_none_break_nothing(bad: object) -> None:
     made = report(version=bad, words=bad)
     made["verdict"]["comparison"] = dict.fromkeys(COMPARISON, bad)
-    assert read_beside(made, SLICES) is not None
+    assert read_beside(made) is not None
     render_page(made)
     render_markdown(made)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from components.evaluate import gate, page
+from components.evaluate import facts, gate
 from components.evaluate.main import check_folder, judge, publish, run, summarise
 from model import evaluation
 from model import report as model_report
@@ -53,7 +53,7 @@ def read_all(folder: Path) -> dict[str, bytes]:
 
 def test_gate_and_page_know_the_form_of_the_report() -> None:
     assert gate.REPORT_FORMAT == evaluation.REPORT_VERSION
-    assert tuple(page.SLICES) == model_report.SLICES
+    assert tuple(facts.SLICES) == model_report.SLICES
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from components.evaluate.comparison import BETTER, NOT_WORSE, UNCLEAR, WORSE
-from components.evaluate.reading import look_up
+from components.evaluate.facts import SLICES, format_count, format_or_missing
+from components.evaluate.reading import find_items, find_number, look_up
 from components.templates import NOT_AVAILABLE, visible
 
 SHOWN_ROWS = 5
 """Documents and words each way."""
+_WAYS = ("better", "worse")
 MINUS = "\u2212"
 RELATIONS = {
     BETTER: "surely better",
@@ -44,66 +46,64 @@ class Beside(NamedTuple):
     words: dict[str, list[Row]]
 
 
-def read_number(values: object, path: str) -> float | None:
-    """Returns the finite number at a dotted path, or None."""
-    value = look_up(values, path)
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return None
-    try:
-        return value if math.isfinite(value) else None
-    except OverflowError:
-        return None
-
-
-def read_beside(report: Mapping[str, Any], slice_names: Mapping[str, str]) -> Beside | None:
+def read_beside(report: Mapping[str, Any]) -> Beside | None:
     """Returns what a report says of the champion; None if it was compared with none.
 
     Args:
       report: a report; what it lacks is left out.
-      slice_names: of slices, for people.
     """
     champion = look_up(report, "champion")
     if not isinstance(champion, Mapping):
         return None
-    version = read_number(champion, "version")
-    path = visible(look_up(champion, "path") or NOT_AVAILABLE)
-    named = f"version {version:.0f}" if version is not None else path
+    version = find_number(champion, "version")
+    named = f"version {version:.0f}" if version is not None else _name(champion, "path")
     compared = look_up(report, "verdict.comparison")
     return Beside(
         champion=named,
         summary=_summary(champion, compared, named),
         slices=[
-            Row(
-                slice_names.get(name, name),
-                _count(read_number(row, "words")),
-                _percent(read_number(row, "change")),
-            )
-            for row in _items(compared, "slices")
-            for name in [visible(look_up(row, "name") or NOT_AVAILABLE)]
+            row._replace(name=SLICES.get(row.name, row.name))
+            for row in _rows(compared, "slices", ("name", "words", "change"), _percent)
         ],
         documents={
-            way: [
-                Row(
-                    visible(look_up(row, "source") or NOT_AVAILABLE),
-                    _count(read_number(row, "words")),
-                    _perplexity(read_number(row, "difference")),
-                )
-                for row in _items(compared, f"documents.{way}")[:SHOWN_ROWS]
-            ]
-            for way in ("better", "worse")
+            way: _rows(
+                compared, f"documents.{way}", ("source", "words", "difference"), _perplexity
+            )[:SHOWN_ROWS]
+            for way in _WAYS
         },
         words={
-            way: [
-                Row(
-                    visible(look_up(row, "word") or NOT_AVAILABLE),
-                    _count(read_number(row, "count")),
-                    _bits(read_number(row, "difference")),
-                )
-                for row in _items(champion, f"words.{way}")[:SHOWN_ROWS]
+            way: _rows(champion, f"words.{way}", ("word", "count", "difference"), _bits)[
+                :SHOWN_ROWS
             ]
-            for way in ("better", "worse")
+            for way in _WAYS
         },
     )
+
+
+def _rows(
+    values: object, path: str, names: tuple[str, str, str], how: Callable[[float | None], str]
+) -> list[Row]:
+    """Returns the entries of a list as texts.
+
+    Args:
+      values: what holds the list, at `path`.
+      path: dotted.
+      names: of an entry's name, count and change.
+      how: writes the change.
+    """
+    name, count, change = names
+    return [
+        Row(
+            _name(row, name),
+            format_or_missing(find_number(row, count), format_count),
+            how(find_number(row, change)),
+        )
+        for row in find_items(values, path)
+    ]
+
+
+def _name(values: object, path: str) -> str:
+    return visible(look_up(values, path) or NOT_AVAILABLE)
 
 
 def _summary(champion: Mapping[str, Any], compared: object, named: str) -> str:
@@ -113,9 +113,9 @@ def _summary(champion: Mapping[str, Any], compared: object, named: str) -> str:
     if not isinstance(compared, Mapping):
         return f"It could not be compared with the champion, {named}; the reasons are above."
     change, low, high = (
-        _percent(read_number(compared, f"perplexity_change{end}")) for end in ("", "_low", "_high")
+        _percent(find_number(compared, f"perplexity_change{end}")) for end in ("", "_low", "_high")
     )
-    level, units = read_number(compared, "confidence"), read_number(compared, "units")
+    level, units = find_number(compared, "confidence"), find_number(compared, "units")
     unit = UNITS.get(str(compared.get("unit")), "units")
     relation = RELATIONS.get(str(compared.get("relation")), NOT_AVAILABLE)
     share = NOT_AVAILABLE if level is None else f"{100 * level:g}\u00a0%"
@@ -123,7 +123,7 @@ def _summary(champion: Mapping[str, Any], compared: object, named: str) -> str:
     paid = "" if same is True else "; as their vocabularies differ, unknown words pay for spelling"
     return (
         f"Perplexity {change} beside the champion, {named} ({share} interval {low} to {high}, over "
-        f"{_count(units)} {unit}{paid}): {relation}."
+        f"{format_or_missing(units, format_count)} {unit}{paid}): {relation}."
     )
 
 
@@ -137,15 +137,6 @@ def card_address(report: Mapping[str, Any]) -> tuple[str, str] | None:
         return visible(card), PurePosixPath(card).as_uri()
     except ValueError:  # half of a surrogate pair
         return None
-
-
-def _items(values: object, path: str) -> Sequence[Any]:
-    value = look_up(values, path)
-    return value if isinstance(value, list | tuple) else []
-
-
-def _count(value: float | None) -> str:
-    return NOT_AVAILABLE if value is None else f"{value:,.0f}"
 
 
 def _signed(value: float, text: str) -> str:

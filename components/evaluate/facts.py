@@ -6,8 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from components.evaluate.beside import read_number
-from components.evaluate.reading import format_figure, look_up
+from components.evaluate.reading import find_number, format_figure, look_up
 from components.templates import NOT_AVAILABLE
 
 SLICES = {
@@ -54,7 +53,7 @@ def _remark(text: str, value: float | None, how: Callable[[float], str]) -> str:
 
 def list_facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Returns label, value and remark of the key figures."""
-    number = functools.partial(read_number, report)
+    number = functools.partial(find_number, report)
     test, words = number("splits.test.perplexity"), number("splits.test.words")
     unigram, valid = number("baseline.unigram.perplexity"), number("splits.valid.perplexity")
     bigram = number("baseline.bigram.perplexity")
@@ -94,18 +93,18 @@ def list_facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def list_slices(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns name, words, share, and the perplexities of model and unigrams, of each slice."""
-    total = read_number(report, "splits.test.words")
+    total = find_number(report, "splits.test.words")
     rows = []
     for key, name in SLICES.items():
         part = look_up(report, f"splits.test.slices.{key}")
-        words = read_number(part, "words")
+        words = find_number(part, "words")
         rows.append(
             {
                 "name": name,
                 "words": words,
                 "share": format_or_missing(ratio(words, total), format_percent),
-                "model": read_number(part, "perplexity"),
-                "unigram": read_number(part, "unigram_perplexity"),
+                "model": find_number(part, "perplexity"),
+                "unigram": find_number(part, "unigram_perplexity"),
             }
         )
     return rows

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.evaluate.beside import Row, card_address, read_beside
-from components.evaluate.facts import SLICES, list_facts, slice_rows
+from components.evaluate.facts import list_facts, slice_rows
 from components.evaluate.gate import PASSED, REJECTED
-from components.evaluate.reading import look_up
+from components.evaluate.reading import find_items, look_up
 from components.templates import visible
 from model.showing import markdown, table
 
@@ -20,11 +20,11 @@ def render_markdown(report: Mapping[str, Any]) -> str:
       report: as `render_page` takes it; what is not clearly PASSED is shown as REJECTED.
     """
     passed = look_up(report, "verdict.status") == PASSED
-    reasons = look_up(report, "verdict.reasons")
-    listed = reasons if isinstance(reasons, list | tuple) else []
     parts = [
         f"# {PASSED if passed else REJECTED}",
-        "\n".join(f"- {markdown(visible(reason))}" for reason in listed),
+        "\n".join(
+            f"- {markdown(visible(reason))}" for reason in find_items(report, "verdict.reasons")
+        ),
         "## Figures",
         table(["", "", ""], [list(fact) for fact in list_facts(report)]),
         "## Slices of the test words",
@@ -38,7 +38,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
 
 
 def _beside(report: Mapping[str, Any]) -> list[str]:
-    beside = read_beside(report, SLICES)
+    beside = read_beside(report)
     if beside is None:
         return []
     parts = ["## Beside the champion", markdown(beside.summary)]

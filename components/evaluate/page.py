@@ -20,9 +20,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from components.evaluate.beside import card_address, read_beside, read_number
+from components.evaluate.beside import card_address, read_beside
 from components.evaluate.facts import (
-    SLICES,
     format_count,
     format_or_missing,
     format_percent,
@@ -30,7 +29,7 @@ from components.evaluate.facts import (
     list_slices,
 )
 from components.evaluate.gate import PASSED, REJECTED
-from components.evaluate.reading import format_figure, look_up
+from components.evaluate.reading import find_items, find_number, format_figure, look_up
 from components.templates import LINE_END, NOT_AVAILABLE, load_template, visible
 from model.vocab import EOS_ID, SPECIAL_WORDS
 
@@ -68,20 +67,19 @@ def render_page(report: Mapping[str, Any]) -> str:
     train, valid = _points(report, "curves.train"), _points(report, "curves.valid")
     slices = list_slices(report)
     documents = _document_rows(report)
-    beside = read_beside(report, SLICES)
     return load_template(__file__, "report.html.j2").render(
         missing=NOT_AVAILABLE,
         passed=passed,
         status=PASSED if passed else REJECTED,
-        reasons=[visible(reason) for reason in _items(report, "verdict.reasons")],
-        perplexity=format_or_missing(read_number(report, "splits.test.perplexity"), format_figure),
+        reasons=[visible(reason) for reason in find_items(report, "verdict.reasons")],
+        perplexity=format_or_missing(find_number(report, "splits.test.perplexity"), format_figure),
         facts=list_facts(report),
         curves=draw_curves(train, valid),
         curves_note=_curves_note(valid),
         slices=slices,
         bars=draw_bars([(row["name"], row["model"], row["unigram"]) for row in slices]),
         samples=_sample_rows(report),
-        beside=beside,
+        beside=read_beside(report),
         card=card_address(report),
         worst=documents[:SHOWN_DOCUMENTS],
         best=documents[SHOWN_DOCUMENTS:][-SHOWN_DOCUMENTS:],
@@ -93,16 +91,11 @@ def render_page(report: Mapping[str, Any]) -> str:
     )
 
 
-def _items(values: object, path: str) -> Sequence[Any]:
-    value = look_up(values, path)
-    return value if isinstance(value, list | tuple) else []
-
-
 def _points(report: Mapping[str, Any], path: str) -> Points:
     """Returns step and perplexity of a curve, thinned; without what a log axis can't show."""
     points = []
-    for item in _items(report, path):
-        step, perplexity = read_number(item, "step"), read_number(item, "perplexity")
+    for item in find_items(report, path):
+        step, perplexity = find_number(item, "step"), find_number(item, "perplexity")
         if step is not None and perplexity is not None and perplexity > 0:
             points.append((step, perplexity))
     stride = math.ceil(len(points) / SHOWN_POINTS) or 1
@@ -128,15 +121,15 @@ def _spoken(text: object) -> str:
 
 def _sample_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
-    for sample in _items(report, "samples")[:SHOWN_SAMPLES]:
+    for sample in find_items(report, "samples")[:SHOWN_SAMPLES]:
         truth = _spoken(look_up(sample, "truth", missing=NOT_AVAILABLE))
         guesses = [
             {
                 "word": word,
-                "probability": format_or_missing(read_number(guess, "probability"), format_percent),
+                "probability": format_or_missing(find_number(guess, "probability"), format_percent),
                 "hit": word == truth,
             }
-            for guess in _items(sample, "next")
+            for guess in find_items(sample, "next")
             for word in [_spoken(look_up(guess, "word", missing=NOT_AVAILABLE))]
         ]
         context = _spoken(look_up(sample, "context", missing=NOT_AVAILABLE))
@@ -147,8 +140,8 @@ def _sample_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _document_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Returns the test documents that have a perplexity, the worst first."""
     rows = []
-    for document in _items(report, "splits.test.documents"):
-        words, total = read_number(document, "words"), read_number(document, "log_likelihood")
+    for document in find_items(report, "splits.test.documents"):
+        words, total = find_number(document, "words"), find_number(document, "log_likelihood")
         if words is None or total is None or words < 1 or not 0 <= -total / words < 700:
             continue
         source = visible(look_up(document, "source", missing=NOT_AVAILABLE))
@@ -164,7 +157,7 @@ def _origins(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         "dataset.digest": "Records digest",
     }
     rows = [(name, look_up(report, path)) for path, name in names.items()]
-    words = format_or_missing(read_number(report, "dataset.train_words"), format_count)
+    words = format_or_missing(find_number(report, "dataset.train_words"), format_count)
     return [
         *((name, visible(NOT_AVAILABLE if value is None else value)) for name, value in rows),
         ("Training words", words),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 AGREEMENT = 1e-6
@@ -33,6 +33,23 @@ def look_up(report: object, path: str, *, missing: object = None) -> Any:
             return missing
         value = value[key]
     return value
+
+
+def find_number(values: object, path: str) -> float | None:
+    """Returns the finite number at a dotted path, or None."""
+    value = look_up(values, path)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:
+        return None
+
+
+def find_items(values: object, path: str) -> Sequence[Any]:
+    """Returns the list at a dotted path, or an empty one."""
+    value = look_up(values, path)
+    return value if isinstance(value, list | tuple) else []
 
 
 def format_figure(value: float, digits: int = 2) -> str:
