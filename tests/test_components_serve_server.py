@@ -104,6 +104,9 @@ def test_it_follows_the_champion_and_keeps_what_it_has(registry: tuple[str, str]
         assert server.ask("GET", "/healthz")[1]["version"] == 1
         promote(folder, NAME, 2)
         _wait_for(server, 2)
+        assert _metric(server, "charloom_model_switches_total") == 2
+        before = server.ask("POST", f"/v1/models/{NAME}/versions/1:predict", GOOD)
+        assert (before[0], before[2]["x-model-version"]) == (200, "1")  # kept for a rollback
         # A version that can't be loaded is not served.
         shutil.copytree(os.path.join(model, "1"), os.path.join(model, "3"))
         Path(model, "3", "saved_model.pb").write_bytes(b"damaged")

@@ -14,12 +14,10 @@ from model.errors import CharloomError, InputError
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
-KEPT = 2
-"""Versions in memory: the one that is served and the one before, for a rollback."""
 
 
 class Follower:
-    """Keeps the champion in memory and follows `champion.json`.
+    """Keeps the champion and, for a rollback, the version before in memory; follows `champion.json`.
 
     A request takes `current` once and keeps it, so that its answer is of one version, which stays
     in memory until then.
@@ -36,7 +34,7 @@ class Follower:
           InputError: there is no such model, or it can't be loaded.
         """
         self._metrics = metrics
-        self._kept: list[LoadedVersion] = []
+        self._before: LoadedVersion | None = None
         self._failed: int | None = None
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
@@ -51,12 +49,13 @@ class Follower:
                     f"{model} has no {CHAMPION_FILE}; name <registry>/<name> of a published model"
                 )
             path = os.path.join(path, str(number))
-        self.current = self._load(path)
+        self.current = LoadedVersion(path)
+        self._tell()
 
     def version(self, number: int) -> LoadedVersion | None:
         """Returns a version that is in memory, by its number."""
-        for version in (self.current, *self._kept):
-            if version.number == number:
+        for version in (self.current, self._before):
+            if version is not None and version.number == number:
                 return version
         return None
 
@@ -94,14 +93,13 @@ class Follower:
             if number == self._failed:  # until the pointer moves again
                 return
             try:
-                loaded = self._load(os.path.join(self._folder, str(number)))
+                loaded = LoadedVersion(os.path.join(self._folder, str(number)))
             except CharloomError as error:
                 self._complain(number, error)
                 return
         self._failed = None
-        self.current = loaded
-        self._metrics.serves(loaded.number)
-        log.info("serving version %d", loaded.number)
+        self._before, self.current = self.current, loaded
+        self._tell()
 
     def _complain(self, number: int, error: CharloomError) -> None:
         if number != self._failed:
@@ -109,12 +107,9 @@ class Follower:
             self._metrics.load_failures.inc()
             log.error("%s; version %d stays", error, self.current.number)
 
-    def _load(self, path: str) -> LoadedVersion:
-        version = LoadedVersion(path)
-        log.info("loaded %s in %.1f s", path, version.load_seconds)
-        self._kept = [version, *self._kept][:KEPT]
-        self._metrics.serves(version.number)
-        return version
+    def _tell(self) -> None:
+        self._metrics.serves(self.current.number)
+        log.info("serving %s, loaded in %.1f s", self.current.path, self.current.load_seconds)
 
     def _read_champion(self) -> int | None:
         registry, name = os.path.split(self._folder)
