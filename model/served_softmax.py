@@ -5,12 +5,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 from model.network import JointModel
-from model.served_words import by_rows
+from model.served_words import ROWS, by_rows
 from model.vocab import BOS_ID, UNK_ID
 
-ROWS = 48
-"""A multiple of what matrix products take at a time on every processor with AVX, so that none of
-the rows is computed in another way than the others."""
 SLICE = 1 << 16
 """Words of the vocabulary that are looked at at a time."""
 _PACKET = 64
@@ -97,15 +94,5 @@ class ServedSoftmax(tf.Module):
             values, words = tf.math.top_k(tf.nn.softmax(logits) * shown, k)
             return values, words
 
-        count = tf.shape(hidden)[0]
-        rows = tf.pad(hidden, [[0, -count % ROWS], [0, 0]])
-        values, words = tf.map_fn(
-            best,
-            tf.reshape(rows, [-1, ROWS, hidden.shape[-1]]),
-            fn_output_signature=(
-                tf.TensorSpec([ROWS, None], tf.float32),
-                tf.TensorSpec([ROWS, None], tf.int32),
-            ),
-            parallel_iterations=1,
-        )
-        return tf.reshape(words, [-1, k])[:count], tf.reshape(values, [-1, k])[:count]
+        values, words = by_rows(best, hidden, rows=ROWS, shape=[k], dtype=(tf.float32, tf.int32))
+        return words, values

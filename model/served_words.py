@@ -7,6 +7,7 @@ bit whatever words are beside it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -31,22 +32,28 @@ MAX_TABLE_BYTES = 1 << 30
 SPELLED_ROWS = 16
 """Words that the char-CNN reads at a time."""
 ROWS = 48
-"""Rows of other products; see `model.served_softmax.ROWS`."""
+"""Rows of other products: a multiple of what matrix products take at a time on every processor with
+AVX, so that none of the rows is computed in another way than the others."""
 
 
 def by_rows(
-    function: Callable[..., tf.Tensor], *arrays: tf.Tensor, rows: int, shape: Sequence[int] = ()
-) -> tf.Tensor:
+    function: Callable[..., Any],
+    *arrays: tf.Tensor,
+    rows: int,
+    shape: Sequence[int | tf.Tensor] = (),
+    dtype: Any = tf.float32,
+) -> Any:
     """Applies a function to some rows of arrays at a time, always as many.
 
     Args:
-      function: makes `[rows, *shape]` float32 of as many rows of each array.
+      function: makes `[rows, *shape]` of as many rows of each array, or some of that shape.
       arrays: `[n, ..]` each.
       rows: how many at a time; the last ones are followed by zeros.
-      shape: of what the function makes of a row.
+      shape: of what the function makes of a row; a size may be a tensor.
+      dtype: of what it makes; of several, one each.
 
     Returns:
-      `[n, *shape]`.
+      `[n, *shape]`, or as many of these as the function makes.
     """
     count = tf.shape(arrays[0])[0]
     blocks = []
@@ -54,11 +61,14 @@ def by_rows(
         rest = array.shape[1:].as_list()
         padding = [[0, -count % rows], *([0, 0] for _ in rest)]
         blocks.append(tf.reshape(tf.pad(array, padding), [-1, rows, *rest]))
-    spec = tf.TensorSpec([rows, *shape], tf.float32)
+    static = [rows, *(None if tf.is_tensor(size) else size for size in shape)]
     found = tf.map_fn(
-        lambda block: function(*block), blocks, fn_output_signature=spec, parallel_iterations=1
+        lambda block: function(*block),
+        blocks,
+        fn_output_signature=tf.nest.map_structure(lambda one: tf.TensorSpec(static, one), dtype),
+        parallel_iterations=1,
     )
-    return tf.reshape(found, [-1, *shape])[:count]
+    return tf.nest.map_structure(lambda part: tf.reshape(part, [-1, *shape])[:count], found)
 
 
 class ServedWords(tf.Module):
