@@ -155,20 +155,16 @@ class ServedModel(tf.Module):
           their mean, most alike first; the word itself and special ones are left out, so there
           are V - 4 at most.
         """
-        assert self._words.vectors is not None
-        table = self._words.vectors[len(SPECIAL_WORDS) :]
-        known = self._vocabulary[len(SPECIAL_WORDS) : len(SPECIAL_WORDS) + table.shape[0]]
-        mean = tf.reduce_mean(table, axis=0)
-        directions = tf.math.l2_normalize(table - mean, axis=1)
-        k = tf.minimum(k, tf.maximum(tf.size(known) - 1, 0))
-        vectors = self._words.read(words)
+        directions = self._words.directions
+        assert directions is not None
+        count = int(directions.shape[0])
+        known = self._vocabulary[len(SPECIAL_WORDS) : len(SPECIAL_WORDS) + count]
+        k = tf.minimum(k, max(count - 1, 0))
         cosines = by_rows(
-            lambda x: tf.matmul(
-                tf.math.l2_normalize(x - mean, axis=1), directions, transpose_b=True
-            ),
-            vectors,
+            lambda x: tf.matmul(x, directions, transpose_b=True),
+            self._words.direct(self._words.read(words)),
             rows=SIMILAR_ROWS,
-            shape=[table.shape[0]],
+            shape=[count],
         )
         itself = words[:, tf.newaxis] == known[tf.newaxis]
         values, found = tf.math.top_k(tf.where(itself, -2.0, cosines), k)

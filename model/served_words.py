@@ -23,6 +23,7 @@ from model.vocab import (
     DOCUMENT_START,
     EOS_ID,
     LINE_END,
+    SPECIAL_WORDS,
     UNK_ID,
     Vocabulary,
 )
@@ -95,12 +96,13 @@ class ServedWords(tf.Module):
         )
         spelled = [word.encode() for word in vocab.words]
         spelled[EOS_ID], spelled[BOS_ID] = LINE_END, DOCUMENT_START
-        self.vectors: tf.Variable | None = None
-        """`[n, F]` char-CNN outputs of the most frequent words."""
+        self.directions: tf.Variable | None = None
+        """`[n, F]` of the most frequent words that are not special, as `direct` returns them."""
         if model.char_cnn is not None:
             room = MAX_TABLE_BYTES // (4 * sum(model.config.filter_counts))
-            vectors = char_vectors(model, spelled[:room])
-            self.vectors = tf.Variable(vectors, trainable=False, name="char_cnn_table")
+            vectors = char_vectors(model, spelled[len(SPECIAL_WORDS) : room])
+            self._mean = tf.constant(vectors.mean(axis=0))
+            self.directions = tf.Variable(self.direct(vectors), trainable=False, name="directions")
         self._table: tf.Variable | None = None
         if table:
             size = tf.as_dtype(precision).size * 4 * model.config.lstm_dim
@@ -145,6 +147,10 @@ class ServedWords(tf.Module):
         assert cnn is not None
         size = sum(self._model.config.filter_counts)
         return by_rows(cnn, self.spellings(words), rows=SPELLED_ROWS, shape=[size])
+
+    def direct(self, vectors: tf.Tensor) -> tf.Tensor:
+        """Returns char-CNN vectors `[n, F]` about their mean over the vocabulary, of length 1."""
+        return tf.math.l2_normalize(vectors - self._mean, axis=1)
 
     def spellings(self, words: tf.Tensor) -> tf.Tensor:
         """Spells words as `model.vocab.spell` and `model.batches.spelling_matrix` do: `[n, W]`."""
