@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from components.export.probe import peak_mb
 from pipelines import query
 
 
@@ -41,7 +42,7 @@ def main() -> None:
             started = time.perf_counter()
             words = _score(model, itertools.islice(itertools.cycle(texts), asked["texts"]))
             seconds.append(time.perf_counter() - started)
-        _answer(seconds=statistics.median(seconds), words=words, peak_mb=_peak_mb())
+        _answer(seconds=statistics.median(seconds), words=words, peak_mb=peak_mb())
 
 
 def _score(model: object, texts: Iterator[str]) -> int:
@@ -52,11 +53,6 @@ def _score(model: object, texts: Iterator[str]) -> int:
         output.write(query.format_row(row, "tsv"))
         words += row["words"]
     return words
-
-
-def _peak_mb() -> float:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM:"))
 
 
 def _answer(**values: object) -> None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from bench import _sides
 from bench._data import ROOT, say
+from components.export.registry import read_champion
 from model.errors import InputError
 
 TEXTS = os.path.join(os.path.dirname(ROOT), "shared", "data", "state_union")
@@ -56,9 +57,6 @@ def _measure(options: argparse.Namespace, root: str) -> dict[str, Any]:
     said = _charloom(*run, *warm, "--input", *_texts(options.second))
     records = _value(said, "records")
     report = _read_report(os.path.dirname(_value(said, "report")))
-    registry = os.path.join(root, "registry", "lm")
-    with open(os.path.join(registry, "champion.json"), encoding="utf-8") as file:
-        champion = json.load(file)["version"]
     cold = os.path.join(root, "cold")
     _charloom("train", "--records", records, "--workdir", cold, *config)
     _charloom("evaluate", "--records", records, "--workdir", cold, passing=False)
@@ -78,13 +76,13 @@ def _measure(options: argparse.Namespace, root: str) -> dict[str, Any]:
         "warm_test_perplexity": round(report["splits"]["test"]["perplexity"], 2),
         "new_words": report["warm_start"]["new_words"],
         "vocabulary": report["warm_start"]["words"],
-        "new_years": _compare_years(report, after=options.first, with_spellings=True),
+        "new_years": _compare_years(report, after=options.first),
         "change": [
             round(comparison[name], 4)
             for name in ("perplexity_change_low", "perplexity_change", "perplexity_change_high")
         ],
         "verdict": report["verdict"]["status"],
-        "champion": champion,
+        "champion": read_champion(os.path.join(root, "registry"), "lm"),
         "curves": {
             name: [[row["step"], round(row["perplexity"], 2)] for row in curve]
             for name, curve in (("cold", cold_curve), ("warm", warm_curve))
@@ -92,16 +90,14 @@ def _measure(options: argparse.Namespace, root: str) -> dict[str, Any]:
     }
 
 
-def _compare_years(report: dict[str, Any], *, after: int, with_spellings: bool) -> dict[str, Any]:
-    """Returns both models' perplexity on the test documents of the years that are new."""
+def _compare_years(report: dict[str, Any], *, after: int) -> dict[str, Any]:
+    """Returns both models' perplexity, spellings paid, on the test documents of new years."""
     figures: dict[str, Any] = {}
     sides = {"second_run": report["splits"]["test"], "first_run": report["champion"]["test"]}
     for name, part in sides.items():
         rows = [row for row in part["documents"] if _year(row["source"]) > after]
         words = sum(row["words"] for row in rows)
-        total = sum(
-            row["log_likelihood"] + with_spellings * row["spelling_log_likelihood"] for row in rows
-        )
+        total = sum(row["log_likelihood"] + row["spelling_log_likelihood"] for row in rows)
         figures[name] = round(math.exp(-total / words), 2)
         figures["documents"], figures["words"] = len(rows), words
     return figures

@@ -32,6 +32,16 @@ addEventListener("load", () => {
 });</script>"""
 
 CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 def look_at(views: Sequence[tuple[int, str]], folder: Path) -> dict[str, Any]:
@@ -42,13 +52,9 @@ def look_at(views: Sequence[tuple[int, str]], folder: Path) -> dict[str, Any]:
     ]
     harness = folder / "harness.html"
     harness.write_text(HARNESS % "".join(frames), encoding="utf-8")
-    flags = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --dump-dom "
-        "--disable-background-networking --disable-component-update --disable-sync"
-    )
     profile = folder / "profile"
     shown = subprocess.run(
-        [CHROMIUM, *flags.split(), f"--user-data-dir={profile}", harness.as_uri()],
+        [CHROMIUM, *FLAGS, "--dump-dom", f"--user-data-dir={profile}", harness.as_uri()],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         timeout=120,

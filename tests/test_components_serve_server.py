@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import websocket
 from serving import HOSTILE, NAME, Server, make_registry, serving
+from test_components_evaluate_browser import CHROMIUM, FLAGS
 
 from components.export.promoting import promote, rollback
 
@@ -276,15 +277,10 @@ class Browser:
 
     def __init__(self, url: str, folder: Path, *, width: int):
         """Opens a page in a window of some width."""
-        flags = (
-            "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars "
-            "--disable-background-networking --disable-component-update --disable-sync "
-            "--remote-debugging-port=0 --remote-allow-origins=*"
-        )
         profile = folder / "profile"
         self._process = subprocess.Popen(
-            ["/usr/bin/chromium", *flags.split(), f"--window-size={width},900",
-             f"--user-data-dir={profile}", url],
+            [CHROMIUM, *FLAGS, "--hide-scrollbars", "--remote-debugging-port=0", "--remote-allow-origins=*",
+             f"--window-size={width},900", f"--user-data-dir={profile}", url],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip

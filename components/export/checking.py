@@ -66,17 +66,11 @@ def record_requests(folder: str, texts: Sequence[str]) -> None:
     requests = []
     for signature, inputs in questions:
         function = loaded.signatures[signature]
-        specs = function.structured_input_signature[1]
-        given = {name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()}
-        outputs = {name: _plain(value) for name, value in function(**given).items()}
+        answer = function(**probe.as_tensors(function, inputs))
+        outputs = {name: probe.as_plain(value) for name, value in answer.items()}
         requests.append({"signature": signature, "inputs": inputs, "outputs": outputs})
     text = json.dumps({"requests": requests}, ensure_ascii=False)
     write_whole(os.path.join(folder, REQUESTS_FILE), text + "\n")
-
-
-def _plain(value: tf.Tensor) -> Any:
-    array = value.numpy()
-    return probe.as_text(array.tolist()) if array.dtype == object else array.tolist()
 
 
 def check_in_fresh_process(folder: str, budget: Budget) -> dict[str, float]:

@@ -59,10 +59,7 @@ def probe(folder: str, requests_file: str) -> dict[str, Any]:
     latencies = []
     for number, request in enumerate(requests):
         function = loaded.signatures[request["signature"]]
-        specs = function.structured_input_signature[1]
-        inputs = {
-            name: tf.constant(value, specs[name].dtype) for name, value in request["inputs"].items()
-        }
+        inputs = as_tensors(function, request["inputs"])
         problem = _differs(function(**inputs), request["outputs"])
         if problem:
             return {"problem": f"request {number} ({request['signature']}): {problem}"}
@@ -71,11 +68,11 @@ def probe(folder: str, requests_file: str) -> dict[str, Any]:
         "requests": len(requests),
         "load_seconds": load_seconds,
         "latency_ms": max(latencies),
-        "memory_mb": _peak_mb(),
+        "memory_mb": peak_mb(),
     }
 
 
-def _peak_mb() -> float:
+def peak_mb() -> float:
     """Returns the peak memory of this process alone.
 
     Linux counts in ru_maxrss also what the process that started this one held; VmHWM does not.
@@ -118,6 +115,20 @@ def _differs(outputs: Any, expected: Any) -> str:
         if not same:
             return f"{name} is not what was recorded"
     return ""
+
+
+def as_tensors(function: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Returns plain values as what a signature takes."""
+    import tensorflow as tf
+
+    specs = function.structured_input_signature[1]
+    return {name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()}
+
+
+def as_plain(value: Any) -> Any:
+    """Returns a tensor of a signature's answer as nested lists of numbers or texts."""
+    array = value.numpy()
+    return as_text(array.tolist()) if array.dtype == object else array.tolist()
 
 
 def as_text(value: Any) -> Any:

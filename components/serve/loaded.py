@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
+from components.export.checking import REQUESTS_FILE
+from components.export.probe import as_plain, as_tensors
 from model.errors import InputError
-
-REQUESTS_FILE = "requests.json"
 
 Values = dict[str, Any]
 """Plain lists, numbers and texts by name."""
@@ -74,10 +74,9 @@ class LoadedVersion:
           signature: one of `signatures`.
           inputs: values of the right types, as `components.serve.requests` checks.
         """
-        specs = self.inputs(signature)
-        given = {name: tf.constant(value, specs[name].dtype) for name, value in inputs.items()}
-        found = self._functions[signature](**given)
-        return {name: _plain(value) for name, value in found.items()}
+        function = self._functions[signature]
+        found = function(**as_tensors(function, inputs))
+        return {name: as_plain(value) for name, value in found.items()}
 
     def _warm_up(self) -> None:
         path = os.path.join(self.path, REQUESTS_FILE)
@@ -86,14 +85,3 @@ class LoadedVersion:
         with open(path, encoding="utf-8") as file:
             for request in json.load(file)["requests"]:
                 self.ask(request["signature"], request["inputs"])
-
-
-def _plain(value: tf.Tensor) -> Any:
-    array = value.numpy()
-    return _decode(array.tolist()) if array.dtype == object else array.tolist()
-
-
-def _decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_decode(one) for one in value]
-    return value.decode(errors="replace")
