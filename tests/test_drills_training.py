@@ -174,7 +174,7 @@ def test_lost_frozen_and_stopped_workers(
 def test_a_second_training_in_one_workdir_is_refused(tiny_records: str, tmp_path: Path) -> None:
     workdir = tmp_path / "workdir"
     first = start(tiny_records, workdir)
-    wait_for((workdir / "config.json").exists, "the first launcher")
+    wait_for((workdir / "logs" / "worker-0.log").exists, "the first launcher")  # heeds signals now
     # Paused, it can't end before the second, however long that one takes to start.
     first.send_signal(signal.SIGSTOP)
     try:

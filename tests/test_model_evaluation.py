@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,7 @@ def test_what_the_report_says(
     assert report["champion"] is None
     assert report["config"] == loaded.checkpoint.meta["config"]
     assert report["dataset"] == {
+        "path": os.path.abspath(dataset.path),
         "digest": dataset.digest,
         "train_words": dataset.info["splits"]["train"]["words"],
         "vocab_size": len(dataset.vocab),
