@@ -16,7 +16,7 @@ from model.served_reader import Read, Reading, ServedReader
 from model.served_softmax import ServedSoftmax
 from model.served_words import ServedWords, by_rows
 from model.text import tokenize_texts
-from model.vocab import DOCUMENT_START, LINE_END, SPECIAL_WORDS, Vocabulary
+from model.vocab import DOCUMENT_START, LINE_END, SPECIAL_WORDS, UNK_ID, Vocabulary
 
 SIMILAR_ROWS = 16
 """Words whose neighbours are looked for at a time."""
@@ -63,7 +63,8 @@ class ServedModel(tf.Module):
         Returns:
           log_likelihood `[N]` natural log, words `[N]`, perplexity `[N]` (1 for a text
           without words), tokens `[N, L]` padded with "", word_log_likelihoods `[N, L]`
-          padded with 0.
+          padded with 0, unknown `[N, L]` padded with False: True for a word that is not in the
+          vocabulary, whose log-likelihood is therefore that of any unknown word.
         """
         tokens = tokenize_texts(texts, self._config.data)
         distinct, index = self._distinct(tokens)
@@ -88,6 +89,7 @@ class ServedModel(tf.Module):
             "perplexity": tf.cast(tf.exp(-mean), tf.float32),
             "tokens": self._shown(tokens).to_tensor(),
             "word_log_likelihoods": scores.to_tensor(),
+            "unknown": tokens.with_flat_values(targets == UNK_ID).to_tensor(),
         }
 
     @tf.function(

@@ -92,13 +92,16 @@ def score_rows(model: Any, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
         result = {name: value.numpy() for name, value in model.score(tf.constant(chunk)).items()}
         for index, text in enumerate(chunk):
             words = int(result["words"][index])
+            unknown = result["unknown"][index][:words]
             yield {
                 "text": text,
                 "log_likelihood": float(result["log_likelihood"][index]),
                 "words": words,
+                "unknown_words": int(unknown.sum()),
                 "perplexity": float(result["perplexity"][index]),
                 "tokens": [token.decode() for token in result["tokens"][index][:words]],
                 "word_log_likelihoods": result["word_log_likelihoods"][index][:words].tolist(),
+                "unknown": unknown.tolist(),
             }
 
 
@@ -107,14 +110,20 @@ def format_row(row: Mapping[str, Any], form: str) -> str:
     if form != "tsv":
         return json.dumps(row, ensure_ascii=False)
     shown = json.dumps(row["text"], ensure_ascii=False)
-    figures = f"{row['log_likelihood']:.9g}\t{row['words']}\t{row['perplexity']:.9g}"
-    return f"{figures}\t{shown}"
+    counts = f"{row['words']}\t{row['unknown_words']}"
+    return f"{row['log_likelihood']:.9g}\t{counts}\t{row['perplexity']:.9g}\t{shown}"
 
 
 def print_scores(model: Any, texts: Iterable[str], *, form: str) -> None:
-    """Prints a line a text: TSV with a header, or JSON with every word's score."""
+    """Prints a line a text: TSV with a header, or JSON with every word's score.
+
+    Raises:
+      InputError: the model does not tell unknown words.
+    """
+    if "unknown" not in model.signatures["score"].structured_outputs:
+        raise InputError("the model is of an older charloom; train and export it anew")
     if form == "tsv":
-        print("log_likelihood\twords\tperplexity\ttext")
+        print("log_likelihood\twords\tunknown_words\tperplexity\ttext")
     for row in score_rows(model, texts):
         print(format_row(row, form))
 

@@ -352,11 +352,17 @@ def test_the_page_in_a_browser(server: Server, tmp_path: Path, width: int) -> No
             "[...document.querySelectorAll('#words span')].map(e => e.textContent)"
         )
         assert shown == text.split()
-        scores = server.predict("score", texts=[text])["word_log_likelihoods"][0]
+        answer = server.predict("score", texts=[text])
+        scores, unknown = answer["word_log_likelihoods"][0], answer["unknown"][0]
         titles = browser.evaluate("[...document.querySelectorAll('#words span')].map(e => e.title)")
         assert [float(title.split()[0]) for title in titles] == pytest.approx(
             [-score / 0.6931471805599453 for score in scores], abs=0.051
         )
+        marked = browser.evaluate(
+            "[...document.querySelectorAll('#words .unknown')].map(e => e.textContent)"
+        )
+        assert marked == [word for word, is_so in zip(shown, unknown, strict=True) if is_so]
+        assert marked == ["<script>window.hacked=1</script>"]  # the other one is in the corpus
         assert browser.evaluate("window.hacked === undefined")
         assert browser.evaluate("document.querySelectorAll('img, script').length") == 1  # ours
         assert browser.evaluate("document.getElementById('error').hidden")

@@ -75,6 +75,8 @@ def assert_scores(
         scores = got["word_log_likelihoods"][index]
         np.testing.assert_allclose(scores[:count], expected, atol=1e-5)
         assert (scores[count:] == 0).all()
+        unknown = [number == UNK_ID for number in reference.vocab.encode(words)]
+        assert got["unknown"][index].tolist() == unknown + [False] * (scores.size - count)
         assert got["log_likelihood"][index] == pytest.approx(total, rel=1e-5)
         perplexity = np.exp(-total / count) if count else 1.0
         assert got["perplexity"][index] == pytest.approx(perplexity, rel=1e-5)

@@ -241,7 +241,7 @@ def test_score_does_not_depend_on_company(
     def scores(*chosen: str) -> list[str]:
         assert main(["score", "--model", str(version.parent), *chosen]) == 0
         header, *lines = capsys.readouterr().out.splitlines()
-        assert header == "log_likelihood\twords\tperplexity\ttext"
+        assert header == "log_likelihood\twords\tunknown_words\tperplexity\ttext"
         return lines
 
     together = scores(*texts)
@@ -253,14 +253,16 @@ def test_score_reads_files_and_writes_json(
     version: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "texts.txt"
-    path.write_text("the cat\nthe boat and the river\n")
+    path.write_text("the cat\nthe boat and the frobnicated\n")
     command = ["score", "--model", str(version), "--format", "jsonl", "--input", str(path)]
     assert main(command) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["tokens"] for row in rows] == [
         ["the", "cat"],
-        ["the", "boat", "and", "the", "river"],
+        ["the", "boat", "and", "the", "frobnicated"],
     ]
+    assert [row["unknown"] for row in rows] == [[False] * 2, [False] * 4 + [True]]
+    assert [row["unknown_words"] for row in rows] == [0, 1]
     for row in rows:
         assert sum(row["word_log_likelihoods"]) == pytest.approx(row["log_likelihood"], rel=1e-5)
 

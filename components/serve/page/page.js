@@ -39,15 +39,17 @@ function showWords(scores) {
   const place = byId("words");
   place.replaceChildren();
   const count = scores.words[0];
+  const unknowns = scores.unknown?.[0] ?? [];  // a model of before does not tell
   scores.tokens[0].slice(0, count).forEach((token, at) => {
     const bits = -scores.word_log_likelihoods[0][at] / Math.LN2;
-    const word = element("span", "", token === "</s>" ? "↵" : token);
+    const unknown = unknowns[at];
+    const word = element("span", unknown ? "unknown" : "", token === "</s>" ? "↵" : token);
     word.style.background = shade(bits);
-    word.title = `${bits.toFixed(1)} bits`;
+    word.title = `${bits.toFixed(1)} bits${unknown ? ", as any unknown word here" : ""}`;
     place.append(word, " ");
   });
   byId("figures").textContent = count
-    ? `${count} words, perplexity ${scores.perplexity[0].toFixed(1)}`
+    ? `${count} words, ${unknowns.filter(Boolean).length} unknown, perplexity ${scores.perplexity[0].toFixed(1)}`
     : "Type something.";
 }
 
