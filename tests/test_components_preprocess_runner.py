@@ -95,10 +95,24 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 def children(process_id: int) -> list[int]:
     found: list[int] = []
-    for task in Path(f"/proc/{process_id}/task").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # a thread that has just ended
-            found += map(int, (task / "children").read_text().split())
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+        for task in Path(f"/proc/{process_id}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, (task / "children").read_text().split())
     return found
+
+
+def pool_of(process_id: int) -> tuple[int, list[int]]:
+    """Waits for the pool and its two workers; what it imports starts other processes, one by one."""
+    found: list[list[int]] = []
+
+    def is_whole() -> bool:
+        found[:] = [children(process_id)]
+        found.extend(children(pool) for pool in found[0])
+        return [len(part) for part in found] == [1, 2]
+
+    wait_until(is_whole)
+    return found[0][0], found[1]
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +140,8 @@ def test_ctrl_c_leaves_nothing(text: Path, tmp_path: Path, workers: int, seconds
 @pytest.mark.parametrize("victim", ["worker", "pool"])
 def test_a_process_that_ends_early_is_no_hang(text: Path, tmp_path: Path, victim: str) -> None:
     process = start(text, tmp_path, 2)
-    wait_until(lambda: children(process.pid) and children(children(process.pid)[0]))
-    pool = children(process.pid)[0]
-    os.kill(pool if victim == "pool" else children(pool)[0], signal.SIGKILL)
+    pool, workers = pool_of(process.pid)
+    os.kill(pool if victim == "pool" else workers[0], signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == EXIT_RESTARTABLE, said[-2000:]
     assert said.splitlines()[-1].startswith("a Beam worker process ended before its work")
@@ -139,7 +152,7 @@ def test_a_process_that_ends_early_is_no_hang(text: Path, tmp_path: Path, victim
 @pytest.mark.slow
 def test_the_pool_ends_with_its_process(text: Path, tmp_path: Path) -> None:
     process = start(text, tmp_path, 2)
-    wait_until(lambda: children(process.pid) and children(children(process.pid)[0]))
+    pool_of(process.pid)
     process.kill()
     process.communicate(timeout=60)
     wait_until(lambda: not session_of(process.pid))
