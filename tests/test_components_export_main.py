@@ -234,3 +234,16 @@ def test_a_version_that_was_not_stays_behind(
         f"the champion of {model} stays version 2, with which this one was not compared; run "
         f"charloom evaluate --champion {model} again, or charloom registry promote {model} 3\n"
     )
+
+
+def test_a_version_compared_with_a_champion_that_is_gone_stays_behind(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case.change(champion={"checkpoint_digest": "1"})
+    assert case.run() == case.registry / "m" / "1"
+    model = case.registry / "m"
+    assert not (model / "champion.json").exists()
+    assert capsys.readouterr().out.endswith(
+        f"{model} has no champion, and this version was compared with one; run charloom evaluate "
+        f"again without --champion, or charloom registry promote {model} 1\n"
+    )

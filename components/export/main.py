@@ -186,10 +186,16 @@ def _promote(registry: str, name: str, version: str, report: Mapping[str, Any]) 
     is_same = (present is None) if known is None else (digest == known)
     if is_same and promote_if(registry, name, number, champion=present):
         return f"champion of {model}: version {number}"
+    kept = read_champion(registry, name)
+    by_hand = f"or charloom registry promote {shlex.quote(model)} {number}"
+    if kept is None:
+        return (
+            f"{model} has no champion, and this version was compared with one; run charloom "
+            f"evaluate again without --champion, {by_hand}"
+        )
     return (
-        f"the champion of {model} stays version {read_champion(registry, name)}, with which this "
-        f"one was not compared; run charloom evaluate --champion {shlex.quote(model)} again, or "
-        f"charloom registry promote {shlex.quote(model)} {number}"
+        f"the champion of {model} stays version {kept}, with which this one was not compared; "
+        f"run charloom evaluate --champion {shlex.quote(model)} again, {by_hand}"
     )
 
 
