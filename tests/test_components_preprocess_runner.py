@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.utils.counters import CounterFactory
+from worker_processes import wait_for
 
 from components.preprocess import runner
 from components.preprocess.runner import check_options
@@ -82,15 +82,8 @@ def start(inputs: Path, folder: Path, workers: int) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: list(folder.iterdir()))
+    wait_for(lambda: list(folder.iterdir()), "the folder", seconds=60)
     return process
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def children(process_id: int) -> list[int]:
@@ -104,15 +97,14 @@ def children(process_id: int) -> list[int]:
 
 def pool_of(process_id: int) -> tuple[int, list[int]]:
     """Waits for the pool and its two workers; what it imports starts other processes, one by one."""
-    found: list[list[int]] = []
 
-    def is_whole() -> bool:
-        found[:] = [children(process_id)]
-        found.extend(children(pool) for pool in found[0])
-        return [len(part) for part in found] == [1, 2]
+    def find() -> tuple[int, list[int]] | None:
+        found = [(pool, children(pool)) for pool in children(process_id)]
+        return found[0] if [len(workers) for _, workers in found] == [2] else None
 
-    wait_until(is_whole)
-    return found[0][0], found[1]
+    pool = wait_for(find, "the pool's workers", seconds=60)
+    assert pool
+    return pool
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +125,7 @@ def test_ctrl_c_leaves_nothing(text: Path, tmp_path: Path, workers: int, seconds
     _, said = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGINT, said[-2000:]
     assert list(tmp_path.iterdir()) == []
-    wait_until(lambda: not session_of(process.pid))
+    wait_for(lambda: not session_of(process.pid), "the end of all", seconds=60)
 
 
 @pytest.mark.slow
@@ -146,7 +138,7 @@ def test_a_process_that_ends_early_is_no_hang(text: Path, tmp_path: Path, victim
     assert process.returncode == EXIT_RESTARTABLE, said[-2000:]
     assert said.splitlines()[-1].startswith("a Beam worker process ended before its work")
     assert list(tmp_path.iterdir()) == []
-    wait_until(lambda: not session_of(process.pid))
+    wait_for(lambda: not session_of(process.pid), "the end of all", seconds=60)
 
 
 @pytest.mark.slow
@@ -155,7 +147,7 @@ def test_the_pool_ends_with_its_process(text: Path, tmp_path: Path) -> None:
     pool_of(process.pid)
     process.kill()
     process.communicate(timeout=60)
-    wait_until(lambda: not session_of(process.pid))
+    wait_for(lambda: not session_of(process.pid), "the end of all", seconds=60)
 
 
 def session_of(session: int) -> list[str]:

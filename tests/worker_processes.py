@@ -6,6 +6,9 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+Awaited = TypeVar("Awaited")
 
 
 def worker_pids(workdir: Path) -> dict[int, int]:
@@ -26,8 +29,10 @@ def worker_pids(workdir: Path) -> dict[int, int]:
     return pids
 
 
-def wait_for(condition: Callable[[], object], what: str, *, seconds: float = 240) -> None:
+def wait_for(condition: Callable[[], Awaited], what: str, *, seconds: float = 240) -> Awaited:
+    """Returns what a condition returns, once it is true."""
     deadline = time.monotonic() + seconds
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.02)
+    return found
