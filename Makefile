@@ -1,4 +1,4 @@
-# `make help` lists the targets. demo, test, check and bench set up what they need first.
+# `make help` lists the targets. demo, check, bench and the tests set up what they need first.
 
 PYTHON ?=
 BROWN ?= ../shared/data/brown
@@ -6,14 +6,15 @@ WORKERS ?= 2
 TESTS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
+PYTEST = $(BIN)/python -m pytest --numprocesses $(TESTS) --dist loadfile --durations 25
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VERSION := import platform; print(platform.python_version())
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo brown test check bench lock clean
+.PHONY: help setup demo brown test test-all check bench lock clean
 
 help: ## This list.
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
 
 setup: $(READY) ## Make .venv with what requirements.lock says. PYTHON=python3.12 names another Python.
 	@if [ -n "$(PYTHON)" ] && [ "$$("$(PYTHON)" -c '$(VERSION)')" != "$$($(BIN)/python -c '$(VERSION)')" ]; then \
@@ -29,8 +30,11 @@ brown: $(READY) ## Train the preset brown on the Brown corpus, some 20 minutes; 
 	  --vocab $(BROWN)/vocab.txt --tokenizer whitespace --no-sentence-marks --records brown/records
 	$(BIN)/charloom train --preset brown --records brown/records --workdir brown/work --workers $(WORKERS)
 
-test: $(READY) ## All tests, the slow ones too, in TESTS=2 processes, a file in one of them.
-	$(BIN)/python -m pytest --numprocesses $(TESTS) --dist loadfile --durations 25
+test: $(READY) ## What CI runs: the tests without volume and repetition, in TESTS=2 processes, a file in one of them.
+	$(PYTEST) -m 'not extra'
+
+test-all: $(READY) ## Every test, those of volume and repetition too.
+	$(PYTEST)
 
 check: $(READY) ## Lint, formatting and types.
 	$(BIN)/ruff check .
