@@ -24,6 +24,7 @@ import numpy.typing as npt
 from model.batches import Batch, LaneReader, train_batch
 from model.config import Config
 from model.errors import CharloomError
+from model.files import write_arrays
 from model.network import unigram_log_probabilities
 from model.plan import TrainPlan
 from model.records import Dataset
@@ -176,8 +177,8 @@ def dump_broken(
     temporary = f"{final}.tmp-{uuid.uuid4().hex}"
     os.makedirs(temporary)
     try:
-        np.savez(os.path.join(temporary, ARRAYS_FILE), allow_pickle=False, **dict(arrays))
-        np.savez(os.path.join(temporary, BATCH_FILE), allow_pickle=False, **_arrays_of(batch))
+        write_arrays(os.path.join(temporary, ARRAYS_FILE), arrays)
+        write_arrays(os.path.join(temporary, BATCH_FILE), _arrays_of(batch))
         with open(os.path.join(temporary, META_FILE), "w", encoding="utf-8") as file:
             json.dump({"step": step, **meta}, file, indent=2)
         shutil.rmtree(final, ignore_errors=True)

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.errors import CharloomError, InputError
-from model.files import hash_file
+from model.files import hash_file, write_arrays
 
 ARRAYS_FILE, META_FILE = "arrays.npz", "meta.json"
 _NAME = re.compile(r"step-(\d{8,})")
@@ -110,7 +110,7 @@ def write_checkpoint(
 ) -> None:
     """Writes both files into an empty folder and flushes them to the disk; arguments as above."""
     with open(os.path.join(path, ARRAYS_FILE), "wb") as file:
-        np.savez(file, allow_pickle=False, **dict(arrays))
+        write_arrays(file, arrays)
         file.flush()
         os.fsync(file.fileno())
     digest = hash_file(os.path.join(path, ARRAYS_FILE))

@@ -6,6 +6,11 @@ import contextlib
 import hashlib
 import os
 import uuid
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
 
 
 def write_whole(path: str, content: str | bytes) -> None:
@@ -27,3 +32,16 @@ def hash_file(path: str) -> str:
     """Returns the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_arrays(file: str | BinaryIO, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes arrays by name as an uncompressed `.npz`, with the same bytes under any NumPy 2.
+
+    Raises:
+      ValueError: an array holds Python objects, which a reader would have to unpickle.
+    """
+    objects = [name for name, array in arrays.items() if array.dtype.hasobject]
+    if objects:
+        raise ValueError(f"arrays of Python objects can't be written: {', '.join(objects)}")
+    # Arrays only: NumPy before 2.2 saves any flag, allow_pickle too, as one more array.
+    np.savez(file, **dict(arrays))
