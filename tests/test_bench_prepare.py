@@ -289,6 +289,7 @@ def figures_of(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_comparison_with_tokenizers() -> None:
     try:
         prepare.find_tokenizers_python()
@@ -304,6 +305,7 @@ def test_comparison_with_tokenizers() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_comparison_of_cores() -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("one core only")
@@ -315,6 +317,7 @@ def test_comparison_of_cores() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_scale() -> None:
     figures = figures_of(run_bench("--scale", "--scale-megabytes", "1", "2"))
     small, large = figures["sizes"]

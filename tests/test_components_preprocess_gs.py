@@ -125,6 +125,7 @@ def test_a_file_that_changes_after_it_was_listed_is_noticed(bucket: Any, change:
         list(read_blocks(file, DataConfig()))
 
 
+@pytest.mark.extra
 def test_records_are_those_of_the_same_files_here(bucket: Any, tmp_path: Path) -> None:
     texts = write_corpus(tmp_path / "texts")
     run(inputs=[str(texts)], records=str(tmp_path / "here"), config=CONFIG)

@@ -20,6 +20,7 @@ from apache_beam.utils import retry
 from engine_corpus import CONFIG, contents, write_corpus
 from flink_server import free_port
 from s3_server import BUCKET, S3Server, run_s3_server
+from volume import keep_first
 
 from components.preprocess.main import run
 from components.preprocess.reading import BLOCK_BYTES, read_blocks
@@ -325,7 +326,7 @@ def test_a_file_that_changes_after_it_was_listed_is_noticed(s3: S3Server, change
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("endpoint", ["environment", "option"])
+@pytest.mark.parametrize("endpoint", keep_first(["environment", "option"]))
 def test_records_are_those_of_the_same_files_here(
     s3: S3Server, tmp_path: Path, endpoint: str
 ) -> None:
@@ -366,7 +367,7 @@ def prepare(
     )
 
 
-@pytest.mark.parametrize("action", ["delete", "replace"])
+@pytest.mark.parametrize("action", keep_first(["replace", "delete"]))
 def test_the_same_command_can_be_run_again_after_a_change(
     s3: S3Server, tmp_path: Path, action: str
 ) -> None:

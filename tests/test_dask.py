@@ -25,7 +25,7 @@ from model.errors import CharloomError
 
 distributed = pytest.importorskip("distributed", reason="no Dask: install charloom[dev]")
 
-pytestmark = [pytest.mark.flink, pytest.mark.slow]
+pytestmark = [pytest.mark.flink, pytest.mark.slow, pytest.mark.extra("test_flink.py")]
 
 
 @pytest.fixture(scope="module")

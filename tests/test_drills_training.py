@@ -119,6 +119,18 @@ def cut_back(undisturbed: Path, target: Path, *, to: int) -> Path:
     return target
 
 
+def test_a_lost_worker(tiny_records: str, undisturbed: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "workdir"
+    process = start(tiny_records, workdir)
+    wait_for(lambda: newest_step(workdir) >= 50, "step 50")
+    os.kill(worker_pids(workdir)[1], signal.SIGKILL)
+    output, _ = finish(process, 0)
+    (line,) = re.findall(r"^restarting .*$", output, re.MULTILINE)
+    reason = r"\(1 of 3\): worker 1 was ended by SIGKILL"
+    assert re.fullmatch(rf"restarting from step \d+ {reason}", line), line
+    assert_same(workdir, undisturbed)
+
+
 KILLED_WHILE_WRITING = """
 import os, signal
 rename = os.rename
@@ -132,6 +144,7 @@ os.rename = killing
 """
 
 
+@pytest.mark.extra
 def test_lost_frozen_and_stopped_workers(
     tiny_records: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +184,7 @@ def test_lost_frozen_and_stopped_workers(
     assert_same(workdir, undisturbed)
 
 
+@pytest.mark.extra
 def test_a_second_training_in_one_workdir_is_refused(tiny_records: str, tmp_path: Path) -> None:
     workdir = tmp_path / "workdir"
     first = start(tiny_records, workdir)
@@ -187,6 +201,7 @@ def test_a_second_training_in_one_workdir_is_refused(tiny_records: str, tmp_path
     assert not worker_pids(workdir)
 
 
+@pytest.mark.extra
 def test_stopped_while_compiling_and_while_evaluating(
     tiny_records: str, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -279,6 +294,7 @@ def test_a_peer_that_leaves_while_tensorflow_joins(tiny_records: str, tmp_path: 
     assert not (tmp_path / "0.json").exists()
 
 
+@pytest.mark.extra
 def test_checkpoints_damaged_at_any_byte(
     tiny_records: str, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -303,6 +319,7 @@ def test_checkpoints_damaged_at_any_byte(
     assert_same(workdir, undisturbed)
 
 
+@pytest.mark.extra
 @pytest.mark.parametrize("workers", [1, 2])
 def test_resumed_by_fewer_workers(
     tiny_records: str, undisturbed: Path, tmp_path: Path, workers: int
@@ -313,6 +330,7 @@ def test_resumed_by_fewer_workers(
         assert ours == pytest.approx(theirs, rel=1e-5)
 
 
+@pytest.mark.extra
 def test_what_is_refused(
     corpus: Path, tiny_records: str, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -354,6 +372,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run([*sudo, "umount", str(folder)], check=True)
 
 
+@pytest.mark.extra
 def test_a_full_disk(tiny_records: str, small_disk: Path) -> None:
     workdir = small_disk / "workdir"
     process = start(tiny_records, workdir)

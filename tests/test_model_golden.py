@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from volume import keep_first
 
 from components.train.main import run
 from model.config import Config, with_overrides
@@ -52,7 +53,7 @@ def train(records: str, workdir: str, *, variant: str, workers: int) -> dict[str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", keep_first([1, 2]))
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_losses_are_the_golden_ones(
     tiny_records: str, tmp_path: Path, variant: str, workers: int

@@ -43,6 +43,7 @@ def small_batches() -> Config:
 
 
 @pytest.mark.slow
+@pytest.mark.extra("test_model_sampling.py")
 def test_onebillion_builds_and_trains() -> None:
     config = small_batches()
     counts = (1e7 / np.arange(1, V + 1)).astype(int).tolist()

@@ -105,6 +105,7 @@ def assert_same(workdir: Path, undisturbed: Path) -> None:
     assert losses(workdir) == losses(undisturbed)
 
 
+@pytest.mark.extra
 def test_one_is_cut_off_and_all_start_again(
     network: netns.Network, tiny_records: str, undisturbed: Path, tmp_path: Path
 ) -> None:
@@ -130,6 +131,7 @@ def test_one_is_cut_off_and_all_start_again(
     assert_same(workdir, undisturbed)
 
 
+@pytest.mark.extra
 def test_one_is_asked_to_stop_and_all_save_the_same_step(
     network: netns.Network, tiny_records: str, undisturbed: Path, tmp_path: Path
 ) -> None:

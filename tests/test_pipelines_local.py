@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from compiled_pipeline import read_specs
+from volume import keep_first
 
 import pipelines
 from components.preprocess.comparison import Comparison
@@ -350,12 +351,14 @@ def descendants(pid: int) -> set[int]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
     ("number", "sign", "least", "code"),
-    [
-        # kfp's shell, the task, two workers; the workers have joined.
-        (signal.SIGINT, "train/workdir/checkpoints/*", 4, -signal.SIGINT),
-        # The shell of the first task: it has not told its process group so far.
-        (signal.SIGTERM, "", 1, 128 + signal.SIGTERM),
-    ],
+    keep_first(
+        [
+            # kfp's shell, the task, two workers; the workers have joined.
+            (signal.SIGINT, "train/workdir/checkpoints/*", 4, -signal.SIGINT),
+            # The shell of the first task: it has not told its process group so far.
+            (signal.SIGTERM, "", 1, 128 + signal.SIGTERM),
+        ]
+    ),
 )
 def test_a_signal_ends_all_processes(
     tmp_path: Path, corpus: Path, number: signal.Signals, sign: str, least: int, code: int
