@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from surroundings import heed_signals, lacking
 
 if TYPE_CHECKING:
     from model.loading import Loaded
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
-# A shell's background job ignores Ctrl-C, and so would every process that a test starts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+heed_signals()
 
 ROOT = Path(__file__).resolve().parent.parent
+CHROMIUM = "/usr/bin/chromium"
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +37,14 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program of a browser."""
+    if not os.path.exists(CHROMIUM):
+        lacking(f"{CHROMIUM} is not installed")
+    return CHROMIUM
 
 
 @pytest.fixture(scope="session")

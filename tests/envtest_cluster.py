@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes
-import pytest
 import yaml
 from crd_schema import CRD
 from envtest import ControlPlane, eventually
 from kubernetes.client import ApiException
+from surroundings import lacking
 
 from components.train.launch_manifest import INDEX_LABEL, JOBSET_LABEL
 
@@ -58,7 +58,7 @@ def kubectl(*arguments: str, plane: ControlPlane | None = None, text: str | None
     """Runs kubectl, as an admin if it needs the server, and returns what it prints."""
     program = shutil.which("kubectl")
     if not program:
-        pytest.skip("there is no kubectl on the PATH")
+        lacking("there is no kubectl on the PATH")
     with tempfile.TemporaryDirectory() as folder:
         command = [program, *arguments]
         if plane:

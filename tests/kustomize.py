@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from surroundings import lacking
 
 K8S = Path(__file__).resolve().parents[1] / "k8s"
 
@@ -50,7 +51,7 @@ def _render(folder: str) -> list[Document]:
 def _kubectl() -> str:
     program = shutil.which("kubectl")
     if not program:
-        pytest.skip("there is no kubectl on the PATH")
+        lacking("there is no kubectl on the PATH")
     version = subprocess.run(
         [program, "version", "--client"], capture_output=True, text=True, check=True
     ).stdout

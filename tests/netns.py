@@ -16,11 +16,14 @@ _FOLDER = Path("/etc/netns")
 _RENAMED = 'hostname "$0" && exec "$@"'
 
 
-def why_not() -> str:
-    """Returns why there can be no namespaces here, "" if there can."""
+def missing_program() -> str:
+    """Returns a program that is needed and is not installed, "" if all are."""
     missing = [program for program in ("ip", "unshare", "hostname") if not shutil.which(program)]
-    if missing:
-        return f"no program {missing[0]}"
+    return missing[0] if missing else ""
+
+
+def why_not() -> str:
+    """Returns why this user may not make namespaces, "" if they may."""
     if os.geteuid() != 0:
         return "only root may add network namespaces"
     probe = f"{PREFIX}-{os.getpid()}-probe"

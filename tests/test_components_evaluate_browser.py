@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -12,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 from test_components_evaluate_page import hostile_report
 
 from components.evaluate.page import render_page
@@ -31,7 +29,6 @@ addEventListener("load", () => {
     JSON.stringify({seen: seen, hacked: window.hacked ?? null});
 });</script>"""
 
-CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -44,7 +41,7 @@ FLAGS = [
 ]
 
 
-def look_at(views: Sequence[tuple[int, str]], folder: Path) -> dict[str, Any]:
+def look_at(chromium: str, views: Sequence[tuple[int, str]], folder: Path) -> dict[str, Any]:
     """Returns what a browser sees of pages in windows of some widths."""
     frames = [
         f'<iframe style="border:0" width="{width}" height="900" srcdoc="{html.escape(text)}"></iframe>'
@@ -54,7 +51,7 @@ def look_at(views: Sequence[tuple[int, str]], folder: Path) -> dict[str, Any]:
     harness.write_text(HARNESS % "".join(frames), encoding="utf-8")
     profile = folder / "profile"
     shown = subprocess.run(
-        [CHROMIUM, *FLAGS, "--dump-dom", f"--user-data-dir={profile}", harness.as_uri()],
+        [chromium, *FLAGS, "--dump-dom", f"--user-data-dir={profile}", harness.as_uri()],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         timeout=120,
@@ -67,13 +64,12 @@ def look_at(views: Sequence[tuple[int, str]], folder: Path) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"{CHROMIUM} is not installed")
-def test_in_a_browser(tmp_path: Path) -> None:
+def test_in_a_browser(chromium: str, tmp_path: Path) -> None:
     page = render_page(hostile_report())
     bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
     assert bare != page  # so that escaping is tested without the policy's help
     views = ((400, page), (1200, page), (320, page), (400, bare))
-    result = look_at(views, tmp_path)
+    result = look_at(chromium, views, tmp_path)
     assert result["hacked"] is None
     for seen, (width, _) in zip(result["seen"], views, strict=True):
         assert seen["title"] == "charloom: PASSED, test perplexity 207.40"

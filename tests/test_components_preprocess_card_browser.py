@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
 
-import pytest
-from test_components_evaluate_browser import CHROMIUM, look_at
+from test_components_evaluate_browser import look_at
 from test_components_evaluate_page import HOSTILE, parse
 from test_components_preprocess_card import INFO, changed, leaking
 
@@ -52,13 +50,12 @@ def test_the_page_asks_for_nothing_and_runs_nothing() -> None:
     assert len(page.encode()) < 60_000
 
 
-@pytest.mark.skipif(not os.path.exists(CHROMIUM), reason=f"{CHROMIUM} is not installed")
-def test_in_a_browser(tmp_path: Path) -> None:
+def test_in_a_browser(chromium: str, tmp_path: Path) -> None:
     page = render_card(*hostile()).replace("<details>", "<details open>")
     bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
     assert bare != page  # so that escaping is tested without the policy's help
     views = ((400, page), (1200, page), (320, page), (400, bare))
-    result = look_at(views, tmp_path)
+    result = look_at(chromium, views, tmp_path)
     assert result["hacked"] is None
     for seen, (width, _) in zip(result["seen"], views, strict=True):
         assert seen["title"] == "charloom: data card"

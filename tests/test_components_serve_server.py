@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import websocket
 from serving import HOSTILE, NAME, Server, make_registry, serving
-from test_components_evaluate_browser import CHROMIUM, FLAGS
+from test_components_evaluate_browser import FLAGS
 
 from components.export.promoting import promote, rollback
 
@@ -275,11 +275,11 @@ def test_bad_flags_get_one_line(
 class Browser:
     """A page in Chromium, driven by its debugging protocol."""
 
-    def __init__(self, url: str, folder: Path, *, width: int):
+    def __init__(self, chromium: str, url: str, folder: Path, *, width: int):
         """Opens a page in a window of some width."""
         profile = folder / "profile"
         self._process = subprocess.Popen(
-            [CHROMIUM, *FLAGS, "--hide-scrollbars", "--remote-debugging-port=0", "--remote-allow-origins=*",
+            [chromium, *FLAGS, "--hide-scrollbars", "--remote-debugging-port=0", "--remote-allow-origins=*",
              f"--window-size={width},900", f"--user-data-dir={profile}", url],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -328,8 +328,8 @@ class Browser:
 
 
 @pytest.mark.parametrize("width", [1200, 500])
-def test_the_page_in_a_browser(server: Server, tmp_path: Path, width: int) -> None:
-    browser = Browser(f"http://127.0.0.1:{server.port}/", tmp_path, width=width)
+def test_the_page_in_a_browser(chromium: str, server: Server, tmp_path: Path, width: int) -> None:
+    browser = Browser(chromium, f"http://127.0.0.1:{server.port}/", tmp_path, width=width)
     try:
         browser.wait("document.body.dataset.read === '1'")
         assert browser.evaluate("document.title") == NAME

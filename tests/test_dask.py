@@ -16,14 +16,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import distributed
 import pytest
 from engine_corpus import CONFIG, contents, write_corpus
 
 from components.preprocess.main import run
 from components.preprocess.runner import beam, check_options, open_pipeline
 from model.errors import CharloomError
-
-distributed = pytest.importorskip("distributed", reason="no Dask: install charloom[dev]")
 
 pytestmark = [pytest.mark.flink, pytest.mark.slow, pytest.mark.extra("test_flink.py")]
 

