@@ -132,7 +132,7 @@ def test_a_list_that_can_not_be_used_is_named(
 def test_a_list_that_is_damaged_or_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "list.gz").write_bytes(gzip.compress(b"a.txt\n")[:-4])
     with pytest.raises(
-        InputError, match=r"list\.gz: the list can't be read \(Compressed file ended"
+        InputError, match=r"list\.gz: the list can't be read \(ends inside stream 1\)"
     ):
         find_files([f"@{tmp_path}/list.gz"])
     with pytest.raises(InputError, match=r"the list can't be read \(Is a directory\)"):

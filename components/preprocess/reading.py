@@ -14,7 +14,8 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from components.preprocess.sources import DAMAGES, InputFile, is_compressed, is_utf8, open_file
+from components.preprocess.packed import DamagedError, is_packed
+from components.preprocess.sources import InputFile, is_utf8, open_file
 from model.config import DataConfig
 
 BLOCK_BYTES = 8 << 20
@@ -82,7 +83,7 @@ class Block:
 
 def is_divisible(file: InputFile, config: DataConfig) -> bool:
     """Returns whether blocks of a file can be read apart from those before them."""
-    return not is_compressed(file.path) and is_utf8(config)
+    return not is_packed(file.path) and is_utf8(config)
 
 
 def count_blocks(file: InputFile) -> int:
@@ -110,12 +111,8 @@ def read_blocks(
             stop = None if last is None else last * BLOCK_BYTES
             for block in _Cutter(source, begin=first * BLOCK_BYTES).blocks(stop):
                 yield _checked(block)
-    except DAMAGES as error:
+    except DamagedError as error:
         raise BadTextError("damaged", detail=" ".join(str(error).split())) from None
-    except OSError as error:
-        if error.errno is None and is_compressed(file.path):  # as bz2 says it
-            raise BadTextError("damaged", detail=" ".join(str(error).split())) from None
-        raise
 
 
 def _decoded_blocks(raw: bytes, config: DataConfig) -> Iterator[Block]:

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import bz2
 import codecs
 import contextlib
 import dataclasses
 import errno
 import glob
-import gzip
 import hashlib
 import io
 import itertools
 import os
 import stat
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple, cast
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, NamedTuple
 
-import zstandard
-
+from components.preprocess.packed import DamagedError, open_packed
 from model.config import DataConfig
 from model.errors import InputError
-
-_DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
-    ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
-    ".bz2": bz2.BZ2File,
-    ".zst": lambda raw: _ZstandardFile(raw),
-}
-DAMAGES = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
-"""What reading a damaged compressed file may raise; bz2 raises an OSError without a number."""
 
 _UTF8 = ("utf-8", "utf-8-sig")
 
@@ -172,7 +160,7 @@ def _read_list(path: str, flag: str) -> list[tuple[int, str]]:
     try:
         with open_file(path) as file:
             data = file.read()
-    except (OSError, *DAMAGES) as error:
+    except (OSError, DamagedError) as error:
         detail = getattr(error, "strerror", None) or error
         raise InputError(
             f"--{flag} @{path}: the list can't be read ({detail}); check its path, or write ./@... "
@@ -211,11 +199,6 @@ def is_remote(path: str) -> bool:
     return "://" in path
 
 
-def is_compressed(path: str) -> bool:
-    """Returns whether a file's name says that it is compressed."""
-    return os.path.splitext(path)[1].lower() in _DECOMPRESSORS
-
-
 def is_utf8(config: DataConfig) -> bool:
     """Returns whether text is in UTF-8, whatever name it is given."""
     return codecs.lookup(config.encoding).name in _UTF8
@@ -233,63 +216,24 @@ def open_file(path: str, *, size: int | None = None, modified: int = 0) -> Itera
     Raises:
       UnsteadyError: it is in a store, and can't be read for now or is not what was listed;
         some come at the end of the block.
-      OSError: it can't be read; some of `DAMAGES` come when it is read.
+      OSError: it can't be read.
+      DamagedError: it is packed and damaged; raised by `read`.
     """
     if not is_remote(path):
         with open(path, "rb") as raw:
-            yield _decompressed(path, raw)
+            yield open_packed(path, raw)
         return
     from components.preprocess import remote  # Beam takes a while
 
     with remote.open_remote(path, size=size, modified=modified) as file:
         try:
-            yield _decompressed(path, io.BufferedReader(file, remote.BUFFER_BYTES))
+            yield open_packed(path, io.BufferedReader(file, remote.BUFFER_BYTES))
         except UnsteadyError:
             raise
         except Exception:  # another file in its place may be the cause
             file.check_unchanged()
             raise
         file.check_unchanged()
-
-
-def _decompressed(path: str, raw: Any) -> BinaryIO:
-    ending = os.path.splitext(path)[1].lower()
-    return cast("BinaryIO", _DECOMPRESSORS[ending](raw) if ending in _DECOMPRESSORS else raw)
-
-
-class _ZstandardFile:
-    """Reads frames of Zstandard, one after the other; zstandard's own reader overlooks a cut."""
-
-    def __init__(self, raw: BinaryIO):
-        self._raw = raw
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._buffer, self._at = b"", 0
-        self._inside = False
-
-    def read(self, size: int = -1) -> bytes:
-        """Returns up to `size` bytes, all that are left if it is negative; none at the end."""
-        if size < 0:
-            return b"".join(iter(lambda: self.read(1 << 20), b""))
-        while self._at == len(self._buffer):
-            packed = self._raw.read(1 << 17)
-            if not packed:
-                if self._inside:
-                    raise EOFError("ends inside a frame")
-                return b""
-            self._buffer, self._at = self._unpack(packed), 0
-        part = self._buffer[self._at : self._at + size]
-        self._at += len(part)
-        return part
-
-    def _unpack(self, packed: bytes) -> bytes:
-        parts = []
-        while packed:
-            parts.append(self._frame.decompress(packed))
-            self._inside = not self._frame.eof
-            packed = b"" if self._inside else self._frame.unused_data
-            if not self._inside:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-        return b"".join(parts)
 
 
 def _below(path: str) -> list[str]:
