@@ -142,6 +142,12 @@ class ModelConfig:
                 f"model.filter_widths has {len(self.filter_widths)} entries and model.filter_counts "
                 f"{len(self.filter_counts)}; they must be of the same length, at least 1"
             )
+        for at, width in enumerate(self.filter_widths):
+            if width in self.filter_widths[:at]:  # both would be saved under one name
+                raise InputError(
+                    f"model.filter_widths has {width} twice; name it once, with both "
+                    "model.filter_counts added up, which is the same model"
+                )
         for width, count in zip(self.filter_widths, self.filter_counts, strict=True):
             check_range("model.filter_widths", width, 1, self.max_word_bytes)
             check_range("model.filter_counts", count, 1, 1 << 14)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from model.checkpoints import Checkpoint, best_checkpoint
 from model.config import Config, from_json
 from model.errors import InputError
+from model.naming import check_complete, join_named, name_variables, shapes_of
 from model.network import JointModel
 from model.records import COMPLETED_FILE, Dataset
 from model.spelling import SpellingModel, check_arrays
@@ -42,12 +43,31 @@ def load_model(workdir: str, dataset: Dataset) -> Loaded:
         raise InputError(f"{workdir} was trained on other records than {dataset.path}")
     config = from_json(json.dumps(checkpoint.meta["config"]), source=checkpoint.path)
     model = JointModel(config.model, vocab_counts=dataset.vocab.counts)
-    for variable in model.weights:
-        averaged = f"average/{variable.path}"
-        use_average = checkpoint.meta["averaged"] and averaged in checkpoint.arrays
-        name = averaged if use_average else f"model/{variable.path}"
-        variable.assign(checkpoint.arrays[name])
+    assign_weights(model, checkpoint)
     return Loaded(model, config, checkpoint)
+
+
+def assign_weights(model: JointModel, checkpoint: Checkpoint) -> None:
+    """Sets a model's weights from a training's checkpoint, averaged ones where it has them.
+
+    Raises:
+      InputError: the checkpoint lacks an array of the model, or has one of another shape.
+    """
+    variables = name_variables("model", model.weights)
+    if checkpoint.meta["averaged"]:
+        averaged = name_variables("average", model.trainable_variables)
+        trained = name_variables("model", model.trainable_variables).keys()
+        kept = {name: one for name, one in variables.items() if name not in trained}
+        variables = join_named(kept, averaged)
+    found = {name: one for name, one in checkpoint.arrays.items() if name in variables}
+    try:
+        check_complete(shapes_of(variables), shapes_of(found))
+    except ValueError as error:
+        raise InputError(
+            f"{checkpoint.path} is of another model ({error}); train again in another --workdir"
+        ) from None
+    for name, variable in variables.items():
+        variable.assign(checkpoint.arrays[name])
 
 
 def read_spelling(checkpoint: Checkpoint) -> SpellingModel:

@@ -14,6 +14,7 @@ from model.checkpoints import Checkpoint, read_checkpoint, read_meta, write_chec
 from model.config import Config, from_json
 from model.errors import InputError
 from model.loading import Loaded, check_spelling, read_spelling
+from model.naming import check_complete, join_named, name_variables, shapes_of
 from model.network import JointModel
 from model.records import VOCAB_FILE, Dataset
 from model.spelling import KEYS, SpellingModel
@@ -53,8 +54,11 @@ def save_published(loaded: Loaded, dataset: Dataset, folder: str) -> None:
       InputError: the checkpoint is of an older charloom and has no spellings.
     """
     check_spelling(loaded.checkpoint)
-    arrays = {f"model/{variable.path}": variable.numpy() for variable in loaded.model.weights}
-    arrays |= {name: loaded.checkpoint.arrays[name] for name in KEYS}
+    weights = name_variables("model", loaded.model.weights)
+    arrays = join_named(
+        {name: variable.numpy() for name, variable in weights.items()},
+        {name: loaded.checkpoint.arrays[name] for name in KEYS},
+    )
     digests = {TRAINED_DIGEST: loaded.checkpoint.digest, VOCAB_DIGEST: dataset.vocab.digest}
     path = os.path.join(folder, CHECKPOINT_FOLDER)
     os.mkdir(path)
@@ -86,11 +90,13 @@ def load_published(version: str) -> Published:
         raise _damaged(version, f"{VOCAB_FILE} was changed")
     config = from_json(json.dumps(checkpoint.meta["config"]), source=path)
     model = JointModel(config.model, vocab_counts=vocab.counts)
-    names = {f"model/{variable.path}": variable for variable in model.weights}
-    shapes = {name: array.shape for name, array in checkpoint.arrays.items() if name not in KEYS}
-    if shapes != {name: tuple(variable.shape) for name, variable in names.items()}:
-        raise _damaged(path, "its arrays are of another model")
-    for name, variable in names.items():
+    variables = name_variables("model", model.weights)
+    found = {name: array for name, array in checkpoint.arrays.items() if name not in KEYS}
+    try:
+        check_complete(shapes_of(variables), shapes_of(found))
+    except ValueError as error:
+        raise _damaged(path, f"it is of another model: {error}") from None
+    for name, variable in variables.items():
         variable.assign(checkpoint.arrays[name])
     return Published(model, config, vocab, read_spelling(checkpoint), checkpoint, version)
 

@@ -16,6 +16,7 @@ from model.cluster import Cluster, own_lanes
 from model.config import Config, to_json
 from model.errors import InputError
 from model.loading import check_spelling
+from model.naming import check_complete, join_named, name_variables, shapes_of
 from model.network import JointModel
 from model.optimizer import AdamW
 from model.records import Dataset
@@ -90,13 +91,13 @@ def distribute(training: Training, values: list[Any]) -> Any:
 
 
 def _named_variables(training: Training) -> dict[str, tf.Variable]:
-    named = {f"model/{v.path}": v.value for v in training.model.weights}
-    paths = [v.path for v in training.model.trainable_variables]
-    named |= {f"adam/first/{p}": v for p, v in zip(paths, training.optimizer.first, strict=True)}
-    named |= {f"adam/second/{p}": v for p, v in zip(paths, training.optimizer.second, strict=True)}
-    if training.average:
-        named |= {f"average/{p}": v for p, v in zip(paths, training.average.means, strict=True)}
-    return named
+    trained = training.model.trainable_variables
+    return join_named(
+        name_variables("model", training.model.weights),
+        name_variables("adam/first", trained, training.optimizer.first),
+        name_variables("adam/second", trained, training.optimizer.second),
+        name_variables("average", trained, training.average.means) if training.average else {},
+    )
 
 
 def begin_with(training: Training, start: Checkpoint) -> None:
@@ -105,13 +106,25 @@ def begin_with(training: Training, start: Checkpoint) -> None:
     Raises:
       InputError: they are of another model.
     """
-    variables = {f"model/{one.path}": one.value for one in training.model.weights}
-    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-    if shapes != {name: array.shape for name, array in start.arrays.items()}:
-        raise InputError(f"{start.path} is of another model; choose another --workdir")
+    variables = name_variables("model", training.model.weights)
+    _check_model(start, shapes_of(variables), shapes_of(start.arrays))
     for name, variable in variables.items():
         variable.assign(start.arrays[name])
     training.warm_start = describe_warm_start(start)
+
+
+def _check_model(
+    checkpoint: Checkpoint,
+    expected: dict[str, tuple[int, ...]],
+    found: dict[str, tuple[int, ...]],
+) -> None:
+    """Raises InputError unless a checkpoint has exactly the arrays that the model has."""
+    try:
+        check_complete(expected, found)
+    except ValueError as error:
+        raise InputError(
+            f"{checkpoint.path} is of another model ({error}); choose another --workdir"
+        ) from None
 
 
 def restore(training: Training, checkpoint: Checkpoint) -> None:
@@ -128,11 +141,9 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
         )
     variables = _named_variables(training)
     model, lanes = training.config.model, training.config.train.lanes
-    shapes = {name: tuple(variable.shape) for name, variable in variables.items()}
-    shapes["state"] = (lanes, model.lstm_layers, 2, model.lstm_dim)
+    state = {"state": (lanes, model.lstm_layers, 2, model.lstm_dim)}
     of_model = {name: one for name, one in checkpoint.arrays.items() if name not in KEYS}
-    if shapes != {name: array.shape for name, array in of_model.items()}:
-        raise InputError(f"{checkpoint.path} is of another model; choose another --workdir")
+    _check_model(checkpoint, join_named(shapes_of(variables), state), shapes_of(of_model))
     check_spelling(checkpoint)
     for name, variable in variables.items():
         variable.assign(checkpoint.arrays[name])
@@ -152,7 +163,7 @@ def collect(training: Training) -> dict[str, Any]:
     """Collects a checkpoint's arrays; a collective, so all workers call it."""
     state = training.steps.gather_state(training.state)
     arrays = {name: variable.numpy() for name, variable in _named_variables(training).items()}
-    return {**arrays, "state": state.numpy()}
+    return join_named(arrays, {"state": state.numpy()})
 
 
 def checkpoint_bytes(training: Training) -> int:
@@ -197,7 +208,7 @@ def save(
     path = save_checkpoint(
         workdir,
         step=training.step,
-        arrays={**arrays, **training.spelling},
+        arrays=join_named(arrays, training.spelling),
         meta=meta,
         keep=training.config.train.keep_checkpoints,
     )

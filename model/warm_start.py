@@ -19,6 +19,7 @@ import numpy.typing as npt
 from model.char_vectors import char_vectors
 from model.checkpoints import Arrays, Checkpoint, read_checkpoint, write_checkpoint
 from model.errors import InputError
+from model.naming import name_variables
 from model.network import JointModel, unigram_log_probabilities
 from model.published import Published
 from model.vocab import SPECIAL_WORDS, UNK_ID, Vocabulary
@@ -104,15 +105,15 @@ def move_weights(published: Published, vocab: Vocabulary) -> Arrays:
     tables = {id(table): name for name, table in model.tables()}
     guessed = _guess_rows(model, published.vocab, vocab, rows)
     arrays: Arrays = {}
-    for variable in model.weights:
+    for name, variable in name_variables("model", model.weights).items():
         array = variable.numpy()
-        name = tables.get(id(variable.value))
-        if name is not None:
+        table = tables.get(id(variable))
+        if table is not None:
             moved = np.empty((len(vocab), *array.shape[1:]), array.dtype)
             moved[rows.known] = array[rows.theirs]
-            moved[rows.new] = guessed[name]
+            moved[rows.new] = guessed[table]
             array = moved
-        arrays[f"model/{variable.path}"] = array
+        arrays[name] = array
     return arrays
 
 

@@ -117,7 +117,9 @@ def test_arrays_of_another_model(version: str) -> None:
     checkpoint = read_checkpoint(path)
     arrays = {**checkpoint.arrays, "model/other": np.zeros(3)}
     write_checkpoint(path, step=7, arrays=arrays, meta=checkpoint.meta)
-    with pytest.raises(InputError, match=r"is not whole \(its arrays are of another model\)"):
+    with pytest.raises(
+        InputError, match=r"is not whole \(it is of another model: array model/other is unknown\)"
+    ):
         load_published(version)
 
 

@@ -313,7 +313,9 @@ def test_restore_refuses_another_model(
     with Dataset.open(tiny_records) as dataset:
         config = check_config(with_overrides(CONFIG, [setting]), dataset)
         training = build_training(config, dataset, cluster)
-    with pytest.raises(InputError, match="is of another model; choose another --workdir"):
+    with pytest.raises(
+        InputError, match=r"is of another model \(array [^;]*\); choose another --workdir"
+    ):
         restore(training, checkpoint)
     assert training.step == 0
 
