@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 
-from model.errors import CharloomError
+from model.errors import EXIT_RESTARTABLE, CharloomError
 from pipelines import cli_kubeflow, cli_models, cli_registry, cli_runs, cli_serve, cli_stages
 from pipelines.cli_shared import IS_PRODUCT
 from pipelines.streams import LastingStream, ReaderGoneError, lasting_streams
@@ -45,6 +45,9 @@ def _run(arguments: Sequence[str] | None, output: LastingStream) -> int:
         return 0
     except CharloomError as error:
         return _report(error, " ".join(str(error).split()), error.exit_code, options.debug)
+    except _StoppedError as stop:
+        line = "stopped by SIGTERM; run the same command again"
+        return _report(stop, line, EXIT_RESTARTABLE, debug=False)
     except KeyboardInterrupt as stop:
         return _report(stop, str(stop) or "stopped", 130, debug=False)
     except Exception as error:
@@ -54,8 +57,12 @@ def _run(arguments: Sequence[str] | None, output: LastingStream) -> int:
     return 0
 
 
-def _end(number: int, _: object) -> None:
-    raise SystemExit(128 + number)
+class _StoppedError(SystemExit):
+    """SIGTERM came; no handler of mere errors keeps it."""
+
+
+def _end(*_: object) -> None:
+    raise _StoppedError(EXIT_RESTARTABLE)
 
 
 def _report(error: BaseException, line: str, code: int, debug: bool) -> int:

@@ -95,6 +95,14 @@ def test_a_closed_pipe_does_not_change_the_code(
     assert (done.returncode, done.stderr) == (code, said)
 
 
+def test_sigterm_says_how_to_go_on() -> None:
+    done = run([], program=in_program("import os, signal; os.kill(os.getpid(), signal.SIGTERM)"))
+    assert (done.returncode, done.stderr) == (
+        75,
+        b"charloom: stopped by SIGTERM; run the same command again\n",
+    )
+
+
 def test_the_work_is_done_to_its_end(broken: int, tmp_path: Path) -> None:
     body = (
         f"print('a ' * 99999); open({str(tmp_path / 'made')!r}, 'w').write('done'); "
