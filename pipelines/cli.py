@@ -7,6 +7,7 @@ flag are answered at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -14,31 +15,41 @@ import threading
 import traceback
 from collections.abc import Sequence
 
-from model.errors import CharloomError
+from model.errors import EXIT_RESTARTABLE, CharloomError
 from pipelines import cli_kubeflow, cli_models, cli_registry, cli_runs, cli_serve, cli_stages
+from pipelines.cli_shared import IS_PRODUCT
+from pipelines.streams import LastingStream, ReaderGoneError, lasting_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code.
 
     0 done, 1 failed, 2 bad input, 3 rejected (by the gate, or by a limit of drift), 75 interrupted
-    (SIGTERM, or a worker was lost too often), 130 Ctrl-C.
+    (SIGTERM, or a worker was lost too often), 130 Ctrl-C. A closed pipe changes none of them; only
+    a command whose output is its product ends early then, with 0.
     """
+    with lasting_streams() as output:
+        return _run(arguments, output)
+
+
+def _run(arguments: Sequence[str] | None, output: LastingStream) -> int:
     options = build_parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _end)  # so that temporary folders are removed
+    output.is_product = getattr(options, IS_PRODUCT, False)
     try:
         options.command(options)
+        output.flush()
+    except ReaderGoneError:
+        return 0
     except CharloomError as error:
         return _report(error, " ".join(str(error).split()), error.exit_code, options.debug)
+    except _StoppedError as stop:
+        line = "stopped by SIGTERM; run the same command again"
+        return _report(stop, line, EXIT_RESTARTABLE, debug=False)
     except KeyboardInterrupt as stop:
-        print(f"charloom: {stop}" if str(stop) else "charloom: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader (head, say) has enough; Python must not complain of it at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _report(stop, str(stop) or "stopped", 130, debug=False)
     except Exception as error:
         name = type(error).__name__
         line = f"internal error: {name}: {' '.join(str(error).split())[:500]}; --debug shows where"
@@ -46,14 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _end(number: int, _: object) -> None:
-    raise SystemExit(128 + number)
+class _StoppedError(SystemExit):
+    """SIGTERM came; no handler of mere errors keeps it."""
+
+
+def _end(*_: object) -> None:
+    raise _StoppedError(EXIT_RESTARTABLE)
 
 
 def _report(error: BaseException, line: str, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    sys.stdout.flush()
+    with contextlib.suppress(ReaderGoneError, CharloomError):
+        sys.stdout.flush()
     print(f"charloom: {line}", file=sys.stderr, flush=True)
     return code
 

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from pipelines import flags
-from pipelines.cli_shared import Add
+from pipelines.cli_shared import IS_PRODUCT, Add
 
 if TYPE_CHECKING:
     from pipelines.connect import Kubeflow
@@ -68,6 +68,8 @@ def add_commands(add: Add, commands: Any) -> None:
         if verb != "list":
             parser.add_argument("schedule", metavar="NAME", help="the schedule's name")
         flags.add_kubeflow(parser)
+        if verb == "list":
+            parser.set_defaults(**{IS_PRODUCT: True})
         if verb in ("list", "resume"):
             flags.add_scheduler_zone(parser)
         if verb == "run-now":

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from pipelines import flags
-from pipelines.cli_shared import Add, import_tensorflow
+from pipelines.cli_shared import IS_PRODUCT, Add, import_tensorflow
 
 
 def add_commands(add: Add, commands: Any) -> None:
@@ -23,6 +23,7 @@ def add_commands(add: Add, commands: Any) -> None:
     verbs = {"score": score, "embed": embed, "next": following, "similar": similar}
     for verb, parser in verbs.items():
         flags.add_query(parser, verb)
+        parser.set_defaults(**{IS_PRODUCT: True})
 
 
 def _query(options: argparse.Namespace) -> None:

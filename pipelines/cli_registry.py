@@ -9,7 +9,7 @@ from typing import Any
 
 from model.errors import CharloomError, InputError
 from model.files import read_json
-from pipelines.cli_shared import Add
+from pipelines.cli_shared import IS_PRODUCT, Add
 
 KEEP = 5
 
@@ -22,6 +22,7 @@ def add_commands(add: Add, commands: Any) -> None:
     listing = add(actions, "list", _list, "List the models of a registry, or a model's versions.")
     listing.add_argument("path", metavar="DIR", help="<registry> or <registry>/<name>")
     _add_json(listing)
+    listing.set_defaults(**{IS_PRODUCT: True})
 
     show = add(actions, "show", _show, "Show a version, and whether its files are whole.")
     _add_model(show)

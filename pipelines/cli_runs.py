@@ -13,7 +13,7 @@ from components.preprocess.comparison import NOTHING, Comparison
 from components.preprocess.start import COLD, Start
 from components.task import RESTARTS_VARIABLE
 from model.config import Config
-from model.errors import RejectedError, RestartableError
+from model.errors import RejectedError
 from model.vocab import read_words
 from pipelines import flags, flags_model
 from pipelines.cli_shared import Add, import_tensorflow, read_settings
@@ -81,21 +81,16 @@ def _run_graph(
         find_model(start.warm_start)
     from pipelines.local import run_pipeline
 
-    try:
-        result = run_pipeline(
-            inputs=inputs,
-            root=root,
-            config=config,
-            workers=workers,
-            model_name=name,
-            vocab=vocab,
-            comparison=comparison,
-            start=start,
-        )
-    except RestartableError as error:
-        raise RestartableError(
-            f"{error} (then charloom evaluate and export; charloom run begins anew)"
-        ) from None
+    result = run_pipeline(
+        inputs=inputs,
+        root=root,
+        config=config,
+        workers=workers,
+        model_name=name,
+        vocab=vocab,
+        comparison=comparison,
+        start=start,
+    )
     print(f"records:  {result.records}")
     print(f"workdir:  {result.workdir}")
     print(f"report:   {result.report_html}")

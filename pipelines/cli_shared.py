@@ -17,6 +17,10 @@ Add = Callable[..., argparse.ArgumentParser]
 """Makes the parser of a command: of the subparsers, name, function and help."""
 
 
+IS_PRODUCT = "output_is_product"
+"""Set in the options of a command that is run for its output only, and may end when nobody reads it."""
+
+
 def import_tensorflow() -> None:
     """Hides what TensorFlow's C++ parts print while they load; shows it if loading fails."""
     sys.stderr.flush()

@@ -27,7 +27,7 @@ from typing import Any
 from kfp import dsl, local
 
 from components.evaluate.gate import PASSED
-from components.export.registry import check_name
+from components.export.registry import CHAMPION_FILE, check_name
 from components.preprocess.comparison import NOTHING, Comparison
 from components.preprocess.start import COLD, Start
 from components.task import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE, OWNER_VARIABLE
@@ -99,7 +99,7 @@ def run_pipeline(
     Raises:
       InputError: an argument, or what a task said about its input.
       RejectedError: the words have drifted above a limit.
-      RestartableError: a task stopped through no fault of its input.
+      RestartableError: a task stopped through no fault of its input, or SIGTERM or SIGHUP came.
       CharloomError: a task failed otherwise.
       KeyboardInterrupt: Ctrl-C; the tasks have ended.
     """
@@ -123,9 +123,37 @@ def run_pipeline(
     if workers < 1:
         raise InputError(f"--workers is {workers}; it must be at least 1")
     log = _make_folders(os.path.abspath(root))
-    with tempfile.TemporaryDirectory(prefix="charloom-", ignore_cleanup_errors=True) as scratch:
+    with (
+        tempfile.TemporaryDirectory(prefix="charloom-", ignore_cleanup_errors=True) as scratch,
+        _saying_how_to_go_on(os.path.join(os.path.abspath(root), "registry", model_name)),
+    ):
         outputs = _execute(arguments, root=os.path.abspath(root), scratch=scratch, log=log)
     return _read_result(outputs, log)
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on(model: str) -> Iterator[None]:
+    """Completes what an interruption says: the graph itself can't go on where it was.
+
+    Args:
+      model: the model's folder in the registry.
+    """
+    try:
+        yield
+    except (RestartableError, KeyboardInterrupt) as stop:
+        text = str(stop)
+        if "charloom train " in text:  # the command with which the training goes on
+            registry, name = os.path.split(model)
+            champion = os.path.exists(os.path.join(model, CHAMPION_FILE))
+            compared = f" --champion {shlex.quote(model)}" if champion else ""
+            text += (
+                f" (then, with the same --records and --workdir, charloom evaluate{compared}, and "
+                f"charloom export --registry {shlex.quote(registry)} --name {name}; charloom run "
+                "begins anew)"
+            )
+        else:
+            text += "; charloom run begins anew"
+        raise type(stop)(text) from None
 
 
 def _make_folders(root: str) -> str:
@@ -168,7 +196,7 @@ def _execute(arguments: Mapping[str, Any], *, root: str, scratch: str, log: str)
             outputs: dict[str, Any] = _graph_for_here()(**arguments).outputs
         except Exception as error:
             failure = error
-    tasks.raise_if_stopped()
+    tasks.raise_if_stopped(_read_error(environment[ERROR_FILE_VARIABLE]))
     if failure is not None:
         raise _describe_failure(failure, environment[ERROR_FILE_VARIABLE], log) from failure
     return outputs
@@ -213,13 +241,22 @@ def _read_result(outputs: Mapping[str, Any], log: str) -> RunResult:
     )
 
 
-def _describe_failure(error: Exception, error_file: str, log: str) -> CharloomError:
-    """Returns the error that a task reported, or one that says which task failed."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
+def _read_error(error_file: str) -> CharloomError | None:
+    """Returns the error that a task reported, if one did."""
+    try:
         with open(error_file, encoding="utf-8") as file:
             reported = json.load(file)
         classes = {cls.exit_code: cls for cls in (InputError, RejectedError, RestartableError)}
         return classes.get(reported["exit_code"], CharloomError)(reported["message"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _describe_failure(error: Exception, error_file: str, log: str) -> CharloomError:
+    """Returns the error that a task reported, or one that says which task failed."""
+    reported = _read_error(error_file)
+    if reported is not None:
+        return reported
     # kfp: Pipeline 'p' finished with status FAILURE. Inner task failed: 'a' inside 'b'.
     text = re.sub(r"\x1b\[\d+m", "", str(error))
     failed = re.search(r"Inner task failed: '([^']+)'", text)
@@ -331,12 +368,22 @@ class _StoppableTasks:
         """Whether a signal has come."""
         return bool(self._signal)
 
-    def raise_if_stopped(self) -> None:
-        """Raises KeyboardInterrupt or SystemExit if a signal has stopped the run."""
-        if self._signal == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self._signal:
-            raise SystemExit(128 + self._signal)
+    def raise_if_stopped(self, reported: CharloomError | None) -> None:
+        """Raises what a signal that has stopped the run comes to.
+
+        Args:
+          reported: what the task that was stopped said of it.
+
+        Raises:
+          KeyboardInterrupt: Ctrl-C.
+          RestartableError: another signal.
+        """
+        if not self._signal:
+            return
+        text = f"stopped by {signal.Signals(self._signal).name}"
+        if isinstance(reported, RestartableError):  # it knows how to go on
+            text += f"; {str(reported).removeprefix('stopped by SIGTERM; ')}"
+        raise KeyboardInterrupt(text) if self._signal == signal.SIGINT else RestartableError(text)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         if self._signal:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -42,10 +44,11 @@ def read_texts(texts: Sequence[str], path: str | None) -> Iterator[str]:
     """
     if not texts and path is None:
         raise InputError("there is no text; give texts, --input FILE, or --input - for stdin")
-    for text in texts:
-        check_text(text)
+    texts = [check_text(text) for text in texts]
     if path is None:
         return iter(texts)
+    if path == "-" and sys.stdin is None:
+        raise InputError("--input -: stdin is closed; give texts, or --input FILE")
     try:
         file = sys.stdin.buffer if path == "-" else open(path, "rb")
     except OSError as error:
@@ -64,11 +67,18 @@ def _read_lines(file: BinaryIO, path: str) -> Iterator[str]:
                 ) from None
 
 
-def check_text(text: str) -> None:
-    """Raises InputError if a text of the command line was no UTF-8."""
+def check_text(text: str) -> str:
+    """Returns a text of the command line, which is UTF-8 in any locale.
+
+    Raises:
+      InputError: it is not UTF-8.
+    """
     try:
         text.encode()
+        return text
     except UnicodeEncodeError as error:
+        with contextlib.suppress(UnicodeError):  # bytes that the locale could not decode
+            return os.fsencode(text).decode()
         raise InputError(f"the text is not UTF-8 at character {error.start}: {text!r}") from None
 
 
@@ -153,8 +163,7 @@ def print_similar(model: Any, word: str, *, k: int) -> None:
 def _checked(text: str, k: int) -> str:
     if not 1 <= k < 1 << 31:
         raise InputError(f"-k is {k}; it must be at least 1 and below 2^31")
-    check_text(text)
-    return text
+    return check_text(text)
 
 
 def _print_words(words: tf.Tensor, values: tf.Tensor) -> None:

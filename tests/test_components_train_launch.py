@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,12 +17,13 @@ import pytest
 from worker_processes import wait_for, worker_pids
 
 from components.preprocess.main import run as prepare
+from components.train import launch, main
 from components.train.launch import launch_local
 from components.train.main import ProgressBar, run
-from components.train.workers import log_path
+from components.train.workers import WorkerGroup, log_path
 from model.checkpoints import list_checkpoints
 from model.config import read_config, with_overrides
-from model.errors import CharloomError, InputError
+from model.errors import CharloomError, InputError, RestartableError
 from model.presets import tiny
 from model.progress import read_metrics
 
@@ -54,7 +56,7 @@ def test_a_killed_worker_ends_the_group_and_the_same_command_goes_on(
     assert errors.strip().splitlines()[-1] == (
         "charloom: worker 1 was ended by SIGKILL; continue from the newest checkpoint with: "
         f"charloom train --records {tiny_records} --workdir {workdir} "
-        f"--config {workdir}/config.json --workers 2"
+        f"--config {workdir}/config.json --workers 2 --max-restarts 0"
     )
     assert not worker_pids(workdir)
     assert not (workdir / "COMPLETED").exists()
@@ -120,6 +122,40 @@ def test_a_worker_s_bad_input_reaches_the_launcher(tmp_path: Path) -> None:
             config=_config_file(tmp_path),
             workers=1,
         )
+
+
+def test_the_command_that_goes_on_is_whole(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_records: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch, "WorkerGroup", _StoppingGroup)
+    monkeypatch.setattr(main, "begin", lambda *args, **options: None)
+    with pytest.raises(RestartableError) as raised:
+        run(
+            records=tiny_records,
+            workdir="work",
+            config=tiny(),
+            warm_start="registry/my lm/3",
+            stall_seconds=12.5,
+        )
+    how = str(raised.value).split(" with: ")[1]
+    assert shlex.split(how) == [
+        *("charloom", "train", "--records", tiny_records, "--workdir", f"{tmp_path}/work"),
+        *("--config", f"{tmp_path}/work/config.json", "--workers", "1"),
+        *("--warm-start", f"{tmp_path}/registry/my lm/3", "--stall-seconds", "12.5"),
+    ]
+
+
+class _StoppingGroup(WorkerGroup):
+    """Workers that start nothing; the first thing that happens is SIGTERM."""
+
+    def __enter__(self) -> _StoppingGroup:
+        signal.raise_signal(signal.SIGTERM)
+        return self
+
+    @property
+    def finished(self) -> bool:
+        return False
 
 
 def test_a_worker_s_crash_names_its_log(tmp_path: Path, tiny_records: str) -> None:

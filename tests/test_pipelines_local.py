@@ -22,7 +22,7 @@ from volume import keep_first
 import pipelines
 from components.preprocess.comparison import Comparison
 from components.preprocess.drift import compare
-from model.config import Config, to_json, with_overrides
+from model.config import to_json, with_overrides
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
 from model.presets import tiny
 from pipelines import local
@@ -354,26 +354,23 @@ def descendants(pid: int) -> set[int]:
     keep_first(
         [
             # kfp's shell, the task, two workers; the workers have joined.
-            (signal.SIGINT, "train/workdir/checkpoints/*", 4, -signal.SIGINT),
+            (signal.SIGINT, "train/workdir/checkpoints/*", 4, 130),
             # The shell of the first task: it has not told its process group so far.
-            (signal.SIGTERM, "", 1, 128 + signal.SIGTERM),
+            (signal.SIGTERM, "", 1, 75),
         ]
     ),
 )
 def test_a_signal_ends_all_processes(
     tmp_path: Path, corpus: Path, number: signal.Signals, sign: str, least: int, code: int
 ) -> None:
-    config: Config = with_overrides(tiny(), ["train.steps=1000000", "train.warmup_steps=1"])
-    program = (
-        "import sys\n"
-        "from model.config import from_json\n"
-        "from pipelines.local import run_pipeline\n"
-        "run_pipeline(inputs=[sys.argv[1]], root=sys.argv[2], config=from_json(sys.argv[3]),\n"
-        "             workers=2, model_name='m')\n"
+    config = tmp_path / "config.json"
+    config.write_text(
+        to_json(with_overrides(tiny(), ["train.steps=1000000", "train.warmup_steps=1"]))
     )
-    arguments = [f"{corpus}/*.txt", str(tmp_path / "r"), to_json(config)]
+    root = tmp_path / "r"
     run = subprocess.Popen(
-        [sys.executable, "-c", program, *arguments],
+        [sys.executable, "-m", "pipelines.cli", "run", "--input", f"{corpus}/*.txt"]
+        + ["--root", str(root), "--config", str(config), "--workers", "2", "--name", "m"],
         cwd=os.path.dirname(os.path.dirname(pipelines.__file__)),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -396,6 +393,20 @@ def test_a_signal_ends_all_processes(
     finally:
         run.kill()
     assert returned == code
+    reader.join()
+    last, stop = said[-1].rstrip(), f"charloom: stopped by {number.name}; "
+    if sign:
+        (workdir,) = root.glob("pipeline/*/train/workdir")
+        newest = max(int(path.name[-8:]) for path in (workdir / "checkpoints").iterdir())
+        assert re.fullmatch(
+            rf"{stop}go on from step {newest} with: charloom train --records \S+ --workdir "
+            rf"{workdir} --config {workdir}/config.json --workers 2 \(then, with the same "
+            r"--records and --workdir, charloom evaluate, and charloom export --registry "
+            rf"{root}/registry --name m; charloom run begins anew\)",
+            last,
+        ), last
+    else:
+        assert last == f"{stop}charloom run begins anew"
     deadline = time.monotonic() + 5  # what was killed takes a moment
     while (alive := processes & set(living())) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,17 @@ def test_another_model(tmp_path: Path) -> None:
     tf.saved_model.save(tf.Module(), path)
     with pytest.raises(InputError, match=f"^{path} is no model that charloom exported$"):
         query.load(path)
+
+
+def test_a_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(InputError, match="--input -: stdin is closed; give texts, or --input FILE"):
+        query.read_texts([], "-")
+    assert list(query.read_texts(["a"], None)) == ["a"]
+
+
+def test_a_text_that_the_locale_could_not_decode() -> None:
+    given = "Größe".encode().decode("ascii", "surrogateescape")
+    assert list(query.read_texts([given], None)) == ["Größe"]
+    with pytest.raises(InputError, match="the text is not UTF-8 at character 2"):
+        query.read_texts(["a \udcff"], None)

@@ -48,6 +48,7 @@ def launch_local(
     peer_seconds: float = PEER_SECONDS,
     stall_seconds: float = STALL_SECONDS,
     profile: str = "",
+    warm_start: str = "",
     follower: Follower | None = None,
 ) -> None:
     """Runs a training as local processes that share the cores and meet on loopback.
@@ -63,6 +64,8 @@ def launch_local(
       peer_seconds: how long a worker waits for the others to come.
       stall_seconds: how long a worker may make no progress.
       profile: the steps that worker 0 traces, as in `100:110`.
+      warm_start: folder of the version with whose weights the training began, which the command
+        that goes on must name; the workers find the weights in `workdir`.
       follower: hears how it goes.
 
     Raises:
@@ -78,8 +81,16 @@ def launch_local(
     command += ["--peer-seconds", str(peer_seconds), "--stall-seconds", str(stall_seconds)]
     if profile:
         command += ["--profile", profile]
+    limits = {
+        "--max-restarts": (max_restarts, MAX_RESTARTS),
+        "--peer-seconds": (peer_seconds, PEER_SECONDS),
+        "--stall-seconds": (stall_seconds, STALL_SECONDS),
+    }
     again = ["charloom", "train", "--records", records, "--workdir", workdir]
     again += ["--config", config, "--workers", str(workers)]
+    again += ["--warm-start", warm_start] if warm_start else []
+    for flag, (value, default) in limits.items():
+        again += [flag, f"{value:g}"] if value != default else []
     follower = follower or Follower()
     restarts = 0
     with StopRequests() as requests:

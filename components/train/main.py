@@ -87,7 +87,7 @@ def run(
         if profile:
             profile.check(done=done, steps=config.train.steps)
         launch = functools.partial(
-            _launcher(jobset),
+            _launcher(jobset, warm_start),
             records=os.path.abspath(records),
             workdir=os.path.abspath(workdir),
             workers=workers,
@@ -99,9 +99,10 @@ def run(
         return _train(workdir, config, done=done, launch=launch)
 
 
-def _launcher(jobset: JobSetOptions | None) -> Callable[..., None]:
+def _launcher(jobset: JobSetOptions | None, warm_start: str) -> Callable[..., None]:
     if jobset is None:
-        return launch_local
+        begun_with = os.path.abspath(warm_start) if warm_start else ""
+        return functools.partial(launch_local, warm_start=begun_with)
     from components.train.launch_jobset import launch_jobset  # Kubernetes' client takes a while
 
     return functools.partial(launch_jobset, options=jobset)
