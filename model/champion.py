@@ -1,4 +1,4 @@
-"""The champion on the challenger's test words: the same raw text, each model with its own vocabulary."""
+"""Other versions on the challenger's test words: the same raw text, each with its own vocabulary."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from model.records import Dataset, Record, encode_record, parse_record
 from model.report import Scored, SplitWords, sums, with_spellings
 from model.scoring import score_words
 from model.showing import show_word
+from model.slices import differences_of, slice_of_words, slice_sums
 from model.spelling import UnknownSpellings
 from model.vocab import Vocabulary
 
@@ -42,8 +43,9 @@ def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, 
       tested: what the challenger said of their test split.
 
     Returns:
-      The part `champion` of a report: which version it is, its sums over the test split, and
-      the words about which the two models differ most; or why it can't be compared with.
+      The part `champion` of a report: which version it is, its sums over the test split, how
+      the two differ by slice and source (`model.slices`), and the words about which they
+      differ most; or why it can't be compared with.
     """
     found: dict[str, Any] = {
         "version": _number_of(version),
@@ -53,6 +55,7 @@ def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, 
         "same_vocabulary": None,
         "refused": None,
         "test": None,
+        "slices": None,
         "words": None,
     }
     try:
@@ -69,28 +72,51 @@ def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, 
     if found["refused"]:
         return found
     scored = _score(champion, dataset, tested.words)
-    words = differing_words(tested.words, tested.scored, scored, with_spellings=not same)
-    return {**found, "test": sums(tested.words, scored), "words": words}
+    gaps = differences_of(tested.scored, scored, tested.words, spelled=not same)
+    slices = slice_of_words(tested.words, tested.vocab, champion.vocab)
+    return {
+        **found,
+        "test": sums(tested.words, scored),
+        "slices": slice_sums(tested.words, gaps, slices),
+        "words": differing_words(tested.words, gaps),
+    }
+
+
+def score_reference(
+    version: str, dataset: Dataset, tested: Tested, *, champion: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Scores the best version so far as `score_champion` does.
+
+    Args:
+      version: its folder.
+      dataset: the challenger's records.
+      tested: what the challenger said of their test split.
+      champion: the part `champion` of the report; if it is the same version, it is not scored
+        again.
+
+    Returns:
+      The part `reference` of a report: that of `score_champion`, and `is_champion`, with which
+      the sums are in the part `champion` alone.
+    """
+    if champion and os.path.realpath(champion["path"]) == os.path.realpath(version):
+        once = dict.fromkeys(("test", "slices", "words"))
+        return {**champion, **once, "is_champion": True}
+    return {**score_champion(version, dataset, tested), "is_champion": False}
 
 
 def differing_words(
-    words: SplitWords, ours: Scored, theirs: Scored, *, with_spellings: bool
+    words: SplitWords, gaps: npt.NDArray[np.float64]
 ) -> dict[str, list[dict[str, Any]]]:
     """Returns the words of which one model is surer than the other, over all places together.
 
     Args:
       words: what both scored.
-      ours: of the challenger.
-      theirs: of the champion.
-      with_spellings: whether unknown words pay for their spelling.
+      gaps: `[words]` of `differences_of`.
 
     Returns:
       `better` and `worse`, most first: the word, how often it is there, and the difference
       of the sums of its log-likelihoods, in nats.
     """
-    gaps = ours.log_likelihoods.astype(np.float64) - theirs.log_likelihoods
-    if with_spellings:
-        gaps += (ours.spellings - theirs.spellings)[words.numbers]
     size = len(words.spellings)
     total = np.bincount(words.numbers, gaps, size)
     count = np.bincount(words.numbers, minlength=size)

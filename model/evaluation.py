@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.batches import LaneReader
-from model.champion import Tested, score_champion
+from model.champion import Tested, score_champion, score_reference
 from model.config import to_json
 from model.errors import InputError
 from model.loading import Loaded, load_model, read_spelling
@@ -31,7 +31,7 @@ from model.spelling import UnknownSpellings
 from model.steps import batch_inputs
 from model.vocab import BOS_ID, UNK_ID, Vocabulary
 
-REPORT_VERSION = 3
+REPORT_VERSION = 4
 """Raised whenever a report changes its form."""
 
 
@@ -104,7 +104,9 @@ def hide_specials(probabilities: tf.Tensor) -> tf.Tensor:
     return probabilities * (1.0 - tf.reduce_sum(hidden, axis=0))
 
 
-def evaluate_checkpoint(*, records: str, workdir: str, champion: str = "") -> dict[str, Any]:
+def evaluate_checkpoint(
+    *, records: str, workdir: str, champion: str = "", reference: str = ""
+) -> dict[str, Any]:
     """Scores the best checkpoint of a training on its validation and test split.
 
     Args:
@@ -112,6 +114,7 @@ def evaluate_checkpoint(*, records: str, workdir: str, champion: str = "") -> di
       workdir: the training's folder.
       champion: folder of the version that is the champion, which is scored on the same test
         words; empty if there is none.
+      reference: folder of the best version so far, the same.
 
     Returns:
       The report, JSON-ready, without a verdict.
@@ -130,13 +133,17 @@ def evaluate_checkpoint(*, records: str, workdir: str, champion: str = "") -> di
         )
         splits = {"valid": describe_split(*valid, vocab), "test": describe_split(*test, vocab)}
         tested = Tested(*test, vocab, loaded.config.data)
+        beside = score_champion(champion, dataset, tested) if champion else None
         rows = read_metrics(workdir)
         return {
             "format_version": REPORT_VERSION,
             **_describe_model(loaded, dataset),
             "splits": splits,
             "baseline": _baselines(dataset, splits["test"]),
-            "champion": score_champion(champion, dataset, tested) if champion else None,
+            "champion": beside,
+            "reference": score_reference(reference, dataset, tested, champion=beside)
+            if reference
+            else None,
             "samples": sample_next_words(loaded, dataset),
             "curves": _curves(rows, workers=loaded.checkpoint.meta["workers"]),
             "seconds": {

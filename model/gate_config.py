@@ -18,21 +18,27 @@ class GateConfig:
     beat: tuple[str, ...] = BASELINES
     """Baselines, made from the same records, that the model must not be above."""
     tolerance: float = 0.005
-    """By what part the perplexity may be above the champion's, at the interval's upper end."""
+    """Non-inferiority margin: largest relative perplexity increase over the champion at the
+    interval's upper end."""
+    max_drift: float = 0.02
+    """The same over the best version so far, however many champions there were since. Its interval
+    allows for a hundred comparisons."""
     require_improvement: bool = False
-    """Whether a model that may be no better than the champion is rejected."""
+    """Reject a model that is not significantly better than the champion."""
     confidence: float = 0.95
     """Level of the two-sided interval of the difference from the champion."""
-    min_units: int = 20
-    """Documents, or blocks of 1,000 words, of equal length that a comparison needs."""
+    min_units: int = 5
+    """Files of equal size from which the test text must come to compare at all."""
     max_slice_loss: float = 0.05
-    """By what part the perplexity of a slice of words may be above the champion's."""
+    """Relative perplexity increase over the champion that no slice of the words may exceed
+    significantly."""
 
     def __post_init__(self) -> None:
         check_range("gate.max_perplexity", self.max_perplexity, 1.0, 1e12)
         for name in self.beat:
             check_choice("gate.beat", name, BASELINES)
         check_range("gate.tolerance", self.tolerance, 0.0, 1.0)
+        check_range("gate.max_drift", self.max_drift, 0.0, 1.0)
         check_range("gate.confidence", self.confidence, 0.5, 0.9999)
         check_range("gate.min_units", self.min_units, 5, 1_000_000)
         check_range("gate.max_slice_loss", self.max_slice_loss, 0.0, 1e6)

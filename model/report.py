@@ -20,9 +20,6 @@ from model.vocab import BOS_ID, EOS_ID, UNK_ID, Vocabulary
 SLICES = ("unknown", "1-5", "6-100", ">100")
 """Slices of the targets, by how often the target word is a target in the training split."""
 
-BLOCK_WORDS = 1_000
-"""About how many words a block has; none reaches over the end of a record."""
-
 Floats = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -152,32 +149,6 @@ def sums(words: SplitWords, scored: Scored) -> dict[str, Any]:
             }
             for at, source in enumerate(words.sources)
         ],
-        "blocks": _blocks(words.lengths, values, spelled),
-    }
-
-
-def _blocks(lengths: IntArray, values: Floats, spelled: Floats) -> dict[str, list[Any]]:
-    """Returns the sums of the blocks of all records, in their order, as columns.
-
-    Args:
-      lengths: `[records]` words of each.
-      values: `[words]` log-likelihoods.
-      spelled: `[words]` those of the spellings of unknown words.
-    """
-    ends = np.cumsum(lengths)
-    starts = [
-        start + length * np.arange(count) // count
-        for start, length in zip(ends - lengths, lengths, strict=True)
-        if length
-        for count in [max(1, round(int(length) / BLOCK_WORDS))]
-    ]
-    edges = np.concatenate([np.zeros(0, np.int64), *starts])
-    if not len(edges):
-        return {"words": [], "log_likelihood": [], "spelling_log_likelihood": []}
-    return {
-        "words": np.diff(np.append(edges, len(values))).tolist(),
-        "log_likelihood": np.add.reduceat(values, edges).tolist(),
-        "spelling_log_likelihood": np.add.reduceat(spelled, edges).tolist(),
     }
 
 

@@ -106,7 +106,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise InputError(f"{options.workdir} holds no training; run charloom train")
     config = with_overrides(read_config(path), [*options.set, *flags_model.gate_settings(options)])
     refuse_sections(options.set, "evaluate", allowed=("gate",))
-    champion = find_model(options.champion) if options.champion else ""
+    champion, reference = flags_model.find_compared(options)
     import_tensorflow()
     from components.evaluate.main import run
 
@@ -117,6 +117,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         report=report,
         config=config,
         champion=champion,
+        reference=reference,
     )
     verdict = result["verdict"]
     if verdict["status"] != "PASSED":

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 
+from components.export.lineage import find_reference
+from components.export.registry import CHAMPION_FILE, find_model
 from components.preprocess.start import DEFAULT_SHARE, Start
+from model.errors import InputError
 
 
 def add_warm_start(parser: argparse.ArgumentParser, *, champion: bool = False) -> None:
@@ -48,12 +53,38 @@ def read_start(options: argparse.Namespace) -> Start:
 
 
 def add_champion(parser: argparse.ArgumentParser) -> None:
-    """Adds --champion."""
+    """Adds --champion and --reference."""
     parser.add_argument(
         "--champion",
         metavar="DIR",
         help="model to compare with: a version's folder, or <registry>/<name>, whose champion is taken",
     )
+    parser.add_argument(
+        "--reference",
+        metavar="DIR",
+        help="best version so far, which bounds the loss over many versions (gate.max_drift): a "
+        "version's folder, or <registry>/<name> (default: as --champion, if that is such a model)",
+    )
+
+
+def find_compared(options: argparse.Namespace) -> tuple[str, str]:
+    """Returns the folders of champion and reference that the flags name; empty for none.
+
+    Raises:
+      InputError: there is no such model, or it has no reference.
+    """
+    champion = find_model(options.champion) if options.champion else ""
+    if options.reference is None:
+        return champion, find_reference(options.champion) if options.champion else ""
+    if not os.path.exists(os.path.join(options.reference, CHAMPION_FILE)):
+        return champion, find_model(options.reference)
+    reference = find_reference(options.reference)
+    if not reference:
+        raise InputError(
+            f"{options.reference} has no reference yet; charloom registry rebase "
+            f"{shlex.quote(options.reference)} VERSION sets one, or leave --reference out"
+        )
+    return champion, reference
 
 
 def add_require_improvement(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +92,7 @@ def add_require_improvement(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--require-improvement",
         action="store_true",
-        help="reject a model that is not surely better than the champion",
+        help="reject a model that is not significantly better than the champion",
     )
 
 

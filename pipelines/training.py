@@ -136,8 +136,8 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
                 are trained, above 0 and up to 1.
             extend_vocab: Add the most frequent words of the text to the words of the warm start,
                 or of vocab, as far as the configuration's vocabulary size has room.
-            require_improvement: Publish only a model that is surely better than the champion; by
-                default, one that is surely not worse.
+            require_improvement: Publish only a model that is significantly better than the
+                champion; by default, one that is significantly not worse by the gate's tolerance.
 
         Returns:
             verdict: PASSED or REJECTED.
@@ -200,6 +200,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             workdir=workdir,
             config=found.outputs["judged"],
             champion=found.outputs["champion"],
+            reference=found.outputs["reference"],
             identity=found.outputs["run"],
             shared=shared,
         )

@@ -1,4 +1,4 @@
-"""What a report says of the model beside the champion, for its page and for Markdown."""
+"""What a report says of the model against the champion, for its page and for Markdown."""
 
 from __future__ import annotations
 
@@ -7,26 +7,36 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from components.evaluate.comparison import BETTER, NOT_WORSE, UNCLEAR, WORSE
-from components.evaluate.facts import SLICES, format_count, format_or_missing
+from components.evaluate.facts import format_count, format_or_missing
+from components.evaluate.judging import BETTER, NOT_WORSE, ONE, UNCLEAR, WORSE
 from components.evaluate.reading import find_items, find_number, look_up
 from components.templates import NOT_AVAILABLE, visible
+from model.slices import CHALLENGER_ONLY, CHAMPION_ONLY, NEITHER
 
 SHOWN_ROWS = 5
-"""Documents and words each way."""
+"""Sources and words each way."""
 _WAYS = ("better", "worse")
 MINUS = "\u2212"
 RELATIONS = {
-    BETTER: "surely better",
-    NOT_WORSE: "surely not worse by more than is allowed",
-    WORSE: "surely worse",
-    UNCLEAR: "perhaps better, perhaps worse",
+    BETTER: "significantly better",
+    NOT_WORSE: "not worse by more than is allowed",
+    WORSE: "significantly worse",
+    UNCLEAR: "neither better nor worse can be ruled out",
 }
-UNITS = {"file": "files", "document": "documents", "block": "blocks of 1,000 words"}
+SLICES = {
+    NEITHER: "known to neither model",
+    ONE: "known to one model only",
+    CHALLENGER_ONLY: "\u2013 only to this one",
+    CHAMPION_ONLY: "\u2013 only to the champion",
+    "1-5": "known to both, seen up to 5 times",
+    "6-100": "known to both, seen 6 to 100 times",
+    ">100": "known to both, seen over 100 times",
+}
+"""Slices of a comparison, and their names for people."""
 
 
 class Row(NamedTuple):
-    """A slice, a document or a word, and how the models differ there."""
+    """A slice, a source or a word, and how the models differ there."""
 
     name: str
     times: str
@@ -40,8 +50,10 @@ class Beside(NamedTuple):
     """Which version it is."""
     summary: str
     """One sentence."""
+    reference: str
+    """One sentence on the best version so far; empty where there is none."""
     slices: list[Row]
-    documents: dict[str, list[Row]]
+    sources: dict[str, list[Row]]
     """`better` and `worse`."""
     words: dict[str, list[Row]]
 
@@ -61,14 +73,12 @@ def read_beside(report: Mapping[str, Any]) -> Beside | None:
     return Beside(
         champion=named,
         summary=_summary(champion, compared, named),
-        slices=[
-            row._replace(name=SLICES.get(row.name, row.name))
-            for row in _rows(compared, "slices", ("name", "words", "change"), _percent)
-        ],
-        documents={
-            way: _rows(
-                compared, f"documents.{way}", ("source", "words", "difference"), _perplexity
-            )[:SHOWN_ROWS]
+        reference=_reference(report),
+        slices=_slices(compared),
+        sources={
+            way: _rows(compared, f"sources.{way}", ("source", "words", "difference"), _perplexity)[
+                :SHOWN_ROWS
+            ]
             for way in _WAYS
         },
         words={
@@ -102,6 +112,18 @@ def _rows(
     ]
 
 
+def _slices(compared: object) -> list[Row]:
+    """Returns the slices with their intervals, where they have one."""
+    rows = _rows(compared, "slices", ("name", "words", "change"), _percent)
+    shown = []
+    for row, values in zip(rows, find_items(compared, "slices"), strict=True):
+        low, high = find_number(values, "low"), find_number(values, "high")
+        between = "" if low is None or high is None else f" ({_percent(low)} to {_percent(high)})"
+        name = SLICES.get(row.name, row.name)
+        shown.append(Row(name, row.times, row.change + between))
+    return shown
+
+
 def _name(values: object, path: str) -> str:
     return visible(look_up(values, path) or NOT_AVAILABLE)
 
@@ -112,18 +134,37 @@ def _summary(champion: Mapping[str, Any], compared: object, named: str) -> str:
         return f"It could not be compared with the champion, {named}: {visible(refused)}"
     if not isinstance(compared, Mapping):
         return f"It could not be compared with the champion, {named}; the reasons are above."
+    same = look_up(champion, "same_vocabulary")
+    paid = "" if same is True else "; as their vocabularies differ, unknown words pay for spelling"
+    return f"{_difference(compared, f'the champion, {named}', paid)}."
+
+
+def _reference(report: Mapping[str, Any]) -> str:
+    reference = look_up(report, "reference")
+    if not isinstance(reference, Mapping):
+        return ""
+    version = find_number(reference, "version")
+    number = f"version {version:.0f}" if version is not None else _name(reference, "path")
+    named = f"the best version so far, {number}"
+    compared = look_up(report, "verdict.reference")
+    if isinstance(compared, Mapping):
+        return f"{_difference(compared, named, '')}."
+    refused = look_up(reference, "refused")
+    why = f": {visible(refused)}" if refused else "; the reasons are above."
+    return f"It could not be compared with {named}{why}"
+
+
+def _difference(compared: Mapping[str, Any], named: str, remark: str) -> str:
     change, low, high = (
         _percent(find_number(compared, f"perplexity_change{end}")) for end in ("", "_low", "_high")
     )
     level, units = find_number(compared, "confidence"), find_number(compared, "units")
-    unit = UNITS.get(str(compared.get("unit")), "units")
     relation = RELATIONS.get(str(compared.get("relation")), NOT_AVAILABLE)
-    share = NOT_AVAILABLE if level is None else f"{100 * level:g}\u00a0%"
-    same = look_up(champion, "same_vocabulary")
-    paid = "" if same is True else "; as their vocabularies differ, unknown words pay for spelling"
+    share = NOT_AVAILABLE if level is None else f"{100 * level:.4g}\u00a0%"
+    files = "file" if units == 1 else "files"
     return (
-        f"Perplexity {change} beside the champion, {named} ({share} interval {low} to {high}, over "
-        f"{format_or_missing(units, format_count)} {unit}{paid}): {relation}."
+        f"Perplexity {change} against {named} ({share} interval {low} to {high}, over "
+        f"{format_or_missing(units, format_count)} {files}{remark}): {relation}"
     )
 
 
@@ -150,14 +191,14 @@ def _percent(value: float | None) -> str:
 
 
 def _perplexity(difference: float | None) -> str:
-    """Of a difference of log-likelihood per word in nats, how the perplexity changed."""
+    """Formats a log-likelihood difference per word (nats) as a relative perplexity change."""
     if difference is None or abs(difference) > 700:
         return NOT_AVAILABLE
     return _percent(math.expm1(-difference))
 
 
 def _bits(difference: float | None) -> str:
-    """Of a sum of log-likelihoods in nats, the bits that are saved (-) or spent (+)."""
+    """Formats a log-likelihood difference (nats) as bits saved (-) or spent (+)."""
     if difference is None:
         return NOT_AVAILABLE
     return _signed(-difference, f"{abs(difference) / math.log(2):,.1f}")

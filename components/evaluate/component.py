@@ -21,6 +21,7 @@ def evaluate(
     summary: dsl.Output[dsl.Markdown],
     metrics: dsl.Output[dsl.Metrics],
     champion: str = "",
+    reference: str = "",
     identity: str = "",
     shared: str = "",
 ) -> NamedTuple("Evaluated", [("verdict", str)]):  # type: ignore[valid-type]
@@ -35,8 +36,9 @@ def evaluate(
         page: report.html, for the KFP page of this task.
         summary: report.md, the same.
         metrics: perplexities on the test split of the model, of the baselines, and by what part
-            the model's is above the champion's.
+            the model's is above those of the champion and of the best version so far.
         champion: folder of the version that the model is compared with; empty for none.
+        reference: folder of the best version so far, the same.
         identity: of the run, by which what it published is known again.
         shared: where a cluster's pods mount the shared volume.
 
@@ -65,6 +67,7 @@ def evaluate(
             report=folder,
             config=from_json(config),
             champion=champion,
+            reference=reference,
             identity=identity,
         )
         describe_output(report.path, folder, "report.json")
@@ -76,6 +79,7 @@ def evaluate(
         "bigram_perplexity": "baseline.bigram.perplexity",
         "bits_per_character": "splits.test.bits_per_character",
         "change_from_champion": "verdict.comparison.perplexity_change",
+        "change_from_reference": "verdict.reference.perplexity_change",
     }
     for name, value in select_numbers(result, paths).items():
         metrics.log_metric(name, value)

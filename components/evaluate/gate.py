@@ -2,23 +2,31 @@
 
 Whatever the report lacks or contradicts is a reason to reject, so a defect upstream
 never lets a model through. Perplexities are computed here from the sums; the ratios in
-the report only have to agree with them. docs/decisions/0014 says why the rules are these.
+the report only have to agree with them. docs/decisions/0014 and 0024 say why the rules are these.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from components.evaluate.comparison import BETTER, UNCLEAR, WORSE, Comparison, compare
+from components.evaluate.comparison import (
+    Comparison,
+    SliceChange,
+    compare_with_champion,
+    compare_with_reference,
+)
+from components.evaluate.judging import BETTER, NOT_WORSE, UNCLEAR, WORSE
 from components.evaluate.reading import MISSING, Score, format_apart, look_up, read_score
 from model.gate_config import GateConfig
 
 PASSED = "PASSED"
 REJECTED = "REJECTED"
 
-REPORT_FORMAT = 3
+REPORT_FORMAT = 4
 """The `format_version` of the reports that the gate understands."""
 
 
@@ -32,6 +40,8 @@ class Verdict:
     """If rejected, everything that speaks against the model; if passed, what was checked."""
     comparison: Comparison | None = None
     """With the champion, where there is one and it can be compared."""
+    reference: Comparison | None = None
+    """With the best version so far, the same."""
 
     @property
     def passed(self) -> bool:
@@ -40,8 +50,12 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the verdict as plain JSON values."""
-        compared = self.comparison.to_dict() if self.comparison else None
-        return {"status": self.status, "reasons": list(self.reasons), "comparison": compared}
+        return {
+            "status": self.status,
+            "reasons": list(self.reasons),
+            "comparison": self.comparison.to_dict() if self.comparison else None,
+            "reference": self.reference.to_dict() if self.reference else None,
+        }
 
 
 @dataclasses.dataclass
@@ -64,9 +78,10 @@ def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
 
     The rules: the test perplexity is at most `limits.max_perplexity`, and not above that of
     any baseline in `limits.beat` on the same words. Where there is a champion, the model
-    is not worse by more than `limits.tolerance`, sure at the level `limits.confidence`, or is
-    better, if `limits.require_improvement`; and no slice of the words is worse by more than
-    `limits.max_slice_loss`.
+    is significantly not worse by more than `limits.tolerance`, or is significantly better, if
+    `limits.require_improvement`; and no slice of the words is significantly worse by more than
+    `limits.max_slice_loss`. Where there is a reference, the best version so far, the model is
+    significantly not worse than it by more than `limits.max_drift`.
 
     Args:
       report: what `evaluate_checkpoint` returns, without JSON's nulls for non-finite numbers.
@@ -89,9 +104,10 @@ def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
         if model and baseline:
             _check_baseline(model, baseline, name, found)
     comparison = _check_champion(report, limits, found)
+    reference = _check_reference(report, limits, found)
     if found.problems:
-        return Verdict(REJECTED, tuple(found.problems), comparison)
-    return Verdict(PASSED, tuple(found.checks), comparison)
+        return Verdict(REJECTED, tuple(found.problems), comparison, reference)
+    return Verdict(PASSED, tuple(found.checks), comparison, reference)
 
 
 def _check_limit(model: Score, limits: GateConfig, found: _Findings) -> None:
@@ -121,40 +137,95 @@ def _check_baseline(model: Score, baseline: Score, name: str, found: _Findings) 
 
 
 def _check_champion(report: object, limits: GateConfig, found: _Findings) -> Comparison | None:
-    champion = look_up(report, "champion", missing=MISSING)
+    champion = _read_version(report, "champion", found)
     if champion is None:
-        found.checks.append("there is no champion to compare with")
         return None
-    if not isinstance(champion, Mapping):
-        lacking = "missing" if champion is MISSING else f"a {type(champion).__name__}"
-        found.problems.append(f"champion is {lacking}; it must be a champion or null")
+    refused = _why_refused(champion, "champion")
+    if refused:
+        found.problems.append(f"the champion can't be compared with: {refused}")
         return None
-    refused = champion.get("refused", MISSING)
-    if refused is not None:
-        text = refused if isinstance(refused, str) and refused else "champion.refused is no text"
-        found.problems.append(f"the champion can't be compared with: {text}")
-        return None
-    comparison = compare(report, limits, found.problems)
+    comparison = compare_with_champion(report, limits, found.problems)
     if comparison:
         _check_difference(comparison, limits, found)
         _check_slices(comparison, limits, found)
     return comparison
 
 
-def _check_difference(compared: Comparison, limits: GateConfig, found: _Findings) -> None:
+def _read_version(report: object, name: str, found: _Findings) -> Mapping[str, Any] | None:
+    """Returns the part of a report on another version; None where there is none, or it is bad."""
+    version = look_up(report, name, missing=MISSING)
+    if version is None:
+        if name == "champion":
+            found.checks.append("there is no champion to compare with")
+        return None
+    if not isinstance(version, Mapping):
+        lacking = "missing" if version is MISSING else f"a {type(version).__name__}"
+        found.problems.append(f"{name} is {lacking}; it must be a {name} or null")
+        return None
+    return version
+
+
+def _why_refused(version: Mapping[str, Any], name: str) -> str:
+    refused = version.get("refused", MISSING)
+    if refused is None:
+        return ""
+    return refused if isinstance(refused, str) and refused else f"{name}.refused is no text"
+
+
+def _check_reference(report: object, limits: GateConfig, found: _Findings) -> Comparison | None:
+    """Checks that many small losses, each within the tolerance, don't add up."""
+    reference = _read_version(report, "reference", found)
+    if reference is None:
+        return None
+    path = str(reference.get("path"))
+    named = f"the best version so far ({os.path.basename(os.path.normpath(path))})"
+    rebase = f"charloom registry rebase {shlex.quote(os.path.dirname(path) or '.')} VERSION"
+    refused = _why_refused(reference, "reference")
+    if refused:
+        found.problems.append(
+            f"{named} can't be compared with: {refused}; {rebase} takes another as reference"
+        )
+        return None
+    is_champion = reference.get("is_champion")
+    if type(is_champion) is not bool:
+        found.problems.append("reference.is_champion is not true or false")
+        return None
+    if is_champion and look_up(report, "champion.path") != reference.get("path"):
+        found.problems.append("reference.is_champion is true, but the champion is another version")
+        return None
+    where = "champion" if is_champion else "reference"
+    compared = compare_with_reference(report, where, limits, found.problems)
+    if compared:
+        found.judge(
+            compared.relation in (BETTER, NOT_WORSE),
+            f"{'not ' if compared.relation in (BETTER, NOT_WORSE) else 'may be '}worse than "
+            f"{named} by more than {limits.max_drift:.2%}: {_interval(compared)}",
+            hint=f" (gate.max_drift); train on, or accept the loss by {rebase}",
+        )
+    return compared
+
+
+def _interval(compared: Comparison) -> str:
     change = _percent(compared.perplexity_change)
     low = _percent(compared.perplexity_change_low)
     high = _percent(compared.perplexity_change_high)
-    interval = (
-        f"perplexity {change} ({limits.confidence:.0%} interval {low} to {high}, over "
-        f"{compared.units:,} {compared.unit}s)"
+    files = "file" if compared.units == 1 else "files"
+    return (
+        f"perplexity {change} ({100 * compared.confidence:.4g}% interval {low} to {high}, over "
+        f"{compared.units:,} {files})"
     )
+
+
+def _check_difference(compared: Comparison, limits: GateConfig, found: _Findings) -> None:
+    interval = _interval(compared)
     if compared.relation == BETTER:
         found.checks.append(f"better than the champion: {interval}")
     elif compared.relation == WORSE:
         found.problems.append(f"worse than the champion: {interval}")
     elif limits.require_improvement:
-        found.problems.append(f"not surely better than the champion, which is required: {interval}")
+        found.problems.append(
+            "not significantly better than the champion (gate.require_improvement): " + interval
+        )
     elif compared.relation == UNCLEAR:
         found.problems.append(
             f"may be worse than the champion by more than {limits.tolerance:.2%}: {interval}; "
@@ -167,23 +238,23 @@ def _check_difference(compared: Comparison, limits: GateConfig, found: _Findings
 
 
 def _check_slices(compared: Comparison, limits: GateConfig, found: _Findings) -> None:
-    worst = [
-        change
-        for change in compared.slices
-        if change.change is not None and not change.change <= limits.max_slice_loss
-    ]
-    for change in worst:
-        assert change.change is not None
-        found.problems.append(
-            f"perplexity of the slice {change.name} ({change.words:,} words) is "
-            f"{_percent(change.change)} beside the champion's; at most "
-            f"{_percent(limits.max_slice_loss)} is allowed (gate.max_slice_loss)"
-        )
-    if not worst:
+    lost = [one for one in compared.slices if one.lost]
+    found.problems += [_slice_text(one, compared.slice_confidence, limits) for one in lost]
+    if not lost:
         found.checks.append(
-            f"no slice of the words is worse than the champion by more than "
+            f"no slice of the words is significantly worse than the champion by more than "
             f"{limits.max_slice_loss:.1%}"
         )
+
+
+def _slice_text(lost: SliceChange, confidence: float, limits: GateConfig) -> str:
+    change, low, high = (_percent(one or 0.0) for one in (lost.change, lost.low, lost.high))
+    return (
+        f"perplexity of the slice {lost.name} is {change} against the champion's "
+        f"({100 * confidence:.4g}% interval {low} to {high}, {lost.words:,} words in "
+        f"{lost.sources:,} files); the interval must reach down to "
+        f"{_percent(limits.max_slice_loss)} (gate.max_slice_loss)"
+    )
 
 
 def _percent(value: float) -> str:

@@ -37,6 +37,7 @@ def run(
     report: str,
     config: Config,
     champion: str = "",
+    reference: str = "",
     identity: str = "",
 ) -> dict[str, Any]:
     """Evaluates the best checkpoint and writes a report with the gate's verdict.
@@ -49,6 +50,8 @@ def run(
       report: folder to write; new, empty, or an earlier report, which is replaced.
       config: its `gate` section holds the limits.
       champion: folder of the version that the model is compared with; empty for none.
+      reference: folder of the best version so far, which bounds how much is lost over many
+        versions; empty for none.
       identity: of the run of the pipeline, if this is part of one.
 
     Returns:
@@ -58,7 +61,9 @@ def run(
       InputError: a folder can't be read or written, or `report` holds something else.
     """
     check_folder(report)  # before the minutes that the evaluation takes
-    measured = evaluate_checkpoint(records=records, workdir=workdir, champion=champion)
+    measured = evaluate_checkpoint(
+        records=records, workdir=workdir, champion=champion, reference=reference
+    )
     result = publish({**judge(measured, config), "run": identity or None}, report)
     print("\n".join(summarise(result, report)), flush=True)
     return result

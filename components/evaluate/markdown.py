@@ -41,10 +41,10 @@ def _beside(report: Mapping[str, Any]) -> list[str]:
     beside = read_beside(report)
     if beside is None:
         return []
-    parts = ["## Beside the champion", markdown(beside.summary)]
+    parts = ["## Against the champion", markdown(beside.summary), markdown(beside.reference)]
     for title, last, rows in (
         ("slice", "perplexity", {"": beside.slices}),
-        ("document", "perplexity", beside.documents),
+        ("source", "perplexity", beside.sources),
         ("word", "bits in all", beside.words),
     ):
         for way, found in rows.items():

@@ -31,10 +31,11 @@ from components.evaluate.facts import (
 from components.evaluate.gate import PASSED, REJECTED
 from components.evaluate.reading import find_items, find_number, format_figure, look_up
 from components.templates import LINE_END, NOT_AVAILABLE, load_template, visible
+from model.sources import source_name
 from model.vocab import EOS_ID, SPECIAL_WORDS
 
-SHOWN_DOCUMENTS = 5
-"""That many of the worst and of the best documents are shown."""
+SHOWN_SOURCES = 5
+"""That many of the worst and of the best sources are shown."""
 SHOWN_SAMPLES = 20
 SHOWN_POINTS = 400
 """Points of a curve; more of them are thinned out."""
@@ -66,7 +67,7 @@ def render_page(report: Mapping[str, Any]) -> str:
     passed = look_up(report, "verdict.status") == PASSED
     train, valid = _points(report, "curves.train"), _points(report, "curves.valid")
     slices = list_slices(report)
-    documents = _document_rows(report)
+    sources = _source_rows(report)
     return load_template(__file__, "report.html.j2").render(
         missing=NOT_AVAILABLE,
         passed=passed,
@@ -81,9 +82,9 @@ def render_page(report: Mapping[str, Any]) -> str:
         samples=_sample_rows(report),
         beside=read_beside(report),
         card=card_address(report),
-        worst=documents[:SHOWN_DOCUMENTS],
-        best=documents[SHOWN_DOCUMENTS:][-SHOWN_DOCUMENTS:],
-        documents=len(documents),
+        worst=sources[:SHOWN_SOURCES],
+        best=sources[SHOWN_SOURCES:][-SHOWN_SOURCES:],
+        sources=len(sources),
         origins=_origins(report),
         config=_config_rows(report),
         figure=lambda value: format_or_missing(value, format_figure),
@@ -137,15 +138,20 @@ def _sample_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _document_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the test documents that have a perplexity, the worst first."""
-    rows = []
+def _source_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the files of the test text that have a perplexity, the worst first."""
+    sums: dict[str, tuple[float, float]] = {}
     for document in find_items(report, "splits.test.documents"):
         words, total = find_number(document, "words"), find_number(document, "log_likelihood")
         if words is None or total is None or words < 1 or not 0 <= -total / words < 700:
             continue
-        source = visible(look_up(document, "source", missing=NOT_AVAILABLE))
-        rows.append({"source": source, "words": words, "perplexity": math.exp(-total / words)})
+        source = source_name(str(look_up(document, "source", missing=NOT_AVAILABLE)))
+        counted, added = sums.get(source, (0.0, 0.0))
+        sums[source] = counted + words, added + total
+    rows: list[dict[str, Any]] = [
+        {"source": visible(source), "words": words, "perplexity": math.exp(-total / words)}
+        for source, (words, total) in sums.items()
+    ]
     return sorted(rows, key=lambda row: (-row["perplexity"], row["source"]))
 
 

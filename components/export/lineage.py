@@ -11,7 +11,7 @@ import json
 import os
 from typing import Any, NamedTuple
 
-from components.export.registry import champion_folder, find_model
+from components.export.registry import CHAMPION_FILE, champion_folder, find_model
 from model.errors import InputError
 
 CHAMPION = "champion"
@@ -25,6 +25,9 @@ class Beginning(NamedTuple):
     """With which the run's model is compared."""
     base: str
     """With whose weights training begins."""
+    reference: str = ""
+    """The best version so far, below which the run's model may not drift. It may be gone, which
+    the gate then gives as its reason."""
 
 
 def find_beginning(registry: str, name: str, *, warm_start: str, identity: str) -> Beginning:
@@ -43,12 +46,35 @@ def find_beginning(registry: str, name: str, *, warm_start: str, identity: str) 
     base = champion if warm_start == CHAMPION else _find(warm_start)
     report = _read_report(champion) if champion else {}
     if not champion or report.get("run") != identity:
-        return Beginning(champion, base)
+        return Beginning(champion, base, find_reference(os.path.join(registry, name)))
     print(f"{champion} was made by this very run", flush=True)
     before = Beginning(_path_in(report, "champion"), _path_in(report, "warm_start"))
     if warm_start == CHAMPION:
         base = before.base
-    return Beginning(before.champion, base)
+    return Beginning(before.champion, base, _path_in(report, "reference"))
+
+
+def find_reference(model: str) -> str:
+    """Returns the folder of a model's best version so far, whether it is still there or not.
+
+    Args:
+      model: a model's folder, `<registry>/<name>`; for any other the result is empty, as it is
+        where no reference was set.
+
+    Raises:
+      InputError: champion.json is damaged.
+    """
+    path = os.path.join(model, CHAMPION_FILE)
+    try:
+        with open(path, encoding="utf-8") as file:
+            reference = json.load(file).get("reference")
+        return os.path.join(model, str(int(reference["version"]))) if reference else ""
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(
+            f"{path} is damaged; charloom registry promote {model} VERSION writes it again"
+        ) from None
 
 
 def _find(warm_start: str) -> str:

@@ -37,6 +37,7 @@ def find_inputs(
         ("config", str),
         ("judged", str),
         ("champion", str),
+        ("reference", str),
         ("base", str),
         ("vocab", str),
         ("extend_vocab", bool),
@@ -60,7 +61,7 @@ def find_inputs(
         warm_start: version or model with whose weights and words training begins, or champion.
         steps_share: with it, the share of the configuration's steps that are trained.
         extend_vocab: whether the text adds words to those of warm_start or vocab.
-        require_improvement: whether the model must be surely better than the champion.
+        require_improvement: whether the model must be significantly better than the champion.
 
     Returns:
         inputs: JSON list of the patterns, dates filled in.
@@ -70,6 +71,7 @@ def find_inputs(
         config: the whole configuration.
         judged: the same with the run's own limits of the gate.
         champion: folder of the version with which the model is compared.
+        reference: folder of the best version so far, which bounds the total loss.
         base: folder of the version with whose weights training begins.
         vocab: file of the words of the vocabulary.
         extend_vocab: whether the text adds words to them.

@@ -53,6 +53,8 @@ class Found(NamedTuple):
     """The same with the limits of the gate that the run was given."""
     champion: str
     """Folder of the version with which the model is compared; empty where there is none."""
+    reference: str
+    """Folder of the best version so far, which bounds the total loss; empty where none is set."""
     base: str
     """Folder of the version with whose weights training begins; empty: with random ones."""
     vocab: str
@@ -123,6 +125,7 @@ def find_inputs(
         config=to_json(chosen),
         judged=to_json(judged),
         champion=begun.champion,
+        reference=begun.reference,
         base=begun.base,
         vocab=words,
         extend_vocab=start.extend_vocab and bool(words),

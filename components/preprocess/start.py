@@ -21,7 +21,7 @@ class Start:
     extend_vocab: bool = False
     """Add the text's most frequent words to those of the vocabulary that is given or begun with."""
     require_improvement: bool = False
-    """Reject a model that is not surely better than the champion."""
+    """Reject a model that is not significantly better than the champion."""
 
     def check(self, *, vocab: str, share_given: bool = False) -> None:
         """Raises InputError for values that make no sense, alone or together."""

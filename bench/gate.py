@@ -1,0 +1,231 @@
+"""How often the gate is wrong, on simulated pairs of models; prints the tables of docs/evaluation.md.
+
+The texts and models are simulated, the rules are those of `components.evaluate.judging`. A trial
+has S sources of `PIECES` pieces of `PIECE_WORDS` words. The difference between the two models per
+word of a piece has the standard deviation `APART`, and any two pieces of one source have the
+correlation rho. Each piece has words of all slices; the differences of the slices of a piece are
+correlated as well, as the model that is better on a text is so on all kinds of words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from components.evaluate.intervals import Floats, estimate
+from components.evaluate.judging import (
+    JUDGED,
+    can_decide,
+    champion_tail,
+    is_better,
+    is_not_worse,
+    lost_slices,
+    reference_tail,
+)
+from model.gate_config import GateConfig
+
+PIECES, PIECE_WORDS = 20, 1_000
+APART = 0.05
+"""Standard deviation of the difference per word between two models on one piece, in nats."""
+SHARES = np.asarray([0.02, 0.03, 0.15, 0.30, 0.50])
+"""Of the words, by slice in the order of `JUDGED`."""
+SOURCES = (2, 5, 10, 30, 300)
+CORRELATIONS = (0.0, 0.1, 0.3, 0.5)
+BATCH = 100
+assert len(SHARES) == len(JUDGED)
+
+
+class Sums(NamedTuple):
+    """Sums of N trials by source, S, and slice, K."""
+
+    words: Floats
+    """`[N, K, S]`."""
+    differences: Floats
+    """`[N, K, S]`."""
+
+
+class Rates(NamedTuple):
+    """Shares of trials."""
+
+    decided: float
+    better: float
+    """Significantly better than the champion."""
+    passed: float
+    """Not significantly worse by more than the tolerance."""
+    lost_slice: float
+
+
+def simulate(
+    random: np.random.Generator,
+    trials: int,
+    sources: int,
+    *,
+    correlation: float,
+    better_by: float = 0.0,
+    even: bool = True,
+) -> Sums:
+    """Draws trials.
+
+    Args:
+      random: the generator.
+      trials: N.
+      sources: S.
+      correlation: of two pieces of one source.
+      better_by: by what part the challenger's perplexity is truly below the champion's.
+      even: whether all sources are of one size; otherwise their pieces are lognormal.
+    """
+    size = (trials, sources)
+    sizes = np.full(size, float(PIECES)) if even else PIECES * random.lognormal(0.0, 0.7, size)
+    pieces = np.maximum(1.0, np.round(sizes))
+    shared = math.sqrt(correlation) * random.standard_normal(size)
+    own = math.sqrt(1 - correlation) * random.standard_normal(size) / np.sqrt(pieces)
+    whole = APART * (shared + own)  # mean over the pieces of a source, all of one length
+    words = np.round(pieces[:, None] * PIECE_WORDS * SHARES[:, None])
+    # What a slice adds has the spread of its fewer words, and is correlated in the same way.
+    apart = APART / np.sqrt(SHARES[:, None] * 4)
+    cell = (trials, len(SHARES), sources)
+    of_slice = math.sqrt(correlation) * random.standard_normal(cell)
+    of_slice += math.sqrt(1 - correlation) * random.standard_normal(cell) / np.sqrt(pieces)[:, None]
+    of_slice *= apart
+    of_slice -= (of_slice * words).sum(1, keepdims=True) / words.sum(1, keepdims=True)
+    shift = -math.log1p(-better_by)
+    return Sums(words, (whole[:, None] + of_slice + shift) * words)
+
+
+def judge(sums: Sums, limits: GateConfig) -> Rates:
+    """Judges trials by the rules of the gate; what can't be decided is no finding."""
+    words, differences = sums.words.sum(1), sums.differences.sum(1)
+    decided = can_decide(words, limits)
+    counts = np.zeros(3)
+    if decided.any():
+        found = estimate(differences[decided], words[decided], tail=champion_tail(limits))
+        _, lost = lost_slices(sums.differences[decided], sums.words[decided], limits)
+        flags = is_better(found), is_not_worse(found, limits.tolerance), lost.any(-1)
+        counts = np.asarray([float(flag.sum()) for flag in flags])
+    better, passed, lost_slice = (counts / len(decided)).tolist()
+    return Rates(float(decided.mean()), better, passed, lost_slice)
+
+
+def rates(
+    sources: int,
+    *,
+    correlation: float,
+    better_by: float = 0.0,
+    even: bool = True,
+    trials: int = 1_000,
+    seed: int = 0,
+    limits: GateConfig | None = None,
+) -> Rates:
+    """Simulates and judges, in batches that bound the memory."""
+    random = np.random.default_rng(
+        [seed, sources, round(100 * correlation), round(1e4 * better_by)]
+    )
+    found = [
+        judge(
+            simulate(
+                random, BATCH, sources, correlation=correlation, better_by=better_by, even=even
+            ),
+            limits or GateConfig(),
+        )
+        for _ in range(max(1, trials // BATCH))
+    ]
+    return Rates(*np.mean(found, axis=0).tolist())
+
+
+class Night(NamedTuple):
+    """Where a chain of champions stands after a night: true log-perplexities below the first's."""
+
+    champion: float
+    reference: float
+    best: float
+    """Of all that were champion."""
+
+
+def chain(
+    seed: int,
+    *,
+    nights: int = 100,
+    drift: float = -math.log1p(0.0035),
+    spread: float = 0.0,
+    sources: int = 30,
+    correlation: float = 0.3,
+    apart: float = 0.01,
+    limits: GateConfig | None = None,
+) -> Iterator[Night]:
+    """Runs a chain: each night a challenger made from the champion is judged on new text.
+
+    Args:
+      seed: of the generator.
+      nights: how many.
+      drift: what a challenger truly gains over the champion, nats per word.
+      spread: standard deviation of that gain.
+      sources: files of each night's test text.
+      correlation: of two pieces of one.
+      apart: standard deviation of a piece's difference between two versions.
+      limits: of the gate.
+    """
+    limits = limits or GateConfig()
+    random = np.random.default_rng([seed, nights])
+    words = np.full(sources, float(PIECES * PIECE_WORDS))
+    spread_of_source = apart * math.sqrt(correlation + (1 - correlation) / PIECES)
+    now = Night(0.0, 0.0, 0.0)
+    for _ in range(nights):
+        true = now.champion + drift + spread * float(random.standard_normal())
+        noise = spread_of_source * random.standard_normal((2, sources))
+        against = (true - now.champion, true - now.reference)
+        champion, reference = (
+            estimate((gap + one) * words, words, tail=tail)
+            for gap, one, tail in zip(
+                against, noise, (champion_tail(limits), reference_tail(limits)), strict=True
+            )
+        )
+        passed = is_better(champion) or is_not_worse(champion, limits.tolerance)
+        held = is_better(reference) or is_not_worse(reference, limits.max_drift)
+        if passed and held:
+            moved = true if is_better(reference) else now.reference
+            now = Night(true, moved, max(now.best, true))
+        yield now
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=1_000)
+    trials = parser.parse_args().trials
+    rows: list[dict[str, Any]] = []
+    for even in (True, False):
+        for correlation in CORRELATIONS:
+            for sources in SOURCES:
+                found = rates(sources, correlation=correlation, even=even, trials=trials)
+                rows.append(_row(found, sources, correlation, even, 0.0))
+        for correlation in CORRELATIONS:
+            found = rates(300, correlation=correlation, even=even, better_by=0.03, trials=trials)
+            rows.append(_row(found, 300, correlation, even, 0.03))
+    worst = {}
+    for name, drift, spread in (("0.35 % worse", -math.log1p(0.0035), 0.0), ("mixed", 0.0, 0.004)):
+        ends = [list(chain(seed, drift=drift, spread=spread)) for seed in range(20)]
+        worst[name] = {
+            "below_best": max(math.expm1(n.best - n.champion) for one in ends for n in one),
+            "below_reference": max(
+                math.expm1(n.reference - n.champion) for one in ends for n in one
+            ),
+        }
+    print(json.dumps({"trials": rows, "chains": worst}))
+
+
+def _row(
+    found: Rates, sources: int, correlation: float, even: bool, better_by: float
+) -> dict[str, Any]:
+    row = {"sources": sources, "correlation": correlation, "even": even, "better_by": better_by}
+    row |= found._asdict()
+    print("  ".join(f"{name} {value:g}" for name, value in row.items()), flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    main()
