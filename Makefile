@@ -6,12 +6,16 @@ WORKERS ?= 2
 TESTS ?= 2
 BIN := .venv/bin
 READY := .venv/.ready
-PYTEST = $(BIN)/python -m pytest --numprocesses $(TESTS) --dist loadfile --durations 25
+LOWEST := .venv-lowest
+PIP = -m pip --disable-pip-version-check install --quiet
+PYTEST = -m pytest --numprocesses $(TESTS) --dist loadfile --durations 25
+COMPILE = uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --custom-compile-command 'make lock' --quiet $(LOCK_FLAGS)
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VERSION := import platform; print(platform.python_version())
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo brown test test-all check bench lock clean
+.PHONY: help setup demo brown test test-all test-lowest check bench lock clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
@@ -31,10 +35,13 @@ brown: $(READY) ## Train the preset brown on the Brown corpus, some 20 minutes; 
 	$(BIN)/charloom train --preset brown --records brown/records --workdir brown/work --workers $(WORKERS)
 
 test: $(READY) ## What CI runs: the tests without volume and repetition, in TESTS=2 processes, a file in one of them.
-	$(PYTEST) -m 'not extra'
+	$(BIN)/python $(PYTEST) -m 'not extra'
 
 test-all: $(READY) ## Every test, those of volume and repetition too.
-	$(PYTEST)
+	$(BIN)/python $(PYTEST)
+
+test-lowest: $(LOWEST)/.ready ## The tests that tests/lowest.txt names, on the lowest versions that setup.py allows.
+	$(LOWEST)/bin/python $(PYTEST) @tests/lowest.txt
 
 check: $(READY) ## Lint, formatting and types.
 	$(BIN)/ruff check .
@@ -47,14 +54,14 @@ bench: $(READY) ## Every script in bench/; each measures one figure.
 	  $(BIN)/python -m "bench.$$(basename "$$script" .py)"; \
 	done; [ -n "$$found" ] || echo "bench: no scripts in bench/ yet"
 
-lock: ## Make requirements.lock anew from setup.py (needs uv). LOCK_FLAGS=--upgrade takes newer versions.
+lock: ## Make both locks anew from setup.py (needs uv). LOCK_FLAGS=--upgrade takes newer versions.
 	@command -v uv >/dev/null || { echo "lock: uv is missing; install it: pip install uv" >&2; exit 1; }
-	uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	  --custom-compile-command 'make lock' --quiet $(LOCK_FLAGS) --output-file requirements.lock
+	$(COMPILE) --output-file requirements.lock
+	$(COMPILE) --resolution lowest-direct --output-file requirements-lowest.lock
 
-clean: ## Remove caches and build output; .venv stays.
+clean: ## Remove caches and build output; .venv and .venv-lowest stay.
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find . -path ./.venv -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 # A .venv that works is kept; pip then only adds what is missing. .ready is written last.
 $(READY): requirements.lock setup.py
@@ -78,8 +85,17 @@ $(READY): requirements.lock setup.py
 	fi
 	@echo "setup 2/3: install the $$(grep -c '^[a-z].*==' requirements.lock) packages of requirements.lock (some minutes and 3 GB in .venv)"
 	@sed -n '/^setuptools==/,/# via/p' requirements.lock > .venv/build.txt
-	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes -r .venv/build.txt
-	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --no-build-isolation -r requirements.lock
+	@$(BIN)/python $(PIP) --require-hashes -r .venv/build.txt
+	@$(BIN)/python $(PIP) --require-hashes --no-build-isolation -r requirements.lock
 	@echo "setup 3/3: install charloom itself, editable"
-	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@$(BIN)/python $(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(LOWEST)/.ready: requirements-lowest.lock setup.py | $(READY)
+	@echo "setup: make $(LOWEST) with the $$(grep -c '^[a-z].*==' requirements-lowest.lock) packages of requirements-lowest.lock (some minutes and 3 GB)"
+	@$(BIN)/python -m venv --clear $(LOWEST)
+	@sed -n '/^setuptools==/,/# via/p' requirements-lowest.lock > $(LOWEST)/build.txt
+	@$(LOWEST)/bin/python $(PIP) --require-hashes -r $(LOWEST)/build.txt
+	@$(LOWEST)/bin/python $(PIP) --require-hashes --no-build-isolation -r requirements-lowest.lock
+	@$(LOWEST)/bin/python $(PIP) --no-deps --no-build-isolation -e .
 	@touch $@

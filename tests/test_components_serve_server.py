@@ -132,6 +132,7 @@ def _wait_for(server: Server, number: int) -> float:
     return time.monotonic() - started
 
 
+@pytest.mark.extra
 def test_a_rollback_while_fifty_clients_ask(registry: tuple[str, str]) -> None:
     folder, model = registry
     promote(folder, NAME, 1)

@@ -44,6 +44,7 @@ def start_training(records: str, workdir: Path, *flags: str) -> subprocess.Popen
 
 
 @pytest.mark.slow
+@pytest.mark.extra
 def test_a_killed_worker_ends_the_group_and_the_same_command_goes_on(
     tiny_records: str, tmp_path: Path
 ) -> None:

@@ -159,25 +159,26 @@ def test_kfp_can_show_metrics_and_page(passed: Run) -> None:
     assert "divergence" not in metrics["preprocess"]  # nothing was compared
 
 
+def run_compared(records: str, texts: str, root: Path, *, limits: dict[str, float]) -> RunResult:
+    """Runs the graph on texts that are compared to records, with as little training as there can be."""
+    return run_pipeline(
+        inputs=[texts],
+        root=str(root),
+        config=with_overrides(tiny(), ["train.steps=1", "train.warmup_steps=0"]),
+        workers=1,
+        model_name="m",
+        comparison=Comparison(compare_to=records, **limits),
+    )
+
+
 @pytest.mark.slow
 def test_words_that_drift_too_far_end_the_run(
     tiny_records: str, corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    texts = [f"{corpus}/0*.txt"]  # a part of what tiny_records are made of
-
-    def run(**limits: float) -> RunResult:
-        return run_pipeline(
-            inputs=texts,
-            root=str(tmp_path / str(len(limits))),
-            config=with_overrides(tiny(), ["train.steps=1", "train.warmup_steps=0"]),
-            workers=1,
-            model_name="m",
-            comparison=Comparison(compare_to=tiny_records, **limits),
-        )
-
+    texts = f"{corpus}/0*.txt"  # a part of what tiny_records are made of
+    root = tmp_path / "root"
     with pytest.raises(RejectedError) as raised:
-        run(max_divergence=0.0)
-    root = tmp_path / "1"
+        run_compared(tiny_records, texts, root, limits={"max_divergence": 0.0})
     assert executed_tasks(root) == {"find-inputs"}
     (records,) = root.glob("pipeline/*/preprocess/records")
     drift = compare(str(records), tiny_records)
@@ -192,8 +193,14 @@ def test_words_that_drift_too_far_end_the_run(
     )
     (card,) = root.glob("pipeline/*/preprocess/data_card")
     assert card.read_bytes() == (records / "data_card.html").read_bytes()
-    run()
-    (output,) = (tmp_path / "0").glob("pipeline/*/preprocess/executor_output.json")
+
+
+@pytest.mark.slow
+@pytest.mark.extra
+def test_drift_without_a_limit_is_shown(tiny_records: str, corpus: Path, tmp_path: Path) -> None:
+    result = run_compared(tiny_records, f"{corpus}/0*.txt", tmp_path, limits={})
+    drift = compare(result.records, tiny_records)
+    (output,) = tmp_path.glob("pipeline/*/preprocess/executor_output.json")
     outputs = json.loads(output.read_text())["artifacts"]
     metrics = outputs["metrics"]["artifacts"][0]["metadata"]
     assert metrics["divergence"] == drift.divergence
