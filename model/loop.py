@@ -176,10 +176,10 @@ class TrainLoop:
         return -loss, words
 
     def _save(self) -> None:
-        unreported = self._watch.check()  # save no broken model
+        outlook = self._watch.check()  # save no broken model
         self._watchdog.beat(f"saving step {self._training.step}", slow=True)
         with self._watch.aside("checkpoint"):
-            save(self._training, self._workdir, unreported=unreported)
+            save(self._training, self._workdir, outlook=outlook)
         self._watch.saved()
 
     def _leave(self) -> NoReturn:

@@ -20,6 +20,7 @@ from model.naming import check_complete, join_named, name_variables, shapes_of
 from model.network import JointModel
 from model.optimizer import AdamW
 from model.records import Dataset
+from model.retention import WholeCheck, prune_checkpoints
 from model.spelling import KEYS, learn_spellings
 from model.steps import Steps
 from model.warm_start import describe_warm_start
@@ -52,8 +53,26 @@ class Training:
     """Losses and words of the steps since the last report, as far as they are of before a restart."""
     spelling: Arrays = dataclasses.field(default_factory=dict)
     """Arrays of the spelling model; made for the first checkpoint."""
+    loss_watch: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """State of the `LossWatch` from before a restart; empty without one."""
+    is_whole: WholeCheck = dataclasses.field(default_factory=WholeCheck)
+    """Knows which checkpoints are whole."""
     warm_start: dict[str, Any] | None = None
     """What is said of the published model with whose weights it began; None without one."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What the watch over a training hands on by a checkpoint."""
+
+    losses: list[float]
+    """Of the steps since the last report, so that a run that goes on reports the same."""
+    words: list[float]
+    """Targets of each of these steps."""
+    loss_watch: dict[str, Any]
+    """State of the `LossWatch`."""
+    good_step: int
+    """Newest step after which the model is known to have been good."""
 
 
 def build_training(config: Config, dataset: Dataset, cluster: Cluster) -> Training:
@@ -154,6 +173,9 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     if "valid_words" in meta:
         training.valid = float(meta["valid_log_likelihood"]), int(meta["valid_words"])
     training.unreported = list(meta["unreported_losses"]), list(meta["unreported_words"])
+    # Without one, by an older charloom: what it trained without a fault counts as fine.
+    reported = checkpoint.step - len(training.unreported[0])
+    training.loss_watch = meta.get("loss_watch", {"fine": reported})
     training.history = [float(value) for value in meta["history"]]
     if training.average:
         training.average.count = int(meta["averaged"])
@@ -174,16 +196,13 @@ def checkpoint_bytes(training: Training) -> int:
     )
 
 
-def save(
-    training: Training, workdir: str, *, unreported: tuple[list[float], list[float]] = ([], [])
-) -> None:
+def save(training: Training, workdir: str, *, outlook: Outlook) -> None:
     """Writes a checkpoint; all workers call it, the chief writes.
 
     Args:
       training: what to save.
       workdir: its folder.
-      unreported: losses and words of the steps since the last report, so that a run that
-        goes on from here reports the same.
+      outlook: what the watch over the training hands on.
     """
     arrays = collect(training)
     if not training.cluster.is_chief:
@@ -198,18 +217,21 @@ def save(
         "workers": training.cluster.size,
         "history": training.history,
         "averaged": training.average.count if training.average else 0,
-        "unreported_losses": unreported[0],
-        "unreported_words": unreported[1],
+        "unreported_losses": outlook.losses,
+        "unreported_words": outlook.words,
+        "loss_watch": outlook.loss_watch,
     }
     if training.warm_start:
         meta["warm_start"] = training.warm_start
     if training.valid:
         meta["valid_log_likelihood"], meta["valid_words"] = training.valid
-    path = save_checkpoint(
+    arrays = join_named(arrays, training.spelling)
+    path = save_checkpoint(workdir, step=training.step, arrays=arrays, meta=meta)
+    prune_checkpoints(
         workdir,
-        step=training.step,
-        arrays=join_named(arrays, training.spelling),
-        meta=meta,
+        written=path,
         keep=training.config.train.keep_checkpoints,
+        good_step=outlook.good_step,
+        is_whole=training.is_whole,
     )
     log.info("checkpoint %s", path)
