@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.averaging import WeightAverage
+from model.carrying import carry_over
 from model.checkpoints import Arrays, Checkpoint, save_checkpoint
 from model.cluster import Cluster, own_lanes
 from model.config import Config, to_json
@@ -45,8 +46,10 @@ class Training:
     """`[b, layers, 2, H]` a replica."""
     valid: tuple[float, int] | None = None
     """Log-likelihood and words of the newest validation pass, if at this very step."""
-    history: list[float] = dataclasses.field(default_factory=list)
-    """Log-likelihood per word of every validation pass so far."""
+    scores: dict[int, float] = dataclasses.field(default_factory=dict)
+    """Log-likelihood per word of every validation pass so far that counts, by step."""
+    is_rebased: bool = False
+    """Whether the state at this very step is no longer that of the checkpoint it came from."""
     average: WeightAverage | None = None
     """The mean of the weights, if the config asks for one."""
     unreported: tuple[list[float], list[float]] = ([], [])
@@ -59,6 +62,11 @@ class Training:
     """Knows which checkpoints are whole."""
     warm_start: dict[str, Any] | None = None
     """What is said of the published model with whose weights it began; None without one."""
+
+    @property
+    def history(self) -> list[float]:
+        """The scores, oldest first."""
+        return list(self.scores.values())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,15 +178,26 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     training.spelling = {name: checkpoint.arrays[name] for name in KEYS}
     training.step = checkpoint.step
     training.warm_start = meta.get("warm_start")
-    if "valid_words" in meta:
+    _carry_over(training, meta)
+    if "valid_words" in meta and training.step in training.scores:
         training.valid = float(meta["valid_log_likelihood"]), int(meta["valid_words"])
     training.unreported = list(meta["unreported_losses"]), list(meta["unreported_words"])
     # Without one, by an older charloom: what it trained without a fault counts as fine.
     reported = checkpoint.step - len(training.unreported[0])
     training.loss_watch = meta.get("loss_watch", {"fine": reported})
-    training.history = [float(value) for value in meta["history"]]
+
+
+def _carry_over(training: Training, meta: dict[str, Any]) -> None:
+    """Takes over mean and scores as far as they hold under the present config."""
+    carried = carry_over(meta, training.config.train)
+    training.scores = carried.scores
     if training.average:
-        training.average.count = int(meta["averaged"])
+        training.average.count = carried.averaged
+        if meta["averaged"] and not carried.averaged:
+            training.average.clear()
+            training.is_rebased = True
+    if carried.notes:
+        log.warning("step %d: %s", training.step, "; ".join(carried.notes))
 
 
 def collect(training: Training) -> dict[str, Any]:
@@ -216,6 +235,7 @@ def save(training: Training, workdir: str, *, outlook: Outlook) -> None:
         "config": json.loads(to_json(training.config)),
         "workers": training.cluster.size,
         "history": training.history,
+        "history_steps": list(training.scores),
         "averaged": training.average.count if training.average else 0,
         "unreported_losses": outlook.losses,
         "unreported_words": outlook.words,
