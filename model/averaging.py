@@ -16,8 +16,12 @@ EVERY = 10
 
 def enters_average(config: TrainConfig, step: int) -> bool:
     """Says whether the weights after `step` steps enter the average."""
-    begin = config.steps - round(config.average_last * config.steps)
-    return config.average_last > 0 and step > begin and step % EVERY == 0
+    return config.average_last > 0 and step > average_begin(config) and step % EVERY == 0
+
+
+def average_begin(config: TrainConfig) -> int:
+    """Returns the step after which the averaged part of a training begins."""
+    return config.steps - round(config.average_last * config.steps)
 
 
 class WeightAverage:
@@ -40,6 +44,12 @@ class WeightAverage:
         """Takes the present weights into the mean."""
         self._add(tf.constant(1.0 / (self.count + 1), tf.float32))
         self.count += 1
+
+    def clear(self) -> None:
+        """Makes it the mean of nothing again."""
+        for mean in self.means:
+            mean.assign(tf.zeros(mean.shape))
+        self.count = 0
 
     @tf.function
     def _add(self, share: tf.Tensor) -> None:

@@ -34,6 +34,9 @@ FOLDER = "broken"
 BATCH_FILE, ARRAYS_FILE, META_FILE = "batch.npz", "arrays.npz", "meta.json"
 MIN_WORDS = 100
 """Fewer words are not judged alone: a mean over so few says little."""
+NEW_WATCH: Mapping[str, Any] = {"loss": 0.0, "words": 0, "high_since": None, "fine": 0}
+"""State of a `LossWatch`: nats and words not judged yet, the first step of a high interval if
+the last one was high, and the step up to which all is known to be fine."""
 _TOLD_SOURCES = 3
 
 
@@ -57,17 +60,56 @@ class LossWatch:
     whatever its text, and a single jump that it recovers from is let pass.
     """
 
-    def __init__(self, vocab_counts: Sequence[int], *, warmup_steps: int):
-        """Starts before the first interval.
+    def __init__(
+        self,
+        vocab_counts: Sequence[int],
+        *,
+        warmup_steps: int,
+        begin: Mapping[str, Any] | None = None,
+    ):
+        """Starts before the first interval, or where another one was.
 
         Args:
           vocab_counts: `[V]` targets of each word in the training split.
           warmup_steps: intervals that end in the warm-up are not judged.
+          begin: the `state` of a watch that this one takes over from.
         """
         self.limit = float(-unigram_log_probabilities(vocab_counts).min())
         self._warmup_steps = warmup_steps
-        self._loss, self._words = 0.0, 0
-        self._high_since: int | None = None
+        state = {**NEW_WATCH, **(begin or {})}
+        self._loss, self._words = float(state["loss"]), int(state["words"])
+        self._high_since: int | None = state["high_since"]
+        self._fine = int(state["fine"])
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What it knows from the intervals so far, as JSON values."""
+        return {
+            "loss": self._loss,
+            "words": self._words,
+            "high_since": self._high_since,
+            "fine": self._fine,
+        }
+
+    def good_step(self, losses: Sequence[float], words: Sequence[float], *, step: int) -> int:
+        """Returns the newest step after which the model is known to have been good.
+
+        It is known once the loss of the step that followed has been seen.
+
+        Args:
+          losses: of the steps since the last call of `check`.
+          words: targets of each.
+          step: steps done.
+        """
+        if self._high_since is not None:
+            return self._high_since - 2
+        fine = self._fine
+        if fine == step - len(losses):  # else steps before them have not been judged
+            for loss, count in zip(losses, words, strict=True):
+                if loss > self.limit * max(count, 1):
+                    break
+                fine += 1
+        return fine - 1
 
     def check(
         self, losses: Sequence[float], words: Sequence[float], *, step: int, gradient_norm: float
@@ -81,8 +123,12 @@ class LossWatch:
           gradient_norm: of the newest step.
         """
         fault = check_numbers(losses, step=step, gradient_norm=gradient_norm)
-        if fault or step <= self._warmup_steps:
+        if fault:
             return fault
+        if step <= self._warmup_steps:
+            if sum(losses) <= self.limit * sum(words):
+                self._fine = step
+            return None
         self._loss += sum(losses)
         self._words += int(sum(words))
         if self._words < MIN_WORDS:
@@ -90,7 +136,7 @@ class LossWatch:
         mean = self._loss / self._words
         self._loss, self._words = 0.0, 0
         if mean <= self.limit:
-            self._high_since = None
+            self._high_since, self._fine = None, step
             return None
         since = self._high_since
         if since is None:

@@ -2,6 +2,7 @@
 
   <workdir>/checkpoints/step-00000200/arrays.npz   every array by name
                                       meta.json    step, scores, digests
+                        diverged-step-00000300/    one of a broken model, which nothing reads
 
 A checkpoint is written under a temporary name, flushed and renamed. `meta.json`
 carries the SHA-256 of `arrays.npz` and of itself, so that one that is cut or damaged
@@ -65,16 +66,14 @@ def save_checkpoint(
     step: int,
     arrays: Mapping[str, npt.NDArray[Any]],
     meta: Mapping[str, Any],
-    keep: int,
 ) -> str:
-    """Writes a checkpoint, then removes old ones; the best one always stays.
+    """Writes a checkpoint.
 
     Args:
       workdir: the training's folder.
       step: training steps done.
       arrays: every array by name.
       meta: JSON values; `valid_log_likelihood` and `valid_words` say how good it is.
-      keep: how many of the newest are kept.
 
     Returns:
       The checkpoint's folder.
@@ -101,7 +100,6 @@ def save_checkpoint(
         raise disk_full_error(parent, needed=needed) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _prune(workdir, keep=keep)
     return final
 
 
@@ -171,12 +169,9 @@ def disk_full_error(path: str, *, needed: int) -> CharloomError:
     )
 
 
-def _prune(workdir: str, *, keep: int) -> None:
-    paths = list_checkpoints(workdir)
-    spared = set(paths[:keep]) | {_best_path(paths)}
-    for path in paths:
-        if path not in spared:
-            shutil.rmtree(path, ignore_errors=True)
+def step_of(path: str) -> int:
+    """Returns the step of a checkpoint by the name of its folder."""
+    return int(os.path.basename(path).removeprefix("step-"))
 
 
 def list_checkpoints(workdir: str) -> list[str]:
@@ -194,7 +189,7 @@ def list_checkpoints(workdir: str) -> list[str]:
             f"folder of checkpoints {folder(workdir)} can't be read ({error.strerror}); "
             "make it readable, or choose another --workdir"
         ) from None
-    names.sort(key=lambda name: int(name.removeprefix("step-")), reverse=True)
+    names.sort(key=step_of, reverse=True)
     return [os.path.join(folder(workdir), name) for name in names]
 
 
@@ -225,17 +220,13 @@ def read_meta(path: str) -> dict[str, Any]:
     return dict(meta)
 
 
-def _score(path: str) -> float:
+def score_of(path: str) -> float:
     """Returns log-likelihood per word on the validation split; -inf if there is none."""
     try:
         meta = read_meta(path)
         return float(meta["valid_log_likelihood"]) / int(meta["valid_words"])
     except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
         return float("-inf")
-
-
-def _best_path(paths: list[str]) -> str | None:
-    return max(paths, key=_score, default=None)
 
 
 def verify_checkpoint(path: str) -> dict[str, Any]:
@@ -306,7 +297,7 @@ def best_checkpoint(workdir: str) -> Checkpoint:
     """
     paths = list_checkpoints(workdir)
     # A stable sort: among equals the newest stays first.
-    found = _first_whole(sorted(paths, key=_score, reverse=True))
+    found = _first_whole(sorted(paths, key=score_of, reverse=True))
     if found is None:
         raise InputError(f"{workdir} has no whole checkpoint; run charloom train")
     return _read_arrays(*found)

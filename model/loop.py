@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from model.averaging import enters_average
 from model.batches import Batch, LaneReader, eval_batch, prefetch, train_batch
+from model.carrying import is_due
 from model.config import TrainConfig
 from model.optimizer import learning_rate
 from model.plan import EvalPlan, TrainPlan
@@ -107,6 +108,7 @@ class TrainLoop:
             )
         training.state, training.valid = result.state, None
         training.step += 1
+        training.is_rebased = False
         self._slow = False
         self._watch.stepped(result)
         if training.average and enters_average(config, training.step):
@@ -128,13 +130,14 @@ class TrainLoop:
         if not training.step:
             return False
         last = training.step == config.steps
-        due = training.step % config.valid_steps == 0 or last
+        due = is_due(config, training.step)
         validates = bool(due and self._valid_plan.steps and not training.valid)
         if validates:
             self._validate()
         last = last or bool(training.valid and is_settled(config, training.history))
         saves = training.step % config.checkpoint_steps == 0 or last
-        if validates or (saves and not restored):
+        # Where the mean was dropped, the checkpoint of the shorter training stays as it is.
+        if (validates and not training.is_rebased) or (saves and not restored):
             self._save()
         return last
 
@@ -146,7 +149,7 @@ class TrainLoop:
                 watch.show_samples()
         if not training.valid:
             self._leave()
-        training.history.append(training.valid[0] / training.valid[1])
+        training.scores[training.step] = training.valid[0] / training.valid[1]
         watch.validated(*training.valid)
         self._vote.begin_phase()
 
@@ -176,10 +179,10 @@ class TrainLoop:
         return -loss, words
 
     def _save(self) -> None:
-        unreported = self._watch.check()  # save no broken model
+        outlook = self._watch.check()  # save no broken model
         self._watchdog.beat(f"saving step {self._training.step}", slow=True)
         with self._watch.aside("checkpoint"):
-            save(self._training, self._workdir, unreported=unreported)
+            save(self._training, self._workdir, outlook=outlook)
         self._watch.saved()
 
     def _leave(self) -> NoReturn:

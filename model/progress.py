@@ -67,7 +67,7 @@ class Interval:
 class RunLog:
     """Writes the metrics of one run; on a worker that is not the chief it writes nothing."""
 
-    def __init__(self, workdir: str, *, step: int, steps: int, chief: bool):
+    def __init__(self, workdir: str, *, step: int, steps: int, chief: bool, is_scored: bool = True):
         """Opens the files.
 
         Args:
@@ -75,6 +75,7 @@ class RunLog:
           step: steps done; metrics of later ones, from before a restart, are dropped.
           steps: steps in all.
           chief: whether this worker writes.
+          is_scored: whether a validation pass after just these steps still counts.
         """
         self._steps = steps
         self._chief = chief
@@ -83,7 +84,12 @@ class RunLog:
         self._earlier_seconds = 0.0
         if not chief:
             return
-        rows = [row for row in read_metrics(workdir) if row["step"] <= step]
+        rows = [
+            row
+            for row in read_metrics(workdir)
+            if row["step"] < step
+            or (row["step"] == step and (is_scored or "valid_words" not in row))
+        ]
         self._earlier_seconds = max((row["seconds"] for row in rows), default=0.0)
         path = os.path.join(workdir, METRICS_FILE)
         write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))

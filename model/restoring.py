@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.averaging import WeightAverage
+from model.carrying import carry_over
 from model.checkpoints import Arrays, Checkpoint, save_checkpoint
 from model.cluster import Cluster, own_lanes
 from model.config import Config, to_json
@@ -20,6 +21,7 @@ from model.naming import check_complete, join_named, name_variables, shapes_of
 from model.network import JointModel
 from model.optimizer import AdamW
 from model.records import Dataset
+from model.retention import WholeCheck, prune_checkpoints
 from model.spelling import KEYS, learn_spellings
 from model.steps import Steps
 from model.warm_start import describe_warm_start
@@ -44,16 +46,41 @@ class Training:
     """`[b, layers, 2, H]` a replica."""
     valid: tuple[float, int] | None = None
     """Log-likelihood and words of the newest validation pass, if at this very step."""
-    history: list[float] = dataclasses.field(default_factory=list)
-    """Log-likelihood per word of every validation pass so far."""
+    scores: dict[int, float] = dataclasses.field(default_factory=dict)
+    """Log-likelihood per word of every validation pass so far that counts, by step."""
+    is_rebased: bool = False
+    """Whether the state at this very step is no longer that of the checkpoint it came from."""
     average: WeightAverage | None = None
     """The mean of the weights, if the config asks for one."""
     unreported: tuple[list[float], list[float]] = ([], [])
     """Losses and words of the steps since the last report, as far as they are of before a restart."""
     spelling: Arrays = dataclasses.field(default_factory=dict)
     """Arrays of the spelling model; made for the first checkpoint."""
+    loss_watch: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """State of the `LossWatch` from before a restart; empty without one."""
+    is_whole: WholeCheck = dataclasses.field(default_factory=WholeCheck)
+    """Knows which checkpoints are whole."""
     warm_start: dict[str, Any] | None = None
     """What is said of the published model with whose weights it began; None without one."""
+
+    @property
+    def history(self) -> list[float]:
+        """The scores, oldest first."""
+        return list(self.scores.values())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """What the watch over a training hands on by a checkpoint."""
+
+    losses: list[float]
+    """Of the steps since the last report, so that a run that goes on reports the same."""
+    words: list[float]
+    """Targets of each of these steps."""
+    loss_watch: dict[str, Any]
+    """State of the `LossWatch`."""
+    good_step: int
+    """Newest step after which the model is known to have been good."""
 
 
 def build_training(config: Config, dataset: Dataset, cluster: Cluster) -> Training:
@@ -151,12 +178,26 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     training.spelling = {name: checkpoint.arrays[name] for name in KEYS}
     training.step = checkpoint.step
     training.warm_start = meta.get("warm_start")
-    if "valid_words" in meta:
+    _carry_over(training, meta)
+    if "valid_words" in meta and training.step in training.scores:
         training.valid = float(meta["valid_log_likelihood"]), int(meta["valid_words"])
     training.unreported = list(meta["unreported_losses"]), list(meta["unreported_words"])
-    training.history = [float(value) for value in meta["history"]]
+    # Without one, by an older charloom: what it trained without a fault counts as fine.
+    reported = checkpoint.step - len(training.unreported[0])
+    training.loss_watch = meta.get("loss_watch", {"fine": reported})
+
+
+def _carry_over(training: Training, meta: dict[str, Any]) -> None:
+    """Takes over mean and scores as far as they hold under the present config."""
+    carried = carry_over(meta, training.config.train)
+    training.scores = carried.scores
     if training.average:
-        training.average.count = int(meta["averaged"])
+        training.average.count = carried.averaged
+        if meta["averaged"] and not carried.averaged:
+            training.average.clear()
+            training.is_rebased = True
+    if carried.notes:
+        log.warning("step %d: %s", training.step, "; ".join(carried.notes))
 
 
 def collect(training: Training) -> dict[str, Any]:
@@ -174,16 +215,13 @@ def checkpoint_bytes(training: Training) -> int:
     )
 
 
-def save(
-    training: Training, workdir: str, *, unreported: tuple[list[float], list[float]] = ([], [])
-) -> None:
+def save(training: Training, workdir: str, *, outlook: Outlook) -> None:
     """Writes a checkpoint; all workers call it, the chief writes.
 
     Args:
       training: what to save.
       workdir: its folder.
-      unreported: losses and words of the steps since the last report, so that a run that
-        goes on from here reports the same.
+      outlook: what the watch over the training hands on.
     """
     arrays = collect(training)
     if not training.cluster.is_chief:
@@ -197,19 +235,23 @@ def save(
         "config": json.loads(to_json(training.config)),
         "workers": training.cluster.size,
         "history": training.history,
+        "history_steps": list(training.scores),
         "averaged": training.average.count if training.average else 0,
-        "unreported_losses": unreported[0],
-        "unreported_words": unreported[1],
+        "unreported_losses": outlook.losses,
+        "unreported_words": outlook.words,
+        "loss_watch": outlook.loss_watch,
     }
     if training.warm_start:
         meta["warm_start"] = training.warm_start
     if training.valid:
         meta["valid_log_likelihood"], meta["valid_words"] = training.valid
-    path = save_checkpoint(
+    arrays = join_named(arrays, training.spelling)
+    path = save_checkpoint(workdir, step=training.step, arrays=arrays, meta=meta)
+    prune_checkpoints(
         workdir,
-        step=training.step,
-        arrays=join_named(arrays, training.spelling),
-        meta=meta,
+        written=path,
         keep=training.config.train.keep_checkpoints,
+        good_step=outlook.good_step,
+        is_whole=training.is_whole,
     )
     log.info("checkpoint %s", path)

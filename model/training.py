@@ -126,7 +126,13 @@ def _train(
     watchdog: Watchdog,
 ) -> dict[str, Any]:
     config, cluster = training.config, training.cluster
-    run_log = RunLog(workdir, step=training.step, steps=config.train.steps, chief=cluster.is_chief)
+    run_log = RunLog(
+        workdir,
+        step=training.step,
+        steps=config.train.steps,
+        chief=cluster.is_chief,
+        is_scored=training.valid is not None,
+    )
     run_log.start(config, workdir=workdir)
     watch = Watch(training, workdir, run_log=run_log, profile=profile)
     loop = TrainLoop(training, workdir, watch, vote=vote, watchdog=watchdog)

@@ -22,7 +22,8 @@ from model.phases import Phases
 from model.profiling import Profiler, ProfileSteps
 from model.progress import Interval, RunLog
 from model.projector import word_vectors, write_projector
-from model.restoring import Training, collect
+from model.restoring import Outlook, Training, collect
+from model.retention import set_aside
 from model.samples import sample_table
 from model.steps import StepResult
 from model.vocab import UNK_ID
@@ -66,7 +67,9 @@ class Watch:
         self._profiler = Profiler(self._events, profile if self._chief else None)
         self._phases = Phases()
         self._losses = LossWatch(
-            training.dataset.vocab.counts, warmup_steps=training.config.train.warmup_steps
+            training.dataset.vocab.counts,
+            warmup_steps=training.config.train.warmup_steps,
+            begin=training.loss_watch,
         )
         self._results: list[StepResult] = []
         self._read_words = self._unknown_words = 0
@@ -145,8 +148,8 @@ class Watch:
         norm = float(np.atleast_1d(self._results[-1].gradient_norm)[-1]) if self._results else 0.0
         return losses, words, norm
 
-    def check(self) -> tuple[list[float], list[float]]:
-        """Returns losses and words of the steps since the last report; comes before a checkpoint.
+    def check(self) -> Outlook:
+        """Returns what a checkpoint of this moment hands on; comes before it.
 
         Raises:
           CharloomError: the model is broken.
@@ -155,7 +158,12 @@ class Watch:
         fault = check_numbers(losses, step=self._training.step, gradient_norm=norm)
         if fault:
             self._end_broken(fault, losses)
-        return losses, words
+        return Outlook(
+            losses=losses,
+            words=words,
+            loss_watch=self._losses.state,
+            good_step=self._losses.good_step(losses, words, step=self._training.step),
+        )
 
     def show_samples(self) -> None:
         """Shows what the model expects after some texts of the validation split."""
@@ -204,6 +212,7 @@ class Watch:
         folder = os.path.join(self._workdir, "broken", f"step-{fault.step}")
         saved = f"the state is saved in {folder}"
         if self._chief:
+            aside = self._set_aside(fault)
             first = training.step - len(losses) + 1
             meta = {
                 "reason": fault.reason,
@@ -214,6 +223,7 @@ class Watch:
                 },
                 "sources": sources,
                 "checkpoint_before": newest_checkpoint(self._workdir),
+                "set_aside": aside,
                 "dataset_digest": training.dataset.digest,
                 "config": json.loads(to_json(config)),
             }
@@ -224,3 +234,16 @@ class Watch:
         # The first worker that ends makes the launcher end the others: wait for the chief.
         training.cluster.wait_for_all()
         raise broken_error(fault, sources, saved=saved)
+
+    def _set_aside(self, fault: Fault) -> list[str]:
+        """Puts the checkpoints of the broken model where no training goes on from them."""
+        try:
+            paths = set_aside(self._workdir, first_bad=fault.step)
+        except OSError as error:
+            log.warning("checkpoints of the broken model can't be renamed: %s", error)
+            return []
+        if paths:
+            log.warning(
+                "set aside %d checkpoints of the broken model: %s", len(paths), ", ".join(paths)
+            )
+        return paths

@@ -68,6 +68,92 @@ def test_few_words_are_judged_together() -> None:
     assert found == [True] * 7 + [False]
 
 
+# Means of the steps; 0 to 4 are low.
+COURSES = [
+    [1, 2, 99, 99, 99, 3, 99, 99],
+    [99, 99, 99, 99],
+    [1, 99, 1, 99, 99, 1, 1, 99],
+    [1, 2, 3, 4, 1, 2, 3, 4],
+]
+
+
+@pytest.mark.parametrize("course", COURSES)
+@pytest.mark.parametrize("words", [30, 200])
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_a_restart_changes_nothing(course: list[int], words: int, every: int) -> None:
+    """A checkpoint at any step, in the middle of an interval too, as JSON."""
+
+    def follow(restart: int | None) -> list[tuple[Fault | None, int]]:
+        ours, losses, found = watch(warmup_steps=1), list[float](), []
+        for step, mean in enumerate(course, start=1):
+            losses.append(float(mean * words))
+            fault = None
+            if step % every == 0:
+                counts = [words] * len(losses)
+                fault = ours.check(losses, counts, step=step, gradient_norm=1.0)
+                losses = []
+            if step == restart:
+                state = json.loads(json.dumps(ours.state))
+                ours = LossWatch(COUNTS, warmup_steps=1, begin=state)
+            good = ours.good_step(losses, [words] * len(losses), step=step)
+            found.append((fault, good))
+            if fault:
+                break
+        return found
+
+    expected = follow(None)
+    for restart in range(1, len(course) + 1):
+        assert follow(restart) == expected
+
+
+def test_a_high_interval_is_not_forgotten_over_a_restart() -> None:
+    before = watch()
+    assert check(before, 1.0, 40.0, step=2) is None
+    ours = LossWatch(COUNTS, warmup_steps=0, begin=before.state)
+    fault = check(ours, 9.0, 11.0, step=4)
+    assert fault is not None
+    assert fault.step == 2
+
+
+def good(watch: LossWatch, *means: float, step: int, words: int = 200) -> int:
+    losses = [mean * words for mean in means]
+    return watch.good_step(losses, [words] * len(means), step=step)
+
+
+def test_a_step_is_good_once_the_next_one_has_been_seen() -> None:
+    ours = watch()
+    assert good(ours, step=0) == -1
+    assert good(ours, 1.0, step=1) == 0
+    assert good(ours, 1.0, 1.0, step=2) == 1
+    assert good(ours, 1.0, 40.0, 1.0, step=3) == 0  # the weights after step 1 are in question
+    assert check(ours, 1.0, 4.0, 1.0, 1.0, step=4) is None
+    assert good(ours, step=4) == 3
+    assert check(ours, 1.0, 40.0, 40.0, step=7) is None
+    assert good(ours, step=7) == 4  # step 6 was bad, so the weights after step 5 were
+    assert good(ours, 1.0, 1.0, step=9) == 4  # not judged yet
+    assert check(ours, 1.0, 1.0, step=9) is None  # it has recovered
+    assert good(ours, step=9) == 8
+
+
+def test_good_steps_of_the_warm_up() -> None:
+    ours = watch(warmup_steps=10)
+    assert check(ours, 1.0, 1.0, step=2) is None
+    assert good(ours, step=2) == 1
+    assert check(ours, 1.0, 90.0, step=4) is None  # high, and not judged
+    assert good(ours, 1.0, step=5) == 1
+    assert check(ours, 1.0, 1.0, step=6) is None
+    assert good(ours, 1.0, step=7) == 6
+
+
+def test_good_steps_of_few_words() -> None:
+    ours = watch()
+    for step in (1, 2, 3):
+        assert check(ours, 1.0, step=step, words=30) is None
+        assert good(ours, step=step) == -1
+    assert check(ours, 1.0, step=4, words=30) is None
+    assert good(ours, step=4) == 3
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_the_first_loss_that_is_no_number(bad: float) -> None:
     fault = watch(warmup_steps=100).check([1.0, bad, math.nan], [9] * 3, step=30, gradient_norm=1.0)

@@ -27,6 +27,7 @@ from model.checkpoints import (
     verify_checkpoint,
 )
 from model.errors import CharloomError, InputError
+from model.retention import prune_checkpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -47,7 +48,9 @@ def save(workdir: Path, step: int, *, score: float | None = None, keep: int = 99
     if score is not None:
         meta |= {"valid_log_likelihood": score * 10, "valid_words": 10}
     arrays = make_arrays(step)
-    return Path(save_checkpoint(str(workdir), step=step, arrays=arrays, meta=meta, keep=keep))
+    path = save_checkpoint(str(workdir), step=step, arrays=arrays, meta=meta)
+    prune_checkpoints(str(workdir), keep=keep, written=path)
+    return Path(path)
 
 
 def names(workdir: Path) -> list[str]:
@@ -345,7 +348,7 @@ def count_down(function):
 os.fsync = count_down(os.fsync)
 os.rename = count_down(os.rename)
 arrays = {"a": np.zeros(100_000)}
-save_checkpoint(sys.argv[1], step=40, arrays=arrays, meta={}, keep=3)
+save_checkpoint(sys.argv[1], step=40, arrays=arrays, meta={})
 """
 
 

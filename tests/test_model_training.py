@@ -221,10 +221,7 @@ def test_stopped_while_training_and_while_validating(
 
 @pytest.mark.slow
 def test_more_steps_go_on(
-    one_worker: str,
-    tiny_records: str,
-    tmp_path: Path,
-    cluster: Cluster,
+    one_worker: str, tiny_records: str, tmp_path: Path, cluster: Cluster
 ) -> None:
     workdir = cut_back(one_worker, tmp_path / "workdir", to=60)
     result = here(tiny_records, workdir, cluster, "train.steps=63", "train.checkpoint_steps=1")
@@ -260,20 +257,24 @@ def test_a_broken_model_ends_training_and_is_not_saved(
     whole = read_checkpoint(list_checkpoints(workdir)[0])
     arrays = dict(whole.arrays)
     arrays[f"model/{name}"] = np.sign(arrays[f"model/{name}"]) * np.float32(value)
-    save_checkpoint(workdir, step=41, arrays=arrays, meta=whole.meta, keep=9)
+    save_checkpoint(workdir, step=41, arrays=arrays, meta=whole.meta)
     settings = [f"train.log_steps={log_steps}", f"train.checkpoint_steps={save_steps}"]
     with pytest.raises(
         CharloomError, match=rf"^{message} at step 42; that .*; lower train"
     ) as caught:
         here(tiny_records, workdir, cluster, *settings)
     assert not (tmp_path / "workdir" / "COMPLETED").exists()
+    # The weights after step 41 gave the bad loss.
     steps = [read_checkpoint(path).step for path in list_checkpoints(workdir)]
-    assert steps == [41, 40, 30]
+    assert steps == [40, 30]
+    aside = tmp_path / "workdir" / "checkpoints" / "diverged-step-00000041"
+    assert read_checkpoint(str(aside)).step == 41
     assert not isinstance(caught.value, (InputError, RestartableError))
     folder = tmp_path / "workdir" / "broken" / "step-42"
     assert f"; the state is saved in {folder};" in str(caught.value)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     assert meta["checkpoint_before"] == list_checkpoints(workdir)[0]
+    assert meta["set_aside"] == [str(aside)]
     assert meta["sources"] == read_batch(CONFIG, records=tiny_records, step=42)[1]
 
 
@@ -374,8 +375,8 @@ def test_training_without_validation(
 
 
 def config_of(records: str, *settings: str, workers: int = 1) -> Config:
-    with Dataset.open(records) as dataset:
-        return check_config(with_overrides(tiny(), settings), dataset, workers=workers)
+    with Dataset.open(records) as data:
+        return check_config(with_overrides(tiny(), settings), data, workers=workers)
 
 
 def test_records_give_the_data_section(tiny_records: str) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from components.train.main import run
 from model.broken import read_batch
-from model.checkpoints import list_checkpoints
+from model.checkpoints import list_checkpoints, read_checkpoint
 from model.cluster import Cluster
 from model.config import Config, with_overrides
 from model.errors import CharloomError, InputError
@@ -115,6 +115,41 @@ def test_a_diverging_training_of_two_workers(tiny_records: str, tmp_path: Path) 
         assert np.abs(saved["model/joint_model/output_bias"]).max() > 10
     assert not (workdir / "checkpoints").exists()
     assert not (workdir / "COMPLETED").exists()
+
+
+def test_a_diverging_training_leaves_its_newest_good_checkpoint(
+    tiny_records: str, tmp_path: Path
+) -> None:
+    """And judges over a restart as if there had been none."""
+    settings = ["train.log_steps=8", "train.checkpoint_steps=1", "train.keep_checkpoints=2"]
+    here(tiny_records, tmp_path, with_overrides(tiny(), [*settings, "train.steps=12"]))
+    config = with_overrides(tiny(), [*settings, "train.learning_rate=10"])
+    with pytest.raises(CharloomError) as caught:
+        here(tiny_records, tmp_path, config)
+    message = str(caught.value)
+    assert " on: at step 24 it is " in message  # the intervals are 13 to 16 and 17 to 24
+    (folder,) = (tmp_path / "broken").iterdir()
+    first_bad = int(folder.name.removeprefix("step-"))
+    assert 14 <= first_bad <= 16
+    newest, *_ = list_checkpoints(str(tmp_path))
+    assert read_checkpoint(newest).step == first_bad - 2
+    aside = sorted(path.name for path in (tmp_path / "checkpoints").glob("diverged-*"))
+    assert aside == ["diverged-step-00000022", "diverged-step-00000023"]
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    assert meta["checkpoint_before"] == newest
+    assert [Path(path).name for path in meta["set_aside"]] == aside[::-1]
+
+    # Killed after step 22, between the two high intervals.
+    checkpoints = tmp_path / "checkpoints"
+    (checkpoints / "diverged-step-00000022").rename(checkpoints / "step-00000022")
+    with pytest.raises(CharloomError) as caught:
+        here(tiny_records, tmp_path, config)
+    assert str(caught.value) == message
+    assert list_checkpoints(str(tmp_path))[0] == newest
+    with pytest.raises(CharloomError) as caught:  # from the newest good one on
+        here(tiny_records, tmp_path, config)
+    assert str(caught.value) == message
+    assert list_checkpoints(str(tmp_path))[0] == newest
 
 
 def test_a_state_that_can_not_be_saved(tiny_records: str, tmp_path: Path) -> None:
