@@ -289,7 +289,7 @@ def collect(registry: str, name: str, *, keep: int, dry_run: bool = False) -> li
                     _remove(registry, name, str(version))
         if not dry_run:
             for entry in _left_behind(model_dir):
-                shutil.rmtree(os.path.join(model_dir, entry), ignore_errors=True)
+                _delete(os.path.join(model_dir, entry))
     return removed
 
 
@@ -315,10 +315,19 @@ def _remove(registry: str, name: str, entry: str) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
+def _delete(path: str) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.remove(path)
+
+
 def _left_behind(folder: str) -> list[str]:
-    """Returns the hidden folders of a model that nobody is at work on."""
+    """Returns the hidden folders and temporary files of a model that nobody is at work on."""
     entries, now = os.listdir(folder), time.time()
-    stale = [entry for entry in entries if entry.startswith(REMOVED_PREFIX)]
+    # Who writes a file of the model holds the lock, which we do.
+    stale = [entry for entry in entries if entry.startswith(REMOVED_PREFIX) or ".tmp-" in entry]
     for entry in entries:
         if entry.startswith(STAGING_PREFIX):
             path = os.path.join(folder, entry)

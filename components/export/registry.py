@@ -65,7 +65,7 @@ class Pointer:
     history: tuple[Entry, ...] = ()
     """Versions that were champion before, oldest first; a rollback takes the last."""
     newest: int = 0
-    """The highest number known to be given out when the pointer was written."""
+    """The highest number ever given out, whether or not its version is still there."""
     reference: Entry | None = None
     """The best version so far, which bounds the drift of a chain of champions."""
 
@@ -310,6 +310,9 @@ def publish(
             numbers = read_numbers(model_dir)
             number = numbers.newest + 1
             write_numbers(model_dir, Numbers(number, (*numbers.unfinished, number)))
+            with contextlib.suppress(InputError):  # a damaged pointer can wait
+                if pointer := read_pointer(model_dir):
+                    write_pointer(model_dir, dataclasses.replace(pointer, newest=number))
             target = os.path.join(model_dir, str(number))
             try:
                 publish_folder(staged, target)
