@@ -36,6 +36,13 @@ SHARES = np.asarray([0.02, 0.03, 0.15, 0.30, 0.50])
 """Of the words, by slice in the order of `JUDGED`."""
 SOURCES = (2, 5, 10, 30, 300)
 CORRELATIONS = (0.0, 0.1, 0.3, 0.5)
+CHAINS = {
+    "0.35 % worse": (-math.log1p(0.0035), 0.0),
+    "0.05 % worse": (-math.log1p(0.0005), 0.0),
+    "0.4 % better or worse": (0.0, 0.004),
+    "0.4 % better or worse, 0.1 % worse on average": (-0.001, 0.004),
+}
+"""What a challenger truly gains over the champion, in nats per word: mean and deviation."""
 BATCH = 100
 assert len(SHARES) == len(JUDGED)
 
@@ -68,6 +75,7 @@ def simulate(
     correlation: float,
     better_by: float = 0.0,
     even: bool = True,
+    noise: str = "normal",
 ) -> Sums:
     """Draws trials.
 
@@ -78,11 +86,13 @@ def simulate(
       correlation: of two pieces of one source.
       better_by: by what part the challenger's perplexity is truly below the champion's.
       even: whether all sources are of one size; otherwise their pieces are lognormal.
+      noise: how the sources differ: `normal`, `heavy` (Student's t with 3 degrees of freedom)
+        or `skewed` (lognormal).
     """
     size = (trials, sources)
     sizes = np.full(size, float(PIECES)) if even else PIECES * random.lognormal(0.0, 0.7, size)
     pieces = np.maximum(1.0, np.round(sizes))
-    shared = math.sqrt(correlation) * random.standard_normal(size)
+    shared = math.sqrt(correlation) * _draw(random, size, noise)
     own = math.sqrt(1 - correlation) * random.standard_normal(size) / np.sqrt(pieces)
     whole = APART * (shared + own)  # mean over the pieces of a source, all of one length
     words = np.round(pieces[:, None] * PIECE_WORDS * SHARES[:, None])
@@ -95,6 +105,18 @@ def simulate(
     of_slice -= (of_slice * words).sum(1, keepdims=True) / words.sum(1, keepdims=True)
     shift = -math.log1p(-better_by)
     return Sums(words, (whole[:, None] + of_slice + shift) * words)
+
+
+def _draw(random: np.random.Generator, size: tuple[int, int], noise: str) -> Floats:
+    """Returns noise with mean 0 and standard deviation 1."""
+    if noise == "heavy":
+        heavy: Floats = random.standard_t(3, size) / math.sqrt(3)
+        return heavy
+    if noise == "skewed":
+        # A lognormal with sigma 0.5 has the variance (e^0.25 - 1) e^0.25.
+        skewed = random.lognormal(0.0, 0.5, size) - math.exp(0.125)
+        return skewed / math.sqrt(math.expm1(0.25) * math.exp(0.25))
+    return random.standard_normal(size)
 
 
 def judge(sums: Sums, limits: GateConfig) -> Rates:
@@ -117,6 +139,7 @@ def rates(
     correlation: float,
     better_by: float = 0.0,
     even: bool = True,
+    noise: str = "normal",
     trials: int = 1_000,
     seed: int = 0,
     limits: GateConfig | None = None,
@@ -125,16 +148,19 @@ def rates(
     random = np.random.default_rng(
         [seed, sources, round(100 * correlation), round(1e4 * better_by)]
     )
-    found = [
-        judge(
-            simulate(
-                random, BATCH, sources, correlation=correlation, better_by=better_by, even=even
-            ),
-            limits or GateConfig(),
+    found = []
+    for _ in range(max(1, trials // BATCH)):
+        drawn = simulate(
+            random,
+            BATCH,
+            sources,
+            correlation=correlation,
+            better_by=better_by,
+            even=even,
+            noise=noise,
         )
-        for _ in range(max(1, trials // BATCH))
-    ]
-    return Rates(*np.mean(found, axis=0).tolist())
+        found.append(judge(drawn, limits or GateConfig()))
+    return Rates(*(round(one, 5) for one in np.mean(found, axis=0).tolist()))
 
 
 class Night(NamedTuple):
@@ -192,39 +218,38 @@ def chain(
         yield now
 
 
+def worst_of_chains(*, drift: float, spread: float, chains: int = 20) -> dict[str, float]:
+    """Returns by what part the true perplexity was ever above the best champion's, and others."""
+    nights = [one for seed in range(chains) for one in chain(seed, drift=drift, spread=spread)]
+    return {
+        "below_best": max(math.expm1(one.best - one.champion) for one in nights),
+        "below_reference": max(math.expm1(one.reference - one.champion) for one in nights),
+    }
+
+
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1_000)
     trials = parser.parse_args().trials
     rows: list[dict[str, Any]] = []
+
+    def add(sources: int, **setting: Any) -> None:
+        found = rates(sources, trials=trials, **setting)
+        row = {"sources": sources, **setting, **found._asdict()}
+        print("  ".join(f"{name} {value}" for name, value in row.items()), flush=True)
+        rows.append(row)
+
     for even in (True, False):
         for correlation in CORRELATIONS:
             for sources in SOURCES:
-                found = rates(sources, correlation=correlation, even=even, trials=trials)
-                rows.append(_row(found, sources, correlation, even, 0.0))
-        for correlation in CORRELATIONS:
-            found = rates(300, correlation=correlation, even=even, better_by=0.03, trials=trials)
-            rows.append(_row(found, 300, correlation, even, 0.03))
-    worst = {}
-    for name, drift, spread in (("0.35 % worse", -math.log1p(0.0035), 0.0), ("mixed", 0.0, 0.004)):
-        ends = [list(chain(seed, drift=drift, spread=spread)) for seed in range(20)]
-        worst[name] = {
-            "below_best": max(math.expm1(n.best - n.champion) for one in ends for n in one),
-            "below_reference": max(
-                math.expm1(n.reference - n.champion) for one in ends for n in one
-            ),
-        }
-    print(json.dumps({"trials": rows, "chains": worst}))
-
-
-def _row(
-    found: Rates, sources: int, correlation: float, even: bool, better_by: float
-) -> dict[str, Any]:
-    row = {"sources": sources, "correlation": correlation, "even": even, "better_by": better_by}
-    row |= found._asdict()
-    print("  ".join(f"{name} {value:g}" for name, value in row.items()), flush=True)
-    return row
+                add(sources, correlation=correlation, even=even)
+            add(300, correlation=correlation, even=even, better_by=0.03)
+    for noise in ("heavy", "skewed"):
+        for sources in SOURCES[1:]:
+            add(sources, correlation=0.3, noise=noise)
+    chains = {name: worst_of_chains(drift=d, spread=s) for name, (d, s) in CHAINS.items()}
+    print(json.dumps({"trials": rows, "chains": chains}))
 
 
 if __name__ == "__main__":

@@ -8,8 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SLICES = {"unknown": 0.05, "1-5": 0.15, "6-100": 0.3, ">100": 0.5}
-"""What part of the words each has."""
+SHARES = {
+    "known to neither": 0.05,
+    "challenger only": 0.0,
+    "champion only": 0.0,
+    "1-5": 0.15,
+    "6-100": 0.3,
+}
+"""What part of the words each slice has; the others are in `>100`."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -33,10 +39,11 @@ def part(log_likelihood: float, words: int, paid: float = 0.0) -> dict[str, Any]
 def make_report(model: float = 100.0, unigram: float = 400.0, words: int = 1000) -> dict[str, Any]:
     """Returns a report without a champion."""
     return {
-        "format_version": 3,
+        "format_version": 4,
         "splits": {"test": score(model, words)},
         "baseline": {"unigram": score(unigram, words), "bigram": score(unigram, words)},
         "champion": None,
+        "reference": None,
     }
 
 
@@ -61,16 +68,30 @@ def sums(
         for at, (value, count) in enumerate(zip(per_word, words, strict=True))
     ]
     count, total = sum(words), math.fsum(one["log_likelihood"] for one in documents)
-    fields = ("words", "log_likelihood", "spelling_log_likelihood")
-    return {
-        **part(total, count, paid * count),
-        "documents": documents,
-        "blocks": {field: [one[field] for one in documents] for field in fields},
-        "slices": {
-            slice_name: part(total * share, round(count * share), paid * count * share)
-            for slice_name, share in SLICES.items()
-        },
+    return {**part(total, count, paid * count), "documents": documents}
+
+
+def slices_of(
+    ours: dict[str, Any], theirs: dict[str, Any], *, spelled: bool
+) -> dict[str, dict[str, list[Any]]]:
+    """Returns the slices of a comparison, all alike, by the file of each document."""
+    names: dict[str, list[float]] = {}
+    for one, two in zip(ours["documents"], theirs["documents"], strict=True):
+        row = names.setdefault(one["source"].rpartition(":")[0] or one["source"], [0, 0.0])
+        row[0] += one["words"]
+        row[1] += one["log_likelihood"] - two["log_likelihood"]
+        row[1] += spelled * (one["spelling_log_likelihood"] - two["spelling_log_likelihood"])
+    slices: dict[str, dict[str, list[Any]]] = {
+        name: {"words": [], "difference": []} for name in (*SHARES, ">100")
     }
+    for words, difference in names.values():
+        left = int(words)
+        for name, one in slices.items():
+            count = left if name == ">100" else int(words * SHARES[name])
+            left -= count
+            one["words"].append(count)
+            one["difference"].append(difference * count / words if words else 0.0)
+    return slices
 
 
 def with_champion(
@@ -79,7 +100,7 @@ def with_champion(
     """Returns a report on a challenger and a champion."""
     words = ours["words"]
     return {
-        "format_version": 3,
+        "format_version": 4,
         "splits": {"test": ours},
         "baseline": {"unigram": score(400.0, words), "bigram": score(300.0, words)},
         "champion": {
@@ -90,8 +111,10 @@ def with_champion(
             "same_vocabulary": same_vocabulary,
             "refused": None,
             "test": theirs,
+            "slices": slices_of(ours, theirs, spelled=not same_vocabulary) if theirs else {},
             "words": {"better": [], "worse": []},
         },
+        "reference": None,
     }
 
 
@@ -141,18 +164,43 @@ def changed_pair(path: str, value: Any, **sizes: Any) -> dict[str, Any]:
     return report
 
 
-def one_slice_worse(loss: float, name: str = "1-5") -> dict[str, Any]:
-    """A challenger that is better, but for one slice of the words."""
+def one_slice_worse(
+    loss: float, name: str = "1-5", *, apart: float = 0.0, words: int | None = None
+) -> dict[str, Any]:
+    """A challenger that is better, but for one slice of the words.
+
+    Args:
+      loss: by what part the perplexity of the slice is above the champion's.
+      name: of the slice.
+      apart: deviation of the difference per word of the slice between the sources.
+      words: of the slice in each source.
+    """
     report = make_pair(0.02)
-    ours = report["splits"]["test"]["slices"][name]
-    theirs = report["champion"]["test"]["slices"][name]
-    ours["log_likelihood"] = theirs["log_likelihood"] - math.log1p(loss) * theirs["words"]
+    slices = report["champion"]["slices"]
+    one, rest = slices[name], slices[">100"]
+    moved = noise(apart, seed=5) if apart else [0.0] * COUNT
+    for at in range(COUNT):
+        count = one["words"][at] if words is None else words
+        rest["words"][at] += one["words"][at] - count
+        one["words"][at] = count
+        difference = (-math.log1p(loss) + float(moved[at])) * count
+        rest["difference"][at] += one["difference"][at] - difference
+        one["difference"][at] = difference
     return report
 
 
-def few_words_of_a_slice() -> dict[str, Any]:
-    """A challenger that is better, but for a slice with too few words to tell."""
-    report = one_slice_worse(3.0)
-    for test in (report["splits"]["test"], report["champion"]["test"]):
-        test["slices"]["1-5"]["words"] = 199
-    return report
+def with_reference(
+    report: dict[str, Any], better: float = 0.0, *, apart: float = 0.001
+) -> dict[str, Any]:
+    """Adds a reference, better than the champion by so much per word, to a report."""
+    champion = report["champion"]
+    documents = champion["test"]["documents"]
+    gaps = better + noise(apart, count=len(documents), seed=9)
+    per_word = [
+        one["log_likelihood"] / one["words"] + gap for one, gap in zip(documents, gaps, strict=True)
+    ]
+    test = sums(np.asarray(per_word), [one["words"] for one in documents])
+    for one, two in zip(test["documents"], documents, strict=True):
+        one["source"] = two["source"]
+    other = {"version": 1, "path": "registry/lm/1", "test": test, "is_champion": False}
+    return {**report, "reference": {**champion, **other, "slices": None, "words": None}}

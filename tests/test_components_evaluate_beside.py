@@ -11,9 +11,10 @@ from test_components_evaluate_page import HOSTILE, REPORT, parse
 from components.evaluate.beside import Row, card_address, read_beside
 from components.evaluate.markdown import render_markdown
 from components.evaluate.page import render_page
+from model.showing import markdown
 
 COMPARISON: dict[str, Any] = {
-    "unit": "file",
+    "unit": "source",
     "units": 58,
     "words": 43603,
     "confidence": 0.95,
@@ -21,10 +22,14 @@ COMPARISON: dict[str, Any] = {
     "perplexity_change": -0.29,
     "perplexity_change_low": -0.37,
     "perplexity_change_high": -0.2,
-    "slices": [{"name": "1-5", "words": 1487, "change": 0.034}, {"name": "x", "change": None}],
-    "documents": {
-        "better": [{"source": "a.txt:0", "words": 300, "difference": 0.6931471805599453}],
-        "worse": [{"source": "b.txt:9", "words": 2, "difference": -1000.0}],
+    "slices": [
+        {"name": "1-5", "words": 1487, "change": 0.034, "low": -0.01, "high": 0.08},
+        {"name": "champion only", "words": 7, "change": 0.5, "low": None, "high": None},
+        {"name": "x", "change": None},
+    ],
+    "sources": {
+        "better": [{"source": "a.txt", "words": 300, "difference": 0.6931471805599453}],
+        "worse": [{"source": "b.txt", "words": 2, "difference": -1000.0}],
     },
 }
 CHAMPION: dict[str, Any] = {
@@ -51,16 +56,21 @@ def test_figures_become_texts() -> None:
     assert beside is not None
     assert beside.champion == "version 3"
     assert beside.summary == (
-        "Perplexity \u221229.00\u00a0% beside the champion, version 3 (95\u00a0% interval "
-        "\u221237.00\u00a0% to \u221220.00\u00a0%, over 58 files): surely better."
+        "Perplexity \u221229.00\u00a0% against the champion, version 3 (95\u00a0% interval "
+        "\u221237.00\u00a0% to \u221220.00\u00a0%, over 58 files): significantly better."
     )
     assert beside.slices == [
-        Row("1 to 5 times", "1,487", "+3.40\u00a0%"),
+        Row(
+            "known to both, seen up to 5 times",
+            "1,487",
+            "+3.40\u00a0% (\u22121.00\u00a0% to +8.00\u00a0%)",
+        ),
+        Row("\u2013 only to the champion", "7", "+50.00\u00a0%"),
         Row("x", "not available", "not available"),
     ]
-    assert beside.documents == {
-        "better": [Row("a.txt:0", "300", "\u221250.00\u00a0%")],
-        "worse": [Row("b.txt:9", "2", "not available")],
+    assert beside.sources == {
+        "better": [Row("a.txt", "300", "\u221250.00\u00a0%")],
+        "worse": [Row("b.txt", "2", "not available")],
     }
     assert beside.words == {
         "better": [Row("Applause", "34", "\u221220.0")],
@@ -76,8 +86,8 @@ def test_other_vocabularies_are_told() -> None:
 
 def test_no_champion_no_part() -> None:
     assert read_beside(REPORT) is None
-    assert "Beside the champion" not in render_page(REPORT)
-    assert "Beside the champion" not in render_markdown(REPORT)
+    assert "Against the champion" not in render_page(REPORT)
+    assert "Against the champion" not in render_markdown(REPORT)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +109,40 @@ def test_what_could_not_be_compared(
     assert summary in render_page(made).replace("&#39;", "'")
 
 
+@pytest.mark.parametrize(
+    ("reference", "compared", "text"),
+    [
+        (None, None, ""),
+        (
+            {"version": 1, "refused": None},
+            {**COMPARISON, "confidence": 0.9995, "relation": "not worse", "units": 1},
+            "Perplexity \u221229.00\u00a0% against the best version so far, version 1 (99.95\u00a0% "
+            "interval \u221237.00\u00a0% to \u221220.00\u00a0%, over 1 file): "
+            "not worse by more than is allowed.",
+        ),
+        (
+            {"version": None, "path": "/r/lm/1", "refused": "/r/lm/1 is gone"},
+            None,
+            "It could not be compared with the best version so far, /r/lm/1: /r/lm/1 is gone",
+        ),
+        (
+            {"version": 1, "refused": None},
+            None,
+            "It could not be compared with the best version so far, version 1; "
+            "the reasons are above.",
+        ),
+    ],
+)
+def test_the_best_version_so_far(reference: object, compared: object, text: str) -> None:
+    made = report()
+    made["reference"], made["verdict"]["reference"] = reference, compared
+    beside = read_beside(made)
+    assert beside is not None
+    assert beside.reference == text
+    assert text in parse(render_page(made)).text
+    assert markdown(text) in render_markdown(made)
+
+
 @pytest.mark.parametrize("bad", [None, "x", float("nan"), 10**400, True, [], {}])
 def test_figures_that_are_none_break_nothing(bad: object) -> None:
     made = report(version=bad, words=bad)
@@ -112,11 +156,11 @@ def test_both_pages_show_it() -> None:
     made = report()
     root = parse(render_page(made))
     shown = render_markdown(made)
-    for text in ("Beside the champion", "Applause", "surely better", "58 files"):
+    for text in ("Against the champion", "Applause", "significantly better", "58 files"):
         assert text in root.text
         assert text in shown
     assert shown.startswith("# PASSED\n\n- ")
-    assert "| slice | count | perplexity |\n| --- | --- | --- |\n| 1 to 5 times | 1,487 |" in shown
+    assert "| slice | count | perplexity |\n| --- | --- | --- |\n| known to both, " in shown
     assert "| Test perplexity | " in shown
     made["verdict"]["status"] = "perhaps"
     assert render_markdown(made).startswith("# REJECTED\n")
@@ -124,7 +168,7 @@ def test_both_pages_show_it() -> None:
 
 def test_hostile_text_stays_text() -> None:
     made = report(words={"better": [{"word": HOSTILE, "count": 1, "difference": 1.0}]})
-    made["verdict"]["comparison"]["documents"]["better"][0]["source"] = HOSTILE
+    made["verdict"]["comparison"]["sources"]["better"][0]["source"] = HOSTILE
     made["verdict"]["comparison"]["slices"][0]["name"] = HOSTILE
     page = render_page(made)
     root = parse(page)

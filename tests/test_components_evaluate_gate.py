@@ -44,7 +44,8 @@ ALL_MISSING = (
     "baseline.unigram.log_likelihood is missing",
     "baseline.unigram.perplexity is missing",
 )
-NO_FORMAT = "format_version is not 3, which is all this gate reads"
+REFERENCE_MISSING = "reference is missing; it must be a reference or null"
+NO_FORMAT = "format_version is not 4, which is all this gate reads"
 
 PASSES = {
     "good": (make_report(), OK),
@@ -62,8 +63,9 @@ PASSES = {
     ),
     "whole numbers as sums": (
         {
-            "format_version": 3,
+            "format_version": 4,
             "champion": None,
+            "reference": None,
             "splits": {"test": {"log_likelihood": -2, "words": 2, "perplexity": math.e}},
             "baseline": {"unigram": {"log_likelihood": -4, "words": 2, "perplexity": math.e**2}},
         },
@@ -112,11 +114,11 @@ REJECTIONS = {
             "baseline.unigram.perplexity is missing",
         ),
     ),
-    "empty": ({}, (NO_FORMAT, *ALL_MISSING, CHAMPION_MISSING)),
-    "no mapping": ([1, 2], (NO_FORMAT, *ALL_MISSING, CHAMPION_MISSING)),
-    "nothing": (None, (NO_FORMAT, *ALL_MISSING, CHAMPION_MISSING)),
+    "empty": ({}, (NO_FORMAT, *ALL_MISSING, CHAMPION_MISSING, REFERENCE_MISSING)),
+    "no mapping": ([1, 2], (NO_FORMAT, *ALL_MISSING, CHAMPION_MISSING, REFERENCE_MISSING)),
+    "nothing": (None, (NO_FORMAT, *ALL_MISSING, CHAMPION_MISSING, REFERENCE_MISSING)),
     "no format version": (changed("format_version", ...), (NO_FORMAT,)),
-    "format version of another form": (changed("format_version", 2), (NO_FORMAT,)),
+    "format version of another form": (changed("format_version", 3), (NO_FORMAT,)),
     "format version is true": (changed("format_version", True), (NO_FORMAT,)),
     "no splits": (changed("splits", ...), ALL_MISSING[:3]),
     "splits are a list": (changed("splits", [score(100.0)]), ALL_MISSING[:3]),
@@ -242,8 +244,9 @@ REJECTIONS = {
     ),
     "everything NaN": (
         {
-            "format_version": 3,
+            "format_version": 4,
             "champion": None,
+            "reference": None,
             "splits": {"test": dict.fromkeys(score(2.0), math.nan)},
             "baseline": {"unigram": dict.fromkeys(score(2.0), math.nan)},
         },
@@ -298,8 +301,10 @@ def test_removing_any_field_rejects() -> None:
     paths: list[str] = [
         f"{path}.{name}" for path in (TEST, UNIGRAM) for name in make_report()["splits"]["test"]
     ]
-    for path in ["format_version", *paths]:
+    for path in ["format_version", "champion", "reference", *paths]:
         for value in (..., None, True, "1", [], {}, math.nan, math.inf, -math.inf):
+            if value is None and path in ("champion", "reference"):
+                continue
             assert not decide(changed(path, value), limits=GateConfig()).passed, (path, value)
 
 
@@ -308,6 +313,7 @@ def test_verdict_as_json_values() -> None:
         "status": "PASSED",
         "reasons": ["a", "b"],
         "comparison": None,
+        "reference": None,
     }
     assert Verdict(PASSED, ()).passed
     assert not Verdict("passed", ()).passed

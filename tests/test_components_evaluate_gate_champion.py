@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from gate_reports import (
     changed_pair,
-    few_words_of_a_slice,
     make_pair,
     noise,
     one_slice_worse,
     other_vocabulary,
     sums,
     with_champion,
+    with_reference,
 )
 
-from components.evaluate.comparison import BETTER, NOT_WORSE, UNCLEAR, WORSE
 from components.evaluate.gate import decide
+from components.evaluate.judging import BETTER, NOT_WORSE, UNCLEAR, WORSE
 from model.config import GateConfig
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
@@ -38,13 +38,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         {},
         True,
         "not worse than the champion by more than 0.50%: perplexity +0.00% "
-        "(95% interval +0.00% to +0.00%, over 40 documents)",
+        "(95% interval +0.00% to +0.00%, over 40 files)",
     ),
     "the same model, improvement required": (
         make_pair(0.0, apart=0.0),
         {"require_improvement": True},
         False,
-        "not surely better than the champion, which is required: perplexity +0.00%",
+        "not significantly better than the champion (gate.require_improvement): perplexity +0.00%",
     ),
     "a little worse, surely within the tolerance": (
         make_pair(-0.002, apart=0.001),
@@ -75,21 +75,48 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         one_slice_worse(0.06),
         {},
         False,
-        "perplexity of the slice 1-5 (6,000 words) is +6.00% beside the champion's; at most +5.00%",
+        "perplexity of the slice 1-5 is +6.00% against the champion's (99% interval +6.00% to "
+        "+6.00%, 6,000 words in 40 files); the interval must reach down to +5.00% "
+        "(gate.max_slice_loss)",
     ),
     "better, a slice worse within the limit": (
         one_slice_worse(0.04),
         {},
         True,
-        "no slice of the words is worse than the champion by more than 5.0%",
+        "no slice of the words is significantly worse than the champion by more than 5.0%",
     ),
     "a slice worse, the limit higher": (
         one_slice_worse(0.06),
         {"max_slice_loss": 0.07},
         True,
-        "no slice of the words is worse than the champion by more than 7.0%",
+        "no slice of the words is significantly worse than the champion by more than 7.0%",
     ),
-    "a slice of few words": (few_words_of_a_slice(), {}, True, "better than the champion"),
+    "a slice worse, by chance": (
+        one_slice_worse(0.06, apart=0.2),
+        {},
+        True,
+        "no slice of the words is significantly worse than the champion by more than 5.0%",
+    ),
+    "a slice of few words": (one_slice_worse(3.0, words=4), {}, True, "better than the champion"),
+    "a slice of enough words": (
+        one_slice_worse(3.0, words=5),
+        {},
+        False,
+        "perplexity of the slice 1-5 is +300.00% against the champion's (99% interval +300.00% to "
+        "+300.00%, 200 words in 40 files)",
+    ),
+    "words that the champion alone knows, a loss": (
+        one_slice_worse(1.0, "champion only", words=10),
+        {},
+        False,
+        "perplexity of the slice known to one is +100.00% against the champion's",
+    ),
+    "the same, the limit higher": (
+        one_slice_worse(1.0, "champion only", words=10),
+        {"max_slice_loss": 1.5},
+        True,
+        "no slice of the words is significantly worse than the champion by more than 150.0%",
+    ),
     "half of the perplexity by answering <unk>": (
         other_vocabulary(),
         {"max_slice_loss": 1e6},
@@ -100,7 +127,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         other_vocabulary(),
         {},
         False,
-        "perplexity of the slice unknown (2,000 words) is",
+        "perplexity of the slice known to neither is +22.14% against the champion's",
     ),
     "another vocabulary, better": (
         make_pair(0.7, paid=-0.6, same_vocabulary=False),
@@ -108,33 +135,54 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         True,
         "better than the champion: perplexity -9.52%",
     ),
-    "one document": (
-        with_champion(sums(np.array([-4.0]), [500]), sums(np.array([-4.1]), [500])),
+    "one file": (
+        make_pair(0.02, name="one.txt:{}"),
         {},
         False,
-        "too few documents to compare with the champion: 1, and 1 blocks of 1,000 words, which "
-        "say as much as 1.0 of equal length; 20 are needed (gate.min_units)",
+        "it can't be decided whether the model is worse than the champion: the test text comes "
+        "from 1 file, which count as 1.0 of equal size, and 5 are needed (gate.min_units), as "
+        "pieces of one file are alike; split the text into more files, one for each article, "
+        "chapter or day, and prepare it again",
     ),
-    "nineteen documents": (
-        with_champion(sums(np.full(19, -4.0), [100] * 19), sums(np.full(19, -4.1), [100] * 19)),
+    "four files": (
+        with_champion(sums(np.full(4, -4.0), [100] * 4), sums(np.full(4, -4.1), [100] * 4)),
         {},
         False,
-        "too few documents to compare with the champion: 19",
+        "it can't be decided whether the model is worse than the champion: the test text comes "
+        "from 4 files, which count as 4.0",
     ),
-    "nineteen documents, fewer needed": (
-        with_champion(sums(np.full(19, -4.0), [100] * 19), sums(np.full(19, -4.1), [100] * 19)),
-        {"min_units": 10},
+    "five files": (
+        with_champion(sums(np.full(5, -4.0), [100] * 5), sums(np.full(5, -4.1), [100] * 5)),
+        {},
         True,
-        "better than the champion: perplexity -9.52% (95% interval -9.52% to -9.52%, over 19",
+        "better than the champion: perplexity -9.52% (95% interval -9.52% to -9.52%, over 5 files)",
     ),
-    "one long document among short ones": (
+    "five files, more needed": (
+        with_champion(sums(np.full(5, -4.0), [100] * 5), sums(np.full(5, -4.1), [100] * 5)),
+        {"min_units": 6},
+        False,
+        "it can't be decided whether the model is worse than the champion: the test text comes "
+        "from 5 files, which count as 5.0 of equal size, and 6 are needed",
+    ),
+    "one long file among short ones": (
         with_champion(
             sums(np.full(40, -4.0), [100_000] + [10] * 39),
             sums(np.full(40, -4.1), [100_000] + [10] * 39),
         ),
         {},
         False,
-        "too few documents to compare with the champion: 40",
+        "it can't be decided whether the model is worse than the champion: the test text comes "
+        "from 40 files, which count as 1.0",
+    ),
+    "documents without words": (
+        with_champion(
+            sums(np.full(30, -4.0), [100] * 4 + [0] * 26),
+            sums(np.full(30, -4.1), [100] * 4 + [0] * 26),
+        ),
+        {},
+        False,
+        "it can't be decided whether the model is worse than the champion: the test text comes "
+        "from 4 files, which count as 4.0",
     ),
     "no champion": ({**make_pair(), "champion": None}, {}, True, "there is no champion"),
     "champion is missing": (
@@ -185,17 +233,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         False,
         "champion.test.documents is empty; it must be a list of documents",
     ),
-    "no blocks": (
-        changed_pair("splits.test.blocks", ...),
+    "a document without a source": (
+        changed_pair("champion.test.documents.2.source", ...),
         {},
         False,
-        "splits.test.blocks.words is missing; it must be a list",
-    ),
-    "a block too few": (
-        changed_pair("champion.test.blocks.words", [1000] * 39),
-        {},
-        False,
-        "champion.test.blocks has columns of different lengths",
+        "champion.test.documents[2]: source is missing",
     ),
     "a document is NaN": (
         changed_pair("champion.test.documents.3.log_likelihood", math.nan),
@@ -207,7 +249,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         changed_pair("splits.test.documents.3", None),
         {},
         False,
-        "splits.test.documents[3]: words is missing",
+        "splits.test.documents[3]: source is missing",
     ),
     "a document's probability is above 1": (
         changed_pair("splits.test.documents.3.log_likelihood", 5.0),
@@ -240,31 +282,43 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         "splits.test.documents and champion.test.documents are of other documents",
     ),
     "no slices": (
-        changed_pair("champion.test.slices", ...),
+        changed_pair("champion.slices", ...),
         {},
         False,
-        "champion and challenger must have slices of the test words",
+        "champion.slices must be the slices known to neither, challenger only, champion only, 1-5",
     ),
     "other slices": (
-        changed_pair("champion.test.slices.>100", ...),
+        changed_pair("champion.slices.>100", ...),
         {},
         False,
-        "champion and challenger have different slices of the test words",
+        "champion.slices must be the slices",
     ),
     "a slice of other words": (
-        changed_pair("champion.test.slices.1-5.words", 5),
+        changed_pair("champion.slices.1-5.words.3", 5),
         {},
         False,
-        "slice 1-5: it has 6,000 words, and 5 of the champion",
+        "champion.slices have other words than the sources",
+    ),
+    "a slice of other differences": (
+        changed_pair("champion.slices.1-5.difference.3", 5.0),
+        {},
+        False,
+        "champion.slices don't add up to the differences of the sources",
+    ),
+    "a slice of too few sources": (
+        changed_pair("champion.slices.1-5.difference", [0.0]),
+        {},
+        False,
+        "champion.slices.1-5.difference must be 40 finite numbers",
     ),
     "a slice is infinite": (
-        changed_pair("splits.test.slices.1-5.log_likelihood", -math.inf),
+        changed_pair("champion.slices.1-5.difference.3", -math.inf),
         {},
         False,
-        "slice 1-5: log_likelihood is -inf; it must be finite",
+        "champion.slices.1-5.difference must be 40 finite numbers",
     ),
     "everything is empty": (
-        with_champion({**make_pair()["splits"]["test"], "documents": [], "blocks": {}}, {}),
+        with_champion({**make_pair()["splits"]["test"], "documents": []}, {}),
         {},
         False,
         "splits.test.documents is empty; it must be a list of documents",
@@ -307,51 +361,142 @@ def test_relation(report: Any, relation: str) -> None:
 def test_comparison_has_what_the_page_shows() -> None:
     report = make_pair(0.01, apart=0.05)
     compared = decide(report, limits=GateConfig()).to_dict()["comparison"]
-    assert (compared["unit"], compared["units"], compared["words"]) == ("document", 40, 40_000)
+    assert (compared["unit"], compared["units"], compared["words"]) == ("source", 40, 40_000)
+    assert compared["effective_units"] == pytest.approx(40.0)
     assert compared["difference"] == pytest.approx(0.01)
     assert compared["perplexity_change"] == pytest.approx(math.exp(-0.01) - 1)
     assert compared["perplexity_change_low"] == pytest.approx(math.exp(-compared["high"]) - 1)
     assert compared["perplexity_change_high"] == pytest.approx(math.exp(-compared["low"]) - 1)
     expected = 0.01 + noise(0.05)
-    worst, best = compared["documents"]["worse"], compared["documents"]["better"]
+    worst, best = compared["sources"]["worse"], compared["sources"]["better"]
     assert (len(worst), len(best)) == (10, 10)
     assert worst[0]["source"] == f"doc-{expected.argmin()}"
     assert worst[0]["difference"] == pytest.approx(expected.min())
     assert best[0]["source"] == f"doc-{expected.argmax()}"
     assert best[0]["difference"] == pytest.approx(expected.max())
-    assert [one["name"] for one in compared["slices"]] == ["unknown", "1-5", "6-100", ">100"]
-    assert compared["slices"][1]["change"] == pytest.approx(math.exp(-0.01) - 1)
+    assert [(one["name"], one["words"], one["judged"]) for one in compared["slices"]] == [
+        ("known to neither", 2_000, True),
+        ("known to one", 0, True),
+        ("challenger only", 0, False),
+        ("champion only", 0, False),
+        ("1-5", 6_000, True),
+        ("6-100", 12_000, True),
+        (">100", 20_000, True),
+    ]
+    one = compared["slices"][4]
+    assert one["change"] == pytest.approx(math.exp(-0.01) - 1)
+    assert one["low"] < one["change"] < one["high"]
+    assert (one["lost"], one["sources"]) == (False, 40)
+    assert [compared["slices"][1][name] for name in ("change", "low", "high")] == [None] * 3
+    assert compared["slice_confidence"] == pytest.approx(0.99)
 
 
-@pytest.mark.parametrize(
-    ("name", "unit"),
-    [("doc-{}", "document"), ("one.txt:{}", "document"), ("{}.txt:0", "document")],
-)
-def test_documents_are_drawn(name: str, unit: str) -> None:
-    compared = decide(make_pair(name=name), limits=GateConfig()).comparison
+def test_pieces_of_a_file_are_one_source() -> None:
+    """Twenty pieces of each of five files, alike within a file, say as much as five."""
+    files, pieces = 5, 20
+    random = np.random.default_rng(3)
+    gaps = np.repeat(0.01 + 0.01 * random.standard_normal(files), pieces)
+    lengths = [1_000] * files * pieces
+    ours, theirs = sums(-4.0 + gaps, lengths), sums(np.full(len(gaps), -4.0), lengths)
+    for test in (ours, theirs):
+        for at, one in enumerate(test["documents"]):
+            one["source"] = f"{at // pieces}.txt:{at % pieces}"
+    compared = decide(with_champion(ours, theirs), limits=GateConfig()).comparison
     assert compared is not None
-    assert (compared.unit, compared.units) == (unit, 40)
+    assert (compared.unit, compared.units, compared.words) == ("source", files, 100_000)
+    by_file = gaps[::pieces]
+    half = 2.7764451 * by_file.std(ddof=1) / math.sqrt(files)
+    assert compared.low == pytest.approx(by_file.mean() - half)
+    assert compared.high == pytest.approx(by_file.mean() + half)
+    assert [one["source"] for one in compared.sources["better"]] == [
+        f"{at}.txt" for at in np.argsort(-by_file) if by_file[at] > 0
+    ]
 
 
-def test_files_are_drawn_where_there_are_enough() -> None:
-    report = make_pair()
-    for test in (report["splits"]["test"], report["champion"]["test"]):
-        for at, document in enumerate(test["documents"]):
-            document["source"] = f"{at // 2}.txt:{at % 2}"
-    compared = decide(report, limits=GateConfig()).comparison
+def test_many_sources_are_grouped() -> None:
+    report = make_pair(0.02, count=2_500, length=50)
+    ours, theirs = report["splits"]["test"], report["champion"]["test"]
+    groups = np.arange(2_500) * 1_000 // 2_500
+    for one in report["champion"]["slices"].values():
+        for field in ("words", "difference"):
+            one[field] = np.bincount(groups, one[field]).tolist()
+    compared = decide(with_champion(ours, theirs) | report, limits=GateConfig()).comparison
     assert compared is not None
-    assert (compared.unit, compared.units, compared.words) == ("file", 20, 40_000)
+    assert (compared.units, compared.relation) == (2_500, BETTER)
 
 
-def test_blocks_are_drawn_of_one_long_document() -> None:
-    report = make_pair()
-    for test in (report["splits"]["test"], report["champion"]["test"]):
-        fields = ("words", "log_likelihood", "spelling_log_likelihood")
-        whole = {name: math.fsum(one[name] for one in test["documents"]) for name in fields}
-        test["documents"] = [{"source": "a.txt:0", **whole, "words": 40_000}]
-    compared = decide(report, limits=GateConfig()).comparison
-    assert compared is not None
-    assert (compared.unit, compared.units, compared.words) == ("block", 40, 40_000)
+DRIFTS: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
+    "as good as the best": (
+        with_reference(make_pair(0.0, apart=0.001)),
+        {},
+        True,
+        "not worse than the best version so far (1) by more than 2.00%: perplexity +0.00% "
+        "(99.95% interval",
+    ),
+    "not worse than the champion, worse than the best": (
+        with_reference(make_pair(0.0, apart=0.001), 0.021),
+        {},
+        False,
+        "may be worse than the best version so far (1) by more than 2.00%: perplexity +2.12%",
+    ),
+    "the same, the margin wider": (
+        with_reference(make_pair(0.0, apart=0.001), 0.021),
+        {"max_drift": 0.03},
+        True,
+        "not worse than the best version so far (1) by more than 3.00%",
+    ),
+    "perhaps within the margin": (
+        with_reference(make_pair(0.0, apart=0.001), 0.019, apart=0.02),
+        {},
+        False,
+        "may be worse than the best version so far (1) by more than 2.00%",
+    ),
+    "the champion is the best": (
+        make_pair(0.02) | {"reference": {"path": "registry/lm/3", "refused": None, "is_champion": True}},
+        {},
+        True,
+        "not worse than the best version so far (3) by more than 2.00%: perplexity -1.98%",
+    ),
+    "the champion is said to be the best": (
+        make_pair(0.02) | {"reference": {"path": "registry/lm/2", "refused": None, "is_champion": True}},
+        {},
+        False,
+        "reference.is_champion is true, but the champion is another version",
+    ),
+    "it is gone": (
+        make_pair(0.02) | {"reference": {"path": "my models/lm/2", "refused": "my models/lm/2 is gone"}},
+        {},
+        False,
+        "the best version so far (2) can't be compared with: my models/lm/2 is gone; "
+        "charloom registry rebase 'my models/lm' VERSION takes another as reference",
+    ),
+    "it has no sums": (
+        make_pair(0.02)
+        | {"reference": {"path": "lm/2", "refused": None, "is_champion": False, "test": None}},
+        {},
+        False,
+        "reference.same_vocabulary is not true or false",
+    ),
+    "it is a text": (
+        make_pair(0.02) | {"reference": "lm/2"},
+        {},
+        False,
+        "reference is a str; it must be a reference or null",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("report", "limits", "passed", "reason"), DRIFTS.values(), ids=DRIFTS)
+def test_drift(report: Any, limits: dict[str, Any], passed: bool, reason: str) -> None:
+    test_verdict(report, limits, passed, reason)
+
+
+def test_relation_to_the_reference() -> None:
+    for better, expected in ((-0.02, BETTER), (0.0, NOT_WORSE), (0.04, WORSE)):
+        report = with_reference(make_pair(0.0, apart=0.001), better)
+        verdict = decide(report, limits=GateConfig()).to_dict()
+        assert verdict["reference"]["relation"] == expected
+        assert verdict["comparison"]["relation"] == NOT_WORSE
 
 
 def test_same_report_same_interval() -> None:

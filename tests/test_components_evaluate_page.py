@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from components.evaluate.page import (
-    SHOWN_DOCUMENTS,
     SHOWN_POINTS,
+    SHOWN_SOURCES,
     draw_bars,
     draw_curves,
     render_page,
@@ -38,7 +38,7 @@ def one_sample(context: str, truth: str, *words: str) -> dict[str, Any]:
 
 
 REPORT: dict[str, Any] = {
-    "format_version": 3,
+    "format_version": 4,
     "verdict": {"status": "PASSED", "reasons": ["it is < than the limit", "it beats the unigram"]},
     "gate": {"max_perplexity": 300.0},
     "config": {
@@ -216,7 +216,7 @@ def test_tables() -> None:
         "↵",
         "↵\u00a050.0\u00a0%\u00a0✓\n<unk>\u00a025.0\u00a0%",
     ]
-    assert [row[0] for row in worst[1:]] == [f"state/{i:02}.txt:0" for i in (11, 10, 9, 8, 7)]
+    assert [row[0] for row in worst[1:]] == [f"state/{i:02}.txt" for i in (11, 10, 9, 8, 7)]
     assert [row[0] for row in best[1:]] == [f"state/{i:02}.txt:0" for i in (4, 3, 2, 1, 0)]
     assert best[-1] == ["state/00.txt:0", "10", f"{math.exp(4):.2f}"]
     assert origins == [
@@ -235,7 +235,7 @@ def test_few_documents_are_shown_once(count: int, lengths: list[int]) -> None:
     documents = [{"source": str(i), "words": 1, "log_likelihood": -i / 9} for i in range(count)]
     shown = tables(parse(render_page(changed("splits.test.documents", documents))))[2:-2]
     assert [len(table) - 1 for table in shown] == lengths
-    assert max(lengths) == min(count, SHOWN_DOCUMENTS)
+    assert max(lengths) == min(count, SHOWN_SOURCES)
 
 
 def hostile_report(text: str = HOSTILE) -> dict[str, Any]:
