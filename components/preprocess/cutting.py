@@ -12,6 +12,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
+from components.preprocess import reading
 from components.preprocess.reading import Block
 from components.preprocess.tokenizing import TokenizedBlock, line_offsets, tokenize_block
 from model.config import DataConfig
@@ -19,6 +20,8 @@ from model.records import SPLITS
 from model.vocab import DOCUMENT_START
 
 IntArray = npt.NDArray[np.int64]
+
+_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +160,7 @@ class _Lines:
         elif config.document == "paragraph":
             starts = gaps.copy()
             if len(starts) and not starts[0]:
-                starts[0] = first or _ends_blank(block.tail)
+                starts[0] = first or _ends_blank(block.tail, config)
         else:
             starts = np.zeros(len(kept), np.bool_)
         if len(starts) and first:
@@ -179,10 +182,19 @@ class _Lines:
         return f"{name}:{self.offsets[line]}" + (f"+{inside}" if inside else "")
 
 
-def _ends_blank(tail: bytes) -> bool:
-    """Returns whether the last line of some text has nothing but white space."""
+def _ends_blank(tail: bytes, config: DataConfig) -> bool:
+    """Returns whether the last line of the text before a block has no word.
+
+    That is for the tokenizer to say: U+3000 is white space, and with `lowercase` a zero-width
+    space is nothing.
+    """
+    if len(tail) == reading.TAIL_BYTES:  # may begin inside a character
+        tail = tail.lstrip(_CONTINUATION_BYTES)
     lines = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    return len(lines) > 1 and not lines[-2].strip()
+    if len(lines) < 2:
+        return False
+    line = lines[-2].decode("utf-8", "replace").encode()
+    return not line.strip() or not len(tokenize_block(line + b"\n", config).words)
 
 
 def _split_long(lines: _Lines, size: int) -> _Lines:

@@ -36,6 +36,8 @@ class PartScan:
     """Split -> how many records it gives; empty for a bad one, or one without words."""
     documents: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Power of two p -> documents of p to 2p - 1 words."""
+    size: int = 0
+    """Its bytes, unpacked."""
     stray: int = 0
     """Undecodable places that became U+FFFD."""
     fault: tuple[int, str] | None = None
@@ -92,7 +94,7 @@ def _join(parts: Sequence[PartScan], config: DataConfig) -> FileScan:
         return _reject(scan, bad.reason, bad.offset, bad.detail)
     try:
         fault = next((part.fault for part in parts if part.fault), None)
-        check_stray(scan.stray, file.size, fault, config)
+        check_stray(scan.stray, sum(part.size for part in parts), fault, config)
         if not records:
             raise BadTextError("blank" if file.size else "empty")
     except BadTextError as error:
@@ -107,7 +109,7 @@ def _reject(scan: FileScan, reason: str, offset: int, detail: str) -> FileScan:
 
 
 def check_stray(stray: int, size: int, fault: tuple[int, str] | None, config: DataConfig) -> None:
-    """Raises BadTextError if a file of `size` bytes has too many stray ones."""
+    """Raises BadTextError if a file of `size` bytes, unpacked, has too many stray ones."""
     if fault and config.on_bad_text != "replace" and stray > config.max_stray_bytes * size:
         raise BadTextError("undecodable", *fault)
 

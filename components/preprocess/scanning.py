@@ -105,6 +105,7 @@ class _Scan:
         self._part = part
         self._config = config
         self.hashes: list[str] = []
+        self._size = 0
         self._stray = 0
         self._fault: tuple[int, str] | None = None
         self._records: collections.Counter[str] = collections.Counter()
@@ -114,6 +115,7 @@ class _Scan:
     def add(self, block: Block) -> Pieces | None:
         """Cuts a block; returns its pieces, None if there are none."""
         self.hashes.append(block.sha256)
+        self._size += block.size
         self._stray += block.stray
         self._fault = self._fault or block.fault
         file = self._part.file
@@ -135,7 +137,7 @@ class _Scan:
 
     def check_whole(self) -> None:
         """Raises BadTextError if a whole file is no text."""
-        check_stray(self._stray, self._part.file.size, self._fault, self._config)
+        check_stray(self._stray, self._size, self._fault, self._config)
         if not self._records:
             raise BadTextError("blank")
 
@@ -146,6 +148,7 @@ class _Scan:
             hashes=self.hashes,
             records=dict(self._records),
             documents=dict(self._documents),
+            size=self._size,
             stray=self._stray,
             fault=self._fault,
         )
