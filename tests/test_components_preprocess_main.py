@@ -217,10 +217,13 @@ def test_the_folder_holds_that_and_no_more(golden: Path) -> None:
         "data_card.html",
         "dataset.json",
         "test-00000-of-00001.tfrecord",
+        "test.characters.npy",
         "test.index.npy",
         "train-00000-of-00001.tfrecord",
+        "train.characters.npy",
         "train.index.npy",
         "valid-00000-of-00001.tfrecord",
+        "valid.characters.npy",
         "valid.index.npy",
         "vocab.txt",
     ]
