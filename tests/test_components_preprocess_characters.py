@@ -43,12 +43,12 @@ LINES = dataclasses.replace(PLAIN, document="line")
         ("one two\n", [8]),
         ("one two", [7]),
         ("one two\r\nthree\rfour\n", [8, 6, 5]),
-        ("  one   two \t\n", [13]),
+        ("  one   two \t\n", [14]),
         ("\ufeffone\n", [4]),
         ("caf\u00e9\n", [5]),
         ("cafe\u0301\n", [6]),  # as it stood, not in its normal form
         ("\U0001f600 \u3000a\n", [5]),
-        ("\n \r\none\n\n\t\r\r\ntwo\n\n", [10, 5]),  # 1 + 2 before, 4, 1 + 2 + 1 after; 4 + 1
+        ("\n \r\none\n\n\t\r\r\ntwo\n\n", [11, 5]),  # 1 + 2 before, 4, 1 + 2 + 1 after; 4 + 1
         (b"caf\xe9\xe9 \xe4\xb8 x\n", [10]),  # each undecodable place becomes one character
     ],
 )
@@ -78,7 +78,7 @@ def test_a_cut_line_is_shared_by_the_characters_of_its_words() -> None:
     line = " ".join(["a"] * 8 + ["abc"] * 8 + ["b"] * 4) + "\n"
     assert len(line) == 56
     assert characters_of(line) == [12, 37, 7]  # 56 * 8 // 36, 56 * 32 // 36 less that, the rest
-    assert characters_of("\n" + line + "\nx\n") == [12, 38, 10]  # of 58; "x\n" joins the last
+    assert characters_of("\n" + line + "\nx\n") == [12, 39, 9]  # of 58; "x\n" joins the last
 
 
 def independent_count(data: bytes) -> int:
