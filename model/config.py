@@ -64,7 +64,7 @@ class DataConfig:
     """What to do with a file that is not text: `error`, `skip` it, or `replace` bad bytes by U+FFFD."""
 
     max_stray_bytes: float = 0.0
-    """Share of a file's bytes that may be undecodable and become U+FFFD; more is bad text."""
+    """Share of a file's bytes, unpacked, that may be undecodable and become U+FFFD; more is bad text."""
 
     def __post_init__(self) -> None:
         check_choice("data.tokenizer", self.tokenizer, TOKENIZERS)

@@ -4,7 +4,9 @@ Training lays the records of an epoch, in shuffled order, end to end and cuts th
 stream into B equal lanes of S steps of T words. What is left over at the end of the
 stream, fewer words than the B * T of one more step, is not read in that epoch; other
 epochs have another order and leave out other words (`TrainPlan.dropped_words` counts
-them, and nothing else is left out). Nothing here depends on the number of workers, and
+them, and nothing else is left out). Where no order could bring the end of the longest record
+in, as with a single record, each epoch begins further on in the stream, which is then a ring.
+Nothing here depends on the number of workers, and
 any step can be reached without reading what came before it.
 """
 
@@ -74,10 +76,33 @@ class TrainPlan:
         )
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a plan lives as long as its training)
-    def _order(self, epoch: int) -> tuple[IntArray, IntArray]:
+    def _order(self, epoch: int) -> tuple[IntArray, IntArray, IntArray]:
+        """Returns the records of an epoch's stream, where each begins, and from which of its words.
+
+        A record that the stream begins inside of comes twice, its first words last.
+        """
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
-        starts = np.concatenate([[0], np.cumsum(self.lengths[order])])
-        return order, starts
+        lengths, skipped = self.lengths[order], np.zeros(len(order) + 1, np.int64)
+        shift = self._shift(epoch)
+        if shift:
+            ends = np.cumsum(lengths)
+            place = int(np.searchsorted(ends, shift, side="right"))
+            skipped[0] = lengths[place] - (ends[place] - shift)
+            order, lengths = (
+                np.concatenate([one[place:], one[: place + 1]]) for one in (order, lengths)
+            )
+            lengths[0] -= skipped[0]
+            lengths[-1] = skipped[0]
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        return order, starts, skipped
+
+    def _shift(self, epoch: int) -> int:
+        """Returns how many words after the begin of the first record an epoch begins.
+
+        An epoch after another one begins with the words that the other one left out.
+        """
+        others = self.words - int(self.lengths.max())
+        return epoch * self.dropped_words % self.words if others < self.dropped_words else 0
 
     def segments(self, step: int, lane: int) -> list[Segment]:
         """Returns what one lane reads at a step; see `step_segments`."""
@@ -90,7 +115,7 @@ class TrainPlan:
           step: counted from 0, over all epochs.
         """
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        order, starts = self._order(epoch)
+        order, starts, skipped = self._order(epoch)
         lanes = np.arange(self.lanes)
         begins = (lanes * self.steps_per_epoch + step_in_epoch) * self.window
         ends = begins + self.window
@@ -99,10 +124,10 @@ class TrainPlan:
         counts = np.searchsorted(starts, ends, side="left") - first
         lanes = np.repeat(lanes, counts)
         places = np.arange(len(lanes)) + np.repeat(first - np.cumsum(counts) + counts, counts)
-        bases = starts[places]
+        bases = starts[places] - skipped[places]
         cut = (
             order[places],
-            np.maximum(begins[lanes], bases) - bases,
+            np.maximum(begins[lanes], starts[places]) - bases,
             np.minimum(ends[lanes], starts[places + 1]) - bases,
         )
         segments: list[list[Segment]] = [[] for _ in range(self.lanes)]

@@ -12,8 +12,8 @@ piece before. So a model reads `word_ids[:-1]` and predicts `word_ids[1:]`, ever
 word of the corpus is a target exactly once, and no record needs its neighbour.
 
 A folder of records holds `<split>-NNNNN-of-NNNNN.tfrecord`, `<split>.index.npy`
-(where each record begins and how long it is), `vocab.txt`, `dataset.json` and, written
-last, `COMPLETED`.
+(where each record begins and how long it is), `<split>.characters.npy` (how many characters
+of text it was), `vocab.txt`, `dataset.json` and, written last, `COMPLETED`.
 """
 
 from __future__ import annotations
@@ -163,10 +163,33 @@ def save_index(
     Returns:
       What `dataset.json` has as the split's `index`: `file`, and its `sha256`.
     """
-    index = np.stack([np.asarray(row, "<i8") for row in (offsets, lengths)])
+    rows = np.stack([np.asarray(row, "<i8") for row in (offsets, lengths)])
+    return _save_array(folder, f"{split}.index.npy", rows)
+
+
+def save_characters(
+    folder: str, split: str, characters: Sequence[int] | IntArray
+) -> dict[str, Any]:
+    """Writes how much text each record of a split was, `<split>.characters.npy`.
+
+    Args:
+      folder: the folder of records.
+      split: its name.
+      characters: `[records]` Unicode characters of the text of each record as it stood in its
+        file, in reading order.
+
+    Returns:
+      What `dataset.json` has of the split: `text_characters`, their sum, and
+      `character_counts`, with `file` and `sha256`.
+    """
+    array = np.asarray(characters, "<i8")
+    saved = _save_array(folder, f"{split}.characters.npy", array)
+    return {"text_characters": int(array.sum()), "character_counts": saved}
+
+
+def _save_array(folder: str, name: str, array: IntArray) -> dict[str, str]:
     file = io.BytesIO()
-    np.lib.format.write_array(file, index, version=(1, 0), allow_pickle=False)
-    name = f"{split}.index.npy"
+    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
     write_whole(os.path.join(folder, name), file.getvalue())
     return {"file": name, "sha256": hashlib.sha256(file.getvalue()).hexdigest()}
 
@@ -184,27 +207,47 @@ def load_index(folder: str, info: dict[str, Any]) -> IntArray:
     Raises:
       InputError: the file is missing or another one, or it is not of the split's records.
     """
-    path = os.path.join(folder, info["index"]["file"])
+    return _load_array(folder, info["index"], "index", (2, _count_records(info)))
+
+
+def load_characters(folder: str, info: dict[str, Any]) -> IntArray | None:
+    """Reads what `save_characters` wrote of a split; None if the records are too old to have it.
+
+    Raises:
+      InputError: the file is missing or another one, or it is not of the split's records.
+    """
+    if "character_counts" not in info:
+        return None
+    shape = (_count_records(info),)
+    return _load_array(folder, info["character_counts"], "character counts", shape)
+
+
+def _count_records(info: dict[str, Any]) -> int:
+    return sum(shard["records"] for shard in info["shards"])
+
+
+def _load_array(folder: str, saved: dict[str, str], what: str, shape: tuple[int, ...]) -> IntArray:
+    """Reads what `_save_array` wrote; `what` is its name for people."""
+    path = os.path.join(folder, saved["file"])
     try:
         with open(path, "rb") as file:
             data = file.read()
     except OSError:
-        raise InputError(f"index {path} is missing; run charloom prepare again") from None
-    if hashlib.sha256(data).hexdigest() != info["index"]["sha256"]:
+        raise InputError(f"{what} {path} is missing; run charloom prepare again") from None
+    if hashlib.sha256(data).hexdigest() != saved["sha256"]:
         raise InputError(
-            f"index {path} is not that of {INFO_FILE}; it was cut or changed, "
+            f"{what} {path} is not that of {INFO_FILE}; it was cut or changed, "
             "run charloom prepare again"
         )
-    records = sum(shard["records"] for shard in info["shards"])
     try:
-        index: IntArray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-        if index.dtype != np.int64 or index.shape != (2, records):
+        array: IntArray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        if array.dtype != np.int64 or array.shape != shape:
             raise ValueError
     except ValueError:
         raise InputError(
-            f"index {path} is no int64 array [2, {records}]; run charloom prepare again"
+            f"{what} {path} is no int64 array {list(shape)}; run charloom prepare again"
         ) from None
-    return index
+    return array
 
 
 class Dataset:
@@ -228,12 +271,14 @@ class Dataset:
         self._files: dict[str, BinaryIO] = {}
         self._index: dict[str, tuple[npt.NDArray[np.int32], IntArray]] = {}
         self._lengths: dict[str, IntArray] = {}
+        self._characters: dict[str, IntArray | None] = {}
         for split in SPLITS:
             shards = info["splits"][split]["shards"]
             counts = [shard["records"] for shard in shards]
             owner = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
             offsets, self._lengths[split] = load_index(path, info["splits"][split])
             self._index[split] = (owner, offsets)
+            self._characters[split] = load_characters(path, info["splits"][split])
 
     @classmethod
     def open(cls, path: str) -> Dataset:
@@ -270,6 +315,14 @@ class Dataset:
     def lengths(self, split: str) -> IntArray:
         """Returns `[records]` words of each record of a split, in reading order."""
         return self._lengths[split]
+
+    def text_characters(self, split: str) -> IntArray | None:
+        """Returns `[records]` Unicode characters of the text of each record of a split.
+
+        They are those of the text as it stood in the file, white space and line ends included
+        (docs/data-contract.md). None for records that an older charloom made.
+        """
+        return self._characters[split]
 
     def read(self, split: str, index: int) -> Record:
         """Reads one record of a split by its place in reading order.

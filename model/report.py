@@ -41,8 +41,11 @@ class SplitWords(NamedTuple):
     """`[X]` of each word that has a number."""
     slices: npt.NDArray[np.int64]
     """`[X]` which of `SLICES` it belongs to."""
-    characters: int
-    """Of all words, and one for the space after each; a line end is one."""
+    characters: IntArray
+    """`[records]` Unicode characters of the text of each record, as it stood in its file."""
+    characters_estimated: bool
+    """Whether the records are too old to have those: of each word then, and one for the space
+    after it, a line end being one."""
 
     def ids(self, vocab: Vocabulary) -> IntArray:
         """Returns `[X]` the ids that a vocabulary gives."""
@@ -69,16 +72,30 @@ def read_split(dataset: Dataset, split: str) -> SplitWords:
     for word, index in vocab.ids.items():  # the marks by what they are in a stream
         known[index] = word
     numbers, spellings = np.concatenate(parts), (*known, *unknown)
-    sizes = np.asarray([len(one.decode(errors="replace")) + 1 for one in spellings])
-    sizes[EOS_ID] = 1
+    lengths, characters = dataset.lengths(split), dataset.text_characters(split)
+    estimated = characters is None
+    if characters is None:
+        characters = _estimate_characters(numbers, lengths, spellings)
     return SplitWords(
         numbers=numbers,
-        lengths=dataset.lengths(split),
+        lengths=lengths,
         sources=tuple(sources),
         spellings=spellings,
         slices=np.concatenate([slice_of_word(vocab), np.zeros(len(unknown), np.int64)]),
-        characters=int(sizes[numbers].sum()),
+        characters=characters,
+        characters_estimated=estimated,
     )
+
+
+def _estimate_characters(
+    numbers: npt.NDArray[np.int32], lengths: IntArray, spellings: tuple[bytes, ...]
+) -> IntArray:
+    """Returns about how many characters the text of each record had; see `SplitWords`."""
+    sizes = np.asarray([len(one.decode(errors="replace")) + 1 for one in spellings], np.int64)
+    sizes[EOS_ID] = 1
+    ends = np.concatenate([[0], np.cumsum(sizes[numbers])])[np.cumsum(lengths)]
+    characters: IntArray = np.diff(ends, prepend=0)
+    return characters
 
 
 def slice_of_word(vocab: Vocabulary) -> IntArray:
@@ -130,11 +147,13 @@ def sums(words: SplitWords, scored: Scored) -> dict[str, Any]:
         np.bincount(record, x, len(words.lengths)) for x in (values, spelled)
     )
     counts = np.bincount(where, minlength=len(SLICES))
-    characters = words.characters
+    characters = int(words.characters.sum())
     bits = -(total + paid) / math.log(2)
     return {
         **part(total, count, paid),
         "bits_per_character": bits / characters if characters else None,
+        "text_characters": characters,
+        "characters_estimated": words.characters_estimated,
         "unknown_words": int(scored.is_unknown[words.numbers].sum()),
         "slices": {
             name: part(float(by_slice[at]), int(counts[at]), float(slices_paid[at]))
@@ -173,7 +192,6 @@ def with_unigrams(report: dict[str, Any], words: SplitWords, unigram: Floats) ->
     }
     return {
         **report,
-        "characters": words.characters,
         "unigram_log_likelihood": float(values.sum()),
         "slices": slices,
     }

@@ -103,6 +103,7 @@ def describe_versions(registry: str, name: str) -> list[dict[str, Any]]:
                 "created": manifest.get("created"),
                 "test_perplexity": test.get("perplexity"),
                 "bits_per_character": test.get("bits_per_character"),
+                "characters_estimated": test.get("characters_estimated", True),
                 "test_words": test.get("words"),
                 "checkpoint": manifest.get("digests", {}).get("checkpoint"),
                 "path": folder,
@@ -136,6 +137,7 @@ def _list(options: argparse.Namespace) -> None:
         print(
             f"{row['model']}\t{row['version']}\t{' '.join(marks)}\t{row['created'] or '-'}\t"
             f"{_figure(row['test_perplexity'], 2)}\t{_figure(row['bits_per_character'], 3)}"
+            + (" (estimated)" if row["characters_estimated"] else "")
         )
 
 

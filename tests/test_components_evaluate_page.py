@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from components.evaluate.markdown import render_markdown
 from components.evaluate.page import (
     SHOWN_POINTS,
     SHOWN_SOURCES,
@@ -55,6 +56,8 @@ REPORT: dict[str, Any] = {
             "perplexity": 207.4041,
             "words": 12345,
             "bits_per_character": 1.7512,
+            "text_characters": 54321,
+            "characters_estimated": False,
             "unknown_words": 679,
             "slices": {
                 "unknown": one_slice(679, 1500.25, 64.0),
@@ -192,6 +195,16 @@ def test_key_figures() -> None:
             "evaluation: 1\u00a0h\u00a02\u00a0min",
         ),
     }
+
+
+@pytest.mark.parametrize("estimated", [True, None])
+def test_bits_per_estimated_character_are_marked(estimated: bool | None) -> None:
+    report = changed("splits.test.characters_estimated", estimated)
+    if estimated is None:  # a report of before
+        del report["splits"]["test"]["characters_estimated"]
+    remark = "estimated, with a space after each word; unknown words by their spelling"
+    assert read_facts(parse(render_page(report)))["Bits per character"] == ("1.751", remark)
+    assert f"| Bits per character | 1.751 | {remark} |" in render_markdown(report)
 
 
 def test_tables() -> None:

@@ -101,6 +101,8 @@ def test_card_says_how_the_export_was_checked(tiny_report: str) -> None:
     checked = {"words": 1234, "max_difference": 2.5e-7, "requests": 4}
     checked |= {"latency_ms": 12.34, "memory_mb": 1234.5}
     card = model_card(json.loads(text), name="m", checked=checked)
+    bits = json.loads(text)["splits"]["test"]["bits_per_character"]
+    assert f"| bits per character | {bits:.3f} |" in card
     assert "| 1,234 held-out words, largest difference to the checkpoint 2.5e-07 nats |" in card
     assert "| 12.3 ms for the slowest of 4 recorded requests, 1,234 MB at most |" in card
     assert "| champion that it was compared with | none |" in card

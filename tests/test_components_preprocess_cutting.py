@@ -99,6 +99,28 @@ def test_paragraphs_are_ended_by_blank_lines() -> None:
     ]
 
 
+@pytest.mark.parametrize("blank", ["", " \t", "\u3000", "\u2003\xa0", "\u2028", "\x85", "\u200b"])
+def test_any_line_without_a_word_ends_a_paragraph_at_a_border_too(
+    blank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(PLAIN, document="paragraph", lowercase=blank == "\u200b")
+    text = f"a\n{blank}\nb\n".encode()
+    whole = shapes(cut(text, config))
+    assert whole == [("f:0", "", 1), (f"f:{len(text) - 2}", "", 1)]
+    for size in range(1, len(text)):
+        monkeypatch.setattr(reading, "BLOCK_BYTES", size)
+        assert shapes(cut(text, config)) == whole
+
+
+def test_a_long_blank_line_before_a_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = dataclasses.replace(PLAIN, document="paragraph")
+    for tail in range(9, 13):  # begins anywhere in a character
+        monkeypatch.setattr(reading, "TAIL_BYTES", tail)
+        monkeypatch.setattr(reading, "BLOCK_BYTES", 20)
+        text = "a\n" + "\u3000" * 9 + "\nb\n"
+        assert shapes(cut(text, config)) == [("f:0", "", 1), ("f:30", "", 1)]
+
+
 def test_every_line_a_document() -> None:
     config = dataclasses.replace(MARKED, document="line")
     pieces = cut("a b\n\nc\n", config)

@@ -94,6 +94,16 @@ def test_golden_records(golden: Path) -> None:
     assert found == rows
 
 
+def test_golden_characters(golden: Path) -> None:
+    with Dataset.open(str(golden)) as dataset:
+        found = {split: dataset.text_characters(split) for split in SPLITS}
+    assert {split: array.tolist() for split, array in found.items() if array is not None} == {
+        "train": [12, 12, 12, 14, 10, 14, 6],  # a combining accent is one, `\r\n` another
+        "valid": [13],  # and the blank line after it
+        "test": [12],
+    }
+
+
 def test_golden_vocabulary(golden: Path) -> None:
     assert (golden / "vocab.txt").read_text() == (
         "</s>\t7\n<unk>\t6\n<s>\t0\ncat\t4\nthe\t4\nsat\t3\ncafé\t2\n"
@@ -110,6 +120,7 @@ def test_golden_dataset_json(golden: Path) -> None:
         "input": {
             "files": 2,
             "bytes": 119,
+            "text_characters": 105,
             "fingerprint": info["input"]["fingerprint"],
             "stray_bytes": 0,
         },
@@ -126,6 +137,11 @@ def test_golden_dataset_json(golden: Path) -> None:
                 "distinct_unknown": 6,
                 "length_histogram": {"2": 2, "4": 5},
                 "word_length_histogram": {"1": 1, "2": 1, "3": 12, "4": 1, "5": 3, "9": 1},
+                "text_characters": 80,
+                "character_counts": {
+                    "file": "train.characters.npy",
+                    "sha256": info["splits"]["train"]["character_counts"]["sha256"],
+                },
                 "index": {
                     "file": "train.index.npy",
                     "sha256": info["splits"]["train"]["index"]["sha256"],
@@ -151,6 +167,11 @@ def test_golden_dataset_json(golden: Path) -> None:
                 "distinct_unknown": 1,
                 "length_histogram": {"4": 1},
                 "word_length_histogram": {"3": 3},
+                "text_characters": 13,
+                "character_counts": {
+                    "file": "valid.characters.npy",
+                    "sha256": info["splits"]["valid"]["character_counts"]["sha256"],
+                },
                 "index": {
                     "file": "valid.index.npy",
                     "sha256": info["splits"]["valid"]["index"]["sha256"],
@@ -176,6 +197,11 @@ def test_golden_dataset_json(golden: Path) -> None:
                 "distinct_unknown": 2,
                 "length_histogram": {"4": 1},
                 "word_length_histogram": {"3": 3},
+                "text_characters": 12,
+                "character_counts": {
+                    "file": "test.characters.npy",
+                    "sha256": info["splits"]["test"]["character_counts"]["sha256"],
+                },
                 "index": {
                     "file": "test.index.npy",
                     "sha256": info["splits"]["test"]["index"]["sha256"],
@@ -217,10 +243,13 @@ def test_the_folder_holds_that_and_no_more(golden: Path) -> None:
         "data_card.html",
         "dataset.json",
         "test-00000-of-00001.tfrecord",
+        "test.characters.npy",
         "test.index.npy",
         "train-00000-of-00001.tfrecord",
+        "train.characters.npy",
         "train.index.npy",
         "valid-00000-of-00001.tfrecord",
+        "valid.characters.npy",
         "valid.index.npy",
         "vocab.txt",
     ]

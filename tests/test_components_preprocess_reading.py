@@ -7,8 +7,11 @@ import pytest
 import zstandard
 from blocks import blocks_of, lines_of, scan
 
-from components.preprocess import reading
+from components.preprocess import reading, units
+from components.preprocess.counts import WordCounter
+from components.preprocess.describing import scans_of_files
 from components.preprocess.reading import BadTextError, read_blocks
+from components.preprocess.scanning import scan_unit
 from components.preprocess.sources import InputFile
 from model.config import DataConfig
 
@@ -103,6 +106,30 @@ def test_a_few_stray_bytes_are_replaced_where_the_config_lets_them(encoding: str
     assert lines_of(data, config) == [(b"x" * 398, 0), ("\ufffd".encode(), 399)]
     found = scan(data, DataConfig(encoding=encoding, max_stray_bytes=1 / 401))
     assert (found.reason, found.offset) == ("undecodable", 399)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("ending", ["txt", *PACKERS])
+@pytest.mark.parametrize("block", [100, 1 << 20])
+def test_stray_bytes_are_a_share_of_the_text_however_it_is_packed(
+    encoding: str, ending: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "BLOCK_BYTES", block)
+    monkeypatch.setattr(units, "BLOCK_BYTES", block)
+    data = b"some text\n" * 39 + b"caf\xe9 cafe\n"  # 400 bytes; packed, a tenth of it
+    path = tmp_path / f"f.{ending}"
+    path.write_bytes(PACKERS.get(ending, bytes)(data))
+    file = InputFile(str(path), "f", path.stat().st_size)
+    for share, reason in ((1 / 400, ""), (1 / 401, "undecodable")):
+        config = DataConfig(encoding=encoding, max_stray_bytes=share)
+        parts = [
+            part
+            for unit in units.make_units([file], config)
+            for part in scan_unit(unit, config, folder=str(tmp_path), counter=WordCounter())
+        ]
+        assert len(parts) == (4 if (encoding, ending, block) == ("utf-8", "txt", 100) else 1)
+        (found,) = scans_of_files(parts, config)
+        assert (found.reason, found.stray) == (reason, 0 if reason else 1)
 
 
 def test_stray_bytes_are_counted_without_those_that_were_there() -> None:

@@ -169,7 +169,8 @@ def test_words_that_differ_most() -> None:
         sources=("a",),
         spellings=(b"<unk>", b"", b"\n", b"<b>", b"two", b"new"),
         slices=np.zeros(6, np.int64),
-        characters=20,
+        characters=np.array([20]),
+        characters_estimated=False,
     )
     nothing = np.zeros(6)
     unknown = np.zeros(6, np.bool_)

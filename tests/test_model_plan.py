@@ -29,7 +29,16 @@ CASES = {
     "just one step": (np.asarray([3, 0, 9]), 3, 4),
     "nothing left over": (np.asarray([16, 16, 32]), 4, 4),
     "almost a step left over": (np.asarray([10, 13]), 3, 4),
+    "one and a little one": (np.asarray([97, 0, 1]), 2, 7),
+    "one step of one record": (np.asarray([5]), 1, 3),
 }
+RINGS = {
+    "one record",
+    "almost a step left over",
+    "one and a little one",
+    "one step of one record",
+}
+"""Of these, each epoch begins where the one before stopped: in any order the same words are last."""
 
 
 def words_of(segments: list[Segment]) -> list[Word]:
@@ -67,6 +76,8 @@ def test_an_epoch_is_whole_records_end_to_end(case: str, epoch: int) -> None:
     assert len(set(words)) == len(words)  # none is read twice
     assert plan.dropped_words == lengths.sum() - len(words)
     assert 0 <= plan.dropped_words < lanes * window
+    if epoch and case in RINGS:
+        return
     # Lane after lane, step after step, the words are one stream: each record from its first
     # word to its last, but the last record, which may be cut. So a lane's next step goes on
     # where its step before stopped, and a lane where the one before it ends.
@@ -96,6 +107,9 @@ def test_a_step_is_a_stretch_of_the_stream_for_each_lane(case: str) -> None:
     for epoch in (0, 3):
         order = np.random.default_rng([9, epoch]).permutation(len(lengths))
         stream = [(int(record), word) for record in order for word in range(lengths[record])]
+        if case in RINGS:
+            begin = epoch * plan.dropped_words % len(stream)
+            stream = stream[begin:] + stream[:begin]
         size = plan.steps_per_epoch * window
         for step in range(plan.steps_per_epoch):
             segments = plan.step_segments(epoch * plan.steps_per_epoch + step)
@@ -105,8 +119,26 @@ def test_a_step_is_a_stretch_of_the_stream_for_each_lane(case: str) -> None:
             ]
             # One segment a record, and plain numbers in it.
             for one in segments:
-                assert len({segment.record for segment in one}) == len(one)
+                assert case in RINGS or len({segment.record for segment in one}) == len(one)
                 assert {type(value) for segment in one for value in segment} == {int}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_word_is_left_out_in_every_epoch(case: str) -> None:
+    lengths, lanes, window = CASES[case]
+    plan = TrainPlan(lengths, lanes=lanes, window=window, seed=7)
+    never = {(record, word) for record, size in enumerate(lengths) for word in range(size)}
+    for epoch in range(100):
+        never -= set(epoch_words(plan, epoch))
+    assert not never
+
+
+def test_one_record_is_left_out_evenly() -> None:
+    """97 words, of which an epoch leaves out one: in 97 epochs each of them once."""
+    plan = TrainPlan(np.asarray([97]), lanes=2, window=3, seed=7)
+    assert plan.dropped_words == 1
+    left_out = [set(range(97)) - {word for _, word in epoch_words(plan, e)} for e in range(97)]
+    assert left_out == [{(96 + epoch) % 97} for epoch in range(97)]
 
 
 def test_a_far_step_of_a_billion_words() -> None:

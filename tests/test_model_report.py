@@ -23,9 +23,16 @@ class Records:
 
     vocab = VOCAB
 
+    def __init__(self, characters: Any = None) -> None:
+        self.characters = characters
+
     def lengths(self, split: str) -> Any:
         assert split == "test"
         return np.asarray([len(words) - 1 for words in STREAMS], np.int64)
+
+    def text_characters(self, split: str) -> Any:
+        assert split == "test"
+        return self.characters
 
     def read(self, split: str, index: int) -> Record:
         return parse_record(encode_record(STREAMS[index], VOCAB, source=f"f:{index}"))
@@ -50,7 +57,19 @@ def test_what_a_split_has(words: SplitWords) -> None:
         ">100", "unknown", "1-5", "6-100", "1-5", "unknown", "unknown", "unknown"
     ]  # fmt: skip
     # "the zebra", the line end; "</s> é zebra the ß", in characters; a space after each word.
-    assert words.characters == 4 + 6 + 1 + 5 + 2 + 6 + 4 + 2
+    assert words.characters.tolist() == [4 + 6 + 1, 5 + 2 + 6 + 4 + 2]
+    assert words.characters_estimated
+
+
+def test_characters_of_the_text_are_those_of_the_records() -> None:
+    words = read_split(Records(np.asarray([12, 9])), "test")  # type: ignore[arg-type]
+    assert words.characters.tolist() == [12, 9]
+    assert not words.characters_estimated
+    scored = with_spellings(SCORES, words, UnknownSpellings(SPELLINGS, VOCAB))
+    report = sums(words, scored)
+    assert (report["text_characters"], report["characters_estimated"]) == (21, False)
+    bits = -(report["log_likelihood"] + report["spelling_log_likelihood"]) / math.log(2)
+    assert report["bits_per_character"] == pytest.approx(bits / 21, rel=1e-12)
 
 
 def test_ids_of_another_vocabulary(words: SplitWords) -> None:
@@ -102,7 +121,7 @@ def test_sums_by_hand(words: SplitWords) -> None:
     assert report["perplexity"] == pytest.approx(math.exp(22.5 / 8))
     paid = marks + 2 * zebra + sharp
     assert report["spelling_log_likelihood"] == pytest.approx(paid, rel=1e-12)
-    assert report["characters"] == 30
+    assert (report["text_characters"], report["characters_estimated"]) == (30, True)
     bits = (22.5 - paid) / math.log(2) / 30
     assert report["bits_per_character"] == pytest.approx(bits, rel=1e-12)
     found = {name: (one["log_likelihood"], one["words"]) for name, one in report["slices"].items()}

@@ -20,6 +20,8 @@ def model(tmp_path: Path) -> str:
         (staged / "saved_model.pb").touch()
         (staged / "model_card.md").write_text("# lm\n")
         test = {"perplexity": 100.0 + number, "bits_per_character": 2.0, "words": 1000}
+        if number > 1:  # version 1 has a report of before
+            test["characters_estimated"] = False
         (staged / "report.json").write_text(json.dumps({"splits": {"test": test}}))
         write_manifest(str(staged), {"checkpoint": f"c{number}"})
         publish(str(tmp_path), "lm", staged=str(staged))
@@ -45,6 +47,7 @@ def test_a_life(model: str, capsys: pytest.CaptureFixture[str]) -> None:
             ["lm", "3", "champion"],
         ]
         assert lines[3][4:] == ["103.00", "2.000"]
+        assert lines[1][4:] == ["101.00", "2.000 (estimated)"]
     assert main(["registry", "rollback", model]) == 0
     assert main(["registry", "gc", model, "--keep", "1", "--dry-run"]) == 0
     assert main(["registry", "unpin", model, "2"]) == 0

@@ -51,6 +51,16 @@ def _remark(text: str, value: float | None, how: Callable[[float], str]) -> str:
     return "" if value is None else text.format(how(value))
 
 
+def _remark_bits(report: Mapping[str, Any]) -> str:
+    """Returns what the figure counts; reports of before format 4 know estimates only."""
+    if look_up(report, "splits.test.bits_per_character") is None:
+        return ""
+    remark = "unknown words by their spelling"
+    if look_up(report, "splits.test.characters_estimated") is False:
+        return remark
+    return f"estimated, with a space after each word; {remark}"
+
+
 def list_facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Returns label, value and remark of the key figures."""
     number = functools.partial(find_number, report)
@@ -72,7 +82,7 @@ def list_facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             format_or_missing(bigram, format_figure),
             "of counted pairs of words",
         ),
-        ("Bits per character", bits, "unknown words by their spelling"),
+        ("Bits per character", bits, _remark_bits(report)),
         ("Validation perplexity", format_or_missing(valid, format_figure), valid_words),
         ("Test words", format_or_missing(words, format_count), "scored by the full softmax"),
         ("Unknown words", format_or_missing(unknown, format_percent), vocabulary),

@@ -27,6 +27,7 @@ char-CNN {config["model"]["char_cnn"]}), made by charloom.
 | | |
 |---|---|
 | test perplexity | {test["perplexity"]:.2f} over {test["words"]:,} words |
+| bits per character | {_bits_per_character(test)} |
 | unigram baseline on the same words | {unigram["perplexity"]:.2f} |
 | champion that it was compared with | {_champion(report)} |
 | unknown words in the test | {test["unknown_words"]:,} |
@@ -48,6 +49,14 @@ Signatures `score`, `next_word`, `embed`{_and_similar(config)} on raw strings; n
 `tensorflow` and `tensorflow_text` only. Words outside the vocabulary are read by their characters and \
 predicted as `<unk>`. It says what its training text made likely, which is not what is true.
 """
+
+
+def _bits_per_character(test: Mapping[str, Any]) -> str:
+    bits = test.get("bits_per_character")
+    if bits is None:
+        return "not available"
+    estimated = test.get("characters_estimated", True)
+    return f"{bits:.3f}" + (" (estimated: with a space after each word)" if estimated else "")
 
 
 def _and_similar(config: Mapping[str, Any]) -> str:

@@ -12,13 +12,21 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
+from components.preprocess import reading
 from components.preprocess.reading import Block
-from components.preprocess.tokenizing import TokenizedBlock, line_offsets, tokenize_block
+from components.preprocess.tokenizing import (
+    TokenizedBlock,
+    count_characters,
+    line_offsets,
+    tokenize_block,
+)
 from model.config import DataConfig
 from model.records import SPLITS
 from model.vocab import DOCUMENT_START
 
 IntArray = npt.NDArray[np.int64]
+
+_CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +42,10 @@ class Pieces:
         words into a long line.
       splits: `[P]` uint8, index in `SPLITS`.
       documents: how many words of each document that begins in the block are in it.
+      characters: `[P]` Unicode characters of the text of each piece, as it stood: those of its
+        lines, a line end being one, and of the lines without a word that follow them; those
+        before the first line with a word go to the first piece.
+      text_characters: those of the whole block: their sum, unless the block has no word.
     """
 
     distinct: list[bytes]
@@ -43,6 +55,8 @@ class Pieces:
     sources: list[str]
     splits: npt.NDArray[np.uint8]
     documents: IntArray
+    characters: IntArray
+    text_characters: int
 
     @property
     def lengths(self) -> IntArray:
@@ -67,8 +81,10 @@ def cut_block(block: Block, name: str, config: DataConfig, *, split: str = "") -
       config: what a word, a document, a piece and a split are.
       split: where all pieces go; if empty, `choose_split` chooses for each of them.
     """
-    tokenized = tokenize_block(block.text(), config)
-    lines = _Lines.of(tokenized, block, config)
+    text = block.text()
+    tokenized = tokenize_block(text, config)
+    characters = count_characters(text, tokenized.line_offsets)
+    lines = _Lines.of(tokenized, block, config, characters)
     firsts, lasts, begins_document = _cut_lines(lines, config)
     sources = [lines.source(name, first) for first in firsts]
     if split:
@@ -91,6 +107,8 @@ def cut_block(block: Block, name: str, config: DataConfig, *, split: str = "") -
         sources=sources,
         splits=splits,
         documents=np.diff(np.append(starts, len(tokenized.words))),
+        characters=_add_up(lines.characters, np.asarray(firsts, np.int64)),
+        text_characters=int(characters.sum()),
     )
 
 
@@ -139,12 +157,16 @@ class _Lines:
     """`[M]` how many words of the line come before."""
     starts: npt.NDArray[np.bool_]
     """`[M]` whether a document begins with it."""
+    characters: IntArray
+    """`[M]` characters of each, and of the lines without a word after it (see `Pieces`)."""
     begins_document: bool
     """Whether the first one begins one, rather than goes on with that of the block before."""
 
     @classmethod
-    def of(cls, tokenized: TokenizedBlock, block: Block, config: DataConfig) -> _Lines:
-        """Finds the lines of a block."""
+    def of(
+        cls, tokenized: TokenizedBlock, block: Block, config: DataConfig, characters: IntArray
+    ) -> _Lines:
+        """Finds the lines of a block, which have `characters`."""
         lengths = np.diff(tokenized.line_ends, prepend=0)
         kept = np.flatnonzero(lengths)
         # Replacing stray bytes has moved the lines, and offsets are those of the file.
@@ -157,7 +179,7 @@ class _Lines:
         elif config.document == "paragraph":
             starts = gaps.copy()
             if len(starts) and not starts[0]:
-                starts[0] = first or _ends_blank(block.tail)
+                starts[0] = first or _ends_blank(block.tail, config)
         else:
             starts = np.zeros(len(kept), np.bool_)
         if len(starts) and first:
@@ -168,9 +190,11 @@ class _Lines:
                 offsets=offsets,
                 inside=np.zeros(len(kept), np.int64),
                 starts=starts,
+                characters=_add_up(characters, kept),
                 begins_document=bool(len(starts) and starts[0]),
             ),
             config.record_words,
+            tokenized,
         )
 
     def source(self, name: str, line: int) -> str:
@@ -179,13 +203,33 @@ class _Lines:
         return f"{name}:{self.offsets[line]}" + (f"+{inside}" if inside else "")
 
 
-def _ends_blank(tail: bytes) -> bool:
-    """Returns whether the last line of some text has nothing but white space."""
+def _ends_blank(tail: bytes, config: DataConfig) -> bool:
+    """Returns whether the last line of the text before a block has no word.
+
+    That is for the tokenizer to say: U+3000 is white space, and with `lowercase` a zero-width
+    space is nothing.
+    """
+    if len(tail) == reading.TAIL_BYTES:  # may begin inside a character
+        tail = tail.lstrip(_CONTINUATION_BYTES)
     lines = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-    return len(lines) > 1 and not lines[-2].strip()
+    if len(lines) < 2:
+        return False
+    line = lines[-2].decode("utf-8", "replace").encode()
+    return not line.strip() or not len(tokenize_block(line + b"\n", config).words)
 
 
-def _split_long(lines: _Lines, size: int) -> _Lines:
+def _add_up(values: IntArray, begins: IntArray) -> IntArray:
+    """Returns the sums of some runs of values, each up to where the next begins.
+
+    What is before the first run is added to it.
+    """
+    if not len(begins):
+        return np.zeros(0, np.int64)
+    sums: IntArray = np.add.reduceat(values, np.concatenate([[0], begins[1:]]))
+    return sums
+
+
+def _split_long(lines: _Lines, size: int, tokenized: TokenizedBlock) -> _Lines:
     """Cuts lines of more than twice `size` words every `size` words."""
     lengths = np.diff(lines.ends, prepend=0)
     parts = np.where(lengths > 2 * size, -(-lengths // size), 1)
@@ -201,8 +245,34 @@ def _split_long(lines: _Lines, size: int) -> _Lines:
         offsets=lines.offsets[line],
         inside=number * size,
         starts=lines.starts[line] & (number == 0),
+        characters=_share_characters(lines, parts, ends, tokenized),
         begins_document=lines.begins_document,
     )
+
+
+def _share_characters(
+    lines: _Lines, parts: IntArray, ends: IntArray, tokenized: TokenizedBlock
+) -> IntArray:
+    """Returns the characters of the parts of lines, in proportion to those of their words.
+
+    Words are normalised and know no white space, so where they stood in a line is not known;
+    the sum over a line's parts is exact, and each part up to a rounding where the line has no
+    white space and is in normal form.
+
+    Args:
+      lines: `[M]` lines.
+      parts: `[M]` into how many parts each is cut.
+      ends: where each part ends in the block's words.
+      tokenized: the block's words.
+    """
+    letters = np.asarray([len(word.decode()) for word in tokenized.distinct], np.int64)
+    before = np.concatenate([[0], np.cumsum(letters[tokenized.words])])
+    line = np.repeat(np.arange(len(parts)), parts)
+    begins = np.concatenate([[0], lines.ends[:-1]])
+    base, total = before[begins], before[lines.ends] - before[begins]
+    shares: IntArray = lines.characters[line] * (before[ends] - base[line]) // total[line]
+    shares[1:] -= np.where(line[1:] == line[:-1], shares[:-1], 0)
+    return shares
 
 
 def _cut_lines(

@@ -36,6 +36,10 @@ class PartScan:
     """Split -> how many records it gives; empty for a bad one, or one without words."""
     documents: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Power of two p -> documents of p to 2p - 1 words."""
+    size: int = 0
+    """Its bytes, unpacked."""
+    characters: int = 0
+    """Unicode characters of its text, a line end being one."""
     stray: int = 0
     """Undecodable places that became U+FFFD."""
     fault: tuple[int, str] | None = None
@@ -57,6 +61,8 @@ class FileScan:
     """Split -> how many records the file gives it; empty for a bad file."""
     documents: Mapping[str, int]
     """Power of two p -> documents of p to 2p - 1 words."""
+    characters: int
+    """Unicode characters of its text, a line end being one."""
     stray: int
     """Undecodable places that became U+FFFD."""
     reason: str = ""
@@ -85,6 +91,7 @@ def _join(parts: Sequence[PartScan], config: DataConfig) -> FileScan:
         sha256=_hash_hashes([one for part in parts for one in part.hashes]),
         records=records,
         documents=documents,
+        characters=sum(part.characters for part in parts),
         stray=sum(part.stray for part in parts),
     )
     bad = next((part for part in parts if part.reason), None)
@@ -92,7 +99,7 @@ def _join(parts: Sequence[PartScan], config: DataConfig) -> FileScan:
         return _reject(scan, bad.reason, bad.offset, bad.detail)
     try:
         fault = next((part.fault for part in parts if part.fault), None)
-        check_stray(scan.stray, file.size, fault, config)
+        check_stray(scan.stray, sum(part.size for part in parts), fault, config)
         if not records:
             raise BadTextError("blank" if file.size else "empty")
     except BadTextError as error:
@@ -102,12 +109,19 @@ def _join(parts: Sequence[PartScan], config: DataConfig) -> FileScan:
 
 def _reject(scan: FileScan, reason: str, offset: int, detail: str) -> FileScan:
     return dataclasses.replace(
-        scan, reason=reason, offset=offset, detail=detail, records={}, documents={}, stray=0
+        scan,
+        reason=reason,
+        offset=offset,
+        detail=detail,
+        records={},
+        documents={},
+        characters=0,
+        stray=0,
     )
 
 
 def check_stray(stray: int, size: int, fault: tuple[int, str] | None, config: DataConfig) -> None:
-    """Raises BadTextError if a file of `size` bytes has too many stray ones."""
+    """Raises BadTextError if a file of `size` bytes, unpacked, has too many stray ones."""
     if fault and config.on_bad_text != "replace" and stray > config.max_stray_bytes * size:
         raise BadTextError("undecodable", *fault)
 
@@ -198,13 +212,13 @@ def describe(
     *,
     vocab: Vocabulary,
     known: Mapping[str, SplitCounts],
-    indexes: Mapping[str, dict[str, Any]],
+    saved: Mapping[str, Mapping[str, Any]],
     config: DataConfig,
 ) -> dict[str, Any]:
     """Returns the content of dataset.json; nothing in it depends on time or place."""
     splits = {
         split: _describe_split(
-            [group["splits"][split] for group in groups], known[split], indexes[split]
+            [group["splits"][split] for group in groups], known[split], saved[split]
         )
         for split in SPLITS
     }
@@ -222,6 +236,7 @@ def describe(
         "input": {
             "files": len(scans),
             "bytes": sum(scan.file.size for scan in scans),
+            "text_characters": sum(scan.characters for scan in scans),
             "fingerprint": sources.fingerprint(names, hashes),
             "stray_bytes": sum(scan.stray for scan in scans),
             **({"split_files": by_split} if by_split else {}),
@@ -238,7 +253,7 @@ def describe(
 
 
 def _describe_split(
-    parts: Sequence[dict[str, Any]], known: SplitCounts, index: dict[str, Any]
+    parts: Sequence[dict[str, Any]], known: SplitCounts, saved: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns one split's entry in dataset.json from its shards."""
     shards = [part["shard"] for part in parts]
@@ -250,16 +265,18 @@ def _describe_split(
     word_lengths: collections.Counter[int] = collections.Counter()
     for part in parts:
         word_lengths.update({int(size): count for size, count in part["word_lengths"].items()})
-    powers = index.pop("lengths").tolist()
     return {
         "records": sum(shard["records"] for shard in shards),
         "words": words,
+        **saved["text"],
         **sums,
         "unknown_rate": sums["unknown_words"] / words if words else 0.0,
         "distinct_words": known.distinct,
         "distinct_unknown": known.distinct_unknown,
-        "length_histogram": {str(1 << power): count for power, count in enumerate(powers) if count},
+        "length_histogram": {
+            str(1 << power): count for power, count in enumerate(saved["lengths"]) if count
+        },
         "word_length_histogram": {str(size): word_lengths[size] for size in sorted(word_lengths)},
-        "index": index,
+        "index": saved["index"],
         "shards": shards,
     }

@@ -32,6 +32,7 @@ from model.records import (
     SPLITS,
     VOCAB_FILE,
     Dataset,
+    save_characters,
     save_index,
 )
 from model.vocab import Vocabulary, read_words
@@ -143,10 +144,10 @@ def _prepare(
     written = transforms.load_groups(scratch, len(groups))
     parts, counted = transforms.load_scans(scratch, len(units))
     vocab = Vocabulary.load(os.path.join(folder, VOCAB_FILE))
-    indexes = {split: _save_index(folder, scratch, split, len(groups)) for split in SPLITS}
+    saved = {split: _save_index(folder, scratch, split, len(groups)) for split in SPLITS}
     known = {split: counts.describe_split(counted, split, vocab) for split in SPLITS}
     scans = scans_of_files(parts, config)
-    info = describe(scans, written, vocab=vocab, known=known, indexes=indexes, config=config)
+    info = describe(scans, written, vocab=vocab, known=known, saved=saved, config=config)
     info["vocab"].update(given.describe())
     info["statistics"] = describe_text(
         scans, known["train"], folder=folder, scratch=scratch, groups=len(groups)
@@ -164,13 +165,20 @@ def _write_card(info: dict[str, Any], known: SplitCounts, folder: str) -> None:
 
 
 def _save_index(folder: str, scratch: str, split: str, groups: int) -> dict[str, Any]:
-    """Puts the indexes of the shards of a split together."""
+    """Puts the indexes of the shards of a split together.
+
+    Returns:
+      What `describe` takes of a split: its `index` and `text`, entries of dataset.json, and
+      `lengths`, how many records have 2^k to 2^(k + 1) - 1 words.
+    """
     parts = [np.load(index_path(scratch, split, group)) for group in range(groups)]
-    offsets, lengths = np.concatenate(parts, axis=1)
-    info: dict[str, Any] = save_index(folder, split, offsets, lengths)
+    offsets, lengths, characters = np.concatenate(parts, axis=1)
     powers = [length.bit_length() - 1 for length in lengths.tolist()]
-    info["lengths"] = np.bincount(np.asarray(powers, np.int64))
-    return info
+    return {
+        "index": save_index(folder, split, offsets, lengths),
+        "text": save_characters(folder, split, characters),
+        "lengths": np.bincount(np.asarray(powers, np.int64)).tolist(),
+    }
 
 
 def _is_occupied(target: str) -> bool:

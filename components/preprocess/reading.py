@@ -60,6 +60,8 @@ class Block:
         decompressed one if it is compressed, else in its text written as UTF-8.
       data: the bytes of its lines; UTF-8 but for `stray` places.
       tail: up to `TAIL_BYTES` of what is before it.
+      size: bytes of the unpacked file that it comes from; where the encoding is not UTF-8, the
+        first block has those of all.
       stray: undecodable places, which are to become U+FFFD.
       fault: offset and description of the first of them.
     """
@@ -68,6 +70,7 @@ class Block:
     offset: int
     data: bytes
     tail: bytes
+    size: int
     stray: int = 0
     fault: tuple[int, str] | None = None
 
@@ -118,9 +121,10 @@ def read_blocks(
 def _decoded_blocks(raw: bytes, config: DataConfig) -> Iterator[Block]:
     """Yields the blocks of a file that is in memory; the first one has all stray places."""
     data, stray, fault = _decode(raw, config)
+    size = len(raw)
     for block in _Cutter(io.BytesIO(data), begin=0).blocks(None):
-        yield dataclasses.replace(block, stray=stray, fault=fault)
-        stray, fault = 0, None
+        yield dataclasses.replace(block, size=size, stray=stray, fault=fault)
+        size, stray, fault = 0, 0, None
 
 
 class _Cutter:
@@ -179,6 +183,7 @@ class _Cutter:
                     offset=begin,
                     data=self._buffer[cut : end - self._at],
                     tail=self._buffer[max(0, cut - TAIL_BYTES) : cut],
+                    size=end - begin,
                 )
                 keep = max(0, end - self._at - TAIL_BYTES - 1)
                 self._buffer = self._buffer[keep:]

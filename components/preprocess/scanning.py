@@ -105,6 +105,8 @@ class _Scan:
         self._part = part
         self._config = config
         self.hashes: list[str] = []
+        self._size = 0
+        self._characters = 0
         self._stray = 0
         self._fault: tuple[int, str] | None = None
         self._records: collections.Counter[str] = collections.Counter()
@@ -114,10 +116,12 @@ class _Scan:
     def add(self, block: Block) -> Pieces | None:
         """Cuts a block; returns its pieces, None if there are none."""
         self.hashes.append(block.sha256)
+        self._size += block.size
         self._stray += block.stray
         self._fault = self._fault or block.fault
         file = self._part.file
         pieces = cut_block(block, file.name, self._config, split=file.split)
+        self._characters += pieces.text_characters
         if not pieces.sources:
             return None
         for split, count in enumerate(np.bincount(pieces.splits, minlength=len(SPLITS)).tolist()):
@@ -135,7 +139,7 @@ class _Scan:
 
     def check_whole(self) -> None:
         """Raises BadTextError if a whole file is no text."""
-        check_stray(self._stray, self._part.file.size, self._fault, self._config)
+        check_stray(self._stray, self._size, self._fault, self._config)
         if not self._records:
             raise BadTextError("blank")
 
@@ -146,6 +150,8 @@ class _Scan:
             hashes=self.hashes,
             records=dict(self._records),
             documents=dict(self._documents),
+            size=self._size,
+            characters=self._characters,
             stray=self._stray,
             fault=self._fault,
         )
@@ -153,14 +159,16 @@ class _Scan:
 
 # Files of pieces
 
+_ARRAYS = ("words", "ends", "before", "splits", "documents", "characters")
+
 
 def save_pieces(file: BinaryIO, pieces: Pieces) -> None:
     """Appends the pieces of a block to a file."""
     for texts in (pieces.distinct, [source.encode() for source in pieces.sources]):
         np.save(file, np.frombuffer(b"".join(texts), np.uint8))
         np.save(file, np.fromiter(map(len, texts), np.int64, len(texts)))
-    for array in (pieces.words, pieces.ends, pieces.before, pieces.splits, pieces.documents):
-        np.save(file, array)
+    for name in _ARRAYS:
+        np.save(file, getattr(pieces, name))
 
 
 def load_pieces(path: str) -> Iterator[Pieces]:
@@ -169,15 +177,12 @@ def load_pieces(path: str) -> Iterator[Pieces]:
         size = os.fstat(file.fileno()).st_size
         while file.tell() < size:
             distinct, sources = _load_texts(file), _load_texts(file)
-            words, ends, before, splits, documents = (np.load(file) for _ in range(5))
+            arrays = {name: np.load(file) for name in _ARRAYS}
             yield Pieces(
                 distinct=distinct,
-                words=words,
-                ends=ends,
-                before=before,
                 sources=[source.decode() for source in sources],
-                splits=splits,
-                documents=documents,
+                text_characters=int(arrays["characters"].sum()),
+                **arrays,
             )
 
 

@@ -31,7 +31,7 @@ def group_path(folder: str, group: int) -> str:
 
 
 def index_path(folder: str, split: str, group: int) -> str:
-    """Returns the file of offsets and lengths of a group's records of a split."""
+    """Returns the file of offsets, lengths and characters of a group's records of a split."""
     return os.path.join(folder, f"{split}-{group:08d}.index.npy")
 
 

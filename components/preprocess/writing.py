@@ -76,10 +76,11 @@ def _write_pieces(pieces: Pieces, writers: Sequence[_ShardWriter], vocab: Vocabu
     starts = pieces.ends - pieces.lengths
     words = np.insert(pieces.words, starts, pieces.before)  # the context word first
     splits, begin = pieces.splits.tolist(), 0
+    characters = pieces.characters.tolist()
     for piece, length in enumerate(pieces.lengths.tolist()):
         end = begin + 1 + length
         record = encoder.encode(words[begin:end], source=pieces.sources[piece])
-        writers[splits[piece]].write(record, words=length)
+        writers[splits[piece]].write(record, words=length, characters=characters[piece])
         begin = end
     for counts, writer in zip(pieces.count_words(), writers, strict=True):
         writer.add_sums(pieces.distinct, counts, unknown=ids == UNK_ID)
@@ -104,16 +105,18 @@ class _ShardWriter:
         self._size = 0
         self._offsets: list[int] = []
         self._lengths: list[int] = []
+        self._characters: list[int] = []
         self._sums = dict.fromkeys(SUMS, 0)
         self._word_lengths: collections.Counter[int] = collections.Counter()
 
-    def write(self, record: bytes, *, words: int) -> None:
-        """Appends one record."""
+    def write(self, record: bytes, *, words: int, characters: int) -> None:
+        """Appends one record of so many words, made of so many characters of text."""
         framed = frame(record)
         self._file.write(framed)
         self._hash.update(framed)
         self._offsets.append(self._size)
         self._lengths.append(words)
+        self._characters.append(characters)
         self._size += len(framed)
 
     def add_sums(
@@ -140,7 +143,8 @@ class _ShardWriter:
 
     def finish(self) -> dict[str, Any]:
         """Closes the shard and returns what is known about it."""
-        _save(self._index_path, np.asarray([self._offsets, self._lengths], np.int64))
+        rows = [self._offsets, self._lengths, self._characters]
+        _save(self._index_path, np.asarray(rows, np.int64))
         none = np.zeros([0, BINS], np.uint16)
         _save(self._signatures_path, np.concatenate([none, *self.signatures]))
         self._file.flush()
