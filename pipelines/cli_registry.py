@@ -1,4 +1,4 @@
-"""The commands of the registry: list, show, promote, rollback, pin, unpin and gc."""
+"""The commands of the registry: list, show, promote, rollback, rebase, pin, unpin and gc."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from model.errors import CharloomError, InputError
+from model.files import read_json
 from pipelines.cli_shared import IS_PRODUCT, Add
 
 KEEP = 5
@@ -30,12 +31,16 @@ def add_commands(add: Add, commands: Any) -> None:
 
     promote = add(actions, "promote", _promote, "Make a version the champion.")
     _add_version(promote)
-    rollback = add(actions, "rollback", _rollback, "Make the champion before the champion again.")
+    rollback = add(actions, "rollback", _rollback, "Restore the previous champion.")
     _add_model(rollback)
+    rebase = "Make a version the reference, from which a chain of champions may not drift far."
+    _add_version(add(actions, "rebase", _rebase, rebase))
     _add_version(add(actions, "pin", _pin, "Keep a version from being collected."))
     _add_version(add(actions, "unpin", _unpin, "Let a version be collected again."))
 
-    gc = add(actions, "gc", _collect, "Remove old versions; champions and pinned ones stay.")
+    gc = add(
+        actions, "gc", _collect, "Remove old versions; champion, reference and pinned ones stay."
+    )
     _add_model(gc)
     gc.add_argument(
         "--keep",
@@ -80,16 +85,20 @@ def describe_versions(registry: str, name: str) -> list[dict[str, Any]]:
     from components.export.promoting import read_pins
     from components.export.registry import read_pointer, versions
 
-    pointer, pins = read_pointer(registry, name), read_pins(registry, name)
+    pointer, pins = read_pointer(os.path.join(registry, name)), read_pins(registry, name)
+    champion = pointer.version if pointer else None
+    reference = pointer.reference.version if pointer and pointer.reference else None
     rows = []
     for version in versions(registry, name):
         folder = os.path.join(registry, name, str(version))
-        report, manifest = (_read(folder, file) for file in ("report.json", "MANIFEST.json"))
+        files = ("report.json", "MANIFEST.json")
+        report, manifest = (read_json(os.path.join(folder, file)) for file in files)
         test = report.get("splits", {}).get("test", {})
         rows.append(
             {
                 "version": version,
-                "champion": version == pointer.version,
+                "champion": version == champion,
+                "reference": version == reference,
                 "pinned": version in pins,
                 "created": manifest.get("created"),
                 "test_perplexity": test.get("perplexity"),
@@ -100,16 +109,6 @@ def describe_versions(registry: str, name: str) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def _read(folder: str, file_name: str) -> dict[str, Any]:
-    """Returns what a JSON file of a version holds; nothing if it can't be read."""
-    try:
-        with open(os.path.join(folder, file_name), encoding="utf-8") as file:
-            content = json.load(file)
-        return content if isinstance(content, dict) else {}
-    except (OSError, ValueError):
-        return {}
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -133,7 +132,7 @@ def _list(options: argparse.Namespace) -> None:
         return
     print("model\tversion\t\tcreated\ttest perplexity\tbits per character")
     for row in rows:
-        marks = [mark for mark in ("champion", "pinned") if row[mark]]
+        marks = [mark for mark in ("champion", "reference", "pinned") if row[mark]]
         print(
             f"{row['model']}\t{row['version']}\t{' '.join(marks)}\t{row['created'] or '-'}\t"
             f"{_figure(row['test_perplexity'], 2)}\t{_figure(row['bits_per_character'], 3)}"
@@ -184,6 +183,14 @@ def _rollback(options: argparse.Namespace) -> None:
 
     before, now = rollback(*split_model(options.model))
     print(f"champion of {options.model}: version {now} (before: {before})")
+
+
+def _rebase(options: argparse.Namespace) -> None:
+    from components.export.promoting import rebase
+
+    registry, name = split_model(options.model)
+    before = rebase(registry, name, options.version)
+    print(f"reference of {options.model}: version {options.version} (before: {before or 'none'})")
 
 
 def _pin(options: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ def make_registry(folder: Path, *, versions: int) -> str:
 
     from components.export.checking import record_requests
     from components.export.manifest import write_manifest
-    from components.export.registry import Pointer, write_pointer
+    from components.export.registry import Entry, Pointer, write_pointer
     from model.config import with_overrides
     from model.network import JointModel
     from model.presets import tiny
@@ -56,8 +56,8 @@ def make_registry(folder: Path, *, versions: int) -> str:
         tf.saved_model.save(served, path, signatures=signatures)
         record_requests(path, ["the cat sat"])
         write_manifest(path, {"checkpoint": str(number)})
-    pointer = Pointer(versions, tuple(range(1, versions)))
-    write_pointer(str(folder), NAME, pointer)
+    before = tuple(Entry(number) for number in range(1, versions))
+    write_pointer(str(model_folder), Pointer(versions, history=before, newest=versions))
     return str(model_folder)
 
 

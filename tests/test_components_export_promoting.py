@@ -29,6 +29,7 @@ from components.export.registry import (
     read_champion,
     read_pointer,
     staging_folder,
+    version_digest,
     versions,
 )
 from model.errors import InputError
@@ -45,6 +46,13 @@ def publish_new(root: Path) -> int:
     return int(Path(publish(str(root), "m", staged=str(staged))).name)
 
 
+def champions(root: str) -> tuple[int, tuple[int, ...]]:
+    """Returns the numbers of the champion and of those before it."""
+    pointer = read_pointer(f"{root}/m")
+    assert pointer is not None
+    return pointer.version, tuple(entry.version for entry in pointer.history)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> str:
     """A registry with five versions, the second one champion after the first."""
@@ -56,19 +64,26 @@ def root(tmp_path: Path) -> str:
 
 
 def test_promotion_and_rollback(root: str) -> None:
-    assert read_pointer(root, "m") == (2, (1,))
+    assert champions(root) == (2, (1,))
     assert promote(root, "m", 4) == 2
     assert promote(root, "m", 4) == 4  # nothing changes
-    assert read_pointer(root, "m") == (4, (1, 2))
+    assert champions(root) == (4, (1, 2))
     assert rollback(root, "m") == (4, 2)
     assert rollback(root, "m") == (2, 1)
-    assert read_pointer(root, "m") == (1, ())
+    assert champions(root) == (1, ())
     with pytest.raises(InputError) as caught:
         rollback(root, "m")
     assert str(caught.value) == (
         f"{root}/m had no champion before; charloom registry promote takes any version"
     )
-    assert json.loads(Path(root, "m", CHAMPION_FILE).read_text()) == {"version": 1, "history": []}
+    assert json.loads(Path(root, "m", CHAMPION_FILE).read_text()) == {
+        "format": 2,
+        "version": 1,
+        "digest": version_digest(f"{root}/m/1"),
+        "history": [],
+        "newest": 5,
+        "reference": {"version": 1, "digest": version_digest(f"{root}/m/1")},
+    }
 
 
 def test_without_a_champion(tmp_path: Path) -> None:
@@ -85,14 +100,14 @@ def test_without_a_champion(tmp_path: Path) -> None:
 def test_promotion_on_condition(root: str) -> None:
     assert not promote_if(root, "m", 3, champion=1)
     assert not promote_if(root, "m", 3, champion=None)
-    assert read_pointer(root, "m") == (2, (1,))
+    assert champions(root) == (2, (1,))
     assert promote_if(root, "m", 3, champion=2)
-    assert read_pointer(root, "m") == (3, (1, 2))
+    assert champions(root) == (3, (1, 2))
 
 
 def test_a_pointer_of_an_older_charloom(root: str) -> None:
     Path(root, "m", CHAMPION_FILE).write_text('{"version": 5}\n')
-    assert read_pointer(root, "m") == (5, ())
+    assert champions(root) == (5, ())
     promote(root, "m", 3)
     assert rollback(root, "m") == (3, 5)
 
@@ -106,7 +121,7 @@ def test_a_damaged_pointer_is_made_anew_by_promote(root: str, content: str) -> N
         with pytest.raises(InputError, match=r"champion.json is damaged; charloom registry promot"):
             call(root, "m")
     assert promote(root, "m", 3) is None
-    assert read_pointer(root, "m") == (3, ())
+    assert champions(root) == (3, ())
 
 
 def test_a_version_that_is_not_there(root: str) -> None:
@@ -138,7 +153,7 @@ def test_a_damaged_version_is_not_promoted(root: str, damage: object, problem: s
         with pytest.raises(InputError) as caught:
             call()
         assert str(caught.value) == f"{root}/m/1 is damaged: {problem}; take another version"
-    assert read_pointer(root, "m") == (2, (1,))
+    assert champions(root) == (2, (1,))
 
 
 def test_a_version_without_a_manifest_is_not_promoted(root: str) -> None:
@@ -173,19 +188,20 @@ def test_collection_keeps_what_may_be_needed(root: str) -> None:
     assert versions(root, "m") == [1, 2, 3, 5]
     pin(root, "m", 3, pinned=False)
     promote(root, "m", 5)
-    assert collect(root, "m", keep=1) == [1, 3]
-    assert versions(root, "m") == [2, 5]
+    assert collect(root, "m", keep=1) == [3]  # 1 is the reference, being the first champion
+    assert versions(root, "m") == [1, 2, 5]
     assert rollback(root, "m") == (5, 2)
-    assert sorted(os.listdir(f"{root}/m")) == [".lock", "2", "5", "champion.json", "pins.json"]
+    files = [".lock", "champion.json", "numbers.json", "pins.json"]
+    assert sorted(os.listdir(f"{root}/m")) == sorted(["1", "2", "5", *files])
 
 
 def test_rollback_passes_over_what_was_collected(root: str) -> None:
     for version in (3, 4, 5):
         promote(root, "m", version)
-    assert collect(root, "m", keep=1) == [1, 2, 3]
-    assert read_pointer(root, "m") == (5, (1, 2, 3, 4))
+    assert collect(root, "m", keep=1) == [2, 3]  # 1 is the reference
+    assert champions(root) == (5, (1, 2, 3, 4))
     assert rollback(root, "m") == (5, 4)
-    assert read_pointer(root, "m") == (4, ())
+    assert champions(root) == (4, (1,))
 
 
 def test_collection_takes_what_dead_publishers_left(root: str) -> None:
@@ -277,17 +293,16 @@ def test_eight_publishers_at_once_one_killed(tmp_path: Path, point: str) -> None
     assert set(digests) == expected | ({"h0"} if point != "filling" else set())
     assert len(set(digests)) == published  # no version is another's
     assert all(verify(f"{root}/m/{one}") == [] for one in versions(root, "m"))
-    pointer = read_pointer(root, "m")
-    champions = [*pointer.history, pointer.version]
-    assert len(champions) == len(set(champions)) == 7 * count  # each was champion once
-    assert champion_folder(root, "m") == f"{root}/m/{pointer.version}"
+    champion, before = champions(root)
+    assert len({*before, champion}) == len(before) + 1 == 7 * count  # each was champion once
+    assert champion_folder(root, "m") == f"{root}/m/{champion}"
     left = [name for name in os.listdir(f"{root}/m") if name.startswith(".staging-")]
     assert len(left) == (point == "filling")
     assert publish_new(tmp_path) == published + 1  # and it goes on
-    assert promote(root, "m", published + 1) == pointer.version
+    assert promote(root, "m", published + 1) == champion
 
 
 def test_a_version_that_was_collected_meanwhile_is_not_promoted(root: str) -> None:
     assert not promote_if(root, "m", 9, champion=2)
-    assert read_pointer(root, "m") == (2, (1,))
+    assert champions(root) == (2, (1,))
     assert promote_if(root, "m", 5, champion=2)

@@ -12,6 +12,7 @@ from components.export.promoting import promote_if
 from components.export.registry import (
     CHAMPION_FILE,
     LOCK_FILE,
+    NUMBERS_FILE,
     check_name,
     find_model,
     publish,
@@ -38,7 +39,7 @@ def publish_new(root: Path, *, name: str = "m", mark: str = "x") -> Path:
 
 def champion(root: Path, name: str = "m") -> int:
     content = json.loads((root / name / CHAMPION_FILE).read_text(encoding="utf-8"))
-    assert list(content) == ["version", "history"]
+    assert list(content) == ["format", "version", "digest", "history", "newest", "reference"]
     return int(content["version"])
 
 
@@ -51,7 +52,9 @@ def test_versions_count_up(tmp_path: Path) -> None:
         assert publish_new(tmp_path, mark=str(number)) == tmp_path / "m" / str(number)
         assert champion(tmp_path) == number
     assert versions(str(tmp_path), "m") == list(range(1, 12))
-    assert names(tmp_path) == sorted([*map(str, range(1, 12)), CHAMPION_FILE, LOCK_FILE])
+    assert names(tmp_path) == sorted(
+        [*map(str, range(1, 12)), CHAMPION_FILE, LOCK_FILE, NUMBERS_FILE]
+    )
     for number in range(1, 12):
         assert (tmp_path / "m" / str(number) / "saved_model.pb").read_text() == str(number)
 
@@ -111,7 +114,7 @@ def test_publishers_in_threads(tmp_path: Path) -> None:
     assert sorted(int(Path(path).name) for path in got.values()) == list(range(1, 25))
     for index, path in got.items():
         assert (Path(path) / "saved_model.pb").read_text() == str(index)
-    assert names(tmp_path) == sorted(map(str, range(1, 25)))
+    assert names(tmp_path) == sorted([*map(str, range(1, 25)), LOCK_FILE, NUMBERS_FILE])
 
 
 def test_the_champion_is_swapped_whole(tmp_path: Path) -> None:
@@ -159,7 +162,8 @@ def test_no_model_is_found(tmp_path: Path) -> None:
 def test_a_damaged_champion_is_no_model(tmp_path: Path, content: str) -> None:
     publish_new(tmp_path)
     (tmp_path / "m" / CHAMPION_FILE).write_text(content, encoding="utf-8")
-    with pytest.raises(InputError, match=rf"^{tmp_path}/m holds no exported model"):
+    problem = "names version 9, which is gone" if "9" in content else "is damaged"
+    with pytest.raises(InputError, match=rf"^{tmp_path}/m/champion.json {problem}; charloom reg"):
         find_model(str(tmp_path / "m"))
 
 

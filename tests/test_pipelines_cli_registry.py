@@ -40,7 +40,7 @@ def test_a_life(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["registry", "list", path]) == 0
         lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
         assert [line[:3] for line in lines[1:]] == [
-            ["lm", "1", ""],
+            ["lm", "1", "reference"],
             ["lm", "2", "pinned"],
             ["lm", "3", "champion"],
         ]
@@ -55,7 +55,9 @@ def test_a_life(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         f"unpinned {model}: version 2",
         "removed 2",
     ]
-    assert read_pointer(registry, "lm") == (1, ())
+    pointer = read_pointer(model)
+    assert pointer is not None
+    assert (pointer.version, pointer.history) == (1, ())
 
 
 def test_list_as_json(model: str, capsys: pytest.CaptureFixture[str]) -> None:

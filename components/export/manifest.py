@@ -57,6 +57,20 @@ def read_manifest(folder: str) -> dict[str, Any]:
         ) from None
 
 
+def made_of(folder: str, name: str = "checkpoint") -> str | None:
+    """Returns the digest of what a version was made of, by its manifest; None where it has none.
+
+    Args:
+      folder: the version's folder.
+      name: of the digest, as `write_manifest` got it.
+    """
+    try:
+        found = read_manifest(folder)["digests"].get(name)
+    except (InputError, KeyError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
 def verify(folder: str) -> list[str]:
     """Returns what of a version differs from its manifest; empty if it is whole.
 

@@ -112,5 +112,5 @@ class Follower:
         log.info("serving %s, loaded in %.1f s", self.current.path, self.current.load_seconds)
 
     def _read_champion(self) -> int | None:
-        registry, name = os.path.split(self._folder)
-        return read_pointer(registry, name).version
+        pointer = read_pointer(self._folder)
+        return None if pointer is None else pointer.version
