@@ -60,7 +60,7 @@ def probe(folder: str, requests_file: str) -> dict[str, Any]:
     for number, request in enumerate(requests):
         function = loaded.signatures[request["signature"]]
         inputs = as_tensors(function, request["inputs"])
-        problem = _differs(function(**inputs), request["outputs"])
+        problem = differs(function(**inputs), request["outputs"])
         if problem:
             return {"problem": f"request {number} ({request['signature']}): {problem}"}
         latencies.append(_latency(function, inputs))
@@ -98,7 +98,13 @@ def _latency(function: Any, inputs: Any) -> float:
     return 1000 * statistics.median(seconds)
 
 
-def _differs(outputs: Any, expected: Any) -> str:
+def differs(outputs: Any, expected: Any) -> str:
+    """Returns how an answer differs from the recorded one; empty if it does not.
+
+    Args:
+      outputs: tensors by name, as a signature answers.
+      expected: plain values by name.
+    """
     import numpy as np  # from the folders that were named
 
     if set(outputs) != set(expected):

@@ -55,7 +55,7 @@ def make_app(follower: Follower, metrics: Metrics, *, threads: int) -> Starlette
     routes = [
         *(Route(path, server.page, name=path) for path in PAGE_FILES),
         Route("/healthz", server.health),
-        Route("/readyz", server.health),
+        Route("/readyz", server.ready),
         Route("/metrics", server.metrics_text),
         Route("/monitoring/prometheus/metrics", server.metrics_text),
         Route("/v1/models", server.list_models),
@@ -90,6 +90,10 @@ class _Server:
     async def health(self, _: Request) -> Response:
         """Says that the server is up; it listens only once a model is loaded."""
         return self._json({"status": "ok", "version": self._follower.current.number})
+
+    async def ready(self, _: Request) -> Response:
+        """Says which version is served and which is the champion; an older one is ready, too."""
+        return self._json(self._follower.state())
 
     async def metrics_text(self, _: Request) -> Response:
         """Answers Prometheus."""

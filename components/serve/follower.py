@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import threading
+import time
+from typing import Any
 
-from components.export.registry import CHAMPION_FILE, read_pointer
+from components.export.registry import (
+    CHAMPION_FILE,
+    Entry,
+    entry_folder,
+    read_pointer,
+    version_digest,
+)
 from components.serve.loaded import LoadedVersion
 from components.serve.metrics import Metrics
-from model.errors import CharloomError, InputError
+from model.errors import InputError
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
+FIRST_RETRY_SECONDS = 1.0
+"""After a champion could not be loaded; doubled after each further failure."""
+MAX_RETRY_SECONDS = 60.0
+"""Between two attempts, at most."""
+
+
+@dataclasses.dataclass
+class _Failure:
+    """A champion that could not be loaded."""
+
+    champion: Entry
+    manifest: str | None
+    """Digest of the manifest that its folder had; another one is tried at once."""
+    retry_seconds: float
+    retry_at: float
+    """Monotonic time."""
 
 
 class Follower:
     """Keeps the champion and, for a rollback, the version before in memory; follows `champion.json`.
 
     A request takes `current` once and keeps it, so that its answer is of one version, which stays
-    in memory until then.
+    in memory until then. A version is known by number and digest: where a number has become that of
+    another folder, what is in memory is not it.
     """
 
     def __init__(self, model: str, metrics: Metrics):
@@ -31,11 +57,13 @@ class Follower:
           metrics: are told of what is loaded.
 
         Raises:
-          InputError: there is no such model, or it can't be loaded.
+          InputError: there is no such model, or it can't be loaded or was changed.
         """
         self._metrics = metrics
         self._before: LoadedVersion | None = None
-        self._failed: int | None = None
+        self._failure: _Failure | None = None
+        self._problem = ""
+        self._champion: Entry | None = None
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         path = os.path.abspath(model)
@@ -43,14 +71,14 @@ class Follower:
         self._folder = path if self._follows else os.path.dirname(path)
         self.name = os.path.basename(self._folder)
         if self._follows:
-            number = self._read_champion()
-            if number is None:
+            self._champion = self._read_champion()
+            if self._champion is None:
                 raise InputError(
                     f"{model} has no {CHAMPION_FILE}; name <registry>/<name> of a published model"
                 )
-            path = os.path.join(path, str(number))
+            path = entry_folder(self._folder, self._champion)
         self.current = LoadedVersion(path)
-        self._tell()
+        self._serve(self.current)
 
     def version(self, number: int) -> LoadedVersion | None:
         """Returns a version that is in memory, by its number."""
@@ -58,6 +86,25 @@ class Follower:
             if version is not None and version.number == number:
                 return version
         return None
+
+    def state(self) -> dict[str, Any]:
+        """Returns what is served, and what should be, for `/readyz`.
+
+        `status` is `behind` while the version in memory is not the champion; `problem` then says why
+        it can't be served, and is empty while it is being loaded.
+        """
+        current, champion, problem = self.current, self._champion, self._problem
+        state: dict[str, Any] = {"status": "ok"}
+        state |= {"version": current.number, "digest": current.digest}
+        if self._follows:
+            behind = champion is None or not _is(current, champion)
+            state["status"] = "behind" if behind else "ok"
+            state["champion"] = champion and {
+                "version": champion.version,
+                "digest": champion.digest,
+            }
+            state["problem"] = problem if behind else ""
+        return state
 
     def start(self) -> None:
         """Follows the champion from now on, in a thread."""
@@ -81,36 +128,86 @@ class Follower:
     def look(self) -> None:
         """Serves the champion if it is another one; keeps what is served if that can't be."""
         try:
-            number = self._read_champion()
-        except CharloomError as error:
-            self._complain(-1, error)
+            champion = self._read_champion()
+            if champion is None:
+                raise InputError(f"{os.path.join(self._folder, CHAMPION_FILE)} is gone")
+        except (InputError, OSError) as error:
+            self._champion = None
+            self._tell_difference()
+            self._complain(str(error))
             return
-        if number is None or number == self.current.number:
-            self._failed = None
-            return
-        loaded = self.version(number)
+        self._champion = champion
+        self._tell_difference()
+        loaded = self._in_memory(champion)
+        if loaded is None and self._may_try(champion):
+            loaded = self._load(champion)
         if loaded is None:
-            if number == self._failed:  # until the pointer moves again
-                return
-            try:
-                loaded = LoadedVersion(os.path.join(self._folder, str(number)))
-            except CharloomError as error:
-                self._complain(number, error)
-                return
-        self._failed = None
-        self._before, self.current = self.current, loaded
-        self._tell()
+            return
+        self._failure, self._problem = None, ""
+        if loaded is not self.current:
+            self._before = self.current
+            self._serve(loaded)
 
-    def _complain(self, number: int, error: CharloomError) -> None:
-        if number != self._failed:
-            self._failed = number
-            self._metrics.load_failures.inc()
-            log.error("%s; version %d stays", error, self.current.number)
+    def _load(self, champion: Entry) -> LoadedVersion | None:
+        """Loads the champion; None if that can't be, or if another one is champion by now."""
+        manifest = version_digest(os.path.join(self._folder, str(champion.version)))
+        try:
+            loaded = LoadedVersion(entry_folder(self._folder, champion))
+            if not _is(loaded, champion):
+                raise InputError(f"{loaded.path} was replaced while it was loaded")
+        except (InputError, OSError) as error:
+            self._put_off(champion, manifest, str(error))
+            return None
+        return loaded if self._read_champion() == champion else None
 
-    def _tell(self) -> None:
-        self._metrics.serves(self.current.number)
-        log.info("serving %s, loaded in %.1f s", self.current.path, self.current.load_seconds)
+    def _in_memory(self, champion: Entry) -> LoadedVersion | None:
+        for version in (self.current, self._before):
+            if version is not None and _is(version, champion):
+                return version
+        return None
 
-    def _read_champion(self) -> int | None:
+    def _may_try(self, champion: Entry) -> bool:
+        failure = self._failure
+        if failure is None or failure.champion != champion or time.monotonic() >= failure.retry_at:
+            return True
+        folder = os.path.join(self._folder, str(champion.version))
+        return version_digest(folder) != failure.manifest
+
+    def _put_off(self, champion: Entry, manifest: str | None, problem: str) -> None:
+        seconds, failure = FIRST_RETRY_SECONDS, self._failure
+        if failure is not None and (failure.champion, failure.manifest) == (champion, manifest):
+            seconds = min(2 * failure.retry_seconds, MAX_RETRY_SECONDS)
+        self._failure = _Failure(champion, manifest, seconds, time.monotonic() + seconds)
+        self._metrics.load_failures.inc()
+        self._complain(problem)
+
+    def _complain(self, problem: str) -> None:
+        if problem != self._problem:
+            self._problem = problem
+            log.error("%s; version %d stays, and it is tried again", problem, self.current.number)
+
+    def _serve(self, version: LoadedVersion) -> None:
+        self.current = version
+        self._metrics.serves(version.number)
+        self._tell_difference()
+        log.info("serving %s, loaded in %.1f s", version.path, version.load_seconds)
+
+    def _tell_difference(self) -> None:
+        if self._follows:
+            champion = self._champion
+            behind = champion is None or not _is(self.current, champion)
+            self._metrics.champion.set(champion.version if champion else 0)
+            self._metrics.behind.set(behind)
+
+    def _read_champion(self) -> Entry | None:
+        """Returns the champion; its digest, too, where the pointer is of the older form."""
         pointer = read_pointer(self._folder)
-        return None if pointer is None else pointer.version
+        if pointer is None:
+            return None
+        folder = os.path.join(self._folder, str(pointer.version))
+        return Entry(pointer.version, pointer.digest or version_digest(folder))
+
+
+def _is(version: LoadedVersion, entry: Entry) -> bool:
+    """Whether an entry means a version in memory; without a digest, its number decides."""
+    return version.number == entry.version and entry.digest in (None, version.digest)

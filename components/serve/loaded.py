@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from typing import Any, NamedTuple
@@ -11,8 +12,12 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
 from components.export.checking import REQUESTS_FILE
-from components.export.probe import as_plain, as_tensors
+from components.export.manifest import MANIFEST_FILE, verify
+from components.export.probe import as_plain, as_tensors, differs
+from components.export.registry import version_digest
 from model.errors import InputError
+
+log = logging.getLogger(__name__)
 
 Values = dict[str, Any]
 """Plain lists, numbers and texts by name."""
@@ -29,22 +34,28 @@ class LoadedVersion:
     """A SavedModel in memory. Threads may ask it at the same time."""
 
     def __init__(self, path: str):
-        """Loads a version and asks it once, so that the first request is not the slowest.
+        """Loads a version, if it is as it was published, and asks it what it was asked then.
 
         Args:
-          path: the version's folder.
+          path: the version's folder. One of an older charloom has no manifest; then only its
+            recorded answers are compared.
 
         Raises:
-          InputError: it can't be loaded, or can't be asked.
+          InputError: it can't be loaded, differs from its manifest, or answers otherwise.
         """
         self.path = path
         name = os.path.basename(os.path.normpath(path))
         self.number = int(name) if name.isdecimal() else 0
         started = time.monotonic()
         try:
+            self.digest = version_digest(path)
+            """SHA-256 of its MANIFEST.json; None: it has none."""
+            self._check_files()
             self._model = tf.saved_model.load(path)
             self._functions = dict(self._model.signatures)
             self._warm_up()
+            if version_digest(path) != self.digest:
+                raise InputError(f"{path} was changed while it was loaded; try again")
         except InputError:
             raise
         except Exception as error:  # TensorFlow raises many kinds
@@ -78,10 +89,28 @@ class LoadedVersion:
         found = function(**as_tensors(function, inputs))
         return {name: as_plain(value) for name, value in found.items()}
 
+    def _check_files(self) -> None:
+        if self.digest is None:
+            log.warning("%s has no %s: its files are not checked", self.path, MANIFEST_FILE)
+            return
+        problems = verify(self.path)
+        if problems:
+            more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+            raise InputError(f"{self.path} is damaged: {problems[0]}{more}; publish it again")
+
     def _warm_up(self) -> None:
         path = os.path.join(self.path, REQUESTS_FILE)
         if not os.path.exists(path):
             raise InputError(f"{self.path} has no {REQUESTS_FILE}; publish it again")
         with open(path, encoding="utf-8") as file:
-            for request in json.load(file)["requests"]:
-                self.ask(request["signature"], request["inputs"])
+            requests = json.load(file)["requests"]
+        for number, request in enumerate(requests):
+            function = self._functions[request["signature"]]
+            answer = function(**as_tensors(function, request["inputs"]))
+            problem = differs(answer, request["outputs"])
+            if problem:
+                raise InputError(
+                    f"{self.path} answers request {number} of {REQUESTS_FILE} "
+                    f"({request['signature']}) otherwise than when it was published ({problem}); "
+                    "publish it again"
+                )

@@ -36,8 +36,16 @@ class Metrics:
             "charloom_model_switches", "How often a version began to be served.",
             registry=self._registry,
         )  # fmt: skip
+        self.champion = Gauge(
+            "charloom_champion_version", "The version that the registry names as champion; 0: none.",
+            registry=self._registry,
+        )  # fmt: skip
+        self.behind = Gauge(
+            "charloom_model_behind", "1 while the version that is served is not the champion.",
+            registry=self._registry,
+        )  # fmt: skip
         self.load_failures = Counter(
-            "charloom_model_load_failures", "Champions that could not be served.",
+            "charloom_model_load_failures", "Attempts to load a champion that failed.",
             registry=self._registry,
         )  # fmt: skip
 
