@@ -1,0 +1,303 @@
+"""Which version is served when pointer and folders change in odd order, or versions are damaged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from serving import NAME, make_registry
+
+from components.export.manifest import write_manifest
+from components.export.promoting import promote, rollback
+from components.export.registry import Entry, Pointer, version_digest, write_pointer
+from components.serve import follower as module
+from components.serve.follower import FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, Follower
+from components.serve.loaded import LoadedVersion
+from components.serve.metrics import Metrics
+from model.errors import InputError
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class FakeVersion:
+    """Loads nothing; fails where the folder holds a file `broken`."""
+
+    loaded: list[str]
+
+    def __init__(self, path: str):
+        self.path, self.number, self.load_seconds = path, int(os.path.basename(path)), 0.0
+        self.digest = version_digest(path)
+        FakeVersion.loaded.append(path)
+        if os.path.exists(os.path.join(path, "broken")):
+            raise InputError(f"{path} is broken")
+
+
+class Lab:
+    """A model whose versions are folders with a manifest, and a follower with a clock of ours."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        FakeVersion.loaded = []
+        self.folder = folder / "registry" / "lm"
+        self.clock = Clock()
+        monkeypatch.setattr(module, "LoadedVersion", FakeVersion)
+        monkeypatch.setattr(module, "time", self.clock)
+        self.make(1)
+        self.point(1)
+        self.metrics = Metrics()
+        self.follower = Follower(str(self.folder), self.metrics)
+        FakeVersion.loaded.clear()
+
+    def make(self, number: int, content: str = "", *, broken: bool = False) -> None:
+        version = self.folder / str(number)
+        version.mkdir(parents=True)
+        (version / "content").write_text(content)
+        if broken:
+            (version / "broken").write_text("")
+        write_manifest(str(version), {"checkpoint": content})
+
+    def point(self, number: int, digest: str | None = None) -> None:
+        write_pointer(str(self.folder), Pointer(number, digest))
+
+    def digest(self, number: int) -> str | None:
+        return version_digest(str(self.folder / str(number)))
+
+    def look(self) -> tuple[int, str]:
+        """Returns which version is served, and what /readyz says of it."""
+        self.follower.look()
+        state = self.follower.state()
+        metrics = self.metrics.to_text().decode().splitlines()
+        assert f"charloom_model_behind {float(state['status'] == 'behind')}" in metrics
+        assert f"charloom_model_version {float(state['version'])}" in metrics
+        return state["version"], state["status"]
+
+    def failures(self) -> int:
+        lines = self.metrics.to_text().decode().splitlines()
+        (line,) = [one for one in lines if one.startswith("charloom_model_load_failures_total ")]
+        return int(float(line.split()[1]))
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    return Lab(tmp_path, monkeypatch)
+
+
+def test_a_folder_that_comes_after_the_pointer_is_served(lab: Lab, tmp_path: Path) -> None:
+    lab.make(2)
+    hidden = tmp_path / "2"
+    (lab.folder / "2").rename(hidden)
+    write_pointer(str(lab.folder), Pointer(2, version_digest(str(hidden))))
+    assert lab.look() == (1, "behind")
+    state = lab.follower.state()
+    assert state["champion"] == {"version": 2, "digest": version_digest(str(hidden))}
+    assert state["problem"].startswith(f"{lab.folder}/champion.json names version 2, which is gone")
+    assert lab.look() == (1, "behind")  # not tried: its time has not come, nothing has changed
+    assert (lab.failures(), FakeVersion.loaded) == (1, [])
+    hidden.rename(lab.folder / "2")
+    assert lab.look() == (2, "ok")  # at once, as the manifest is there
+    assert lab.follower.state()["problem"] == ""
+
+
+def test_a_version_that_fails_is_tried_again_ever_more_seldom(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.make(2, broken=True)
+    lab.point(2)
+    waits, since = [], lab.clock.now
+    with caplog.at_level(logging.ERROR):
+        for _ in range(2000):
+            before = lab.failures()
+            assert lab.look() == (1, "behind")
+            if lab.failures() > before:
+                waits.append(lab.clock.now - since)
+                since = lab.clock.now
+            lab.clock.now += 0.25
+    assert waits[:8] == [0, 1, 2, 4, 8, 16, 32, 60]
+    assert set(waits[7:]) == {MAX_RETRY_SECONDS}
+    assert FIRST_RETRY_SECONDS == 1
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"{lab.folder}/2 is broken; version 1 stays, and it is tried again"]
+    os.remove(lab.folder / "2" / "broken")  # its manifest stays as it was
+    lab.clock.now += MAX_RETRY_SECONDS
+    assert lab.look() == (2, "ok")
+
+
+def test_a_failure_of_one_champion_does_not_put_off_another(lab: Lab) -> None:
+    lab.make(2, broken=True)
+    lab.make(3)
+    lab.point(2)
+    assert lab.look() == (1, "behind")
+    lab.point(3)
+    assert lab.look() == (3, "ok")
+    lab.point(2)  # again: tried at once
+    assert lab.look() == (3, "behind")
+    assert lab.failures() == 2
+    lab.point(1)
+    assert lab.look() == (1, "ok")
+    assert FakeVersion.loaded.count(f"{lab.folder}/1") == 0  # it was kept for a rollback
+
+
+@pytest.mark.parametrize("old_form", [False, True])
+def test_a_number_that_has_become_another_version_is_loaded_anew(lab: Lab, old_form: bool) -> None:
+    before = lab.follower.current
+    shutil.rmtree(lab.folder / "1")
+    assert lab.look() == (1, "ok")  # what the pointer names is in memory
+    lab.make(1, "another")
+    if old_form:
+        (lab.folder / "champion.json").write_text('{"version": 1, "history": []}')
+    else:
+        assert lab.look() == (1, "ok")
+        lab.point(1, lab.digest(1))
+    assert lab.look() == (1, "ok")
+    assert lab.follower.current is not before
+    assert lab.follower.version(1) is lab.follower.current
+    assert lab.follower.state()["digest"] == lab.digest(1)
+    assert FakeVersion.loaded == [f"{lab.folder}/1"]
+
+
+def test_a_rollback_to_a_number_that_was_given_out_again_loads_it(lab: Lab) -> None:
+    lab.make(2)
+    lab.point(2)
+    assert lab.look() == (2, "ok")
+    shutil.rmtree(lab.folder / "1")
+    lab.make(1, "another")
+    lab.point(1)
+    assert lab.look() == (1, "ok")
+    assert lab.follower.state()["digest"] == lab.digest(1)
+    assert FakeVersion.loaded == [f"{lab.folder}/2", f"{lab.folder}/1"]
+
+
+def test_a_pointer_that_can_not_be_read_keeps_what_is_served(lab: Lab) -> None:
+    pointer = lab.folder / "champion.json"
+    text = pointer.read_text()
+    pointer.write_text("{")
+    assert lab.look() == (1, "behind")
+    assert lab.follower.state()["problem"].startswith(f"{pointer} is damaged; ")
+    pointer.unlink()
+    assert lab.look() == (1, "behind")
+    assert lab.follower.state()["problem"] == f"{pointer} is gone"
+    pointer.write_text(text)
+    assert lab.look() == (1, "ok")
+    assert lab.failures() == 0
+
+
+def test_a_champion_that_is_rolled_back_while_it_is_loaded_is_not_served(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.make(2)
+    lab.point(2)
+
+    class Slow(FakeVersion):
+        def __init__(self, path: str):
+            super().__init__(path)
+            lab.point(1)
+
+    monkeypatch.setattr(module, "LoadedVersion", Slow)
+    assert lab.look() == (1, "behind")
+    assert lab.look() == (1, "ok")
+    assert lab.failures() == 0
+
+
+# From here on with real models, which take a while to make and to load.
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_registry(tmp_path_factory.mktemp("registry"), versions=2)
+
+
+@pytest.fixture
+def model(published: str, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(published, tmp_path / "registry" / NAME))
+
+
+def change_weights(version: Path) -> None:
+    """Changes a byte of the weights, whose file keeps its size."""
+    (path,) = (version / "variables").glob("*.data*")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def change_answers(version: Path) -> None:
+    """Changes what was recorded, with a manifest that fits."""
+    path = version / "requests.json"
+    content = json.loads(path.read_text())
+    content["requests"][0]["outputs"]["log_likelihood"][0] += 0.01
+    path.write_text(json.dumps(content))
+    write_manifest(str(version), {"checkpoint": "1"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (change_weights, r"variables.data-00000-of-00001 was changed; publish it again"),
+        (lambda version: (version / "extra").write_text(""), r"extra is not of this version"),
+        (lambda version: (version / "requests.json").unlink(), r"requests.json is missing"),
+        (
+            change_answers,
+            r"answers request 0 of requests.json \(score\) otherwise than when it was published "
+            r"\(log_likelihood is not what was recorded\); publish it again$",
+        ),
+        (lambda version: (version / "MANIFEST.json").write_text("{"), "is missing or damaged"),
+    ],
+)
+def test_a_changed_version_is_not_loaded(model: Path, change: Any, problem: str) -> None:
+    change(model / "2")
+    linked = model.parent / "link"
+    linked.symlink_to(model / "2")
+    for path in (model / "2", linked):
+        with pytest.raises(InputError, match=problem):
+            LoadedVersion(str(path))
+
+
+@pytest.mark.slow
+def test_a_changed_champion_is_not_served(model: Path) -> None:
+    registry = str(model.parent)
+    promote(registry, NAME, 1)
+    follower = Follower(str(model), Metrics())
+    promote(registry, NAME, 2)
+    change_weights(model / "2")
+    follower.look()
+    state = follower.state()
+    assert (state["version"], state["status"]) == (1, "behind")
+    assert "was changed" in state["problem"]
+    with pytest.raises(InputError, match="was changed"):  # with nothing else to serve
+        Follower(str(model), Metrics())
+    rollback(registry, NAME)
+    follower.look()
+    assert follower.state()["status"] == "ok"
+
+
+@pytest.mark.slow
+def test_a_version_of_an_older_charloom_has_no_manifest(
+    model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (model / "2" / "MANIFEST.json").unlink()
+    version = LoadedVersion(str(model / "2"))
+    assert (version.number, version.digest) == (2, None)
+    assert [record.getMessage() for record in caplog.records if record.name.endswith("loaded")] == [
+        f"{model}/2 has no MANIFEST.json: its files are not checked"
+    ]
+    (model / "champion.json").write_text('{"version": 2, "history": [1]}')
+    follower = Follower(str(model), Metrics())
+    assert follower.state()["champion"] == {"version": 2, "digest": None}
+    before = follower.current
+    follower.look()
+    assert follower.current is before
+    write_pointer(str(model), Pointer(2, "0" * 64, history=(Entry(1),)))
+    with pytest.raises(InputError, match=r"is not the version 2 that champion.json names"):
+        Follower(str(model), Metrics())
