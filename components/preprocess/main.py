@@ -29,6 +29,7 @@ from model.files import write_whole
 from model.records import (
     CARD_FILE,
     COMPLETED_FILE,
+    FORMAT_VERSION,
     INFO_FILE,
     SPLITS,
     VOCAB_FILE,
@@ -119,7 +120,9 @@ def run(
     if occupied:
         return _reuse(target, files, given, config=config)
     with _output_folder(target) as folder:
-        info = _prepare(files, given, folder=folder, config=config, flags=flags)
+        info = _prepare(
+            files, given, folder=folder, config=config, flags=flags, source_root=source_root
+        )
     _report(info, records)
     return info
 
@@ -131,6 +134,7 @@ def _prepare(
     folder: str,
     config: DataConfig,
     flags: Sequence[str],
+    source_root: str,
 ) -> dict[str, Any]:
     """Makes the records of the files and completes the folder."""
     scratch = os.path.join(folder, "scratch")
@@ -151,7 +155,15 @@ def _prepare(
     indexes = {split: _save_index(folder, scratch, split, len(groups)) for split in SPLITS}
     known = {split: counts.describe_split(counted, split, vocab) for split in SPLITS}
     scans = scans_of_files(parts, config)
-    info = describe(scans, written, vocab=vocab, known=known, indexes=indexes, config=config)
+    info = describe(
+        scans,
+        written,
+        vocab=vocab,
+        known=known,
+        indexes=indexes,
+        config=config,
+        source_root=source_root,
+    )
     info["vocab"].update(given.describe())
     info["statistics"] = describe_text(
         scans, known["train"], folder=folder, scratch=scratch, groups=len(groups)
@@ -205,6 +217,8 @@ def _reuse(
             info = dataset.info
     except InputError as error:
         raise InputError(f"{occupied}, records that can't be used: {error}; {advice}") from None
+    if info["format_version"] != FORMAT_VERSION:
+        raise InputError(f"{occupied}, records of format {info['format_version']}; {advice}")
     if info["config"] != to_dict(config):
         raise InputError(f"{occupied}, records made with another config; {advice}")
     hashes = [hash_text(file, config) for file in files]

@@ -30,6 +30,9 @@ DAMAGES = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError)
 _UTF8 = ("utf-8", "utf-8-sig")
 
 
+CHANGED = "it was written again, or removed, after it was listed"
+
+
 class UnsteadyError(OSError):
     """A file that could be read another time: its store is out of reach, or it has changed."""
 
@@ -110,12 +113,12 @@ def open_file(path: str, *, size: int | None = None, modified: int = 0) -> Itera
       modified: when it was last changed, as it was listed.
 
     Raises:
-      UnsteadyError: it is in a store, and can't be read for now or is not what was listed;
-        some come at the end of the block.
+      UnsteadyError: it is not what was listed, or its store can't be read for now; some come
+        at the end of the block.
       OSError: it can't be read; some of `DAMAGES` come when it is read.
     """
     if not is_remote(path):
-        with open(path, "rb") as raw:
+        with _open_local(path, size=size, modified=modified) as raw:
             yield _decompressed(path, raw)
         return
     from components.preprocess import remote  # Beam takes a while
@@ -129,6 +132,45 @@ def open_file(path: str, *, size: int | None = None, modified: int = 0) -> Itera
             file.check_unchanged()
             raise
         file.check_unchanged()
+
+
+@contextlib.contextmanager
+def _open_local(path: str, *, size: int | None, modified: int) -> Iterator[BinaryIO]:
+    """Opens a file of this machine, as it is stored; arguments and errors as of `open_file`."""
+    if size is None:
+        with open(path, "rb") as raw:
+            yield raw
+        return
+    try:
+        raw = open(path, "rb")
+    except FileNotFoundError:
+        raise UnsteadyError(CHANGED) from None
+    with raw:
+        opened = os.fstat(raw.fileno())
+        listed = (size, modified)
+
+        def check() -> None:
+            # The inode is not compared with that of the list: on some network file systems it
+            # is another on each machine.
+            now = os.fstat(raw.fileno())
+            try:
+                named = os.stat(path)
+            except OSError:
+                raise UnsteadyError(CHANGED) from None
+            if not os.path.samestat(opened, named) or any(
+                (status.st_size, status.st_mtime_ns) != listed for status in (opened, now, named)
+            ):
+                raise UnsteadyError(CHANGED)
+
+        check()
+        try:
+            yield raw
+        except UnsteadyError:
+            raise
+        except Exception:  # a change may be the cause
+            check()
+            raise
+        check()
 
 
 def _decompressed(path: str, raw: Any) -> BinaryIO:
