@@ -55,6 +55,7 @@ def _run(options: argparse.Namespace) -> None:
         workers=options.workers,
         name=options.name,
         vocab=options.vocab,
+        source_root=options.source_root,
         comparison=flags.read_comparison(options),
         start=flags_model.read_start(options),
     )
@@ -68,13 +69,14 @@ def _run_graph(
     workers: int,
     name: str,
     vocab: str = "",
+    source_root: str = "",
     comparison: Comparison = NOTHING,
     start: Start = COLD,
 ) -> str:
     """Runs the pipeline and says where its parts are; returns the new version's folder."""
-    from components.preprocess.sources import find_files
+    from components.preprocess.listing import find_files
 
-    find_files(inputs)  # so that a wrong name is told at once
+    find_files(inputs, source_root=source_root)  # so that a wrong name is told at once
     if vocab:
         read_words(vocab)
     if start.warm_start not in ("", CHAMPION):
@@ -88,6 +90,7 @@ def _run_graph(
         workers=workers,
         model_name=name,
         vocab=vocab,
+        source_root=source_root,
         comparison=comparison,
         start=start,
     )

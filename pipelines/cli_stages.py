@@ -69,6 +69,7 @@ def _prepare(options: argparse.Namespace) -> None:
         test=options.test,
         vocab=options.vocab,
         extend_vocab=options.extend_vocab,
+        source_root=options.source_root,
         records=options.records,
         config=config.data,
         beam_workers=options.beam_workers,

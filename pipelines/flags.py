@@ -41,6 +41,13 @@ def add_input(parser: argparse.ArgumentParser, *, splits: bool = False) -> None:
     text = (
         "text files, folders or glob patterns, here, at s3:// or gs://, or @FILE, which lists such"
     )
+    parser.add_argument(
+        "--source-root",
+        default="",
+        metavar="DIR",
+        help="folder below which the names of files begin, which decide their splits (default: "
+        "that before the first wildcard of a pattern, or before /./ in it)",
+    )
     if not splits:
         parser.add_argument("--input", required=True, help=text, **many)
         return
@@ -313,6 +320,9 @@ def add_submission(parser: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="PATH",
         help="text files, folders or glob patterns, as the pods see them",
+    )
+    parser.add_argument(
+        "--source-root", metavar="DIR", help="folder below which the names of files begin"
     )
     parser.add_argument(
         "--registry", metavar="DIR", help="folder of all models, as the pods see it"

@@ -80,6 +80,7 @@ def run_pipeline(
     workers: int,
     model_name: str,
     vocab: str = "",
+    source_root: str = "",
     comparison: Comparison = NOTHING,
     start: Start = COLD,
 ) -> RunResult:
@@ -93,6 +94,7 @@ def run_pipeline(
       workers: number of training processes.
       model_name: name of the model in the registry.
       vocab: file of the words of the vocabulary; if empty, the text gives them.
+      source_root: folder below which the names of files begin; if empty, the patterns say.
       comparison: records that those of the run are compared to, with limits.
       start: what the run begins with.
 
@@ -111,6 +113,7 @@ def run_pipeline(
         "model_name": model_name,
         "workers": workers,
         "vocab": vocab,
+        "source_root": source_root,
         **dataclasses.asdict(comparison),
         **dataclasses.asdict(start),
     }

@@ -27,7 +27,7 @@ from pipelines import flags
 from pipelines.compile import compile_pipeline
 
 _FLAGS = {"registry": "registry", "model_name": "model-name", "vocab": "vocab"}
-_FLAGS |= {"workers": "workers", "gpus_per_worker": "gpus-per-worker"}
+_FLAGS |= {"source_root": "source-root", "workers": "workers", "gpus_per_worker": "gpus-per-worker"}
 """Parameters that have a flag of their own."""
 
 

@@ -79,6 +79,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
         max_perplexity: float = 0.0,
         window_days: int = 1,
         vocab: str = "",
+        source_root: str = "",
         compare_to: str = "",
         max_new_word_rate: float = NO_LIMIT,
         max_divergence: float = NO_LIMIT,
@@ -122,6 +123,9 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
                 before the day, in UTC, for which the run is scheduled.
             vocab: File of the words of the vocabulary, one a line. Empty means that the text gives
                 them.
+            source_root: Folder, or beginning of an address, below which the names of files begin,
+                which decide their splits. Empty means the folder before the first wildcard or
+                date of a pattern in inputs, or before /./ in it.
             compare_to: Folder of records that the pods see, for instance those of an earlier run,
                 /mnt/charloom/runs/RUN_ID/records. The step that prepares the text says how far its
                 words have drifted from theirs. Empty means that nothing is compared.
@@ -153,6 +157,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             preset=preset,
             max_perplexity=max_perplexity,
             vocab=vocab,
+            source_root=source_root,
             compare_to=compare_to,
             registry=registry,
             model_name=model_name,
@@ -172,6 +177,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             config=found.outputs["data"],
             vocab=found.outputs["vocab"],
             extend_vocab=found.outputs["extend_vocab"],
+            source_root=source_root,
             compare_to=compare_to,
             max_new_word_rate=max_new_word_rate,
             max_divergence=max_divergence,

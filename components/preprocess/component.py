@@ -18,6 +18,7 @@ def find_inputs(
     preset: str = "",
     max_perplexity: float = 0.0,
     vocab: str = "",
+    source_root: str = "",
     window_days: int = 1,
     scheduled: str = "",
     created: str = "",
@@ -52,6 +53,7 @@ def find_inputs(
         preset: name of a configuration, in place of config.
         max_perplexity: limit of the gate; 0 takes that of the configuration.
         vocab: file of the words of the vocabulary; if empty, the text gives them.
+        source_root: folder below which the names of files begin; if empty, the patterns say.
         window_days: how many days the dates in inputs go back.
         scheduled: when the run was scheduled.
         created: when the run was made.
@@ -97,6 +99,7 @@ def find_inputs(
             preset=preset,
             max_perplexity=max_perplexity,
             vocab=vocab,
+            source_root=source_root,
             window_days=window_days,
             times=(scheduled, created),
         )
@@ -114,6 +117,7 @@ def preprocess(
     metrics: dsl.Output[dsl.Metrics],
     vocab: str = "",
     extend_vocab: bool = False,
+    source_root: str = "",
     fingerprint: str = "",
     compare_to: str = "",
     max_new_word_rate: float = 1.0,
@@ -123,7 +127,7 @@ def preprocess(
     """Turns raw text into shards of encoded records and a vocabulary.
 
     Args:
-        inputs: JSON list of file names and glob patterns.
+        inputs: JSON list of file names, folders and glob patterns.
         config: the configuration as JSON; its data section is used.
         records: folder of shards, vocabulary and dataset.json, or of LOCATION, which says
             where that folder is.
@@ -132,6 +136,7 @@ def preprocess(
             drifted, if there is something to compare to.
         vocab: file of the words of the vocabulary; if empty, the text gives them.
         extend_vocab: whether the text adds its most frequent words to those of vocab.
+        source_root: folder below which the names of files begin; if empty, the patterns say.
         fingerprint: of the text, so that KFP's cache tells changed text.
         compare_to: folder of other records; if empty, nothing is compared.
         max_new_word_rate: share of training words that may be new; above it the task fails. 1
@@ -169,6 +174,7 @@ def preprocess(
             inputs=json.loads(inputs),
             vocab=vocab,
             extend_vocab=extend_vocab,
+            source_root=source_root,
             records=folder,
             config=data,
         )

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.preprocess import sources
 from components.preprocess.counts import SplitCounts
-from components.preprocess.reading import BadTextError, read_blocks
+from components.preprocess.reading import BadTextError, Block, read_blocks
 from components.preprocess.sources import InputFile, UnsteadyError
 from model.config import CONFIG_VERSION, DataConfig, to_dict
 from model.errors import InputError, RestartableError
@@ -31,7 +31,7 @@ class PartScan:
     first: int
     """The first block of it."""
     hashes: Sequence[str] = ()
-    """SHA-256 of each of its blocks."""
+    """Offset and SHA-256 of each of its blocks, and what ended them early, as `hash_row` says it."""
     records: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Split -> how many records it gives; empty for a bad one, or one without words."""
     documents: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -56,7 +56,7 @@ class FileScan:
 
     file: InputFile
     sha256: str
-    """SHA-256 of the hashes of its blocks."""
+    """SHA-256 over its stored size and the hashes of its blocks: all that records depend on."""
     records: Mapping[str, int]
     """Split -> how many records the file gives it; empty for a bad file."""
     documents: Mapping[str, int]
@@ -75,7 +75,7 @@ def scans_of_files(parts: Sequence[PartScan], config: DataConfig) -> list[FileSc
     """Puts the parts of each file, which come in their order, together."""
     return [
         _join(list(group), config)
-        for _, group in itertools.groupby(parts, key=lambda part: part.file.name)
+        for _, group in itertools.groupby(parts, key=lambda part: part.file.full_name)
     ]
 
 
@@ -88,7 +88,7 @@ def _join(parts: Sequence[PartScan], config: DataConfig) -> FileScan:
         documents.update(part.documents)
     scan = FileScan(
         file=file,
-        sha256=_hash_hashes([one for part in parts for one in part.hashes]),
+        sha256=_hash_rows(file, [one for part in parts for one in part.hashes]),
         records=records,
         documents=documents,
         characters=sum(part.characters for part in parts),
@@ -131,22 +131,33 @@ def hash_text(file: InputFile, config: DataConfig) -> str:
     hashes = []
     try:
         for block in read_blocks(file, config):
-            hashes.append(block.sha256)
-    except BadTextError:
-        pass
+            hashes.append(hash_row(block))
+    except BadTextError as error:
+        hashes.append(hash_fault(error))
     except UnsteadyError as error:
         raise RestartableError(_describe_unsteady(file.path, str(error.strerror))) from None
     except OSError as error:
         raise InputError(f"{file.path} can't be read ({error.strerror}); leave it out") from None
-    return _hash_hashes(hashes)
+    return _hash_rows(file, hashes)
 
 
 def _describe_unsteady(path: str, detail: str) -> str:
     return f"{path} can't be read for now ({detail}); run the command again"
 
 
-def _hash_hashes(hashes: Sequence[str]) -> str:
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+def hash_row(block: Block) -> str:
+    """Returns what a file's hash has of a block: its place, which the sources say, and its bytes."""
+    return f"{block.offset} {block.sha256}"
+
+
+def hash_fault(error: BadTextError) -> str:
+    """Returns what a file's hash has of a fault that ended the reading."""
+    return f"{error.offset} {error.reason}"
+
+
+def _hash_rows(file: InputFile, rows: Sequence[str]) -> str:
+    # Shards are dealt out by the stored size, that of a packed file too.
+    return hashlib.sha256("\n".join([str(file.size), *rows]).encode()).hexdigest()
 
 
 def accept(scans: Sequence[FileScan], config: DataConfig) -> list[FileScan]:
@@ -214,6 +225,7 @@ def describe(
     known: Mapping[str, SplitCounts],
     saved: Mapping[str, Mapping[str, Any]],
     config: DataConfig,
+    source_root: str = "",
 ) -> dict[str, Any]:
     """Returns the content of dataset.json; nothing in it depends on time or place."""
     splits = {
@@ -240,6 +252,7 @@ def describe(
             "fingerprint": sources.fingerprint(names, hashes),
             "stray_bytes": sum(scan.stray for scan in scans),
             **({"split_files": by_split} if by_split else {}),
+            **({"source_root": source_root} if source_root else {}),
         },
         "vocab": {"size": len(vocab), "sha256": vocab.digest, "train_words": sum(vocab.counts)},
         "splits": splits,

@@ -17,6 +17,7 @@ import numpy as np
 from components.preprocess import counts, sources, transforms
 from components.preprocess.counts import SplitCounts
 from components.preprocess.describing import describe, hash_text, scans_of_files
+from components.preprocess.listing import find_files
 from components.preprocess.runner import beam, check_options, has_one_worker, open_pipeline
 from components.preprocess.scratch import index_path, words_path
 from components.preprocess.sources import InputFile
@@ -28,6 +29,7 @@ from model.files import publish_folder, write_whole
 from model.records import (
     CARD_FILE,
     COMPLETED_FILE,
+    FORMAT_VERSION,
     INFO_FILE,
     SPLITS,
     VOCAB_FILE,
@@ -78,6 +80,7 @@ def run(
     test: Sequence[str] = (),
     vocab: str = "",
     extend_vocab: bool = False,
+    source_root: str = "",
     records: str,
     config: DataConfig,
     beam_workers: int = 0,
@@ -96,6 +99,7 @@ def run(
       test: those of the test split.
       vocab: file of the words of the vocabulary, in place of the most frequent ones.
       extend_vocab: add the most frequent ones to those of `vocab`, as far as there is room.
+      source_root: folder below which the names of files begin; empty: as the patterns say.
       records: the output folder; made here, or there and empty.
       config: how text becomes records.
       beam_workers: processes; 1 works in this one, 0 takes as many as there is room for.
@@ -110,12 +114,16 @@ def run(
     flags = check_options(beam_workers, beam_options)
     target = os.path.realpath(records)
     occupied = _is_occupied(target)
-    files = sources.find_files(inputs, train=train, valid=valid, test=test)
+    files = find_files(
+        inputs, train=train, valid=valid, test=test, source_root=source_root, output=target
+    )
     given = Given.read(vocab, extend=extend_vocab)
     if occupied:
         return _reuse(target, files, given, config=config)
     with _output_folder(target) as folder:
-        info = _prepare(files, given, folder=folder, config=config, flags=flags)
+        info = _prepare(
+            files, given, folder=folder, config=config, flags=flags, source_root=source_root
+        )
     _report(info, records)
     return info
 
@@ -127,6 +135,7 @@ def _prepare(
     folder: str,
     config: DataConfig,
     flags: Sequence[str],
+    source_root: str,
 ) -> dict[str, Any]:
     """Makes the records of the files and completes the folder."""
     scratch = os.path.join(folder, "scratch")
@@ -147,7 +156,15 @@ def _prepare(
     saved = {split: _save_index(folder, scratch, split, len(groups)) for split in SPLITS}
     known = {split: counts.describe_split(counted, split, vocab) for split in SPLITS}
     scans = scans_of_files(parts, config)
-    info = describe(scans, written, vocab=vocab, known=known, saved=saved, config=config)
+    info = describe(
+        scans,
+        written,
+        vocab=vocab,
+        known=known,
+        saved=saved,
+        config=config,
+        source_root=source_root,
+    )
     info["vocab"].update(given.describe())
     info["statistics"] = describe_text(
         scans, known["train"], folder=folder, scratch=scratch, groups=len(groups)
@@ -208,6 +225,8 @@ def _reuse(
             info = dataset.info
     except InputError as error:
         raise InputError(f"{occupied}, records that can't be used: {error}; {advice}") from None
+    if info["format_version"] != FORMAT_VERSION:
+        raise InputError(f"{occupied}, records of format {info['format_version']}; {advice}")
     if info["config"] != to_dict(config):
         raise InputError(f"{occupied}, records made with another config; {advice}")
     hashes = [hash_text(file, config) for file in files]

@@ -103,11 +103,12 @@ def read_blocks(
 
     Raises:
       BadTextError: the file is empty, binary, undecodable or damaged, or has a huge line.
-      UnsteadyError: it is in a store, and can't be read for now or is not what was listed.
+      UnsteadyError: it is not what was listed, or its store can't be read for now.
       OSError: it can't be read.
     """
     try:
-        with open_file(file.path, size=file.size, modified=file.modified) as source:
+        size = file.size if file.listed else None
+        with open_file(file.path, size=size, modified=file.modified) as source:
             if not is_utf8(config):
                 yield from _decoded_blocks(source.read(), config)
                 return

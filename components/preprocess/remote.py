@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, cast
 
 from components.preprocess.beam_setup import quiet_beam, quiet_import
-from components.preprocess.sources import Found, UnsteadyError
+from components.preprocess.sources import CHANGED, Found, UnsteadyError
 from model.errors import CharloomError, InputError, RestartableError
 
 with quiet_import():
@@ -30,7 +30,6 @@ _ADDRESS = re.compile(r"([a-zA-Z][\w+.-]*)://([^/]+)(?:/(.*))?", re.DOTALL)
 _MAGIC = re.compile(r"[*?[]")
 _NEEDS = {"s3": "boto3", "gs": "google-auth-httplib2", "az": "'apache-beam[azure]'"}
 _BUSY = (408, 429)
-_CHANGED = "it was written again, or removed, after it was listed"
 
 
 class Store(Protocol):
@@ -147,12 +146,12 @@ class RemoteFile(io.RawIOBase):
     def check_unchanged(self) -> None:
         """Raises UnsteadyError if the store has another file there than was listed."""
         if self._look_up() != self._found:
-            raise UnsteadyError(_CHANGED)
+            raise UnsteadyError(CHANGED)
 
     def _look_up(self) -> Found:
         found = self._try(lambda: self._store.look_up(self._path))
         if found is None:
-            raise UnsteadyError(_CHANGED)
+            raise UnsteadyError(CHANGED)
         return cast("Found", found)
 
     def _try(self, act: Any) -> Any:
@@ -253,7 +252,7 @@ def _as_os_error(error: Exception) -> OSError:
         return error
     code, text = _describe(error)
     if code in (404, 416):  # 416: it has become shorter
-        return UnsteadyError(_CHANGED)
+        return UnsteadyError(CHANGED)
     if code in (401, 403):
         return PermissionError(errno.EACCES, text)
     if code is None or code >= 500 or code in _BUSY:

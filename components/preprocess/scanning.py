@@ -17,7 +17,7 @@ import numpy as np
 
 from components.preprocess.counts import WordCounter
 from components.preprocess.cutting import Pieces, cut_block
-from components.preprocess.describing import PartScan, check_stray
+from components.preprocess.describing import PartScan, check_stray, hash_fault, hash_row
 from components.preprocess.reading import BadTextError, Block, read_blocks
 from components.preprocess.scratch import pieces_path
 from components.preprocess.sources import UnsteadyError
@@ -61,7 +61,7 @@ def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCoun
     try:
         if whole and not part.file.size:
             raise BadTextError("empty")
-        for block in _read(part, config):
+        for block in _read(part, config, scan.hashes):
             pieces = scan.add(block)
             if pieces is not None:
                 save_pieces(file, pieces)
@@ -83,14 +83,20 @@ def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCoun
     return scan.result()
 
 
-def _read(part: Part, config: DataConfig) -> Iterator[Block]:
-    """Yields the blocks of a part; BadTextError also says that it can't be read."""
+def _read(part: Part, config: DataConfig, hashes: list[str]) -> Iterator[Block]:
+    """Yields the blocks of a part; BadTextError also says that it can't be read.
+
+    A fault of the text is added to `hashes`.
+    """
     blocks = read_blocks(part.file, config, first=part.first, last=part.last)
     while True:
         try:
             block = next(blocks)
         except StopIteration:
             return
+        except BadTextError as error:
+            hashes.append(hash_fault(error))
+            raise
         except OSError as error:
             detail = error.strerror or " ".join(str(error).split())
             reason = "unsteady" if isinstance(error, UnsteadyError) else "unreadable"
@@ -115,7 +121,7 @@ class _Scan:
 
     def add(self, block: Block) -> Pieces | None:
         """Cuts a block; returns its pieces, None if there are none."""
-        self.hashes.append(block.sha256)
+        self.hashes.append(hash_row(block))
         self._size += block.size
         self._stray += block.stray
         self._fault = self._fault or block.fault

@@ -1,0 +1,128 @@
+"""Files that change, and the fingerprint of what records depend on."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import os
+from pathlib import Path
+
+import pytest
+
+from components.preprocess.describing import hash_text, scans_of_files
+from components.preprocess.listing import find_files
+from components.preprocess.reading import read_blocks
+from components.preprocess.scanning import scan_unit
+from components.preprocess.sources import InputFile, UnsteadyError, fingerprint, open_file
+from components.preprocess.units import make_units
+from model.config import DataConfig
+from model.errors import RestartableError
+
+CONFIG = DataConfig(on_bad_text="skip")
+OLD = 10**18
+"""A time long ago, in nanoseconds."""
+
+
+class NoCounter:
+    """Takes counts and forgets them."""
+
+    def add(self, split: str, words: list[bytes], counts: list[int]) -> None:
+        pass
+
+    def merge(self, other: object) -> None:
+        pass
+
+
+def write(path: Path, data: bytes, *, time: int = OLD) -> InputFile:
+    path.write_bytes(data)
+    os.utime(path, ns=(time, time))
+    (file,) = find_files([str(path)])
+    return file
+
+
+def hash_of(path: Path, data: bytes) -> str:
+    """Returns the hash of a file, once it is sure that both ways to it agree."""
+    file = write(path, data)
+    (unit,) = make_units([file], CONFIG)
+    scans = scan_unit(unit, CONFIG, folder=str(path.parent), counter=NoCounter())  # type: ignore[arg-type]
+    (scan,) = scans_of_files(scans, CONFIG)
+    assert scan.sha256 == hash_text(file, CONFIG)
+    return scan.sha256
+
+
+def test_the_hash_of_a_file_tells_all_that_records_depend_on(tmp_path: Path) -> None:
+    text, packed = tmp_path / "a.txt", tmp_path / "a.bz2"
+    data = b"Some words.\nMore words.\n" * 4000
+    plain = hash_of(text, data)
+    assert hash_of(text, data) == plain
+    seen = [plain, hash_of(text, codecs.BOM_UTF8 + data), hash_of(text, data + b"\n")]
+    begin, end = data[:24], data[24:]  # in two streams: another size, by which shards are dealt
+    seen.append(hash_of(packed, bz2.compress(begin) + bz2.compress(end)))
+    whole = bz2.compress(data)
+    seen += [hash_of(packed, whole), hash_of(packed, whole[:-1])]  # the end is missing
+    seen += [hash_of(text, b""), hash_of(text, b" \n"), hash_of(text, data[:99] + b"\0" + data)]
+    seen += [hash_of(text, data[:98] + b"\0" + data[:-1])]
+    assert len(set(seen)) == len(seen)
+
+
+def test_a_byte_order_mark_changes_the_fingerprint(tmp_path: Path) -> None:
+    hashes = [hash_of(tmp_path / "a.txt", mark + b"words\n") for mark in (b"", codecs.BOM_UTF8)]
+    assert fingerprint(["a.txt"], hashes[:1]) != fingerprint(["a.txt"], hashes[1:])
+
+
+def change(path: Path, how: str) -> None:
+    """Changes a file of 12 bytes."""
+    if how == "removed":
+        path.unlink()
+    elif how == "grown":
+        with path.open("ab") as file:
+            file.write(b"more\n")
+        os.utime(path, ns=(OLD, OLD))
+    elif how == "written":
+        path.write_bytes(b"other words\n")
+        os.utime(path, ns=(OLD, OLD + 1))
+    else:
+        other = path.with_name("other")
+        other.write_bytes(b"other words\n")
+        os.utime(other, ns=(OLD, OLD))  # only the inode differs
+        os.replace(other, path)
+
+
+@pytest.mark.parametrize("how", ["removed", "grown", "written"])
+def test_a_file_that_changes_before_it_is_read_is_noticed(tmp_path: Path, how: str) -> None:
+    file = write(tmp_path / "a.txt", b"Some words.\n")
+    change(tmp_path / "a.txt", how)
+    with pytest.raises(UnsteadyError, match="it was written again, or removed, after it was"):
+        list(read_blocks(file, CONFIG))
+    with pytest.raises(RestartableError, match=r"a\.txt can't be read for now .*; run the command"):
+        hash_text(file, CONFIG)
+
+
+@pytest.mark.parametrize("how", ["removed", "grown", "written", "replaced"])
+def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "a.txt"
+    file = write(path, b"Some words.\n")
+    with (
+        pytest.raises(UnsteadyError, match="it was written again"),
+        open_file(str(path), size=file.size, modified=file.modified) as opened,
+    ):
+        assert opened.read() == b"Some words.\n"
+        change(path, how)
+    file = write(path, b"Some words.\n")
+    with (
+        pytest.raises(UnsteadyError),  # and a fault of the text may come from that
+        open_file(str(path), size=file.size, modified=file.modified),
+    ):
+        change(path, how)
+        raise EOFError
+
+
+def test_a_file_that_is_read_only_is_steady(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.txt", b"Some words.\n")
+    os.utime(tmp_path / "a.txt", ns=(5, OLD))  # read
+    os.chmod(tmp_path / "a.txt", 0o444)
+    os.link(tmp_path / "a.txt", tmp_path / "b.txt")
+    (block,) = read_blocks(file, CONFIG)
+    assert block.data == b"Some words.\n"
+    with pytest.raises(ZeroDivisionError), open_file(file.path, size=12, modified=OLD):
+        raise ZeroDivisionError  # an error of another kind is left as it is
