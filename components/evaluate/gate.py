@@ -12,7 +12,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.evaluate.comparison import BETTER, UNCLEAR, WORSE, Comparison, compare
-from components.evaluate.reading import MISSING, Score, format_apart, look_up, read_score
+from components.evaluate.reading import (
+    MISSING,
+    Score,
+    format_apart,
+    look_up,
+    read_score,
+    read_words,
+)
 from model.gate_config import GateConfig
 
 PASSED = "PASSED"
@@ -81,6 +88,7 @@ def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
         found.problems.append(
             f"format_version is not {REPORT_FORMAT}, which is all this gate reads"
         )
+    _check_left_out(report, limits, found)
     model = read_score(report, "splits.test", found.problems)
     if model:
         _check_limit(model, limits, found)
@@ -92,6 +100,28 @@ def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
     if found.problems:
         return Verdict(REJECTED, tuple(found.problems), comparison)
     return Verdict(PASSED, tuple(found.checks), comparison)
+
+
+def _check_left_out(report: object, limits: GateConfig, found: _Findings) -> None:
+    """Checks that what the model has seen is known, and that enough of the test text is not."""
+    words = look_up(report, "splits.test.words")
+    left_out = read_words(report, "splits.test.left_out.words", found.problems, least=0)
+    unknown = look_up(report, "splits.test.left_out.unknown", missing=MISSING)
+    if unknown is not None:
+        text = unknown if isinstance(unknown, str) and unknown else "left_out.unknown is no text"
+        found.problems.append(f"it can't be known what test text the model has seen: {text}")
+    if left_out is None or type(words) is not int:
+        return
+    text = f"{words:,} test words that no model has seen"
+    if left_out:
+        text += f" ({left_out:,} seen ones were left out)"
+    if words < limits.min_test_words:
+        found.problems.append(
+            f"only {text}; {limits.min_test_words:,} are needed (gate.min_test_words), so take "
+            "more or newer test text"
+        )
+    elif left_out:
+        found.checks.append(f"measured on {text}")
 
 
 def _check_limit(model: Score, limits: GateConfig, found: _Findings) -> None:
