@@ -74,8 +74,7 @@ def list_facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
         ("Bits per character", bits, "unknown words by their spelling"),
         ("Validation perplexity", format_or_missing(valid, format_figure), valid_words),
-        ("Test words", format_or_missing(words, format_count), "scored by the full softmax"),
-        ("Test words left out", *_left_out(report)),
+        ("Test words", format_or_missing(words, format_count), _describe_test_words(report)),
         ("Unknown words", format_or_missing(unknown, format_percent), vocabulary),
         ("Parameters", format_or_missing(number("parameters"), format_count), "numbers learnt"),
         (
@@ -92,14 +91,16 @@ def list_facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     ]
 
 
-def _left_out(report: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns how many test words were left out because a model has seen them, and a remark."""
+def _describe_test_words(report: Mapping[str, Any]) -> str:
+    """Returns the remark on the test words: how, and how many were left out."""
     number = functools.partial(find_number, look_up(report, "splits.test.left_out"))
-    sampled, share = number("sampled_share"), number("share")
-    remark = _remark("{} of them, seen in training before", share, format_percent)
+    words, sampled = number("words"), number("sampled_share")
+    remark = "scored by the full softmax"
+    if words:
+        remark += f"; {format_count(words)} more were left out, seen in training"
     if sampled is not None and sampled < 1:
-        remark += f"; looked up by a sample of {format_percent(sampled)} of the training text"
-    return format_or_missing(number("words"), format_count), remark
+        remark += f" (looked up in a sample of {format_percent(sampled)})"
+    return remark
 
 
 def list_slices(report: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -88,8 +88,9 @@ def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
         found.problems.append(
             f"format_version is not {REPORT_FORMAT}, which is all this gate reads"
         )
-    _check_left_out(report, limits, found)
     model = read_score(report, "splits.test", found.problems)
+    if model or look_up(report, "splits.test.left_out.words"):
+        _check_left_out(report, model, limits, found)
     if model:
         _check_limit(model, limits, found)
     for name in limits.beat:
@@ -102,15 +103,17 @@ def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
     return Verdict(PASSED, tuple(found.checks), comparison)
 
 
-def _check_left_out(report: object, limits: GateConfig, found: _Findings) -> None:
+def _check_left_out(
+    report: object, model: Score | None, limits: GateConfig, found: _Findings
+) -> None:
     """Checks that what the model has seen is known, and that enough of the test text is not."""
-    words = look_up(report, "splits.test.words")
+    words = model.words if model else 0
     left_out = read_words(report, "splits.test.left_out.words", found.problems, least=0)
     unknown = look_up(report, "splits.test.left_out.unknown", missing=MISSING)
     if unknown is not None:
         text = unknown if isinstance(unknown, str) and unknown else "left_out.unknown is no text"
         found.problems.append(f"it can't be known what test text the model has seen: {text}")
-    if left_out is None or type(words) is not int:
+    if left_out is None:
         return
     text = f"{words:,} test words that no model has seen"
     if left_out:
