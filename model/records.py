@@ -38,8 +38,11 @@ from model.files import write_whole
 from model.parsing import parse_features, parse_word_ids
 from model.vocab import Vocabulary
 
-FORMAT_VERSION = 2
-"""Raised whenever records change their form."""
+FORMAT_VERSION = 3
+"""Raised whenever records change their form, or files their names."""
+
+READABLE_VERSIONS = (2, 3)
+"""Of 2, names begin below the folder that all files share, so the splits may be dealt otherwise."""
 
 SPLITS = ("train", "valid", "test")
 VOCAB_FILE = "vocab.txt"
@@ -254,10 +257,10 @@ class Dataset:
             format_version, config_version = info["format_version"], info["config_version"]
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"{source} can't be read; run charloom prepare again") from None
-        if format_version != FORMAT_VERSION:
+        if format_version not in READABLE_VERSIONS:
             raise InputError(
                 f"{source} has record format {format_version}, this charloom reads "
-                f"{FORMAT_VERSION}; run charloom prepare again"
+                f"{' and '.join(map(str, READABLE_VERSIONS))}; run charloom prepare again"
             )
         check_version(config_version, source=source)
         config = from_dict(DataConfig, info["config"], source=source, path="data.")

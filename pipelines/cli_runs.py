@@ -72,7 +72,7 @@ def _run_graph(
     start: Start = COLD,
 ) -> str:
     """Runs the pipeline and says where its parts are; returns the new version's folder."""
-    from components.preprocess.sources import find_files
+    from components.preprocess.listing import find_files
 
     find_files(inputs)  # so that a wrong name is told at once
     if vocab:

@@ -15,10 +15,10 @@ from blocks import unpack
 from components.preprocess import reading, units
 from components.preprocess.counts import WordCounter, build_vocabulary
 from components.preprocess.describing import accept, check_splits, scans_of_files
+from components.preprocess.listing import find_files
 from components.preprocess.main import run
 from components.preprocess.scanning import load_pieces, scan_unit
 from components.preprocess.scratch import pieces_path
-from components.preprocess.sources import find_files
 from components.preprocess.units import make_units
 from components.preprocess.writing import write_group
 from model.config import BAD_TEXT, DOCUMENTS, TOKENIZERS, DataConfig

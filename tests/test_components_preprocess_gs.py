@@ -21,9 +21,10 @@ from google.cloud import storage
 from worker_processes import wait_for
 
 from components.preprocess.inputs import fingerprint
+from components.preprocess.listing import find_files
 from components.preprocess.main import run
 from components.preprocess.reading import read_blocks
-from components.preprocess.sources import UnsteadyError, find_files, open_file
+from components.preprocess.sources import UnsteadyError, open_file
 from model.config import DataConfig
 from model.errors import InputError
 

@@ -21,7 +21,8 @@ from components.preprocess.inputs import (
     read_patterns,
     start_time,
 )
-from components.preprocess.sources import find_files
+from components.preprocess.listing import find_files
+from components.preprocess.naming import mark_root, split_mark
 from components.preprocess.start import COLD, Start
 from model.config import from_json, to_json, with_overrides
 from model.errors import InputError
@@ -213,19 +214,55 @@ def test_a_window_ends_the_day_before(tmp_path: Path) -> None:
     base = f"{tmp_path}/base.txt"
     assert expand_dates([base, pattern], days=4, end=NOON) == [
         base,
-        f"{tmp_path}/2026/02/26/*.txt",
-        f"{tmp_path}/2026/02/28/*.txt",  # the 27th has none
-        f"{tmp_path}/2026/03/01/*.txt",
+        f"{tmp_path}/./2026/02/26/*.txt",
+        f"{tmp_path}/./2026/02/28/*.txt",  # the 27th has none
+        f"{tmp_path}/./2026/03/01/*.txt",
     ]
-    assert expand_dates([pattern], days=1, end=NOON) == [f"{tmp_path}/2026/03/01/*.txt"]
+    assert expand_dates([pattern], days=1, end=NOON) == [f"{tmp_path}/./2026/03/01/*.txt"]
+    unmarked = expand_dates([pattern], days=1, end=NOON, mark=False)
+    assert unmarked == [f"{tmp_path}/2026/03/01/*.txt"]
+    own = expand_dates([f"{tmp_path}/{{date:%Y}}/./{{date:%m}}/*"], days=1, end=NOON)
+    assert own == [f"{tmp_path}/2026/./03/*"]  # where the user says
+
+
+def test_a_dated_folder_that_is_empty_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path, "2026-02-27/a.txt", "2026-02-28/.hidden", "2026-03-01/sub/.hidden")
+    pattern = f"{tmp_path}/{{date:%Y-%m-%d}}"
+    assert expand_dates([pattern], days=4, end=NOON) == [f"{tmp_path}/./2026-02-27"]
+    assert capsys.readouterr().out == f"{pattern}: 3 of 4 dates have no file\n"
+    with pytest.raises(InputError, match="on any day from 2026-03-01 to 2026-03-01"):
+        expand_dates([pattern], days=1, end=NOON)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "marked"),
+    [
+        ("/data/{date:%Y/%m/%d}.txt", "/data/./{date:%Y/%m/%d}.txt"),
+        ("/data/part-{date:%Y}/*", "/data/./part-{date:%Y}/*"),
+        ("/data/*/{date:%Y}", "/data/./*/{date:%Y}"),
+        ("/{date:%Y}", "/./{date:%Y}"),
+        ("{date:%Y}/a", "././{date:%Y}/a"),
+        ("s3://b/t/{date:%Y}", "s3://b/t/./{date:%Y}"),
+        ("s3://{date:%Y}/a", "s3://./{date:%Y}/a"),
+        ("/data/./a/{date:%Y}", "/data/./a/{date:%Y}"),
+        ("@/lists/{date:%Y}", "@/lists/{date:%Y}"),
+    ],
+)
+def test_names_begin_at_the_first_date_or_wildcard(pattern: str, marked: str) -> None:
+    assert mark_root(pattern) == marked
+    plain, root = split_mark(marked)
+    assert root is None or plain.startswith(root)
+    assert mark_root(marked) == marked
 
 
 def test_a_month_is_named_once_and_per_cent_signs_are_left_alone(tmp_path: Path) -> None:
     write(tmp_path, "2026-02/100%d.txt", "2026-03/100%d.txt")
     pattern = f"{tmp_path}/{{date:%Y-%m}}/100%d.txt"
     assert expand_dates([pattern], days=9, end=NOON) == [
-        f"{tmp_path}/2026-02/100%d.txt",
-        f"{tmp_path}/2026-03/100%d.txt",
+        f"{tmp_path}/./2026-02/100%d.txt",
+        f"{tmp_path}/./2026-03/100%d.txt",
     ]
 
 
@@ -320,8 +357,18 @@ def check_run(s3: S3Server) -> None:
     s3.put("2026-03-01/a.txt", b"Some words.\n")
     s3.put("2026-02-27/a.txt", b"Some words.\n")
     pattern = f"s3://{BUCKET}/{{date:%Y-%m-%d}}/*.txt"
-    expanded = [f"s3://{BUCKET}/2026-02-27/*.txt", f"s3://{BUCKET}/2026-03-01/*.txt"]
+    expanded = [f"s3://{BUCKET}/./2026-02-27/*.txt", f"s3://{BUCKET}/./2026-03-01/*.txt"]
     assert expand_dates([pattern], days=4, end=NOON) == expanded
+    names = [file.name for file in find_files(expanded)]
+    assert names == ["2026-02-27/a.txt", "2026-03-01/a.txt"]
+    rooted = find_files(expanded[:1], source_root=f"s3://{BUCKET}")
+    assert [file.name for file in rooted] == names[:1]
+    plain = [one.replace("/./", "/") for one in expanded]
+    assert [f.name for f in find_files(plain, source_root=f"s3://{BUCKET}/")] == names
+    with pytest.raises(InputError, match=r"/a\.txt are both named 'a\.txt'; give --source-root"):
+        find_files(plain)
+    with pytest.raises(InputError, match="lies outside --source-root s3://other;"):
+        find_files(plain, source_root="s3://other")
     with pytest.raises(InputError, match="on any day from 2026-02-28 to 2026-02-28"):
         expand_dates([pattern], days=1, end=NOON - datetime.timedelta(days=1))
 

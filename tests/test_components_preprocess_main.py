@@ -13,8 +13,8 @@ import pytest
 import tensorflow as tf
 
 from components.preprocess import reading, units
+from components.preprocess.listing import find_files
 from components.preprocess.main import run
-from components.preprocess.sources import find_files
 from model.config import DataConfig, to_dict
 from model.records import SPLITS, Dataset, framed_size, parse_record
 from model.text import tokenize_text

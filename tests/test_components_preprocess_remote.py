@@ -21,9 +21,10 @@ from engine_corpus import CONFIG, contents, write_corpus
 from flink_server import free_port
 from s3_server import BUCKET, S3Server, run_s3_server
 
+from components.preprocess.listing import find_files
 from components.preprocess.main import run
 from components.preprocess.reading import BLOCK_BYTES, read_blocks
-from components.preprocess.sources import UnsteadyError, find_files, open_file
+from components.preprocess.sources import UnsteadyError, open_file
 from model.config import Config, DataConfig, to_json
 from model.errors import EXIT_BAD_INPUT, EXIT_RESTARTABLE, InputError, RestartableError
 

@@ -7,11 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components.preprocess.sources import (
-    describe_bad_text,
-    find_files,
-    fingerprint,
-)
+from components.preprocess.listing import find_files
+from components.preprocess.sources import describe_bad_text, fingerprint
 from model.config import DataConfig
 from model.errors import InputError
 
@@ -39,22 +36,80 @@ def test_a_folder_stands_for_all_files_below_it_without_hidden_ones(tmp_path: Pa
     assert names_of(tmp_path) == ["a.txt", "a/c", "a/z.txt", "b.txt"]
 
 
-def test_names_begin_below_the_folder_that_all_files_share(tmp_path: Path) -> None:
+def test_names_begin_at_the_first_wildcard_below_a_folder_or_at_the_base_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path, "one/x/a.txt", "one/y/b.txt", "two/c.txt")
-    assert names_of(tmp_path / "one/x/a.txt", tmp_path / "one/y") == ["x/a.txt", "y/b.txt"]
-    assert names_of(tmp_path / "two", tmp_path / "one") == [
+    assert names_of(tmp_path / "one/x/a.txt", tmp_path / "one/y") == ["a.txt", "b.txt"]
+    assert names_of(tmp_path / "one", tmp_path / "t*") == ["two/c.txt", "x/a.txt", "y/b.txt"]
+    assert names_of(tmp_path / "one/x*/*") == ["x/a.txt"]  # the part with the wildcard counts
+    assert names_of(f"{tmp_path}/one/*/") == ["x/a.txt", "y/b.txt"]
+    monkeypatch.chdir(tmp_path)
+    assert names_of("one/../one/?/*.txt") == ["x/a.txt", "y/b.txt"]
+    assert names_of("*/*.txt") == ["two/c.txt"]
+    assert names_of(".") == names_of("**") == ["one/x/a.txt", "one/y/b.txt", "two/c.txt"]
+
+
+def test_a_mark_in_a_pattern_says_where_names_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "one/x/a.txt", "one/y/b.txt")
+    assert names_of(f"{tmp_path}/./one/x/*") == ["one/x/a.txt"]
+    assert names_of(f"{tmp_path}/one/./x/a.txt", f"{tmp_path}/one/./y") == ["x/a.txt", "y/b.txt"]
+    monkeypatch.chdir(tmp_path)
+    assert names_of("././one/x/*") == ["one/x/a.txt"]
+    (tmp_path / "list").write_text("./one/./x/a.txt\none/y/b.txt\n")
+    assert names_of("@list") == ["b.txt", "x/a.txt"]
+    with pytest.raises(
+        InputError, match=r"^one/x/.*b\.txt lies outside the folder before /\./, one/x/;"
+    ) as caught:
+        names_of("one/x/./../../one/x/../y/b.txt")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_source_root_says_where_all_names_begin(tmp_path: Path) -> None:
+    write(tmp_path, "one/x/a.txt", "one/y/a.txt", "two/c.txt")
+    inputs = [f"{tmp_path}/one/x/a.txt", f"{tmp_path}/one/y"]
+    found = find_files(inputs, source_root=f"{tmp_path}/one/")
+    assert [file.name for file in found] == ["x/a.txt", "y/a.txt"]
+    assert [file.name for file in find_files(inputs, source_root=str(tmp_path))] == [
         "one/x/a.txt",
-        "one/y/b.txt",
-        "two/c.txt",
+        "one/y/a.txt",
     ]
-    assert names_of(tmp_path / "one" / "x") == ["a.txt"]
+    marked = find_files([f"{tmp_path}/./two", inputs[0]], source_root=f"{tmp_path}/one")
+    assert [file.name for file in marked] == ["two/c.txt", "x/a.txt"]
+    message = f"{tmp_path}/two/c.txt lies outside --source-root {tmp_path}/one; name a folder that"
+    with pytest.raises(InputError, match=re.escape(message)):
+        find_files([f"{tmp_path}/two"], source_root=f"{tmp_path}/one")
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "one/a.txt", "two/a.txt")
+    inputs = [f"{tmp_path}/two/a.txt", f"{tmp_path}/one/*"]
+    with pytest.raises(InputError) as caught:
+        find_files(inputs)
+    assert str(caught.value) == (
+        f"{tmp_path}/one/a.txt and {tmp_path}/two/a.txt are both named 'a.txt'; give "
+        "--source-root, a folder that holds both, or write /./ in the patterns where names begin"
+    )
+    assert len(find_files(inputs, source_root=str(tmp_path))) == 2
+    by_split = find_files(train=inputs[:1], valid=inputs[1:])
+    assert [file.full_name for file in by_split] == ["train:a.txt", "valid:a.txt"]
+
+
+def test_other_files_do_not_change_a_name(tmp_path: Path) -> None:
+    write(tmp_path, "text/23/a.txt")
+    before = names_of(tmp_path / "text/*/*")
+    write(tmp_path, "text/b.txt", "text/24/a.txt", "more/c.txt")
+    assert before == ["23/a.txt"]
+    assert set(before) < set(names_of(tmp_path / "text/*/*", tmp_path / "more"))
 
 
 def test_patterns(tmp_path: Path) -> None:
     write(tmp_path, "a.txt", "b.md", "sub/c.txt", "sub/deep/d.txt")
     assert names_of(tmp_path / "*.txt") == ["a.txt"]
     assert names_of(tmp_path / "**" / "*.txt") == ["a.txt", "sub/c.txt", "sub/deep/d.txt"]
-    assert names_of(tmp_path / "s*") == ["c.txt", "deep/d.txt"]  # a folder that matches
+    assert names_of(tmp_path / "s*") == ["sub/c.txt", "sub/deep/d.txt"]  # a folder that matches
 
 
 def test_a_file_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,11 +123,6 @@ def test_a_name_with_pattern_signs_is_a_file(tmp_path: Path) -> None:
     assert names_of(tmp_path / "a[1].txt") == ["a[1].txt"]
 
 
-def test_names_are_those_below_the_common_folder_whatever_sorts_between(tmp_path: Path) -> None:
-    write(tmp_path, "a-b/x.txt", "a/y.txt", "a/b/z.txt")
-    assert names_of(tmp_path / "a-b", tmp_path / "a") == ["a-b/x.txt", "a/b/z.txt", "a/y.txt"]
-
-
 def test_a_list_names_files_patterns_and_folders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,12 +131,12 @@ def test_a_list_names_files_patterns_and_folders(
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/all").write_text(lines, newline="")
     monkeypatch.chdir(tmp_path)  # what relative paths are relative to, not the list's folder
-    expected = ["#x.txt", "a.txt", "b.md", "sub/c.txt", "sub/d.txt", "two words.txt"]
+    expected = ["#x.txt", "a.txt", "b.md", "c.txt", "d.txt", "two words.txt"]
     assert names_of("@lists/all") == expected
     assert names_of("sub", f"@{tmp_path}/lists/all", "a.txt") == expected
     files = find_files(train=["@lists/all"], valid=["lists/all"])
-    assert [file.split for file in files if file.name == "lists/all"] == ["valid"]
-    assert {file.split for file in files if file.name != "lists/all"} == {"train"}
+    assert [file.split for file in files if file.name == "all"] == ["valid"]
+    assert {file.split for file in files if file.name != "all"} == {"train"}
 
 
 def test_a_list_may_be_compressed_and_name_files_that_are_no_utf8(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from blocks import blocks_of, pieces_of
 
+from components.preprocess.listing import find_files
 from components.preprocess.main import run
-from components.preprocess.sources import find_files
 from model.config import DataConfig
 from model.errors import InputError
 from model.records import Dataset
@@ -42,7 +42,7 @@ def sources_of(records: Path, split: str) -> list[str]:
         return [dataset.read(split, i).source for i in range(len(dataset.lengths(split)))]
 
 
-def test_files_of_splits_share_one_folder_of_names(text: Path) -> None:
+def test_names_of_the_files_of_splits(text: Path) -> None:
     (text / "more").mkdir()
     (text / "more" / "f.txt").write_text("x\n")
     files = find_files(
@@ -52,9 +52,9 @@ def test_files_of_splits_share_one_folder_of_names(text: Path) -> None:
         ("a.txt", "train"),
         ("b.txt", "train"),
         ("d.txt", "test"),
-        ("more/f.txt", "valid"),
+        ("f.txt", "valid"),
     ]
-    assert [file.full_name for file in files][2:] == ["test:d.txt", "valid:more/f.txt"]
+    assert [file.full_name for file in files][2:] == ["test:d.txt", "valid:f.txt"]
     (one,) = find_files([str(text / "a.txt")])
     assert (one.split, one.full_name) == ("", "a.txt")
 

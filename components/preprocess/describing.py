@@ -69,7 +69,7 @@ def scans_of_files(parts: Sequence[PartScan], config: DataConfig) -> list[FileSc
     """Puts the parts of each file, which come in their order, together."""
     return [
         _join(list(group), config)
-        for _, group in itertools.groupby(parts, key=lambda part: part.file.name)
+        for _, group in itertools.groupby(parts, key=lambda part: part.file.full_name)
     ]
 
 

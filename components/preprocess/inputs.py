@@ -15,7 +15,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from components.export.lineage import find_beginning
-from components.preprocess.sources import InputFile, exists, find_files, is_remote
+from components.preprocess.listing import exists, find_files
+from components.preprocess.naming import find_place, mark_root, split_mark
+from components.preprocess.sources import InputFile
 from components.preprocess.start import COLD, Start
 from model.compatible import check_same_model
 from model.config import (
@@ -73,6 +75,7 @@ def find_inputs(
     preset: str = "",
     max_perplexity: float = 0.0,
     vocab: str = "",
+    source_root: str = "",
     window_days: int = 1,
     times: Sequence[str] = (),
 ) -> Found:
@@ -89,6 +92,7 @@ def find_inputs(
       preset: in its place, the name of a preset; both empty: `DEFAULT_PRESET`.
       max_perplexity: limit of the gate; 0: that of the configuration.
       vocab: file of the words of the vocabulary, if one is given.
+      source_root: folder below which the names of files begin; empty: as the patterns say.
       window_days: how many days the dates go back.
       times: in the order of preference, when the run was to begin (RFC 3339); those that are
         empty or were not filled in are passed over. None left: now.
@@ -99,8 +103,8 @@ def find_inputs(
     start.check(vocab=vocab)
     chosen = choose_config(config, preset)
     patterns = read_patterns(inputs)
-    expanded = expand_dates(patterns, days=window_days, end=start_time(times))
-    files = find_files(expanded)
+    expanded = expand_dates(patterns, days=window_days, end=start_time(times), mark=not source_root)
+    files = find_files(expanded, source_root=source_root)
     digest = fingerprint(files, vocab=vocab)
     run = _identify(chosen, digest, start)
     begun = find_beginning(registry, model_name, warm_start=start.warm_start, identity=run)
@@ -113,7 +117,7 @@ def find_inputs(
     more = f" and {len(expanded) - SHOWN_PATTERNS} more" if len(expanded) > SHOWN_PATTERNS else ""
     print(
         f"{len(files)} files, {sum(file.size for file in files):,} bytes: "
-        f"{', '.join(expanded[:SHOWN_PATTERNS])}{more}",
+        f"{', '.join(split_mark(one)[0] for one in expanded[:SHOWN_PATTERNS])}{more}",
         flush=True,
     )
     return Found(
@@ -206,7 +210,9 @@ def start_time(times: Sequence[str]) -> datetime.datetime:
     return datetime.datetime.now(datetime.UTC)
 
 
-def expand_dates(patterns: Sequence[str], *, days: int, end: datetime.datetime) -> list[str]:
+def expand_dates(
+    patterns: Sequence[str], *, days: int, end: datetime.datetime, mark: bool = True
+) -> list[str]:
     """Fills in the dates of patterns.
 
     Args:
@@ -214,6 +220,8 @@ def expand_dates(patterns: Sequence[str], *, days: int, end: datetime.datetime) 
       days: so many whole days of UTC, the newest the one before that of `end`.
       end: when the run was to begin. The day itself has not ended, so that a run that is
         repeated later would find other text.
+      mark: write `/./` where the names of a pattern with a date begin, so that a file has the
+        same name in every window.
 
     Returns:
       The patterns in their order, those with a date once for each day that has a file, the
@@ -230,7 +238,8 @@ def expand_dates(patterns: Sequence[str], *, days: int, end: datetime.datetime) 
         if not _DATE.search(pattern):
             expanded.append(pattern)
             continue
-        filled = list(dict.fromkeys(_fill_in(pattern, date) for date in dates))
+        marked = mark_root(pattern) if mark else pattern
+        filled = list(dict.fromkeys(_fill_in(marked, date) for date in dates))
         there = [one for one in filled if exists(one)]
         if not there:
             raise InputError(
@@ -248,22 +257,20 @@ def _fill_in(pattern: str, date: datetime.date) -> str:
 
 
 def fingerprint(files: Sequence[InputFile], *, vocab: str = "") -> str:
-    """Returns a SHA-256 that changes when a file comes, goes or is written again.
+    """Returns a SHA-256 that changes when a file comes, goes, is written again or named otherwise.
 
-    By name, size and time of change: reading terabytes before every run would be too slow.
+    By path, name, size and time of change: reading terabytes before every run would be too slow.
     preprocess itself goes by content.
 
     Raises:
       InputError: a file can't be looked at.
     """
-    rows = [["input", _place(file.path), file.size, file.modified] for file in files]
+    rows = [
+        ["input", find_place(file.path), file.full_name, file.size, file.modified] for file in files
+    ]
     if vocab:
         rows.append(["vocab", os.path.abspath(vocab), *_stat(vocab)])
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
-
-
-def _place(path: str) -> str:
-    return path if is_remote(path) else os.path.abspath(path)
 
 
 def _stat(path: str) -> tuple[int, int]:

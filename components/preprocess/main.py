@@ -17,6 +17,7 @@ import numpy as np
 from components.preprocess import counts, sources, transforms
 from components.preprocess.counts import SplitCounts
 from components.preprocess.describing import describe, hash_text, scans_of_files
+from components.preprocess.listing import find_files
 from components.preprocess.runner import beam, check_options, has_one_worker, open_pipeline
 from components.preprocess.scratch import index_path, seen_path, words_path
 from components.preprocess.sources import InputFile
@@ -78,6 +79,7 @@ def run(
     test: Sequence[str] = (),
     vocab: str = "",
     extend_vocab: bool = False,
+    source_root: str = "",
     records: str,
     config: DataConfig,
     beam_workers: int = 0,
@@ -96,6 +98,7 @@ def run(
       test: those of the test split.
       vocab: file of the words of the vocabulary, in place of the most frequent ones.
       extend_vocab: add the most frequent ones to those of `vocab`, as far as there is room.
+      source_root: folder below which the names of files begin; empty: as the patterns say.
       records: the output folder; made here, or there and empty.
       config: how text becomes records.
       beam_workers: processes; 1 works in this one, 0 takes as many as there is room for.
@@ -110,7 +113,9 @@ def run(
     flags = check_options(beam_workers, beam_options)
     target = os.path.realpath(records)
     occupied = _is_occupied(target)
-    files = sources.find_files(inputs, train=train, valid=valid, test=test)
+    files = find_files(
+        inputs, train=train, valid=valid, test=test, source_root=source_root, output=target
+    )
     given = Given.read(vocab, extend=extend_vocab)
     if occupied:
         return _reuse(target, files, given, config=config)

@@ -1,4 +1,4 @@
-"""Finds the input files and opens them, plain or compressed, here or in an object store; no TensorFlow."""
+"""The input files, plain or compressed, here or in an object store, and how to open them; no TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ import codecs
 import contextlib
 import dataclasses
 import errno
-import glob
 import gzip
 import hashlib
 import io
-import itertools
 import os
-import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -21,7 +18,6 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import zstandard
 
 from model.config import DataConfig
-from model.errors import InputError
 
 _DECOMPRESSORS: dict[str, Callable[[Any], Any]] = {
     ".gz": lambda raw: gzip.GzipFile(fileobj=raw),
@@ -49,6 +45,16 @@ class Found(NamedTuple):
     size: int
     modified: int
     """When its content last changed, in nanoseconds; of whole seconds in some stores."""
+    place: tuple[int, int] | None = None
+    """Device and inode; None in a store."""
+
+    @property
+    def identity(self) -> object:
+        """The same for all paths of one file.
+
+        Sizes and times are in it because some file systems give an inode out twice.
+        """
+        return self.path if self.place is None else (*self.place, self.size, self.modified)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +63,13 @@ class InputFile:
 
     Attributes:
       path: where it is.
-      name: its path below the folder that all inputs share, with `/`; this name, not
-        the path, decides its order and its split, so that another checkout gives the
-        same records.
+      name: its path below the fixed part of its pattern, with `/`; this name, not the
+        path, decides its order and its split, so that another checkout and another window
+        of dates give the same records.
       size: its bytes.
       split: where all its records go; empty if a hash chooses for each of them.
       modified: when its content last changed, in nanoseconds.
+      listed: whether size and time were looked up, so that a later change is an error.
     """
 
     path: str
@@ -70,140 +77,12 @@ class InputFile:
     size: int
     split: str = ""
     modified: int = 0
+    listed: bool = False
 
     @property
     def full_name(self) -> str:
         """The name, after the split if one is given."""
         return f"{self.split}:{self.name}" if self.split else self.name
-
-
-def find_files(
-    inputs: Sequence[str] = (),
-    *,
-    train: Sequence[str] = (),
-    valid: Sequence[str] = (),
-    test: Sequence[str] = (),
-) -> list[InputFile]:
-    """Lists the files that inputs name, each once, in the order of their names.
-
-    Args:
-      inputs: files, glob patterns (`**` crosses folders) or folders; a folder stands
-        for all files below it, hidden ones left out. `@FILE` stands for those that a file
-        lists, one a line.
-      train: in place of `inputs`, those of the training split.
-      valid: those of the validation split.
-      test: those of the test split.
-
-    Raises:
-      InputError: an input gives no file, or gives something that is no readable file, or a
-        file is named for two splits.
-    """
-    given = {"input": inputs, "train": train, "valid": valid, "test": test}
-    used = [f"--{flag}" for flag, patterns in given.items() if patterns]
-    if not used:
-        raise InputError(
-            "no input given; name files, glob patterns or folders with --input, or those of each "
-            "split with --train, --valid and --test"
-        )
-    if inputs and len(used) > 1:
-        raise InputError(
-            f"--input and {used[1]} exclude each other; name all text with --input, or that of "
-            "each split with --train, --valid and --test"
-        )
-    if not inputs and not train:
-        raise InputError(f"{used[0]} is given without --train; name the training text, too")
-    found: dict[str, tuple[Found, str]] = {}
-    for flag, patterns in given.items():
-        for file in _find_all(patterns, flag):
-            place = file.path if is_remote(file.path) else os.path.abspath(file.path)
-            _, other = found.setdefault(place, (file, flag))
-            if other != flag:
-                raise InputError(f"{file.path} is named for --{other} and for --{flag}; choose one")
-    root = _common_folder(list(found))
-    files = [
-        InputFile(
-            path=file.path,
-            name=_relative_name(place, root),
-            size=file.size,
-            split="" if flag == "input" else flag,
-            modified=file.modified,
-        )
-        for place, (file, flag) in found.items()
-    ]
-    return sorted(files, key=lambda file: file.name)
-
-
-def exists(pattern: str) -> bool:
-    """Returns whether there is anything that a pattern matches, or the list that it names.
-
-    Raises:
-      InputError: a store can't be asked.
-    """
-    pattern = pattern.removeprefix("@")
-    if is_remote(pattern):
-        return bool(_match_remote(pattern))
-    return bool(_match(pattern))
-
-
-def _find_all(patterns: Sequence[str], flag: str) -> Iterator[Found]:
-    for pattern in patterns:
-        if not pattern.startswith("@"):
-            yield from _find(pattern, f"--{flag} {pattern!r}")
-            continue
-        for number, line in _read_list(pattern[1:], flag):
-            yield from _find(line, f"line {number} of the list {pattern[1:]} ({line!r})")
-
-
-def _find(pattern: str, shown: str) -> Iterator[Found]:
-    """Yields what a pattern matches; `shown` says where it comes from."""
-    if is_remote(pattern):
-        found = iter(_match_remote(pattern))
-    else:
-        found = (_look_at(path) for match in _match(pattern) for path in _below(match))
-    first = next(found, None)
-    if first is None:
-        raise InputError(f"no file matches {shown}; check the path and the pattern")
-    yield first
-    yield from found
-
-
-def _read_list(path: str, flag: str) -> list[tuple[int, str]]:
-    """Returns the lines of a list of files that name any, with their numbers from 1."""
-    try:
-        with open_file(path) as file:
-            data = file.read()
-    except (OSError, *DAMAGES) as error:
-        detail = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"--{flag} @{path}: the list can't be read ({detail}); check its path, or write ./@... "
-            "for a file of such a name"
-        ) from None
-    lines = []
-    for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
-        line = os.fsdecode(raw.strip())
-        if not line or line.startswith("#"):
-            continue
-        if "\0" in line or line.startswith("@"):
-            raise InputError(
-                f"line {number} of the list {path} is no path; a list has text files, folders or "
-                "patterns, one a line"
-            )
-        lines.append((number, line))
-    if not lines:
-        raise InputError(f"the list {path} names no file; write one path or pattern a line")
-    return lines
-
-
-def _match(pattern: str) -> list[str]:
-    if os.path.lexists(pattern):
-        return [pattern]
-    return sorted(glob.glob(pattern, recursive=True))
-
-
-def _match_remote(pattern: str) -> list[Found]:
-    from components.preprocess import remote  # Beam takes a while
-
-    return remote.match(pattern)
 
 
 def is_remote(path: str) -> bool:
@@ -290,55 +169,6 @@ class _ZstandardFile:
             if not self._inside:
                 self._frame = zstandard.ZstdDecompressor().decompressobj()
         return b"".join(parts)
-
-
-def _below(path: str) -> list[str]:
-    """Returns the files below a folder; a file is returned as it is."""
-    if not os.path.isdir(path):
-        return [path]
-    found: list[str] = []
-    seen: set[str] = set()
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"{error.filename} can't be read ({error.strerror}); leave it out")
-
-    for folder, folders, names in os.walk(path, followlinks=True, onerror=refuse):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [os.path.join(folder, name) for name in names if not name.startswith(".")]
-    return found
-
-
-def _common_folder(places: Sequence[str]) -> str:
-    """Returns the folder that holds all of some paths or addresses, with a slash at its end."""
-    if len({place.partition("://")[0] if is_remote(place) else "" for place in places}) > 1:
-        raise InputError(
-            "the input lies partly here and partly in an object store, or in two; bring it to one place"
-        )
-    # The first and the last share what all share. An address may have empty parts: no os.path.
-    first, last = (place.split("/")[:-1] for place in (min(places), max(places)))
-    shared = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
-    return "".join(f"{part}/" for part, _ in shared)
-
-
-def _relative_name(place: str, root: str) -> str:
-    return os.fsencode(place.removeprefix(root)).decode("utf-8", "backslashreplace")
-
-
-def _look_at(path: str) -> Found:
-    """Returns what is known of a file that can be read twice."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is no regular file; copy its content to a file first")
-        with open(path, "rb"):
-            return Found(path, status.st_size, status.st_mtime_ns)
-    except OSError as error:
-        raise InputError(f"{path} can't be read ({error.strerror}); leave it out") from None
 
 
 def fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
