@@ -19,14 +19,13 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from model.errors import InputError
 from model.files import write_whole
-from model.sorted import find
 from model.vocab import DOCUMENT_START, LINE_END
 
 SEEN_FILE = "seen.npy"
@@ -41,6 +40,7 @@ SEEN_SHARE = 0.5
 
 FORMAT = 1
 _HEADER = 3
+_SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 _NONE = np.uint64(np.iinfo(np.uint64).max)
 _ODD = np.uint64(0xD1342543DE82EF95)
 
@@ -142,7 +142,8 @@ def _choose_runs(words: Hashes, starts: IntArray, sizes: IntArray, *, every_run:
     windows = np.lib.stride_tricks.sliding_window_view
     least = windows(np.concatenate([padding, hashes, padding]), RUN_WORDS).min(axis=1)
     is_least = windows(least, RUN_WORDS).max(axis=1) == hashes
-    return at[is_least[at]]
+    chosen: IntArray = at[is_least[at]]
+    return chosen
 
 
 def _mix(hashes: Hashes) -> Hashes:
@@ -193,10 +194,9 @@ class SeenText:
         `SEEN_SHARE` of the words that could be looked up is in units of the set.
         """
         units = cut_units(words, lengths, before, every_run=True)
-        _, there = find(self.hashes, units.hashes)
         is_sampled = units.hashes <= _NONE >> np.uint64(self.halvings)
-        is_seen = np.zeros(len(units.hashes), np.bool_)
-        is_seen[there] = True
+        first, stop = (np.searchsorted(self.hashes, units.hashes, side) for side in _SIDES)
+        is_seen: Mask = stop > first
         ends = np.cumsum(lengths, dtype=np.int64)
         owner = np.searchsorted(ends, units.starts, side="right")
         records = len(lengths)
