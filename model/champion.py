@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,8 @@ class Tested(NamedTuple):
     scored: Scored
     vocab: Vocabulary
     data: DataConfig
+    unknown: Mapping[str, str] = {}
+    """Folder of a version -> why it can't be known what it has seen (`model.seen_records`)."""
 
 
 def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, 
         "checkpoint_digest": champion.trained_digest,
         "vocab_digest": champion.checkpoint.meta[VOCAB_DIGEST],
         "same_vocabulary": same,
-        "refused": why_not(champion.config.data, tested.data),
+        "refused": why_not(champion.config.data, tested.data) or tested.unknown.get(version),
     }
     if found["refused"]:
         return found

@@ -26,6 +26,8 @@ from model.progress import perplexity, read_metrics
 from model.records import Dataset
 from model.report import Scored, SplitWords, part, read_split, sums, with_spellings, with_unigrams
 from model.scoring import score_words
+from model.seen import Mask
+from model.seen_records import CHALLENGER, LeftOut, Sides, find_left_out, read_sides
 from model.showing import show_word
 from model.spelling import UnknownSpellings
 from model.steps import batch_inputs
@@ -36,7 +38,12 @@ REPORT_VERSION = 4
 
 
 def score_split(
-    loaded: Loaded, dataset: Dataset, split: str, *, unknown: UnknownSpellings
+    loaded: Loaded,
+    dataset: Dataset,
+    split: str,
+    *,
+    unknown: UnknownSpellings,
+    left_out: Mask | None = None,
 ) -> tuple[SplitWords, Scored]:
     """Scores every word of a split.
 
@@ -45,8 +52,9 @@ def score_split(
       dataset: the records that it was trained on.
       split: name of the split.
       unknown: the model's, of its spelling model and the vocabulary of the records.
+      left_out: `[records]` those that count as if they were not there.
     """
-    words, train = read_split(dataset, split), loaded.config.train
+    words, train = read_split(dataset, split, left_out=left_out), loaded.config.train
     width = loaded.config.model.max_word_bytes
     scores = score_words(
         loaded.model,
@@ -63,13 +71,23 @@ def describe_split(words: SplitWords, scored: Scored, vocab: Vocabulary) -> dict
 
 
 def sample_next_words(
-    loaded: Loaded, dataset: Dataset, *, split: str = "test", count: int = 8, words: int = 12
+    loaded: Loaded,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    count: int = 8,
+    words: int = 12,
+    left_out: Mask | None = None,
 ) -> list[dict[str, Any]]:
-    """Shows what the model expects after the first words of some records."""
+    """Shows what the model expects after the first words of some records that are not left out."""
     lengths = dataset.lengths(split)
+    kept = np.arange(len(lengths)) if left_out is None else np.flatnonzero(~left_out)
+    if not len(kept):
+        return []
     width = loaded.config.model.max_word_bytes
     samples = []
-    for index in np.unique(np.linspace(0, len(lengths) - 1, count).astype(int)).tolist():
+    places = np.unique(np.linspace(0, len(kept) - 1, count).astype(int))
+    for index in kept[places].tolist():
         stop = min(words, int(lengths[index]) - 1)
         reader = LaneReader(dataset, split, max_word_bytes=width, window=stop + 1)
         inputs = batch_inputs(reader.batch([[Segment(index, 0, stop + 1)]], [True]))
@@ -128,23 +146,27 @@ def evaluate_checkpoint(
             raise InputError(f"{records} has no test split; raise data.test_fraction")
         loaded, vocab = load_model(workdir, dataset), dataset.vocab
         unknown = UnknownSpellings(read_spelling(loaded.checkpoint), vocab)
-        valid, test = (
-            score_split(loaded, dataset, split, unknown=unknown) for split in ("valid", "test")
+        sides = read_sides(
+            dataset, workdir, loaded.checkpoint.meta, {"champion": champion, "reference": reference}
         )
+        left_out = find_left_out(dataset, "test", sides.seen)
+        valid = score_split(loaded, dataset, "valid", unknown=unknown)
+        test = score_split(loaded, dataset, "test", unknown=unknown, left_out=left_out.mask)
         splits = {"valid": describe_split(*valid, vocab), "test": describe_split(*test, vocab)}
-        tested = Tested(*test, vocab, loaded.config.data)
+        _describe_seen(splits, dataset, sides, left_out)
+        tested = Tested(*test, vocab, loaded.config.data, sides.unknown)
         beside = score_champion(champion, dataset, tested) if champion else None
         rows = read_metrics(workdir)
         return {
             "format_version": REPORT_VERSION,
             **_describe_model(loaded, dataset),
             "splits": splits,
-            "baseline": _baselines(dataset, splits["test"]),
+            "baseline": _baselines(dataset, splits["test"], left_out.mask),
             "champion": beside,
             "reference": score_reference(reference, dataset, tested, champion=beside)
             if reference
             else None,
-            "samples": sample_next_words(loaded, dataset),
+            "samples": sample_next_words(loaded, dataset, left_out=left_out.mask),
             "curves": _curves(rows, workers=loaded.checkpoint.meta["workers"]),
             "seconds": {
                 "training": rows[-1]["seconds"] if rows else None,
@@ -174,12 +196,23 @@ def _describe_model(loaded: Loaded, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _baselines(dataset: Dataset, test: dict[str, Any]) -> dict[str, Any]:
+def _describe_seen(
+    splits: dict[str, dict[str, Any]], dataset: Dataset, sides: Sides, left_out: LeftOut
+) -> None:
+    """Adds to both splits what of them was seen before: left out of test, in use in validation."""
+    unknown = sides.unknown.get(CHALLENGER)
+    described = left_out.describe(dataset.lengths("test"))
+    splits["test"]["left_out"] = {**described, "unknown": unknown}
+    ours = find_left_out(dataset, "valid", {CHALLENGER: sides.seen[CHALLENGER]})
+    splits["valid"]["seen"] = ours.describe(dataset.lengths("valid"))
+
+
+def _baselines(dataset: Dataset, test: dict[str, Any], left_out: Mask) -> dict[str, Any]:
     """Returns what models without a network say of the same test words."""
     words = test["words"]
     return {
         "unigram": part(test["unigram_log_likelihood"], words),
-        "bigram": part(BigramModel(dataset).test_log_likelihood(), words),
+        "bigram": part(BigramModel(dataset, left_out=left_out).test_log_likelihood(), words),
     }
 
 

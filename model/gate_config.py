@@ -29,6 +29,8 @@ class GateConfig:
     """Level of the two-sided interval of the difference from the champion."""
     min_units: int = 5
     """Files of equal size from which the test text must come to compare at all."""
+    min_test_words: int = 100
+    """Test words that no model of the comparison has seen, and that a verdict needs at least."""
     max_slice_loss: float = 0.05
     """Relative perplexity increase over the champion that no slice of the words may exceed
     significantly."""
@@ -41,4 +43,5 @@ class GateConfig:
         check_range("gate.max_drift", self.max_drift, 0.0, 1.0)
         check_range("gate.confidence", self.confidence, 0.5, 0.9999)
         check_range("gate.min_units", self.min_units, 5, 1_000_000)
+        check_range("gate.min_test_words", self.min_test_words, 1, 1 << 40)
         check_range("gate.max_slice_loss", self.max_slice_loss, 0.0, 1e6)

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from model.network import unigram_log_probabilities
 from model.records import Dataset
+from model.seen import Mask
 from model.sorted import find
 
 RULE = 8.0
@@ -43,8 +44,12 @@ class BigramModel:
       shares: `[64]` of each bucket, by the bits of n(v).
     """
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, *, left_out: Mask | None = None):
         """Counts pairs in the training split, then fits the shares to the validation split.
+
+        Args:
+          dataset: the records.
+          left_out: `[records]` those of the test split that are not scored.
 
         Raises:
           InputError: a shard is damaged.
@@ -52,7 +57,7 @@ class BigramModel:
         self._size = len(dataset.vocab)
         self._unigram = np.exp(unigram_log_probabilities(dataset.vocab.counts))
         valid, times = _distinct(self._pairs(dataset, "valid"))
-        test, self._test_times = _distinct(self._pairs(dataset, "test"))
+        test, self._test_times = _distinct(self._pairs(dataset, "test", left_out))
         self._known = np.union1d(valid, test)
         self._counts = np.zeros(len(self._known), np.int64)
         self._read = np.zeros(self._size, np.int64)
@@ -79,11 +84,14 @@ class BigramModel:
         contexts, words = np.divmod(self._test, self._size)
         return float(self._test_times @ self.log_probabilities(contexts, words))
 
-    def _pairs(self, dataset: Dataset, split: str) -> Iterator[IntArray]:
+    def _pairs(
+        self, dataset: Dataset, split: str, left_out: Mask | None = None
+    ) -> Iterator[IntArray]:
         """Yields a split's pairs as numbers, v * V + w, some at a time."""
         parts: list[IntArray] = []
         waiting = 0
-        for index in range(len(dataset.lengths(split))):
+        kept = np.ones(len(dataset.lengths(split)), np.bool_) if left_out is None else ~left_out
+        for index in np.flatnonzero(kept).tolist():
             ids = dataset.read_word_ids(split, index)
             parts.append(ids[:-1] * self._size + ids[1:])
             waiting += len(ids) - 1

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from model.progress import perplexity
 from model.records import Dataset
+from model.seen import Mask
 from model.spelling import UnknownSpellings
 from model.vocab import BOS_ID, EOS_ID, UNK_ID, Vocabulary
 
@@ -34,7 +35,7 @@ class SplitWords(NamedTuple):
     numbers: npt.NDArray[np.int32]
     """`[words]` in reading order."""
     lengths: IntArray
-    """`[records]` words of each record."""
+    """`[records]` words of each record; 0 of one that is left out."""
     sources: tuple[str, ...]
     """`[records]`."""
     spellings: tuple[bytes, ...]
@@ -52,8 +53,13 @@ class SplitWords(NamedTuple):
         return np.asarray([vocab.ids.get(one, UNK_ID) for one in self.spellings], np.int64)
 
 
-def read_split(dataset: Dataset, split: str) -> SplitWords:
+def read_split(dataset: Dataset, split: str, *, left_out: Mask | None = None) -> SplitWords:
     """Reads which words a split has.
+
+    Args:
+      dataset: the records.
+      split: its name.
+      left_out: `[records]` those that count as if they were not there.
 
     Raises:
       InputError: a shard is damaged.
@@ -61,13 +67,18 @@ def read_split(dataset: Dataset, split: str) -> SplitWords:
     vocab, size = dataset.vocab, len(dataset.vocab)
     unknown: dict[bytes, int] = {}
     parts, sources = [np.zeros(0, np.int32)], []
-    for index in range(len(dataset.lengths(split))):
+    lengths = dataset.lengths(split).copy()
+    if left_out is not None:
+        lengths[left_out] = 0
+    for index, length in enumerate(lengths.tolist()):
         record = dataset.read(split, index)
+        sources.append(record.source)
+        if not length:
+            continue
         numbers = record.word_ids.astype(np.int32)
         spelled = [unknown.setdefault(one, size + len(unknown)) for one in record.unknown_words()]
         numbers[numbers == UNK_ID] = spelled
         parts.append(numbers[1:])
-        sources.append(record.source)
     known = [word.encode() for word in vocab.words]
     for word, index in vocab.ids.items():  # the marks by what they are in a stream
         known[index] = word
@@ -167,6 +178,7 @@ def sums(words: SplitWords, scored: Scored) -> dict[str, Any]:
                 "spelling_log_likelihood": float(records_paid[at]),
             }
             for at, source in enumerate(words.sources)
+            if words.lengths[at]
         ],
     }
 

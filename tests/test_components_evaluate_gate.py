@@ -11,7 +11,7 @@ from components.evaluate.gate import PASSED, REJECTED, Verdict, decide
 from components.evaluate.reading import format_figure, look_up
 from model.config import GateConfig
 
-LIMITS = GateConfig(max_perplexity=200.0, beat=("unigram",))
+LIMITS = GateConfig(min_test_words=1, max_perplexity=200.0, beat=("unigram",))
 
 
 def changed(path: str, value: Any, **sizes: Any) -> dict[str, Any]:
@@ -66,7 +66,14 @@ PASSES = {
             "format_version": 4,
             "champion": None,
             "reference": None,
-            "splits": {"test": {"log_likelihood": -2, "words": 2, "perplexity": math.e}},
+            "splits": {
+                "test": {
+                    "log_likelihood": -2,
+                    "words": 2,
+                    "perplexity": math.e,
+                    "left_out": {"words": 0, "unknown": None},
+                }
+            },
             "baseline": {"unigram": {"log_likelihood": -4, "words": 2, "perplexity": math.e**2}},
         },
         (
@@ -297,10 +304,52 @@ def test_leaves_the_report_alone() -> None:
     assert report == before
 
 
+LEFT_OUT = {
+    "enough is left": (
+        900,
+        None,
+        ("measured on 1,000 test words that no model has seen (900 seen ones were left out)",),
+    ),
+    "too few are left": (
+        900,
+        None,
+        (
+            "only 1,000 test words that no model has seen (900 seen ones were left out); 1,001 are "
+            "needed (gate.min_test_words), so take more or newer test text",
+        ),
+    ),
+    "unknown": (0, "no file", ("it can't be known what test text the model has seen: no file",)),
+}
+
+
+@pytest.mark.parametrize("case", LEFT_OUT)
+def test_says_what_is_left_out(case: str) -> None:
+    words, unknown, reasons = LEFT_OUT[case]
+    least = 1_001 if case == "too few are left" else 1_000
+    report = changed(f"{TEST}.left_out", {"words": words, "unknown": unknown})
+    verdict = decide(report, limits=GateConfig(min_test_words=least))
+    assert verdict.passed == (case == "enough is left")
+    assert verdict.reasons[: len(reasons)] == reasons
+
+
+def test_nothing_left_is_rejected_with_the_reason() -> None:
+    sums = {"log_likelihood": 0.0, "words": 0, "perplexity": None}
+    report = changed(TEST, {**sums, "left_out": {"words": 50, "unknown": None}})
+    verdict = decide(report, limits=GateConfig())
+    assert verdict.status == REJECTED
+    assert (
+        "only 0 test words that no model has seen (50 seen ones were left out); 100 are needed "
+        "(gate.min_test_words), so take more or newer test text"
+    ) in verdict.reasons
+
+
+@pytest.mark.parametrize("value", [..., None, True, "1", [], {}, {"words": 0}, {"unknown": None}])
+def test_rejects_without_what_was_left_out(value: object) -> None:
+    assert not decide(changed(f"{TEST}.left_out", value), limits=GateConfig()).passed
+
+
 def test_removing_any_field_rejects() -> None:
-    paths: list[str] = [
-        f"{path}.{name}" for path in (TEST, UNIGRAM) for name in make_report()["splits"]["test"]
-    ]
+    paths: list[str] = [f"{path}.{name}" for path in (TEST, UNIGRAM) for name in score(100.0)]
     for path in ["format_version", "champion", "reference", *paths]:
         for value in (..., None, True, "1", [], {}, math.nan, math.inf, -math.inf):
             if value is None and path in ("champion", "reference"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import os
@@ -233,6 +234,12 @@ def test_golden_dataset_json(golden: Path) -> None:
         },
         "rejected": {},
         "rejected_files": [],
+        "seen": {
+            "file": "seen.npy",
+            "sha256": hashlib.sha256((golden / "seen.npy").read_bytes()).hexdigest(),
+            "hashes": 7,
+            "share": 1.0,
+        },
         "digest": info["digest"],
     }
 
@@ -242,6 +249,7 @@ def test_the_folder_holds_that_and_no_more(golden: Path) -> None:
         "COMPLETED",
         "data_card.html",
         "dataset.json",
+        "seen.npy",
         "test-00000-of-00001.tfrecord",
         "test.characters.npy",
         "test.index.npy",

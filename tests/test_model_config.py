@@ -79,6 +79,7 @@ EVERY_FIELD = [
     "gate.require_improvement=true",
     "gate.confidence=0.9",
     "gate.min_units=30",
+    "gate.min_test_words=50",
     "gate.max_slice_loss=0.1",
 ]
 """Another value than the default for every field there is."""
@@ -123,6 +124,7 @@ RANGES: list[tuple[str, float, float]] = [
     ("gate.tolerance", 0.0, 1.0),
     ("gate.confidence", 0.5, 0.9999),
     ("gate.min_units", 5, 1_000_000),
+    ("gate.min_test_words", 1, 1 << 40),
     ("gate.max_slice_loss", 0.0, 1e6),
 ]
 CHOICES = {
@@ -179,6 +181,7 @@ def test_every_field_can_be_overridden() -> None:
         require_improvement=True,
         confidence=0.9,
         min_units=30,
+        min_test_words=50,
         max_slice_loss=0.1,
     )
 

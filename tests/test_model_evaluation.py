@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from components.evaluate.main import run
 from model.batches import spelling_matrix
 from model.config import with_overrides
 from model.errors import InputError
@@ -23,8 +24,11 @@ from model.evaluation import (
 )
 from model.loading import Loaded, load_model, read_spelling
 from model.losses import word_log_likelihoods
+from model.presets import tiny
 from model.records import Dataset, Record
 from model.report import SLICES, slice_of_word
+from model.seen import SEEN_FILE, SeenText, cut_units, hash_words
+from model.seen_records import read_training
 from model.spelling import UnknownSpellings
 from model.vocab import BOS_ID, UNK_ID, Vocabulary
 
@@ -260,3 +264,54 @@ def test_records_without_a_test_split_are_refused(tiny_training: str, unsplit_re
     with pytest.raises(InputError) as caught:
         evaluate_checkpoint(records=unsplit_records, workdir=tiny_training)
     assert str(caught.value) == f"{unsplit_records} has no test split; raise data.test_fraction"
+
+
+def _with_seen(training: str, dataset: Dataset, records: list[int], folder: Path) -> str:
+    """Returns a copy of a training that has also seen some records of the test split."""
+    workdir = str(folder / "workdir")
+    shutil.copytree(training, workdir)
+    seen = read_training(workdir, {}, dataset)
+    for record in (dataset.read("test", index) for index in records):
+        words = hash_words(record.spelled_words())
+        lengths = np.asarray([record.words])
+        units = cut_units(words[1:], lengths, words[:1], every_run=False)
+        seen = seen.union(SeenText(units.hashes))
+    seen.save(os.path.join(workdir, SEEN_FILE))
+    return workdir
+
+
+def test_seen_test_records_count_as_if_not_there(
+    report: Json, tiny_records: str, tiny_training: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    before = report["splits"]["test"]
+    assert before["left_out"]["unknown"] is None
+    assert before["left_out"]["records"] + len(before["documents"]) == len(dataset.lengths("test"))
+    sources = [document["source"] for document in before["documents"]]
+    chosen = [
+        index
+        for index in range(len(dataset.lengths("test")))
+        if dataset.read("test", index).source in sources[::2]
+    ]
+    workdir = _with_seen(tiny_training, dataset, chosen, tmp_path)
+    after = evaluate_checkpoint(records=tiny_records, workdir=workdir)["splits"]["test"]
+    assert after["documents"] == [
+        one for one in before["documents"] if one["source"] in sources[1::2]
+    ]
+    assert_adds_up(after, sum(one["words"] for one in after["documents"]))
+    assert after["left_out"]["words"] + after["words"] == int(dataset.lengths("test").sum())
+
+
+def test_a_test_split_seen_whole_is_rejected(
+    tiny_records: str, tiny_training: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    every = list(range(len(dataset.lengths("test"))))
+    workdir = _with_seen(tiny_training, dataset, every, tmp_path)
+    out = str(tmp_path / "report")
+    report = run(records=tiny_records, workdir=workdir, report=out, config=tiny())
+    words = int(dataset.lengths("test").sum())
+    assert report["verdict"]["status"] == "REJECTED"
+    assert (
+        f"only 0 test words that no model has seen ({words:,} seen ones were left out); 100 are "
+        "needed (gate.min_test_words), so take more or newer test text"
+    ) in report["verdict"]["reasons"]
+    assert report["samples"] == []

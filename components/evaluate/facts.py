@@ -84,7 +84,7 @@ def list_facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
         ("Bits per character", bits, _remark_bits(report)),
         ("Validation perplexity", format_or_missing(valid, format_figure), valid_words),
-        ("Test words", format_or_missing(words, format_count), "scored by the full softmax"),
+        ("Test words", format_or_missing(words, format_count), _describe_test_words(report)),
         ("Unknown words", format_or_missing(unknown, format_percent), vocabulary),
         ("Parameters", format_or_missing(number("parameters"), format_count), "numbers learnt"),
         (
@@ -99,6 +99,18 @@ def list_facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ),
         ("Training time", training, evaluation),
     ]
+
+
+def _describe_test_words(report: Mapping[str, Any]) -> str:
+    """Returns the remark on the test words: how, and how many were left out."""
+    number = functools.partial(find_number, look_up(report, "splits.test.left_out"))
+    words, sampled = number("words"), number("sampled_share")
+    remark = "scored by the full softmax"
+    if words:
+        remark += f"; {format_count(words)} more were left out, seen in training"
+    if sampled is not None and sampled < 1:
+        remark += f" (looked up in a sample of {format_percent(sampled)})"
+    return remark
 
 
 def list_slices(report: Mapping[str, Any]) -> list[dict[str, Any]]:

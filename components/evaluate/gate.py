@@ -20,7 +20,14 @@ from components.evaluate.comparison import (
     compare_with_reference,
 )
 from components.evaluate.judging import BETTER, NOT_WORSE, UNCLEAR, WORSE
-from components.evaluate.reading import MISSING, Score, format_apart, look_up, read_score
+from components.evaluate.reading import (
+    MISSING,
+    Score,
+    format_apart,
+    look_up,
+    read_score,
+    read_words,
+)
 from model.gate_config import GateConfig
 
 PASSED = "PASSED"
@@ -97,6 +104,8 @@ def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
             f"format_version is not {REPORT_FORMAT}, which is all this gate reads"
         )
     model = read_score(report, "splits.test", found.problems)
+    if model or look_up(report, "splits.test.left_out.words"):
+        _check_left_out(report, model, limits, found)
     if model:
         _check_limit(model, limits, found)
     for name in limits.beat:
@@ -108,6 +117,30 @@ def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
     if found.problems:
         return Verdict(REJECTED, tuple(found.problems), comparison, reference)
     return Verdict(PASSED, tuple(found.checks), comparison, reference)
+
+
+def _check_left_out(
+    report: object, model: Score | None, limits: GateConfig, found: _Findings
+) -> None:
+    """Checks that what the model has seen is known, and that enough of the test text is not."""
+    words = model.words if model else 0
+    left_out = read_words(report, "splits.test.left_out.words", found.problems, least=0)
+    unknown = look_up(report, "splits.test.left_out.unknown", missing=MISSING)
+    if unknown is not None:
+        text = unknown if isinstance(unknown, str) and unknown else "left_out.unknown is no text"
+        found.problems.append(f"it can't be known what test text the model has seen: {text}")
+    if left_out is None:
+        return
+    text = f"{words:,} test words that no model has seen"
+    if left_out:
+        text += f" ({left_out:,} seen ones were left out)"
+    if words < limits.min_test_words:
+        found.problems.append(
+            f"only {text}; {limits.min_test_words:,} are needed (gate.min_test_words), so take "
+            "more or newer test text"
+        )
+    elif left_out:
+        found.checks.append(f"measured on {text}")
 
 
 def _check_limit(model: Score, limits: GateConfig, found: _Findings) -> None:

@@ -143,10 +143,24 @@ def summarise(report: Mapping[str, Any], folder: str) -> list[str]:
         f"test perplexity {_figure(report, 'splits.test.perplexity')}"
         + (f" on {words:,} words" if type(words) is int else "")
         + f", unigram baseline {_figure(report, 'baseline.unigram.perplexity')}",
+        *_tell_left_out(report),
         *_warn_of_unknown(report),
         f"report: {os.path.join(folder, PAGE_FILE)}",
         f"verdict: {report['verdict']['status']}",
         *(f"  {reason}" for reason in report["verdict"]["reasons"]),
+    ]
+
+
+def _tell_left_out(report: Mapping[str, Any]) -> list[str]:
+    records = look_up(report, "splits.test.left_out.records")
+    words = look_up(report, "splits.test.left_out.words")
+    share = look_up(report, "splits.test.left_out.share")
+    if type(records) is not int or type(words) is not int or not records:
+        return []
+    part = f" ({share:.1%} of the split)" if type(share) is float else ""
+    return [
+        f"left out: {records:,} test records of {words:,} words{part} that a model has seen in "
+        "training"
     ]
 
 

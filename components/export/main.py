@@ -29,6 +29,7 @@ from model.export import export_model, held_out_texts
 from model.loading import load_model
 from model.published import save_published
 from model.records import Dataset
+from model.seen_records import save_version
 
 REPORT_FILE = "report.json"
 COPIED_FILES = ("report.html", "report.md")
@@ -135,6 +136,7 @@ def _fill(
             )
         checked = export_model(loaded, dataset, staged, precision=precision)
         save_published(loaded, dataset, staged)
+        save_version(staged, workdir, loaded.checkpoint.meta, dataset)
         record_requests(staged, held_out_texts(loaded, dataset, count=RECORDED_TEXTS))
     _write(staged, REPORT_FILE, json.dumps(content, indent=2) + "\n")
     _write(staged, "config.json", json.dumps(content["config"], indent=2) + "\n")

@@ -19,7 +19,7 @@ from components.preprocess.counts import SplitCounts
 from components.preprocess.describing import describe, hash_text, scans_of_files
 from components.preprocess.listing import find_files
 from components.preprocess.runner import beam, check_options, has_one_worker, open_pipeline
-from components.preprocess.scratch import index_path, words_path
+from components.preprocess.scratch import index_path, seen_path, words_path
 from components.preprocess.sources import InputFile
 from components.preprocess.statistics import describe_text, for_card
 from components.preprocess.units import make_groups, make_units
@@ -37,6 +37,7 @@ from model.records import (
     save_characters,
     save_index,
 )
+from model.seen import SEEN_FILE, SeenText, unite
 from model.vocab import Vocabulary, read_words
 
 
@@ -169,6 +170,7 @@ def _prepare(
     info["statistics"] = describe_text(
         scans, known["train"], folder=folder, scratch=scratch, groups=len(groups)
     )
+    info["seen"] = _save_seen(folder, scratch, len(groups))
     shutil.rmtree(scratch)
     _write_card(info, known["train"], folder)
     _save_info(info, folder)
@@ -196,6 +198,13 @@ def _save_index(folder: str, scratch: str, split: str, groups: int) -> dict[str,
         "text": save_characters(folder, split, characters),
         "lengths": np.bincount(np.asarray(powers, np.int64)).tolist(),
     }
+
+
+def _save_seen(folder: str, scratch: str, groups: int) -> dict[str, Any]:
+    """Puts the hashes of the training text of the groups together."""
+    seen = unite(SeenText.load(seen_path(scratch, group)) for group in range(groups))
+    digest = seen.save(os.path.join(folder, SEEN_FILE))
+    return {"file": SEEN_FILE, **digest, "hashes": len(seen.hashes), "share": seen.share}
 
 
 def _is_occupied(target: str) -> bool:

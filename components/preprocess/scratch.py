@@ -35,6 +35,11 @@ def index_path(folder: str, split: str, group: int) -> str:
     return os.path.join(folder, f"{split}-{group:08d}.index.npy")
 
 
+def seen_path(folder: str, group: int) -> str:
+    """Returns the file of hashes of a group's training text."""
+    return os.path.join(folder, f"{group:08d}.seen.npy")
+
+
 def signatures_path(folder: str, split: str, group: int) -> str:
     """Returns the file of the signatures of a group's records of a split."""
     return os.path.join(folder, f"{split}-{group:08d}.signatures.npy")

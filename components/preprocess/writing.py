@@ -18,10 +18,11 @@ import numpy.typing as npt
 from components.preprocess.cutting import Pieces
 from components.preprocess.duplicates import BINS, Signatures, make_signatures
 from components.preprocess.scanning import load_pieces
-from components.preprocess.scratch import index_path, pieces_path, signatures_path
+from components.preprocess.scratch import index_path, pieces_path, seen_path, signatures_path
 from model.examples import RecordEncoder, frame
 from model.files import write_whole
 from model.records import SPLITS, shard_name
+from model.seen import Hashes, SeenText, cut_units, hash_words
 from model.vocab import DOCUMENT_START, LINE_END, UNK_ID, Vocabulary
 
 MAX_WORD_LENGTH = 1024
@@ -50,6 +51,7 @@ def write_group(
       `word_lengths`, how many words have how many bytes.
     """
     writers: dict[str, _ShardWriter] = {}
+    seen = SeenText()
     try:
         for split in SPLITS:
             path = os.path.join(folder, shard_name(split, index, count))
@@ -61,6 +63,8 @@ def write_group(
         for unit in units:
             for pieces in load_pieces(pieces_path(scratch, unit)):
                 _write_pieces(pieces, [writers[split] for split in SPLITS], vocab)
+                seen = seen.union(SeenText(hash_training_text(pieces)))
+        seen.save(seen_path(scratch, index))
         return {"index": index, "splits": {split: one.finish() for split, one in writers.items()}}
     except OSError as error:
         problem = f"can't write records to {folder} ({error}); free space or choose another folder"
@@ -88,6 +92,14 @@ def _write_pieces(pieces: Pieces, writers: Sequence[_ShardWriter], vocab: Vocabu
     signatures = make_signatures(fingerprints, pieces.words, pieces.lengths)
     for split, writer in enumerate(writers):
         writer.signatures.append(signatures[pieces.splits == split])
+
+
+def hash_training_text(pieces: Pieces) -> Hashes:
+    """Returns the hashes of the units of the training text among some pieces."""
+    hashes, train = hash_words(pieces.distinct), pieces.splits == SPLITS.index("train")
+    words = pieces.words[np.repeat(train, pieces.lengths)]
+    lengths, before = pieces.lengths[train], pieces.before[train]
+    return cut_units(hashes[words], lengths, hashes[before], every_run=False).hashes
 
 
 class _ShardWriter:

@@ -79,11 +79,12 @@ def run(
         raise InputError(f"--max-restarts is {max_restarts}; it must be at least 0")
     with Dataset.open(records) as dataset:
         config = check_config(config, dataset, workers=workers)
-        digest, vocab = dataset.digest, dataset.vocab
+        digest = dataset.digest
     is_new = _open_workdir(workdir, config)
     with _locked(workdir):
         done = _steps_done(workdir, config, records=records, digest=digest)
-        begin(workdir, config, vocab=vocab, warm_start=warm_start, is_new=is_new)
+        with Dataset.open(records) as dataset:
+            begin(workdir, config, dataset=dataset, warm_start=warm_start, is_new=is_new)
         if profile:
             profile.check(done=done, steps=config.train.steps)
         launch = functools.partial(

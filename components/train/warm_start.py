@@ -10,22 +10,24 @@ from model.compatible import check_same_model
 from model.config import Config
 from model.errors import InputError
 from model.published import load_published, read_trained_digest
-from model.vocab import Vocabulary
+from model.records import Dataset
+from model.seen import SEEN_FILE
+from model.seen_records import save_training
 from model.warm_start import FOLDER, TEMPORARY, write_warm_start
 
-BEGINNING = (FOLDER, TEMPORARY)
+BEGINNING = (FOLDER, TEMPORARY, SEEN_FILE)
 """What a training that was stopped at once leaves in its folder; it then begins anew."""
 
 
-def begin(
-    workdir: str, config: Config, *, vocab: Vocabulary, warm_start: str, is_new: bool
-) -> None:
+def begin(workdir: str, config: Config, *, dataset: Dataset, warm_start: str, is_new: bool) -> None:
     """Writes the weights to begin with, or checks that the training began with them.
+
+    The folder also gets what the model will have seen, by this training and before.
 
     Args:
       workdir: the training's folder.
       config: its config.
-      vocab: of its records.
+      dataset: its records.
       warm_start: folder of a published version; empty to begin with random weights.
       is_new: whether the training has not begun yet.
 
@@ -38,8 +40,15 @@ def begin(
         if warm_start:
             published = load_published(warm_start)
             check_same_model(warm_start, published.config, config)
-            write_warm_start(workdir, published, vocab)
-        return
+            write_warm_start(workdir, published, dataset.vocab)
+    else:
+        _check_beginning(workdir, warm_start)
+    problem = save_training(workdir, dataset, base=warm_start, is_new=is_new)
+    if problem:
+        print(f"warning: {problem}; evaluate will reject the model", flush=True)
+
+
+def _check_beginning(workdir: str, warm_start: str) -> None:
     began = _read_beginning(workdir)
     given = read_trained_digest(warm_start) if warm_start else ""
     if began == given:
