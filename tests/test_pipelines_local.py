@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 from compiled_pipeline import read_specs
-from volume import keep_first
 
 import pipelines
 from components.preprocess.comparison import Comparison
@@ -161,13 +160,15 @@ def test_kfp_can_show_metrics_and_page(passed: Run) -> None:
 
 def run_compared(records: str, texts: str, root: Path, *, limits: dict[str, float]) -> RunResult:
     """Runs the graph on texts that are compared to records, with as little training as there can be."""
+    config = with_overrides(tiny(), ["train.steps=1", "train.warmup_steps=0"])
+    compared = Comparison(compare_to=records, **limits)
     return run_pipeline(
         inputs=[texts],
         root=str(root),
-        config=with_overrides(tiny(), ["train.steps=1", "train.warmup_steps=0"]),
+        config=config,
         workers=1,
         model_name="m",
-        comparison=Comparison(compare_to=records, **limits),
+        comparison=compared,
     )
 
 
@@ -201,8 +202,7 @@ def test_drift_without_a_limit_is_shown(tiny_records: str, corpus: Path, tmp_pat
     result = run_compared(tiny_records, f"{corpus}/0*.txt", tmp_path, limits={})
     drift = compare(result.records, tiny_records)
     (output,) = tmp_path.glob("pipeline/*/preprocess/executor_output.json")
-    outputs = json.loads(output.read_text())["artifacts"]
-    metrics = outputs["metrics"]["artifacts"][0]["metadata"]
+    metrics = json.loads(output.read_text())["artifacts"]["metrics"]["artifacts"][0]["metadata"]
     assert metrics["divergence"] == drift.divergence
     assert metrics["new_word_rate"] == drift.new_word_rate
 
@@ -358,14 +358,12 @@ def descendants(pid: int) -> set[int]:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
     ("number", "sign", "least", "code"),
-    keep_first(
-        [
-            # kfp's shell, the task, two workers; the workers have joined.
-            (signal.SIGINT, "train/workdir/checkpoints/*", 4, -signal.SIGINT),
-            # The shell of the first task: it has not told its process group so far.
-            (signal.SIGTERM, "", 1, 128 + signal.SIGTERM),
-        ]
-    ),
+    [
+        # kfp's shell, the task, two workers; the workers have joined.
+        (signal.SIGINT, "train/workdir/checkpoints/*", 4, -signal.SIGINT),
+        # The shell of the first task: it has not told its process group so far.
+        (signal.SIGTERM, "", 1, 128 + signal.SIGTERM),
+    ],
 )
 def test_a_signal_ends_all_processes(
     tmp_path: Path, corpus: Path, number: signal.Signals, sign: str, least: int, code: int
