@@ -158,17 +158,11 @@ def test_kfp_can_show_metrics_and_page(passed: Run) -> None:
     assert "divergence" not in metrics["preprocess"]  # nothing was compared
 
 
-def run_compared(records: str, texts: str, root: Path, *, limits: dict[str, float]) -> RunResult:
+def run_compared(texts: str, root: Path, to: Comparison) -> RunResult:
     """Runs the graph on texts that are compared to records, with as little training as there can be."""
     config = with_overrides(tiny(), ["train.steps=1", "train.warmup_steps=0"])
-    compared = Comparison(compare_to=records, **limits)
     return run_pipeline(
-        inputs=[texts],
-        root=str(root),
-        config=config,
-        workers=1,
-        model_name="m",
-        comparison=compared,
+        inputs=[texts], root=str(root), config=config, workers=1, model_name="m", comparison=to
     )
 
 
@@ -179,7 +173,7 @@ def test_words_that_drift_too_far_end_the_run(
     texts = f"{corpus}/0*.txt"  # a part of what tiny_records are made of
     root = tmp_path / "root"
     with pytest.raises(RejectedError) as raised:
-        run_compared(tiny_records, texts, root, limits={"max_divergence": 0.0})
+        run_compared(texts, root, Comparison(compare_to=tiny_records, max_divergence=0.0))
     assert executed_tasks(root) == {"find-inputs"}
     (records,) = root.glob("pipeline/*/preprocess/records")
     drift = compare(str(records), tiny_records)
@@ -199,7 +193,7 @@ def test_words_that_drift_too_far_end_the_run(
 @pytest.mark.slow
 @pytest.mark.extra
 def test_drift_without_a_limit_is_shown(tiny_records: str, corpus: Path, tmp_path: Path) -> None:
-    result = run_compared(tiny_records, f"{corpus}/0*.txt", tmp_path, limits={})
+    result = run_compared(f"{corpus}/0*.txt", tmp_path, Comparison(compare_to=tiny_records))
     drift = compare(result.records, tiny_records)
     (output,) = tmp_path.glob("pipeline/*/preprocess/executor_output.json")
     metrics = json.loads(output.read_text())["artifacts"]["metrics"]["artifacts"][0]["metadata"]
