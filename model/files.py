@@ -44,4 +44,5 @@ def write_arrays(file: str | BinaryIO, arrays: Mapping[str, npt.NDArray[Any]]) -
     if objects:
         raise ValueError(f"arrays of Python objects can't be written: {', '.join(objects)}")
     # Arrays only: NumPy before 2.2 saves any flag, allow_pickle too, as one more array.
-    np.savez(file, **dict(arrays))
+    named: dict[str, Any] = dict(arrays)
+    np.savez(file, **named)
