@@ -194,7 +194,7 @@ def test_a_job_server_that_is_not_there(options: list[str], message: str) -> Non
     began = time.monotonic()
     with pytest.raises(InputError, match=message):
         check_options(1, ["--runner=PortableRunner", *options])
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_a_pipeline_is_waited_for() -> None:

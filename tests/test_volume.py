@@ -95,3 +95,10 @@ def test_the_first_cases_stay() -> None:
     assert [[mark.name for mark in case.marks] for case in cases] == [[], [], ["extra"]]
     with pytest.raises(ValueError, match="at least one case stays"):
         keep_first([1, 2], 0)
+
+
+def test_the_tests_on_the_lowest_versions_are_there() -> None:
+    first, second, *names = (TESTS / "lowest.txt").read_text("utf-8").splitlines()
+    assert (first, second) == ("-m", "not extra")
+    assert names == sorted(set(names))
+    assert [name for name in names if not (TESTS.parent / name).is_file()] == []
