@@ -122,5 +122,5 @@ def test_a_champion_that_was_replaced_is_no_beginning(model: Path) -> None:
     assert str(caught.value) == (
         f"{first} is not the version 1 that champion.json names (its MANIFEST.json is another "
         f"one); put that version back, or charloom registry promote {model} VERSION makes another "
-        "one champion"
+        "one the champion"
     )

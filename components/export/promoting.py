@@ -135,7 +135,7 @@ def _next_reference(
     if not isinstance(compared, Mapping) or not isinstance(found, Mapping):
         return reference
     with contextlib.suppress(InputError):
-        known = made_of(entry_folder(model_dir, reference))
+        known = made_of(entry_folder(model_dir, reference, is_reference=True))
         if known and known == compared.get("checkpoint_digest"):
             return new if found.get("relation") == "better" else reference
     return reference
@@ -299,12 +299,15 @@ def _needed(model_dir: str, there: set[int]) -> set[int]:
     if pointer is None:
         return set()
     before = [entry for entry in pointer.history if entry.version in there][-1:]
-    reference = [] if pointer.reference is None else [pointer.reference]
-    entries = [pointer.champion, *before, *reference]
-    for entry in entries:
+    for entry in (pointer.champion, *before):
         if entry.version in there:
             entry_folder(model_dir, entry)
-    return {entry.version for entry in entries}
+    needed = {entry.version for entry in (pointer.champion, *before)}
+    if pointer.reference is None:
+        return needed
+    if pointer.reference.version in there:
+        entry_folder(model_dir, pointer.reference, is_reference=True)
+    return {*needed, pointer.reference.version}
 
 
 def _remove(registry: str, name: str, entry: str) -> None:

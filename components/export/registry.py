@@ -130,24 +130,30 @@ def version_digest(folder: str) -> str | None:
         return None
 
 
-def entry_folder(model_dir: str, entry: Entry) -> str:
+def entry_folder(model_dir: str, entry: Entry, *, is_reference: bool = False) -> str:
     """Returns the folder of the version that an entry of the pointer means.
+
+    Args:
+      model_dir: the model's folder.
+      entry: of its pointer.
+      is_reference: whether it is the reference; an error then says how to move that.
 
     Raises:
       InputError: the folder is gone, or holds another version than the one that was published
         under this number.
     """
     folder = os.path.join(model_dir, str(entry.version))
+    command, role = ("rebase", "reference") if is_reference else ("promote", "champion")
+    instead = f"charloom registry {command} {model_dir} VERSION makes another one the {role}"
     if not os.path.isdir(folder):
         raise InputError(
             f"{os.path.join(model_dir, CHAMPION_FILE)} names version {entry.version}, which is "
-            f"gone; charloom registry promote {model_dir} VERSION makes another one champion"
+            f"gone; {instead}"
         )
     if entry.digest is not None and version_digest(folder) != entry.digest:
         raise InputError(
             f"{folder} is not the version {entry.version} that {CHAMPION_FILE} names (its "
-            "MANIFEST.json is another one); put that version back, or charloom registry promote "
-            f"{model_dir} VERSION makes another one champion"
+            f"MANIFEST.json is another one); put that version back, or {instead}"
         )
     return folder
 
