@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.export.lineage import CHAMPION, Beginning, find_beginning
+from components.export.lineage import CHAMPION, Beginning, find_beginning, find_reference
 from model.errors import InputError
 
 
@@ -40,6 +40,33 @@ def test_the_champion_of_another_run(model: Path) -> None:
     first = add_version(model, 1, run="another", champion=None, warm_start=None)
     assert begin(model) == Beginning(first, first)
     assert begin(model, "") == Beginning(first, "")
+
+
+def set_reference(model: Path, number: int) -> str:
+    pointer = json.loads((model / "champion.json").read_text())
+    pointer["reference"] = {"version": number, "digest": "d" * 64}
+    (model / "champion.json").write_text(json.dumps(pointer))
+    return str(model / str(number))
+
+
+def test_the_reference_is_handed_on_even_if_it_is_gone(model: Path) -> None:
+    second = add_version(model, 2, run="another")
+    assert find_reference(str(model)) == ""
+    gone = set_reference(model, 1)
+    assert begin(model) == Beginning(second, second, gone)
+    assert find_reference(str(model)) == gone
+    assert find_reference(second) == ""
+    (model / "champion.json").write_text('{"version": 2, "reference": 7}')
+    with pytest.raises(InputError, match=r"champion\.json is damaged; charloom registry promote"):
+        find_reference(str(model))
+
+
+def test_a_run_again_is_held_against_the_same_reference(model: Path) -> None:
+    first = add_version(model, 1, run="before", champion=None, warm_start=None)
+    beside = {"champion": {"path": first}, "reference": {"path": first}}
+    add_version(model, 2, run="this", warm_start={"path": first}, **beside)
+    set_reference(model, 2)
+    assert begin(model) == Beginning(first, first, first)
 
 
 def test_a_version_that_was_not_made_by_a_run(model: Path) -> None:
