@@ -238,19 +238,6 @@ def test_few_sources_are_shown_once(count: int, lengths: list[int]) -> None:
     assert max(lengths) == min(count, SHOWN_SOURCES)
 
 
-def test_pieces_of_a_file_are_one_row() -> None:
-    documents = [
-        {"source": f"{i % 2}.txt:{i}", "words": 2, "log_likelihood": -2.0 * i} for i in range(4)
-    ]
-    page = parse(render_page(changed("splits.test.documents", documents)))
-    assert "Hardest of 2" in page.text
-    (shown,) = tables(page)[2:-2]
-    assert shown[1:] == [
-        ["1.txt", "4", f"{math.exp(2):.2f}"],
-        ["0.txt", "4", f"{math.exp(1):.2f}"],
-    ]
-
-
 def hostile_report(text: str = HOSTILE) -> dict[str, Any]:
     report = copy.deepcopy(REPORT)
     report["verdict"]["reasons"] = [text]
