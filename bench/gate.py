@@ -86,8 +86,8 @@ def simulate(
       correlation: of two pieces of one source.
       better_by: by what part the challenger's perplexity is truly below the champion's.
       even: whether all sources are of one size; otherwise their pieces are lognormal.
-      noise: how the sources differ: `normal`, `heavy` (Student's t with 3 degrees of freedom)
-        or `skewed` (lognormal).
+      noise: how the sources differ: `normal`, `heavy` (Student's t with 3 degrees of freedom),
+        `skewed up` or `skewed down` (lognormal).
     """
     size = (trials, sources)
     sizes = np.full(size, float(PIECES)) if even else PIECES * random.lognormal(0.0, 0.7, size)
@@ -112,10 +112,11 @@ def _draw(random: np.random.Generator, size: tuple[int, int], noise: str) -> Flo
     if noise == "heavy":
         heavy: Floats = random.standard_t(3, size) / math.sqrt(3)
         return heavy
-    if noise == "skewed":
+    if noise.startswith("skewed"):
         # A lognormal with sigma 0.5 has the variance (e^0.25 - 1) e^0.25.
         skewed = random.lognormal(0.0, 0.5, size) - math.exp(0.125)
-        return skewed / math.sqrt(math.expm1(0.25) * math.exp(0.25))
+        sign = 1.0 if noise == "skewed up" else -1.0
+        return sign * skewed / math.sqrt(math.expm1(0.25) * math.exp(0.25))
     return random.standard_normal(size)
 
 
@@ -218,9 +219,15 @@ def chain(
         yield now
 
 
-def worst_of_chains(*, drift: float, spread: float, chains: int = 20) -> dict[str, float]:
+def worst_of_chains(
+    *, drift: float, spread: float, sources: int = 30, chains: int = 20
+) -> dict[str, float]:
     """Returns by what part the true perplexity was ever above the best champion's, and others."""
-    nights = [one for seed in range(chains) for one in chain(seed, drift=drift, spread=spread)]
+    nights = [
+        one
+        for seed in range(chains)
+        for one in chain(seed, drift=drift, spread=spread, sources=sources)
+    ]
     return {
         "below_best": max(math.expm1(one.best - one.champion) for one in nights),
         "below_reference": max(math.expm1(one.reference - one.champion) for one in nights),
@@ -245,10 +252,14 @@ def main() -> None:
             for sources in SOURCES:
                 add(sources, correlation=correlation, even=even)
             add(300, correlation=correlation, even=even, better_by=0.03)
-    for noise in ("heavy", "skewed"):
+    for noise in ("heavy", "skewed up", "skewed down"):
         for sources in SOURCES[1:]:
             add(sources, correlation=0.3, noise=noise)
-    chains = {name: worst_of_chains(drift=d, spread=s) for name, (d, s) in CHAINS.items()}
+    chains = {
+        f"{name}, {sources} sources": worst_of_chains(drift=drift, spread=spread, sources=sources)
+        for name, (drift, spread) in CHAINS.items()
+        for sources in (10, 30, 300)
+    }
     print(json.dumps({"trials": rows, "chains": chains}))
 
 

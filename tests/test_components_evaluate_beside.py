@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from test_components_evaluate_page import HOSTILE, REPORT, parse
+from test_components_evaluate_page import HOSTILE, REPORT, changed, parse, tables
 
 from components.evaluate.beside import Row, card_address, read_beside
 from components.evaluate.markdown import render_markdown
@@ -195,3 +195,13 @@ def test_the_data_card_is_linked() -> None:
         made["dataset"]["path"] = path
         assert card_address(made) is None
         render_page(made)
+
+
+def test_pieces_of_a_file_are_one_row() -> None:
+    documents = [
+        {"source": f"{i % 2}.txt:{i}", "words": 2, "log_likelihood": -2.0 * i} for i in range(4)
+    ]
+    page = parse(render_page(changed("splits.test.documents", documents)))
+    assert "Hardest of 2" in page.text
+    (shown,) = tables(page)[2:-2]
+    assert [row[:2] for row in shown[1:]] == [["1.txt", "4"], ["0.txt", "4"]]

@@ -17,7 +17,6 @@ from gate_reports import (
     other_vocabulary,
     sums,
     with_champion,
-    with_reference,
 )
 
 from components.evaluate.gate import decide
@@ -389,114 +388,6 @@ def test_comparison_has_what_the_page_shows() -> None:
     assert (one["lost"], one["sources"]) == (False, 40)
     assert [compared["slices"][1][name] for name in ("change", "low", "high")] == [None] * 3
     assert compared["slice_confidence"] == pytest.approx(0.99)
-
-
-def test_pieces_of_a_file_are_one_source() -> None:
-    """Twenty pieces of each of five files, alike within a file, say as much as five."""
-    files, pieces = 5, 20
-    random = np.random.default_rng(3)
-    gaps = np.repeat(0.01 + 0.01 * random.standard_normal(files), pieces)
-    lengths = [1_000] * files * pieces
-    ours, theirs = sums(-4.0 + gaps, lengths), sums(np.full(len(gaps), -4.0), lengths)
-    for test in (ours, theirs):
-        for at, one in enumerate(test["documents"]):
-            one["source"] = f"{at // pieces}.txt:{at % pieces}"
-    compared = decide(with_champion(ours, theirs), limits=GateConfig()).comparison
-    assert compared is not None
-    assert (compared.unit, compared.units, compared.words) == ("source", files, 100_000)
-    by_file = gaps[::pieces]
-    half = 2.7764451 * by_file.std(ddof=1) / math.sqrt(files)
-    assert compared.low == pytest.approx(by_file.mean() - half)
-    assert compared.high == pytest.approx(by_file.mean() + half)
-    assert [one["source"] for one in compared.sources["better"]] == [
-        f"{at}.txt" for at in np.argsort(-by_file) if by_file[at] > 0
-    ]
-
-
-def test_many_sources_are_grouped() -> None:
-    report = make_pair(0.02, count=2_500, length=50)
-    ours, theirs = report["splits"]["test"], report["champion"]["test"]
-    groups = np.arange(2_500) * 1_000 // 2_500
-    for one in report["champion"]["slices"].values():
-        for field in ("words", "difference"):
-            one[field] = np.bincount(groups, one[field]).tolist()
-    compared = decide(with_champion(ours, theirs) | report, limits=GateConfig()).comparison
-    assert compared is not None
-    assert (compared.units, compared.relation) == (2_500, BETTER)
-
-
-DRIFTS: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
-    "as good as the best": (
-        with_reference(make_pair(0.0, apart=0.001)),
-        {},
-        True,
-        "not worse than the best version so far (1) by more than 2.00%: perplexity +0.00% "
-        "(99.95% interval",
-    ),
-    "not worse than the champion, worse than the best": (
-        with_reference(make_pair(0.0, apart=0.001), 0.021),
-        {},
-        False,
-        "may be worse than the best version so far (1) by more than 2.00%: perplexity +2.12%",
-    ),
-    "the same, the margin wider": (
-        with_reference(make_pair(0.0, apart=0.001), 0.021),
-        {"max_drift": 0.03},
-        True,
-        "not worse than the best version so far (1) by more than 3.00%",
-    ),
-    "perhaps within the margin": (
-        with_reference(make_pair(0.0, apart=0.001), 0.019, apart=0.02),
-        {},
-        False,
-        "may be worse than the best version so far (1) by more than 2.00%",
-    ),
-    "the champion is the best": (
-        make_pair(0.02) | {"reference": {"path": "registry/lm/3", "refused": None, "is_champion": True}},
-        {},
-        True,
-        "not worse than the best version so far (3) by more than 2.00%: perplexity -1.98%",
-    ),
-    "the champion is said to be the best": (
-        make_pair(0.02) | {"reference": {"path": "registry/lm/2", "refused": None, "is_champion": True}},
-        {},
-        False,
-        "reference.is_champion is true, but the champion is another version",
-    ),
-    "it is gone": (
-        make_pair(0.02) | {"reference": {"path": "my models/lm/2", "refused": "my models/lm/2 is gone"}},
-        {},
-        False,
-        "the best version so far (2) can't be compared with: my models/lm/2 is gone; "
-        "charloom registry rebase 'my models/lm' VERSION takes another as reference",
-    ),
-    "it has no sums": (
-        make_pair(0.02)
-        | {"reference": {"path": "lm/2", "refused": None, "is_champion": False, "test": None}},
-        {},
-        False,
-        "reference.same_vocabulary is not true or false",
-    ),
-    "it is a text": (
-        make_pair(0.02) | {"reference": "lm/2"},
-        {},
-        False,
-        "reference is a str; it must be a reference or null",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("report", "limits", "passed", "reason"), DRIFTS.values(), ids=DRIFTS)
-def test_drift(report: Any, limits: dict[str, Any], passed: bool, reason: str) -> None:
-    test_verdict(report, limits, passed, reason)
-
-
-def test_relation_to_the_reference() -> None:
-    for better, expected in ((-0.02, BETTER), (0.0, NOT_WORSE), (0.04, WORSE)):
-        report = with_reference(make_pair(0.0, apart=0.001), better)
-        verdict = decide(report, limits=GateConfig()).to_dict()
-        assert verdict["reference"]["relation"] == expected
-        assert verdict["comparison"]["relation"] == NOT_WORSE
 
 
 def test_same_report_same_interval() -> None:

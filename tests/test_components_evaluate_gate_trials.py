@@ -20,9 +20,9 @@ LIMITS = GateConfig()
 
 def test_few_alike_sources_are_rarely_found_better() -> None:
     """5 files of 20 pieces with correlation 0.3, of which 26.5 % were "better" by pieces."""
-    found = rates(5, correlation=0.3, trials=1_000)
+    found = rates(5, correlation=0.3, trials=300)
     assert found.decided == 1.0
-    assert 0.01 < found.better <= BETTER_AT_MOST
+    assert 0.0 < found.better <= BETTER_AT_MOST
     assert found.lost_slice <= SLICES_AT_MOST
 
 
@@ -74,17 +74,28 @@ def test_a_slice_that_lost_much_is_found() -> None:
 def test_a_hundred_nights_of_small_losses_stay_within_the_margin() -> None:
     """0.35 % worse each night; without a reference the end is over 20 % worse than the first."""
     drift, spread = CHAINS["0.35 % worse"]
-    fallen = worst_of_chains(drift=drift, spread=spread)
+    fallen = worst_of_chains(drift=drift, spread=spread, chains=3)
     assert 0.003 < fallen["below_best"] <= LIMITS.max_drift
     free = GateConfig(max_drift=1.0)
-    *_, last = chain(0, drift=drift, limits=free)
+    *_, last = chain(0, nights=60, drift=drift, sources=300, limits=free)
     assert math.expm1(last.best - last.champion) > 0.2
 
 
+@pytest.mark.parametrize("sources", [10, 30, 300])
 @pytest.mark.parametrize("name", CHAINS)
 @pytest.mark.extra
-def test_no_chain_falls_below_the_margin(name: str) -> None:
+def test_no_chain_falls_below_the_margin(name: str, sources: int) -> None:
     drift, spread = CHAINS[name]
-    fallen = worst_of_chains(drift=drift, spread=spread)
+    fallen = worst_of_chains(drift=drift, spread=spread, sources=sources)
     assert fallen["below_reference"] <= LIMITS.max_drift
     assert fallen["below_best"] <= LIMITS.max_drift
+
+
+@pytest.mark.parametrize("noise", ["heavy", "skewed up", "skewed down"])
+@pytest.mark.parametrize("sources", SOURCES[1:])
+@pytest.mark.extra
+def test_other_noise(sources: int, noise: str) -> None:
+    found = rates(sources, correlation=0.3, noise=noise)
+    # Rare large losses that a few sources don't show: a limit of any interval, documented.
+    assert found.better <= (BETTER_AT_MOST if sources == 300 else 0.08)
+    assert found.lost_slice <= SLICES_AT_MOST

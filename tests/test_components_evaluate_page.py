@@ -230,8 +230,8 @@ def test_tables() -> None:
         "↵\u00a050.0\u00a0%\u00a0✓\n<unk>\u00a025.0\u00a0%",
     ]
     assert [row[0] for row in worst[1:]] == [f"state/{i:02}.txt" for i in (11, 10, 9, 8, 7)]
-    assert [row[0] for row in best[1:]] == [f"state/{i:02}.txt:0" for i in (4, 3, 2, 1, 0)]
-    assert best[-1] == ["state/00.txt:0", "10", f"{math.exp(4):.2f}"]
+    assert [row[0] for row in best[1:]] == [f"state/{i:02}.txt" for i in (4, 3, 2, 1, 0)]
+    assert best[-1] == ["state/00.txt", "10", f"{math.exp(4):.2f}"]
     assert origins == [
         ["Checkpoint", "work/checkpoints/1200"],
         ["Checkpoint digest", "c0de" * 16],
@@ -244,7 +244,7 @@ def test_tables() -> None:
 
 
 @pytest.mark.parametrize(("count", "lengths"), [(1, [1]), (5, [5]), (7, [5, 2]), (99, [5, 5])])
-def test_few_documents_are_shown_once(count: int, lengths: list[int]) -> None:
+def test_few_sources_are_shown_once(count: int, lengths: list[int]) -> None:
     documents = [{"source": str(i), "words": 1, "log_likelihood": -i / 9} for i in range(count)]
     shown = tables(parse(render_page(changed("splits.test.documents", documents))))[2:-2]
     assert [len(table) - 1 for table in shown] == lengths

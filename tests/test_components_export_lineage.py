@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from components.export.lineage import CHAMPION, find_beginning
+from components.export.lineage import CHAMPION, Beginning, find_beginning, find_reference
 from components.export.manifest import write_manifest
 from model.errors import InputError
 
@@ -24,13 +24,17 @@ def add_version(model: Path, number: int, **report: Any) -> str:
     return str(version)
 
 
-def begin(model: Path, warm_start: str = CHAMPION, run: str = "this") -> tuple[str, str, str]:
+def find(model: Path, warm_start: str = CHAMPION, run: str = "this") -> Beginning:
     return find_beginning(
         str(model.parent),
         model.name,
         warm_start=warm_start,
         identify=lambda base, champion: f"{run}: {base} > {champion}",
     )
+
+
+def begin(model: Path, warm_start: str = CHAMPION, run: str = "this") -> tuple[str, ...]:
+    return find(model, warm_start, run)[:3]
 
 
 def begun(path: str, digest: str) -> dict[str, Any]:
@@ -53,6 +57,33 @@ def test_the_champion_of_another_run(model: Path) -> None:
     first = add_version(model, 1, run="another", champion=None, warm_start=None)
     assert begin(model) == (first, first, "this: lm-1 > lm-1")
     assert begin(model, "") == (first, "", "this:  > lm-1")
+
+
+def set_reference(model: Path, number: int) -> str:
+    pointer = json.loads((model / "champion.json").read_text())
+    pointer["reference"] = {"version": number, "digest": "d" * 64}
+    (model / "champion.json").write_text(json.dumps(pointer))
+    return str(model / str(number))
+
+
+def test_the_reference_is_handed_on_even_if_it_is_gone(model: Path) -> None:
+    second = add_version(model, 2, run="another")
+    assert find_reference(str(model)) == ""
+    gone = set_reference(model, 1)
+    assert find(model) == (second, second, "this: lm-2 > lm-2", gone)
+    assert find_reference(str(model)) == gone
+    assert find_reference(second) == ""
+    (model / "champion.json").write_text('{"version": 2, "reference": 7}')
+    with pytest.raises(InputError, match=r"champion\.json is damaged; charloom registry promote"):
+        find_reference(str(model))
+
+
+def test_a_run_again_is_held_against_the_same_reference(model: Path) -> None:
+    first = add_version(model, 1, run="before", champion=None, warm_start=None)
+    run = "this: lm-1 > lm-1"
+    add_version(model, 2, run=run, **begun(first, "lm-1"), reference={"path": first})
+    set_reference(model, 2)
+    assert find(model) == (first, first, run, first)
 
 
 def test_a_version_that_was_not_made_by_a_run(model: Path) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.evaluate.comparison import BETTER, WORSE
 from components.evaluate.gate import decide
+from components.evaluate.judging import BETTER, WORSE
 from components.evaluate.main import run as run_evaluate
 from components.preprocess.main import run as run_prepare
 from components.train.main import run as run_train
-from model.champion import SHOWN_WORDS, differing_words, score_champion
+from model.champion import SHOWN_WORDS, differing_words, score_champion, score_reference
 from model.compatible import why_not
 from model.config import DataConfig, GateConfig, with_overrides
 from model.evaluation import evaluate_checkpoint
@@ -21,6 +21,7 @@ from model.presets import tiny
 from model.published import save_published
 from model.records import Dataset
 from model.report import Scored, SplitWords
+from model.slices import differences_of
 
 LIMITS = GateConfig(beat=(), min_units=5)
 SETTINGS = ["train.steps=200", "train.valid_steps=50", "train.checkpoint_steps=50"]
@@ -59,8 +60,13 @@ def small_against_large(small_training: tuple[str, str], large: str) -> dict[str
 
 
 def test_a_model_beside_itself(tiny_records: str, tiny_training: str, large: str) -> None:
-    report = evaluate_checkpoint(records=tiny_records, workdir=tiny_training, champion=large)
+    report = evaluate_checkpoint(
+        records=tiny_records, workdir=tiny_training, champion=large, reference=large
+    )
     champion = report["champion"]
+    once = dict.fromkeys(("test", "slices", "words"))
+    assert report["reference"] == {**champion, **once, "is_champion": True}
+    assert decide(report, limits=LIMITS).reference is not None
     assert champion["version"] == 7
     assert champion["path"] == large
     assert champion["checkpoint_digest"] == report["checkpoint"]["digest"]
@@ -86,6 +92,8 @@ def test_a_smaller_vocabulary_lowers_the_perplexity_and_does_not_win(
     assert ours["unknown_words"] > theirs["unknown_words"]
     assert ours["perplexity"] < 0.5 * theirs["perplexity"]
     assert ours["bits_per_character"] > theirs["bits_per_character"]
+    slices = report["champion"]["slices"]
+    assert sum(slices["champion only"]["words"]) > sum(slices["challenger only"]["words"]) == 0
     verdict = decide(report, limits=LIMITS)
     assert not verdict.passed
     assert verdict.comparison is not None
@@ -130,7 +138,7 @@ def test_report_of_a_run_with_a_champion(
     )
     assert report["verdict"]["status"] == "REJECTED"
     assert report["verdict"]["reasons"] == [
-        "not surely better than the champion, which is required: perplexity +0.00% (95% interval "
+        "not significantly better than the champion (gate.require_improvement): perplexity +0.00% (95% interval "
         "+0.00% to +0.00%, over 9 files)"
     ]
     assert report["verdict"]["comparison"]["relation"] == "not worse"
@@ -149,6 +157,18 @@ def test_a_champion_that_is_not_whole_is_refused(tiny_records: str, tmp_path: Pa
         "train and publish a model anew"
     )
     assert (found["version"], found["path"], found["test"]) == (2, str(version), None)
+
+
+def test_a_reference_that_is_gone_is_refused(tiny_records: str, tmp_path: Path) -> None:
+    with Dataset.open(tiny_records) as dataset:
+        found = score_reference(
+            str(tmp_path / "lm" / "1"),
+            dataset,
+            None,  # type: ignore[arg-type]
+            champion={"path": str(tmp_path / "lm" / "2")},
+        )
+    assert (found["version"], found["is_champion"], found["test"]) == (1, False, None)
+    assert str(tmp_path / "lm" / "1") in found["refused"]
 
 
 def test_models_that_split_text_in_other_ways_are_not_compared() -> None:
@@ -182,11 +202,14 @@ def test_words_that_differ_most() -> None:
         {"word": "<b>", "count": 2, "difference": 2.0},
         {"word": "two", "count": 2, "difference": -2.0},
     )
-    assert differing_words(words, ours, theirs, with_spellings=False) == {
+    without, spelled = (
+        differences_of(ours, theirs, words, spelled=spelled) for spelled in (False, True)
+    )
+    assert differing_words(words, without) == {
         "better": [better],
         "worse": [worse],
     }
-    assert differing_words(words, ours, theirs, with_spellings=True) == {
+    assert differing_words(words, spelled) == {
         "better": [{"word": "new", "count": 1, "difference": 5.0}, better],
         "worse": [worse],
     }

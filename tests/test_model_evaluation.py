@@ -177,8 +177,9 @@ def test_model_is_the_checkpoint(loaded: Loaded, tiny_training: str) -> None:
 def test_what_the_report_says(
     report: Json, loaded: Loaded, dataset: Dataset, tiny_training: str
 ) -> None:
-    assert report["format_version"] == 3
+    assert report["format_version"] == 4
     assert report["champion"] is None
+    assert report["reference"] is None
     assert report["config"] == loaded.checkpoint.meta["config"]
     assert report["dataset"] == {
         "path": os.path.abspath(dataset.path),

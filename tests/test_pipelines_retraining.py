@@ -34,7 +34,7 @@ def outcomes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Out
     new = root / "new.txt"
     new.write_text(NEW_TEXT * 200)  # so much that some of it is trained on, whatever its hash
     settings = ["train.steps=80", "train.valid_steps=20", "gate.min_units=5", "gate.beat=[]"]
-    settings += ["gate.tolerance=1", "gate.max_slice_loss=100"]
+    settings += ["gate.tolerance=1", "gate.max_drift=1", "gate.max_slice_loss=100"]
     config = with_overrides(tiny(), settings)
 
     def run(*inputs: str) -> Outcome:
