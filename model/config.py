@@ -208,7 +208,7 @@ class TrainConfig:
     checkpoint_steps: int = 100
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
-    """How many of the newest checkpoints are kept, beside the best one."""
+    """How many of the newest whole checkpoints are kept, besides the best and the newest good one."""
 
     def __post_init__(self) -> None:
         for name in ("lanes", "window", "steps", "log_steps", "valid_steps", "checkpoint_steps"):
