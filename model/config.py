@@ -188,7 +188,9 @@ class TrainConfig:
     rare_count: int = 3
     """Such a word replaces targets in proportion to what its count falls short of this."""
     precision: str = "float32"
-    """Of large matrix products and of gradients between workers; variables are always float32."""
+    """Precision of large matrix products; variables are always float32."""
+    reduce_precision: str = "auto"
+    """Precision of gradients until all workers' are added up; `auto`: as `precision`, between workers only."""
     average_last: float = 0.0
     """Share of the steps, at the end, over which the weights are averaged (Izmailov et al. 2018)."""
     patience: int = 0
@@ -206,7 +208,7 @@ class TrainConfig:
     checkpoint_steps: int = 100
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
-    """How many of the newest checkpoints are kept, beside the best one."""
+    """How many of the newest whole checkpoints are kept, besides the best and the newest good one."""
 
     def __post_init__(self) -> None:
         for name in ("lanes", "window", "steps", "log_steps", "valid_steps", "checkpoint_steps"):
@@ -220,6 +222,7 @@ class TrainConfig:
         check_choice("train.schedule", self.schedule, SCHEDULES)
         check_choice("train.softmax", self.softmax, SOFTMAXES)
         check_choice("train.precision", self.precision, PRECISIONS)
+        check_choice("train.reduce_precision", self.reduce_precision, ("auto", *PRECISIONS))
         for name, low in (("sampled_words", 1), ("rare_count", 1), ("patience", 0)):
             check_range(f"train.{name}", getattr(self, name), low, 1 << 20)
         check_range("train.rare_targets", self.rare_targets, 0.0, 0.5)

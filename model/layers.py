@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from model.config import ModelConfig
-from model.recurrent import multiply
+from model.recurrent import multiply, product_types
 from model.vocab import NUM_CHARS
 
 SHORT_BYTES = 10
@@ -103,10 +103,12 @@ class CharCNN(keras.layers.Layer):
         """`[U, w]` to `[U, F]`."""
         there = tf.cast(char_ids > 0, tf.float32)[..., tf.newaxis]
         embedded = tf.pad(self.embedding(char_ids) * there, [[0, 0], [0, self._margin], [0, 0]])
-        embedded = tf.cast(embedded, precision)
+        # TensorFlow's gradient of a convolution has the type of the convolution.
+        dtype = product_types(precision)[1]
+        embedded = tf.cast(embedded, dtype)
         pooled = []
         for convolution in self.convolutions:
-            kernel = tf.cast(convolution.kernel, precision)
+            kernel = tf.cast(convolution.kernel, dtype)
             found = tf.nn.conv1d(embedded, kernel, stride=1, padding="VALID")
             # tanh rises, so the largest tanh is the tanh of the largest; and padding
             # alone, of which a word always has enough, gives the bias.

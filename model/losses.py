@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from model.network import JointModel, read_rows
+from model.recurrent import product_types
 
 BLOCK_LOGITS = 1 << 22
 """Logits that training computes at a time: few enough to stay near the processor."""
@@ -91,7 +92,7 @@ def _loss_and_gradients(
       The loss, and the gradients of all four.
     """
     outside, weights, precision = given
-    dtype = tf.as_dtype(precision)
+    dtype, of_gradient = product_types(precision)
     count, size = hidden.shape[0], kernel.shape[0] or 1
     block = max(16, min(count, BLOCK_LOGITS // size))
     blocks = -(-count // block)
@@ -114,9 +115,9 @@ def _loss_and_gradients(
         total = tf.reduce_sum(exponentials, axis=-1) + of_target
         loss += tf.reduce_sum(weight * (tf.math.log(total) + top - target))
         d_logits = exponentials * (weight / total)[:, tf.newaxis]
-        d_narrow = tf.cast(d_logits, dtype)
-        d_h = tf.cast(tf.matmul(d_narrow, narrow), tf.float32)
-        d_kernel += tf.cast(tf.matmul(d_narrow, h_narrow, transpose_a=True), tf.float32)
+        h_part, kernel_part, d = (tf.cast(one, of_gradient) for one in (h_narrow, narrow, d_logits))
+        d_h = tf.cast(tf.matmul(d, kernel_part), tf.float32)
+        d_kernel += tf.cast(tf.matmul(d, h_part, transpose_a=True), tf.float32)
         d_target = weight * (of_target / total - 1.0)
         arrays = [arrays[0].write(at, d_h), arrays[1].write(at, d_target)]
         return at + 1, loss, d_kernel, d_bias + tf.reduce_sum(d_logits, axis=0), arrays

@@ -12,10 +12,25 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+FORWARD_BFLOAT16 = "bfloat16 forward"
+"""Precision of products of which only the gradient's are in float32, so that gradients of parts
+of a batch add up to that of the whole batch."""
+
+
+def product_types(precision: str) -> tuple[tf.DType, tf.DType]:
+    """Returns the types of products and of those of their gradients."""
+    if precision == FORWARD_BFLOAT16:
+        return tf.bfloat16, tf.float32
+    dtype = tf.as_dtype(precision)
+    return dtype, dtype
+
 
 def multiply(a: tf.Tensor, b: tf.Tensor, *, precision: str = "float32") -> tf.Tensor:
-    """Returns `[n, k] x [k, m]` as float32; its products, and those of its gradient, in `precision`."""
-    dtype = tf.as_dtype(precision)
+    """Returns `[n, k] x [k, m]` as float32; its products, and those of its gradient, in `precision`.
+
+    With `FORWARD_BFLOAT16` the products of the gradient are in float32.
+    """
+    dtype, of_gradient = product_types(precision)
     if dtype == tf.float32:
         return tf.matmul(a, b)
 
@@ -24,10 +39,10 @@ def multiply(a: tf.Tensor, b: tf.Tensor, *, precision: str = "float32") -> tf.Te
         a, b = tf.cast(a, dtype), tf.cast(b, dtype)
 
         def gradient(d: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            d = tf.cast(d, dtype)
+            x, y, d = (tf.cast(one, of_gradient) for one in (a, b, d))
             return (
-                tf.cast(tf.matmul(d, b, transpose_b=True), tf.float32),
-                tf.cast(tf.matmul(a, d, transpose_a=True), tf.float32),
+                tf.cast(tf.matmul(d, y, transpose_b=True), tf.float32),
+                tf.cast(tf.matmul(x, d, transpose_a=True), tf.float32),
             )
 
         return tf.cast(tf.matmul(a, b), tf.float32), gradient

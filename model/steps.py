@@ -8,11 +8,12 @@ import numpy as np
 import tensorflow as tf
 
 from model.batches import Batch
-from model.config import Config
+from model.config import Config, TrainConfig
 from model.layers import Dropout
 from model.losses import LossSums, softmax_loss, word_log_likelihoods
 from model.network import JointModel, read_rows
 from model.optimizer import AdamW
+from model.recurrent import FORWARD_BFLOAT16
 
 Inputs = dict[str, tf.Tensor]
 
@@ -76,6 +77,21 @@ class StepResult(NamedTuple):
     """Scalar, global norm before clipping; 0 at evaluation."""
     state: Any
     """`[b, layers, 2, H]` a replica."""
+
+
+def _reduce_precision(train: TrainConfig) -> str:
+    """Returns the precision in which gradients are added up over replicas."""
+    return train.precision if train.reduce_precision == "auto" else train.reduce_precision
+
+
+def product_precision(train: TrainConfig) -> str:
+    """Returns the precision of large products, and of their gradients.
+
+    Gradients that are asked for in float32 must not have been rounded before they are added
+    up, or their sum depends on how a batch is shared out.
+    """
+    exact = train.reduce_precision == "float32" and train.precision == "bfloat16"
+    return FORWARD_BFLOAT16 if exact else train.precision
 
 
 class Steps:
@@ -164,7 +180,7 @@ class Steps:
             state=state,
             word_vectors=vectors,
             dropout=dropout,
-            precision=train.precision,
+            precision=product_precision(train),
         )
         if not tables:
             kernel, bias = tf.convert_to_tensor(model.softmax_kernel), model.output_bias
@@ -180,7 +196,7 @@ class Steps:
             targets=targets,
             weights=inputs["weights"],
             candidates=candidates,
-            precision=train.precision,
+            precision=product_precision(train),
         )
         return sums, encoded.state
 
@@ -191,7 +207,7 @@ class Steps:
             return [*gradients, *sums]
         add = tf.distribute.ReduceOp.SUM
         # One long vector: a collective costs more by its calls than by its bytes.
-        dtype = tf.as_dtype(self._config.train.precision)
+        dtype = tf.as_dtype(_reduce_precision(self._config.train))
         packed = tf.concat([tf.reshape(tf.cast(one, dtype), [-1]) for one in gradients], axis=0)
         packed, reduced = replicas.all_reduce(add, packed), replicas.all_reduce(add, [*sums])
         parts = tf.split(packed, [tf.size(one) for one in gradients])

@@ -64,6 +64,7 @@ EVERY_FIELD = [
     "train.rare_targets=0.125",
     "train.rare_count=4",
     "train.precision=bfloat16",
+    "train.reduce_precision=float32",
     "train.average_last=0.25",
     "train.patience=2",
     "train.weight_decay=0.5",
@@ -139,6 +140,7 @@ CHOICES = {
     "train.schedule": ("cosine", "plateau"),
     "train.softmax": ("full", "sampled"),
     "train.precision": ("float32", "bfloat16"),
+    "train.reduce_precision": ("auto", "float32", "bfloat16"),
 }
 
 
