@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from components.evaluate.markdown import render_markdown
 from components.evaluate.page import (
     SHOWN_POINTS,
     SHOWN_SOURCES,
@@ -195,16 +194,6 @@ def test_key_figures() -> None:
             "evaluation: 1\u00a0h\u00a02\u00a0min",
         ),
     }
-
-
-@pytest.mark.parametrize("estimated", [True, None])
-def test_bits_per_estimated_character_are_marked(estimated: bool | None) -> None:
-    report = changed("splits.test.characters_estimated", estimated)
-    if estimated is None:  # a report of before
-        del report["splits"]["test"]["characters_estimated"]
-    remark = "estimated, with a space after each word; unknown words by their spelling"
-    assert read_facts(parse(render_page(report)))["Bits per character"] == ("1.751", remark)
-    assert f"| Bits per character | 1.751 | {remark} |" in render_markdown(report)
 
 
 def test_tables() -> None:

@@ -1,10 +1,10 @@
 """Reads packed text (gzip, bzip2, Zstandard) whole, or says that it is damaged; no TensorFlow.
 
 A packed file is one stream or several, one after the other: gzip calls them members, Zstandard
-frames. Python's own readers are lenient: that of bzip2 takes a damaged second stream for the end,
-that of gzip passes over anything after a first zero byte, zstandard's overlooks a cut. Here the end of a stream
-is followed by a stream or by the end of the file. One exception, which gzip(1) makes, too: zero
-bytes after the last gzip member, down to the end of the file, are padding.
+frames. Some readers are lenient: Python's of bzip2 takes a damaged second stream for the end,
+zstandard's overlooks a cut. Here the end of a stream is followed by a stream or by the end of the
+file. One exception, which gzip(1) makes, too: zero bytes after the last gzip member, down to the
+end of the file, are padding.
 """
 
 from __future__ import annotations
