@@ -73,7 +73,7 @@ def test_the_reference_is_handed_on_even_if_it_is_gone(model: Path) -> None:
     assert find(model) == (second, second, "this: lm-2 > lm-2", gone)
     assert find_reference(str(model)) == gone
     assert find_reference(second) == ""
-    (model / "champion.json").write_text('{"version": 2, "reference": 7}')
+    (model / "champion.json").write_text('{"version": 2, "reference": "x"}')
     with pytest.raises(InputError, match=r"champion\.json is damaged; charloom registry promote"):
         find_reference(str(model))
 

@@ -14,6 +14,7 @@ from components.preprocess.cutting import cut_block
 from components.preprocess.inputs import find_inputs
 from components.preprocess.listing import find_files
 from components.preprocess.reading import read_blocks
+from components.preprocess.sources import InputFile
 from model.config import Config, DataConfig, to_json
 from model.records import SPLITS
 
@@ -34,18 +35,33 @@ Pieces = dict[str, tuple[str, bytes]]
 """Source of each piece -> its split and its words."""
 
 
-def pieces_of(inputs: list[str], config: DataConfig = DATA) -> Pieces:
+Known = dict[tuple[str, str, int], Pieces]
+"""Path, name and size of a file -> its pieces."""
+
+
+def pieces_of(inputs: list[str], config: DataConfig = DATA, known: Known | None = None) -> Pieces:
     """Returns the pieces of all text, as `prepare` lists, cuts and splits it."""
     found: Pieces = {}
+    known = {} if known is None else known
     for file in find_files(inputs):
-        for block in read_blocks(file, config):
-            pieces = cut_block(block, file.name, config, split=file.split)
-            ends = pieces.ends.tolist()
-            for place, source in enumerate(pieces.sources):
-                ids = pieces.words[ends[place - 1] if place else 0 : ends[place]].tolist()
-                words = b" ".join(pieces.distinct[word] for word in ids)
-                assert source not in found
-                found[source] = SPLITS[pieces.splits[place]], words
+        key = (file.path, file.name, file.size)
+        if key not in known:
+            known[key] = pieces_of_file(file, config)
+        assert not found.keys() & known[key].keys()
+        found |= known[key]
+    return found
+
+
+def pieces_of_file(file: InputFile, config: DataConfig) -> Pieces:
+    found: Pieces = {}
+    for block in read_blocks(file, config):
+        pieces = cut_block(block, file.name, config, split=file.split)
+        ends = pieces.ends.tolist()
+        for place, source in enumerate(pieces.sources):
+            ids = pieces.words[ends[place - 1] if place else 0 : ends[place]].tolist()
+            words = b" ".join(pieces.distinct[word] for word in ids)
+            assert source not in found
+            found[source] = SPLITS[pieces.splits[place]], words
     return found
 
 
@@ -59,7 +75,7 @@ def write_day(folder: Path, date: datetime.date, rng: random.Random) -> None:
         earlier = folder / (date - datetime.timedelta(days=back)).strftime("%Y/%m/%d")
         if earlier.is_dir():
             with (earlier / "a.txt").open("a") as file:
-                file.write(f"grown on {date} by this x y z\n")
+                file.write(f"{earlier.name} grown on {date} by x y z\n")
             (earlier / f"late-{date}.txt").write_text(f"{earlier} late {date} 1 2 3 4 5 6 7\n")
 
 
@@ -68,6 +84,7 @@ def test_no_piece_of_forty_days_changes_its_split(tmp_path: Path, pattern: str) 
     rng, config = random.Random(0), to_json(Config(data=DATA))
     splits: dict[tuple[str, bytes], str] = {}
     of_source: dict[str, str] = {}
+    known: Known = {}
     sizes: dict[int, int] = dict.fromkeys((1, 7, 30), 0)
     for number in range(DAYS):
         write_day(tmp_path, BEGIN + datetime.timedelta(days=number), rng)
@@ -79,7 +96,7 @@ def test_no_piece_of_forty_days_changes_its_split(tmp_path: Path, pattern: str) 
                 window_days=days,
                 times=[f"{run}T02:00:00Z"],
             )
-            pieces = pieces_of(json.loads(listed.inputs))
+            pieces = pieces_of(json.loads(listed.inputs), known=known)
             sizes[days] = len(pieces)
             for source, (split, words) in pieces.items():
                 assert of_source.setdefault(source, split) == split

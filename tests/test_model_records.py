@@ -251,7 +251,7 @@ def test_no_folder(tmp_path: Path) -> None:
         (remove_info_field, "dataset.json can't be read"),
         (
             lambda folder: change_info(folder, format_version=1),
-            "dataset.json has record format 1, this charloom reads 2; run charloom prepare again",
+            "dataset.json has record format 1, this charloom reads 2 and 3; run charloom prepare again",
         ),
         (
             lambda folder: change_info(folder, config_version=7),
