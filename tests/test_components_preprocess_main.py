@@ -109,7 +109,7 @@ def test_golden_dataset_json(golden: Path) -> None:
     info = json.loads((golden / "dataset.json").read_text())
     once = dict.fromkeys(["</s>", "a", "no", "ran", "zebra", "“the”"], 1)
     assert info == {
-        "format_version": 2,
+        "format_version": 3,
         "config_version": 1,
         "config": to_dict(GOLDEN),
         "input": {
