@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from components.export.lineage import find_beginning
+from components.export.target import check_target
 from components.preprocess.sources import InputFile, exists, find_files, is_remote
 from components.preprocess.start import COLD, Start
 from model.compatible import check_same_model
@@ -97,6 +98,8 @@ def find_inputs(
       InputError: one of the arguments, or an input that no file matches.
     """
     start.check(vocab=vocab)
+    if registry:
+        check_target(registry, model_name)
     chosen = choose_config(config, preset)
     patterns = read_patterns(inputs)
     expanded = expand_dates(patterns, days=window_days, end=start_time(times))
