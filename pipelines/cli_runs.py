@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from components.export.lineage import CHAMPION
-from components.export.registry import find_model
+from components.export.registry import check_name, find_model
 from components.preprocess.comparison import NOTHING, Comparison
 from components.preprocess.start import COLD, Start
 from components.task import RESTARTS_VARIABLE
@@ -76,6 +76,7 @@ def _run_graph(
     """Runs the pipeline and says where its parts are; returns the new version's folder."""
     from components.preprocess.listing import find_files
 
+    check_name(name)
     find_files(inputs, source_root=source_root)  # so that a wrong name is told at once
     if vocab:
         read_words(vocab)

@@ -7,7 +7,7 @@ import os
 import shlex
 from typing import Any
 
-from components.export.registry import find_model
+from components.export.registry import check_name, find_model
 from model.config import read_config, with_overrides
 from model.errors import InputError, RejectedError
 from model.profiling import ProfileSteps
@@ -126,6 +126,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    check_name(options.name)
     import_tensorflow()
     from components.export.checking import Budget
     from components.export.main import run

@@ -20,11 +20,15 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from components.export.target import check_target
+from components.preprocess.comparison import Comparison
+from components.preprocess.start import Start
 from model import presets
 from model.config import read_config, to_json, with_overrides
 from model.errors import InputError
 from pipelines import flags
 from pipelines.compile import compile_pipeline
+from pipelines.training import MOUNT
 
 _FLAGS = {"registry": "registry", "model_name": "model-name", "vocab": "vocab"}
 _FLAGS |= {"source_root": "source-root", "workers": "workers", "gpus_per_worker": "gpus-per-worker"}
@@ -124,7 +128,33 @@ def read_parameters(spec: Mapping[str, Any], options: argparse.Namespace) -> dic
             )
         kind = declared[name]["parameterType"]
         values[name] = _value(text, kind, f"{source} {name}" if source == "--param" else source)
+    _check_values({name: one.get("defaultValue") for name, one in declared.items()} | values)
     return values
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    """Raises InputError for what only a late step would notice."""
+    check_target(values["registry"], values["model_name"], mount=MOUNT)
+    Start(
+        warm_start=values["warm_start"],
+        steps_share=values["steps_share"],
+        extend_vocab=values["extend_vocab"],
+    ).check(vocab=values["vocab"])
+    Comparison(
+        compare_to=values["compare_to"],
+        max_new_word_rate=values["max_new_word_rate"],
+        max_divergence=values["max_divergence"],
+    )
+    if values["max_perplexity"]:
+        with_overrides(
+            presets.get_preset(flags.DEFAULT_PRESET),
+            [f"gate.max_perplexity={values['max_perplexity']!r}"],
+        )
+    for name, least in (("workers", 1), ("gpus_per_worker", 0), ("window_days", 1)):
+        if values[name] < least:
+            raise InputError(f"{name} is {values[name]:g}; it must be at least {least}")
+    if values["deadline_hours"] <= 0:
+        raise InputError(f"deadline_hours is {values['deadline_hours']:g}; it must be above 0")
 
 
 def _config_parameters(options: argparse.Namespace) -> dict[str, tuple[str, str]]:

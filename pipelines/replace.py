@@ -63,7 +63,7 @@ def replace(
       body: the request, without its mode.
       present: recurring runs of the same name.
       is_same: whether one was made by the same request.
-      find: returns those of the same request that are there now.
+      find: returns those of the same name that are there now.
       zone: that of the scheduler.
 
     Raises:
@@ -82,16 +82,52 @@ def replace(
         return Outcome(str(keep.recurring_run_id), wanted, text)
     if on:
         _check_no_start(body, on, zone)
-    made = _create(kubeflow, body, present, find, enabled=wanted and not on)
-    if not present:
-        return Outcome(made, True, "new")
+    made = _create(
+        kubeflow,
+        body,
+        present,
+        lambda: [run for run in find() if is_same(run)],
+        enabled=wanted and not on,
+    )
     if on:
         with _unbroken():
             _switch(kubeflow, made, on, name=str(body.display_name))
     for run in present:
         if run not in on:
             delete(kubeflow, run.recurring_run_id)
-    return Outcome(made, wanted, "changed")
+    kept = _elect(kubeflow, made, find(), enabled=wanted)
+    if kept is not None and not is_same(kept):
+        raise RestartableError(
+            f"another command has made the schedule {body.display_name} at the same time, and its "
+            f"recurring run {kept.recurring_run_id} stays; give the same command again to change it"
+        )
+    made = str(kept.recurring_run_id) if kept is not None else made
+    return Outcome(made, wanted, "changed" if present else "new")
+
+
+def _elect(kubeflow: Kubeflow, made: str, there: Sequence[Any], *, enabled: bool) -> Any:
+    """Leaves one of the recurring runs that several commands have made at the same time.
+
+    All who see more than one choose the same, the oldest, and delete the others; whoever comes last
+    sees all. One in another state is still being made by a command that will look in its turn.
+
+    Args:
+      kubeflow: where.
+      made: id of our own.
+      there: recurring runs of the name.
+      enabled: whether ours is on.
+
+    Returns:
+      The one that stays; None if there was no other than ours.
+    """
+    state = "ENABLED" if enabled else "DISABLED"
+    rivals = [run for run in there if run.status == state]
+    if all(run.recurring_run_id == made for run in rivals):
+        return None
+    kept, *others = sorted(rivals, key=lambda run: (run.created_at, run.recurring_run_id))
+    for run in others:
+        delete(kubeflow, run.recurring_run_id)
+    return kept
 
 
 def delete(kubeflow: Kubeflow, run_id: str, **limits: Any) -> None:

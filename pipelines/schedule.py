@@ -107,7 +107,7 @@ def create(
         body,
         present,
         is_same=lambda run: _request(run) == digest,
-        find=lambda: [run for run in _find(kubeflow, name) if _request(run) == digest],
+        find=lambda: _find(kubeflow, name),
         zone=times.zone,
     )
     print(f"schedule: {name}, {outcome.text}")

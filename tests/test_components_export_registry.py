@@ -177,7 +177,19 @@ def test_bad_names(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["m", "M1", "1", "a.b_c-d", "x" * 200])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x" * 300, r"model name 'xxxxxxxxxxxxxxxxxxxx'\.\.\. is too long \(300 characters\); 128"),
+        ("2026", "model name '2026' is a number, as versions have; add a letter, as in m2026"),
+    ],
+)
+def test_names_that_would_be_taken_for_others(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_name(name)
+
+
+@pytest.mark.parametrize("name", ["m", "M1", "1a", "2026-11", "a.b_c-d", "x" * 128])
 def test_good_names(name: str) -> None:
     check_name(name)
 

@@ -252,6 +252,53 @@ def test_ctrl_c_waits_for_the_switch(server: Server, capsys: pytest.CaptureFixtu
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+RACE = """
+import pathlib, sys, time
+from pipelines import cli, connect, replace
+
+make, folder, me = replace._create, pathlib.Path(sys.argv[1]), sys.argv[2]
+
+def create(*args, **options):  # once both have looked at what is there
+    (folder / me).touch()
+    deadline = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return make(*args, **options)
+
+replace._create = create
+sys.exit(cli.main(["schedule", "create", *sys.argv[3:]]))
+"""
+
+
+@pytest.mark.parametrize("present", [False, True])
+@pytest.mark.parametrize("same", [False, True])
+def test_two_at_once_leave_one(server: Server, tmp_path: Path, present: bool, same: bool) -> None:
+    if present:
+        assert create("--workers", "7") == 0
+    (tmp_path / "race").mkdir()
+    command = [sys.executable, "-c", RACE, str(tmp_path / "race")]
+    flags = [*IMAGE, "--name", "nightly", "--cron", CRON]
+    both = [
+        subprocess.Popen(
+            [*command, str(number), *flags, "--workers", "2" if same else str(number)],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in (3, 4)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert there(server) == [(CRON, "ENABLED")]
+    (left,) = server.store.all("recurringruns")
+    workers = left["runtime_config"]["parameters"]["workers"]
+    assert workers in ((2,) if same else (3, 4))
+    assert set(codes) <= ({0} if same else {0, 75}), said
+    if not same:
+        assert codes[workers - 3] == 0  # whose it is knows no better
+    assert len(server.sent("POST", "recurringruns")) == 2 + present
+
+
 def test_no_change_so_close_to_a_start(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert create() == 0
     requests = len(server.requests)
@@ -299,7 +346,7 @@ def test_more_schedules_than_a_page(server: Server, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     assert main(["schedule", "list"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + 151
-    assert len(server.sent("GET", "recurringruns")) == 3  # one before create, then two pages
+    assert len(server.sent("GET", "recurringruns")) == 4  # before and after create, then two pages
 
 
 def test_time_zones(

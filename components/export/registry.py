@@ -41,6 +41,7 @@ POINTER_FORMAT = 2
 NUMBERS_FILE = "numbers.json"
 LOCK_FILE = ".lock"
 STAGING_PREFIX = ".staging-"
+MAX_NAME_CHARACTERS = 128
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -190,7 +191,19 @@ def _entry(value: Any) -> Entry:
 
 
 def check_name(name: str) -> None:
-    """Raises InputError unless `name` can be a model's folder."""
+    """Raises InputError unless `name` can be a model's folder.
+
+    One of digits only would look like a version, and the registry like a model.
+    """
+    if len(name) > MAX_NAME_CHARACTERS:
+        raise InputError(
+            f"model name {name[:20]!r}... is too long ({len(name)} characters); "
+            f"{MAX_NAME_CHARACTERS} are allowed"
+        )
+    if name.isdecimal():
+        raise InputError(
+            f"model name {name!r} is a number, as versions have; add a letter, as in m{name}"
+        )
     if not _NAME.fullmatch(name):
         raise InputError(
             f"model name {name!r} must begin with a letter or digit and hold only letters, "

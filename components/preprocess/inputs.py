@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from components.export.lineage import find_beginning
 from components.export.manifest import code_version
+from components.export.target import check_target
 from components.preprocess.listing import exists, find_files
 from components.preprocess.naming import find_place, mark_root, split_mark
 from components.preprocess.sources import InputFile
@@ -104,6 +105,8 @@ def find_inputs(
       InputError: one of the arguments, or an input that no file matches.
     """
     start.check(vocab=vocab)
+    if registry:
+        check_target(registry, model_name)
     chosen = choose_config(config, preset)
     patterns = read_patterns(inputs)
     expanded = expand_dates(patterns, days=window_days, end=start_time(times), mark=not source_root)
