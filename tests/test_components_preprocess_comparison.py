@@ -179,10 +179,9 @@ def info_of_noise(other: Path) -> str:
 
 def info_of_another_format(other: Path) -> str:
     info = json.loads((other / "dataset.json").read_text())
-    version = info["format_version"]
     (other / "dataset.json").write_text(json.dumps({**info, "format_version": 1}))
     return (
-        f"{other}/dataset.json has record format 1, this charloom reads {version}; "
+        f"{other}/dataset.json has record format 1, this charloom reads 2 and 3; "
         "run charloom prepare again"
     )
 

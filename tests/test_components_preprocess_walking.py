@@ -40,7 +40,7 @@ def test_of_several_paths_the_one_without_a_link_counts(tmp_path: Path) -> None:
     (tmp_path / "data/m/0.txt").symlink_to(tmp_path / "data/m/a.txt")
     (tmp_path / "data/far").symlink_to(tmp_path / "far")
     expected = ["far/c.txt", *before]
-    for inputs in (["data"], ["data/**/*.txt"], ["data", "data/m"]):
+    for inputs in (["data"], ["data/**/*.txt"], ["data/**", "data"]):
         assert names_of(*(tmp_path / one for one in inputs)) == expected
     assert names_of(tmp_path / "data/*/*.txt") == ["far/c.txt", "m/a.txt"]
     (tmp_path / "elsewhere").symlink_to(tmp_path / "data")  # the same below another link
