@@ -273,12 +273,7 @@ def test_encoding_must_be_known() -> None:
         ("", "", "model.filter_widths has 0 entries and model.filter_counts 0"),
         ("1,25", "3,3", "model.filter_widths is 25; it must be between 1 and 24"),
         ("1,0", "3,3", "model.filter_widths is 0; it must be between 1 and 24"),
-        (
-            "2,3,2",
-            "3,3,3",
-            "model.filter_widths has 2 twice; name it once, with both model.filter_counts added "
-            "up, which is the same model",
-        ),
+        ("2,3,2", "3,3,3", "model.filter_widths has 2 twice; name it once, with both model."),
         ("1,2", "3,0", "model.filter_counts is 0; it must be between 1 and 16384"),
     ],
 )
