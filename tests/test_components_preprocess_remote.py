@@ -117,6 +117,17 @@ def test_names_that_no_file_here_could_have(s3: S3Server) -> None:
         assert names_of(f"s3://{BUCKET}/a/{name}") == [(name, size)]
 
 
+def test_what_charloom_made_is_not_text_in_a_store(s3: S3Server) -> None:
+    for key in ("t/a.txt", "t/records/vocab.txt", "t/records/COMPLETED", "t/records/sub/b.txt"):
+        s3.put(key, b"x")
+    for pattern in ("t", "t/**", "t/**/*.txt", "*"):
+        assert [name.removeprefix("t/") for name, _ in names_of(f"s3://{BUCKET}/{pattern}")] == [
+            "a.txt"
+        ]
+    with pytest.raises(InputError, match="no file matches --input"):
+        find_files([f"s3://{BUCKET}/t/records"])
+
+
 def test_two_buckets_are_one_place(s3: S3Server) -> None:
     s3.put("one.txt", b"1")
     s3.put("two.txt", b"22", bucket="more")
