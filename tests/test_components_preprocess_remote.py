@@ -112,18 +112,30 @@ def test_names_that_no_file_here_could_have(s3: S3Server) -> None:
         s3.put(key, b"x" * size)
     expected = [("/b.txt", 1), ("[1].txt", 5), ("b.txt", 2), ("ü ?.txt", 3)]
     assert names_of(f"s3://{BUCKET}/a") == expected
-    assert names_of(f"s3://{BUCKET}") == expected
+    below = sorted((f"a/{name}", size) for name, size in expected)
+    assert names_of(f"s3://{BUCKET}") == names_of(f"s3://{BUCKET}/") == below
     for name, size in (("[1].txt", 5), ("ü ?.txt", 3)):
         assert names_of(f"s3://{BUCKET}/a/{name}") == [(name, size)]
+
+
+def test_what_charloom_made_is_not_text_in_a_store(s3: S3Server) -> None:
+    for key in ("t/a.txt", "t/records/vocab.txt", "t/records/COMPLETED", "t/records/sub/b.txt"):
+        s3.put(key, b"x")
+    for pattern in ("t", "t/**", "t/**/*.txt", "*"):
+        assert [name.removeprefix("t/") for name, _ in names_of(f"s3://{BUCKET}/{pattern}")] == [
+            "a.txt"
+        ]
+    with pytest.raises(InputError, match="no file matches --input"):
+        find_files([f"s3://{BUCKET}/t/records"])
 
 
 def test_two_buckets_are_one_place(s3: S3Server) -> None:
     s3.put("one.txt", b"1")
     s3.put("two.txt", b"22", bucket="more")
-    assert names_of("s3://more/*", f"s3://{BUCKET}/one.txt") == [
-        (f"{BUCKET}/one.txt", 1),
-        ("more/two.txt", 2),
-    ]
+    inputs = ["s3://more/*", f"s3://{BUCKET}/one.txt"]
+    assert names_of(*inputs) == [("one.txt", 1), ("two.txt", 2)]
+    by_bucket = [file.name for file in find_files(inputs, source_root="s3://")]
+    assert by_bucket == [f"{BUCKET}/one.txt", "more/two.txt"]
 
 
 def test_a_list_in_the_store_names_files_in_the_store(s3: S3Server) -> None:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast
 from components.preprocess.beam_setup import quiet_beam, quiet_import
 from components.preprocess.sources import CHANGED, Found, UnsteadyError
 from model.errors import CharloomError, InputError, RestartableError
+from model.records import COMPLETED_FILE
 
 with quiet_import():
     from apache_beam.io.filesystem import BeamIOError, CompressionTypes
@@ -79,6 +80,11 @@ def _match(store: Store, pattern: str) -> Iterator[Found]:
     prefix = _MAGIC.split(pattern, maxsplit=1)[0]
     parts = pattern.removesuffix("/").split("/") + ["**"] * folder
     listed = [file for file in store.list(prefix) if not file.path.endswith("/")]
+    marker = f"/{COMPLETED_FILE}"
+    made = {file.path.removesuffix(marker) for file in listed if file.path.endswith(marker)}
+    if made:  # by charloom: not text
+        begins = tuple(f"{folder}/" for folder in made)
+        listed = [file for file in listed if not file.path.startswith(begins)]
     exact = [file for file in listed if file.path == pattern]  # a name with pattern signs
     yield from exact or (file for file in listed if _matches(file.path.split("/"), parts))
 
