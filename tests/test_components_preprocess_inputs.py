@@ -87,13 +87,13 @@ def test_a_run_begins_with_the_champion(tmp_path: Path, capsys: pytest.CaptureFi
         "start": Start(warm_start="champion", extend_vocab=True, require_improvement=True),
     }
     first = find(tmp_path, **named)
-    assert first[5:9] == ("", "", "", False)  # there is no champion: a cold start
+    assert first[5:10] == ("", "", "", "", False)  # there is no champion: a cold start
     assert from_json(first.config) == tiny()
     assert from_json(first.judged).gate.require_improvement is True
     assert "no champion to begin with yet" in capsys.readouterr().out
     version = publish(registry, 1, run="another")
     second = find(tmp_path, **named)
-    assert second[5:9] == (version, version, os.path.join(version, "vocab.txt"), True)
+    assert second[5:10] == (version, "", version, os.path.join(version, "vocab.txt"), True)
     assert second.run != first.run  # it begins with other weights
     assert second.fingerprint == first.fingerprint
     assert from_json(second.config) == with_overrides(
@@ -103,7 +103,7 @@ def test_a_run_begins_with_the_champion(tmp_path: Path, capsys: pytest.CaptureFi
     again = publish(registry, 2, run=second.run, champion=begun, warm_start=begun)
     assert find(tmp_path, **named)[5:10] == second[5:10]  # the same window twice
     own = find(tmp_path, vocab=str(tmp_path / "a.txt"), **{**named, "start": COLD})
-    assert own[5:9] == (again, "", str(tmp_path / "a.txt"), False)
+    assert own[5:10] == (again, "", "", str(tmp_path / "a.txt"), False)
 
 
 def test_the_same_run_has_the_same_identity(tmp_path: Path) -> None:
