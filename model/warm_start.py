@@ -19,6 +19,7 @@ import numpy.typing as npt
 from model.char_vectors import char_vectors
 from model.checkpoints import Arrays, Checkpoint, read_checkpoint, write_checkpoint
 from model.errors import InputError
+from model.files import publish_folder
 from model.network import JointModel, unigram_log_probabilities
 from model.published import Published
 from model.vocab import SPECIAL_WORDS, UNK_ID, Vocabulary
@@ -69,7 +70,7 @@ def write_warm_start(workdir: str, published: Published, vocab: Vocabulary) -> N
             "new_words": len(match_rows(published.vocab, vocab).new),
         },
     )
-    os.rename(temporary, path)
+    publish_folder(temporary, path)
 
 
 def read_warm_start(workdir: str) -> Checkpoint | None:

@@ -129,14 +129,15 @@ def _export(options: argparse.Namespace) -> None:
     from components.export.checking import Budget
     from components.export.main import run
 
-    limits = {"latency_ms": options.max_latency_ms, "memory_mb": options.max_memory_mb}
+    asked = {"latency_ms": options.max_latency_ms, "memory_mb": options.max_memory_mb}
+    limits = {name: value for name, value in asked.items() if value is not None}
     run(
         records=options.records,
         workdir=options.workdir,
         report=options.report or os.path.join(options.workdir, "report"),
         registry=options.registry,
         name=options.name,
-        budget=Budget(**{name: value for name, value in limits.items() if value is not None}),
+        budget=Budget(**limits) if limits else None,
         precision=options.precision,
     )
 

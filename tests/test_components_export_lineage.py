@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from components.export.lineage import CHAMPION, Beginning, find_beginning
+from components.export.lineage import CHAMPION, find_beginning
+from components.export.manifest import write_manifest
 from model.errors import InputError
 
 
@@ -19,11 +20,23 @@ def add_version(model: Path, number: int, **report: Any) -> str:
     (version / "saved_model.pb").write_bytes(b"")
     (version / "report.json").write_text(json.dumps(report))
     (model / "champion.json").write_text(json.dumps({"version": number}))
+    write_manifest(str(version), {"checkpoint": f"{model.name}-{number}"})
     return str(version)
 
 
-def begin(model: Path, warm_start: str = CHAMPION, run: str = "this") -> Beginning:
-    return find_beginning(str(model.parent), model.name, warm_start=warm_start, identity=run)
+def begin(model: Path, warm_start: str = CHAMPION, run: str = "this") -> tuple[str, str, str]:
+    return find_beginning(
+        str(model.parent),
+        model.name,
+        warm_start=warm_start,
+        identify=lambda base, champion: f"{run}: {base} > {champion}",
+    )
+
+
+def begun(path: str, digest: str) -> dict[str, Any]:
+    """Returns what a report says of the version with which its run began, and was compared."""
+    found = {"path": path, "checkpoint": digest, "checkpoint_digest": digest}
+    return {"champion": found, "warm_start": found}
 
 
 @pytest.fixture
@@ -33,47 +46,58 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("warm_start", ["", CHAMPION])
 def test_nothing_is_published_yet(model: Path, warm_start: str) -> None:
-    assert begin(model, warm_start) == Beginning("", "")
+    assert begin(model, warm_start) == ("", "", "this:  > ")
 
 
 def test_the_champion_of_another_run(model: Path) -> None:
     first = add_version(model, 1, run="another", champion=None, warm_start=None)
-    assert begin(model) == Beginning(first, first)
-    assert begin(model, "") == Beginning(first, "")
+    assert begin(model) == (first, first, "this: lm-1 > lm-1")
+    assert begin(model, "") == (first, "", "this:  > lm-1")
 
 
 def test_a_version_that_was_not_made_by_a_run(model: Path) -> None:
     first = add_version(model, 1, run=None)
-    assert begin(model, run="") == Beginning(first, first)
+    assert begin(model, run="") == (first, first, ": lm-1 > lm-1")
 
 
 def test_a_run_again_begins_with_what_it_began_with(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = add_version(model, 1, run="before", champion=None, warm_start=None)
-    second = add_version(model, 2, run="this", champion={"path": first}, warm_start={"path": first})
-    assert begin(model) == Beginning(first, first)
+    run = "this: lm-1 > lm-1"
+    second = add_version(model, 2, run=run, **begun(first, "lm-1"))
+    assert begin(model) == (first, first, run)
     assert capsys.readouterr().out == f"{second} was made by this very run\n"
-    assert begin(model, run="another") == Beginning(second, second)
+    assert begin(model, str(model)) == (first, first, run)  # by the model's name
+    assert begin(model, first) == (first, first, run)  # by the version's
+    assert begin(model, run="another") == (second, second, "another: lm-2 > lm-2")
+    assert begin(model, second) == (second, second, "this: lm-2 > lm-2")
 
 
 def test_the_first_run_again_begins_with_random_weights(model: Path) -> None:
-    add_version(model, 1, run="this", champion=None, warm_start=None)
-    assert begin(model) == Beginning("", "")
+    add_version(model, 1, run="this:  > ", champion=None, warm_start=None)
+    assert begin(model) == ("", "", "this:  > ")
+
+
+def test_the_first_text_again_after_another_is_another_run(model: Path) -> None:
+    first = add_version(model, 1, run="this:  > ", champion=None, warm_start=None)
+    second = add_version(model, 2, run="that: lm-1 > lm-1", **begun(first, "lm-1"))
+    assert begin(model) == (second, second, "this: lm-2 > lm-2")
 
 
 def test_a_version_before_that_is_gone(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gone = {"path": str(model / "1")}
-    add_version(model, 2, run="this", champion=gone, warm_start=gone)
-    assert begin(model) == Beginning("", "")
+    run = "this: lm-1 > lm-1"
+    add_version(model, 2, run=run, **begun(str(model / "1"), "lm-1"))
+    assert begin(model) == ("", "", run)
     assert f"{model / '1'} is gone, and left out" in capsys.readouterr().out
 
 
 def test_weights_of_another_model(model: Path) -> None:
     other = add_version(model.parent / "other", 4, run="x")
     first = add_version(model, 1, run="another")
-    assert begin(model, str(model.parent / "other")) == Beginning(first, other)
-    assert begin(model, other) == Beginning(first, other)
+    expected = (first, other, "this: other-4 > lm-1")
+    assert begin(model, str(model.parent / "other")) == expected
+    assert begin(model, other) == expected
 
 
 def test_bad_input(model: Path) -> None:
@@ -83,3 +107,20 @@ def test_bad_input(model: Path) -> None:
     (Path(first) / "report.json").write_text("{")
     with pytest.raises(InputError, match=r"report\.json can't be read"):
         begin(model)
+    (Path(first) / "report.json").write_text("{}")
+    (Path(first) / "MANIFEST.json").unlink()
+    with pytest.raises(InputError, match=r"lm/1 has no whole MANIFEST\.json"):
+        begin(model)
+
+
+def test_a_champion_that_was_replaced_is_no_beginning(model: Path) -> None:
+    first = add_version(model, 1, run="x")
+    pointer = {"format": 2, "version": 1, "digest": "0" * 64, "history": [], "newest": 1}
+    (model / "champion.json").write_text(json.dumps(pointer))
+    with pytest.raises(InputError) as caught:
+        begin(model)
+    assert str(caught.value) == (
+        f"{first} is not the version 1 that champion.json names (its MANIFEST.json is another "
+        f"one); put that version back, or charloom registry promote {model} VERSION makes another "
+        "one the champion"
+    )

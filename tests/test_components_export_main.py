@@ -10,8 +10,9 @@ import pytest
 
 from components.export import main
 from components.export.card import model_card
-from components.export.main import _how_to_promote, run
-from components.export.manifest import verify, write_manifest
+from components.export.checking import Budget
+from components.export.main import run
+from components.export.manifest import read_manifest, verify, write_manifest
 from components.export.promoting import promote
 from components.export.registry import read_pointer
 from model.checkpoints import best_checkpoint, list_checkpoints
@@ -24,6 +25,13 @@ FILES = {
     *("report.json", "report.html", "report.md", "config.json", "model_card.md", "requests.json"),
     "MANIFEST.json",
 }
+
+
+def champions(model: Path) -> tuple[int, tuple[int, ...]]:
+    """Returns the numbers of the champion and of those before it."""
+    pointer = read_pointer(str(model))
+    assert pointer is not None
+    return pointer.version, tuple(entry.version for entry in pointer.history)
 
 
 class Case:
@@ -67,10 +75,10 @@ def case(tmp_path: Path, tiny_records: str, tiny_training: str, tiny_report: str
 def test_a_published_version(tiny_version: str, tiny_report: str, tiny_training: str) -> None:
     version = Path(tiny_version)
     assert (version.parent.name, version.name) == ("tiny", "1")
-    assert sorted(os.listdir(version.parent)) == [".lock", "1", "champion.json"]
+    assert sorted(os.listdir(version.parent)) == [".lock", "1", "champion.json", "numbers.json"]
     assert set(os.listdir(version)) == FILES
     assert verify(str(version)) == []
-    assert read_pointer(str(version.parent.parent), "tiny") == (1, ())
+    assert champions(version.parent) == (1, ())
     assert (version / "report.html").read_bytes() == Path(tiny_report, "report.html").read_bytes()
     report = json.loads((version / "report.json").read_text(encoding="utf-8"))
     text = (Path(tiny_report) / "report.json").read_text(encoding="utf-8")
@@ -182,19 +190,35 @@ def test_a_checkpoint_is_published_once(
     folders = {"records": tiny_records, "workdir": tiny_training, "report": tiny_report}
     again = run(**folders, registry=str(registry), name="tiny")
     assert again == tiny_version
-    assert capsys.readouterr().out == f"{tiny_version} is published already\n"
-    assert sorted(os.listdir(registry / "tiny")) == [".lock", "1", "champion.json"]
-
-
-def test_a_version_that_was_rolled_back_is_not_made_champion_again(tmp_path: Path) -> None:
-    for number in (1, 2):
-        (tmp_path / "lm" / str(number)).mkdir(parents=True)
-    (tmp_path / "lm" / "champion.json").write_text('{"version": 1, "history": []}')
-    assert _how_to_promote(str(tmp_path / "lm" / "1")) == ""
-    assert _how_to_promote(str(tmp_path / "lm" / "2")) == (
-        f", and the champion is version 1; charloom registry promote {tmp_path}/lm 2 makes it the "
-        "champion"
+    assert capsys.readouterr().out == (
+        f"{tiny_version} is published already; champion of {registry}/tiny: version 1\n"
     )
+    assert sorted(os.listdir(registry / "tiny")) == [".lock", "1", "champion.json", "numbers.json"]
+
+
+def test_a_published_checkpoint_is_asked_again_where_a_budget_is_given(
+    tiny_version: str, tiny_records: str, tiny_training: str, tiny_report: str
+) -> None:
+    registry = Path(tiny_version).parent.parent
+    folders = {"records": tiny_records, "workdir": tiny_training, "report": tiny_report}
+    with pytest.raises(CharloomError) as caught:
+        run(**folders, registry=str(registry), name="tiny", budget=Budget(memory_mb=1.0))
+    assert str(caught.value).endswith(
+        f"MB, and 1.0 are allowed (--max-memory-mb); {tiny_version} stays as it is"
+    )
+
+
+def test_another_precision_is_another_version(
+    case: Case, tiny_version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(Path(tiny_version).parent, case.registry / "m")
+    monkeypatch.chdir(case.registry.parent)
+    arguments = {"records": case.records, "workdir": case.workdir, "report": str(case.report)}
+    for _ in range(2):  # once, however often; a relative registry will do
+        version = run(**arguments, registry="registry", name="m", precision="bfloat16")
+        assert version == "registry/m/2"
+    assert read_manifest(version)["export"]["precision"] == "bfloat16"
+    assert sorted(os.listdir("registry/m")) == [".lock", "1", "2", "champion.json", "numbers.json"]
 
 
 @pytest.fixture
@@ -209,16 +233,12 @@ def published(case: Case, tiny_version: str) -> Case:
     return case
 
 
-def pointer(case: Case) -> tuple[int | None, tuple[int, ...]]:
-    return read_pointer(str(case.registry), "m")
-
-
 def test_a_version_that_was_compared_with_the_champion_becomes_it(
     published: Case, capsys: pytest.CaptureFixture[str]
 ) -> None:
     published.change(champion={"checkpoint_digest": "2"})
     assert published.run() == published.registry / "m" / "3"
-    assert pointer(published) == (3, (1, 2))
+    assert champions(published.registry / "m") == (3, (1, 2))
     assert f"champion of {published.registry}/m: version 3\n" in capsys.readouterr().out
 
 
@@ -228,11 +248,12 @@ def test_a_version_that_was_not_stays_behind(
 ) -> None:
     published.change(champion=champion)
     assert published.run() == published.registry / "m" / "3"
-    assert pointer(published) == (2, (1,))
+    assert champions(published.registry / "m") == (2, (1,))
     model = published.registry / "m"
     assert capsys.readouterr().out.endswith(
         f"the champion of {model} stays version 2, with which this one was not compared; run "
-        f"charloom evaluate --champion {model} again, or charloom registry promote {model} 3\n"
+        f"charloom evaluate --champion {model} and charloom export again, or charloom registry "
+        f"promote {model} 3\n"
     )
 
 

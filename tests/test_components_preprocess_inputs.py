@@ -12,6 +12,7 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from s3_server import BUCKET, S3Server, run_s3_server
 
+from components.export.manifest import write_manifest
 from components.preprocess.inputs import (
     Found,
     choose_config,
@@ -73,6 +74,7 @@ def publish(registry: Path, number: int, **report: object) -> str:
     (version / "config.json").write_text(to_json(tiny()))
     (version / "report.json").write_text(json.dumps(report))
     (registry / "lm" / "champion.json").write_text(json.dumps({"version": number}))
+    write_manifest(str(version), {"checkpoint": f"c{number}"})
     return str(version)
 
 
@@ -93,13 +95,14 @@ def test_a_run_begins_with_the_champion(tmp_path: Path, capsys: pytest.CaptureFi
     version = publish(registry, 1, run="another")
     second = find(tmp_path, **named)
     assert second[5:9] == (version, version, os.path.join(version, "vocab.txt"), True)
-    assert second.run == first.run
+    assert second.run != first.run  # it begins with other weights
     assert second.fingerprint == first.fingerprint
     assert from_json(second.config) == with_overrides(
         tiny(), [f"train.steps={tiny().train.steps // 2}"]
     )
-    again = publish(registry, 2, run=second.run, champion={"path": version}, warm_start=None)
-    assert find(tmp_path, **named)[5:9] == (version, "", "", False)
+    begun = {"path": version, "checkpoint": "c1", "checkpoint_digest": "c1"}
+    again = publish(registry, 2, run=second.run, champion=begun, warm_start=begun)
+    assert find(tmp_path, **named)[5:10] == second[5:10]  # the same window twice
     own = find(tmp_path, vocab=str(tmp_path / "a.txt"), **{**named, "start": COLD})
     assert own[5:9] == (again, "", str(tmp_path / "a.txt"), False)
 
@@ -108,14 +111,62 @@ def test_the_same_run_has_the_same_identity(tmp_path: Path) -> None:
     write(tmp_path, "a.txt")
     run = find(tmp_path, preset="tiny").run
     assert find(tmp_path, preset="tiny", max_perplexity=3.0).run == run  # it trains the same model
+    warm = Start(warm_start="champion", steps_share=0.3, extend_vocab=True)
+    assert find(tmp_path, preset="tiny", start=warm).run == run  # no champion: a cold start
     others = [
         find(tmp_path, config=to_json(with_overrides(tiny(), ["train.seed=7"]))).run,
-        find(tmp_path, preset="tiny", start=Start(warm_start="champion")).run,
-        find(tmp_path, preset="tiny", start=Start(warm_start="champion", steps_share=0.3)).run,
         find(tmp_path, preset="tiny", vocab=str(tmp_path / "a.txt")).run,
     ]
+    version = publish(tmp_path / "registry", 1)
+    for start in (
+        COLD,
+        Start(warm_start="champion"),
+        Start(warm_start="champion", steps_share=0.3),
+        Start(warm_start="champion", extend_vocab=True),
+    ):
+        one = find(
+            tmp_path,
+            preset="tiny",
+            registry=str(tmp_path / "registry"),
+            model_name="lm",
+            start=start,
+        )
+        others.append(one.run)
+    named = find(
+        tmp_path,
+        preset="tiny",
+        registry=str(tmp_path / "registry"),
+        model_name="lm",
+        start=Start(warm_start=version),
+    )
+    assert named.run == others[3]  # by the digest, not by the name
     write(tmp_path, "b.txt")
-    assert len({run, *others, find(tmp_path, preset="tiny").run}) == 6
+    assert len({run, *others, find(tmp_path, preset="tiny").run}) == 8
+
+
+def test_one_window_another_and_the_first_again(tmp_path: Path) -> None:
+    """A, then B warm, then A warm: the third begins with B, and so is another run than the first."""
+    registry, start = tmp_path / "registry", Start(warm_start="champion")
+
+    def begin(window: str) -> Found:
+        return find(
+            tmp_path / window, preset="tiny", registry=str(registry), model_name="lm", start=start
+        )
+
+    def end(run: Found, number: int) -> None:
+        """Publishes what the run comes to, and makes it the champion."""
+        digest = f"c{os.path.basename(run.base)}" if run.base else None
+        begun = run.base and {"path": run.base, "checkpoint": digest, "checkpoint_digest": digest}
+        publish(registry, number, run=run.run, champion=begun or None, warm_start=begun or None)
+
+    write(tmp_path, "a/1.txt", "b/1.txt")
+    runs: list[Found] = []
+    for number, window in enumerate("aba", start=1):
+        runs.append(begin(window))
+        end(runs[-1], number)
+        assert begin(window)[5:10] == runs[-1][5:10]  # each of them, repeated, is the same run
+    assert [os.path.basename(run.base) for run in runs] == ["", "1", "2"]
+    assert len({run.run for run in runs}) == 3
 
 
 def test_a_champion_of_another_model_is_no_beginning(tmp_path: Path) -> None:

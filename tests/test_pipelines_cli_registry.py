@@ -60,6 +60,19 @@ def test_a_life(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert (pointer.version, pointer.history) == (1, ())
 
 
+def test_the_reference_is_moved_and_shown(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["registry", "rebase", model, "2"]) == 2
+    assert "has no champion, and so needs no reference" in capsys.readouterr().err
+    assert main(["registry", "promote", model, "1"]) == 0
+    assert main(["registry", "rebase", model, "2"]) == 0
+    assert capsys.readouterr().out.endswith(f"reference of {model}: version 2 (before: 1)\n")
+    assert main(["registry", "list", model, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["reference"] for row in rows] == [False, True, False]
+    assert main(["registry", "show", model, "2"]) == 0
+    assert "\nreference: True\n" in capsys.readouterr().out
+
+
 def test_list_as_json(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     main(["registry", "promote", model, "2"])
     capsys.readouterr()

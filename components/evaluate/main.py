@@ -20,6 +20,7 @@ from components.evaluate.reading import format_figure, look_up
 from model.config import Config, to_dict
 from model.errors import InputError
 from model.evaluation import evaluate_checkpoint
+from model.files import publish_folder
 
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
@@ -179,7 +180,7 @@ def _swap(new: str, target: str) -> None:
     if os.path.lexists(target):
         os.rename(target, old)
     try:
-        os.rename(new, target)
+        publish_folder(new, target)
     except OSError:
         if os.path.lexists(old):
             os.rename(old, target)

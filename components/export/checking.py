@@ -73,12 +73,15 @@ def record_requests(folder: str, texts: Sequence[str]) -> None:
     write_whole(os.path.join(folder, REQUESTS_FILE), text + "\n")
 
 
-def check_in_fresh_process(folder: str, budget: Budget) -> dict[str, float]:
+def check_in_fresh_process(
+    folder: str, budget: Budget, *, otherwise: str = "nothing was published"
+) -> dict[str, float]:
     """Loads and asks a SavedModel in a process that has TensorFlow and nothing of ours.
 
     Args:
       folder: of the SavedModel, with its requests.json.
       budget: what it may take.
+      otherwise: what an error says of the model's fate.
 
     Returns:
       `requests`, `load_seconds`, `latency_ms` and `memory_mb`.
@@ -86,6 +89,7 @@ def check_in_fresh_process(folder: str, budget: Budget) -> dict[str, float]:
     Raises:
       CharloomError: it can't be loaded, gives other answers, or takes more than the budget.
     """
+    folder = os.path.abspath(folder)  # the process has another working directory
     requests = os.path.join(folder, REQUESTS_FILE)
     command = [sys.executable, "-I", "-S", probe.__file__, folder, requests]
     for path in _library_folders():
@@ -99,14 +103,15 @@ def check_in_fresh_process(folder: str, budget: Budget) -> dict[str, float]:
             command, cwd="/", env=environment, capture_output=True, timeout=TIMEOUT_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise _refused(f"it gave no answer within {TIMEOUT_SECONDS} s") from None
+        raise _refused(f"it gave no answer within {TIMEOUT_SECONDS} s", otherwise) from None
     try:
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         said = " ".join(done.stderr.decode(errors="replace").split())[-300:]
-        raise _refused(f"its process ended with code {done.returncode} ({said})") from None
+        reason = f"its process ended with code {done.returncode} ({said})"
+        raise _refused(reason, otherwise) from None
     if "problem" in result:
-        raise _refused(result["problem"])
+        raise _refused(result["problem"], otherwise)
     for name, limit, unit in (
         ("latency_ms", budget.latency_ms, "ms"),
         ("memory_mb", budget.memory_mb, "MB"),
@@ -114,7 +119,8 @@ def check_in_fresh_process(folder: str, budget: Budget) -> dict[str, float]:
         if not result[name] <= limit:
             flag = f"--max-{name.replace('_', '-')}"
             raise _refused(
-                f"it takes {result[name]:,.1f} {unit}, and {limit:,.1f} are allowed ({flag})"
+                f"it takes {result[name]:,.1f} {unit}, and {limit:,.1f} are allowed ({flag})",
+                otherwise,
             )
     return result
 
@@ -129,7 +135,7 @@ def _library_folders() -> list[str]:
     return list(dict.fromkeys(folders))
 
 
-def _refused(reason: str) -> CharloomError:
+def _refused(reason: str, otherwise: str) -> CharloomError:
     return CharloomError(
-        f"the exported model failed its check in a fresh process: {reason}; nothing was published"
+        f"the exported model failed its check in a fresh process: {reason}; {otherwise}"
     )

@@ -1,16 +1,20 @@
 """What a run begins with and is compared with: its place in the line of champions.
 
-A run is known by an identity, which report and manifest of what it published carry. Run again,
-it begins with what it began with before, and is compared with the same version, although it has
-become the champion itself meanwhile; so it comes to the same model, which is there already.
+A run is known by an identity, which report and manifest of what it published carry. It holds the
+digests of what the run begins with and is compared with: the same text after another champion is
+another run. Run again, it begins with what it began with before, and is compared with the same
+version, although what it made has become the champion meanwhile; so it comes to the same model,
+which is there already.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from components.export.manifest import made_of
 from components.export.registry import champion_folder, find_model
 from model.errors import InputError
 
@@ -19,40 +23,71 @@ CHAMPION = "champion"
 
 
 class Beginning(NamedTuple):
-    """Folders of versions; empty where there is none."""
+    """Folders of versions, empty where there is none, and what follows from them."""
 
     champion: str
     """With which the run's model is compared."""
     base: str
     """With whose weights training begins."""
+    run: str
+    """Identity of the run."""
 
 
-def find_beginning(registry: str, name: str, *, warm_start: str, identity: str) -> Beginning:
-    """Looks up what a run begins with and is compared with.
+Identify = Callable[[str, str], str]
+"""Returns the identity of a run by the digests of the checkpoints that it begins with and is
+compared with; empty where there is none."""
+
+
+def find_beginning(registry: str, name: str, *, warm_start: str, identify: Identify) -> Beginning:
+    """Looks up what a run begins with and is compared with, and which run it is.
 
     Args:
       registry: folder of all models.
       name: the model's name in it.
       warm_start: empty, `CHAMPION`, or the folder of a version or of a model.
-      identity: of the run.
+      identify: gives the run's identity.
 
     Raises:
       InputError: a version is damaged or can't be found.
     """
     champion = champion_folder(registry, name) or ""
-    base = champion if warm_start == CHAMPION else _find(warm_start)
+    follows = warm_start == CHAMPION or (
+        bool(champion)
+        and os.path.realpath(warm_start) == os.path.realpath(os.path.join(registry, name))
+    )
+    base = champion if follows else _find(warm_start)
     report = _read_report(champion) if champion else {}
-    if not champion or report.get("run") != identity:
-        return Beginning(champion, base)
-    print(f"{champion} was made by this very run", flush=True)
-    before = Beginning(_path_in(report, "champion"), _path_in(report, "warm_start"))
-    if warm_start == CHAMPION:
-        base = before.base
-    return Beginning(before.champion, base)
+    if report.get("run"):
+        begun = _digest_in(report, "warm_start", "checkpoint") if follows else _digest_of(base)
+        run = identify(begun, _digest_in(report, "champion", "checkpoint_digest"))
+        if run == report["run"]:
+            print(f"{champion} was made by this very run", flush=True)
+            base = _path_in(report, "warm_start") if follows else base
+            return Beginning(_path_in(report, "champion"), base, run)
+    return Beginning(champion, base, identify(_digest_of(base), _digest_of(champion)))
 
 
 def _find(warm_start: str) -> str:
     return os.path.abspath(find_model(warm_start)) if warm_start else ""
+
+
+def _digest_of(version: str) -> str:
+    """Returns the digest of the checkpoint that a version was made of; of none, an empty one."""
+    if not version:
+        return ""
+    digest = made_of(version)
+    if digest is None:
+        raise InputError(
+            f"{version} has no whole MANIFEST.json (was it published by an older charloom?); "
+            "no run can begin with it or be compared with it: promote or name another version"
+        )
+    return digest
+
+
+def _digest_in(report: dict[str, Any], part: str, field: str) -> str:
+    """Returns a digest in a part of a report; an empty one if there is none."""
+    found = report.get(part)
+    return str(found.get(field) or "") if isinstance(found, dict) else ""
 
 
 def _path_in(report: dict[str, Any], part: str) -> str:

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Mapping
 from typing import Any
 
 from components.export.card import model_card
 from components.export.checking import Budget, check_in_fresh_process, record_requests
-from components.export.manifest import read_manifest, write_manifest
-from components.export.promoting import promote_if
-from components.export.registry import (
-    check_name,
-    publish,
-    read_champion,
-    staging_folder,
-    versions,
+from components.export.manifest import write_manifest
+from components.export.publishing import (
+    describe_digests,
+    describe_export,
+    find_published,
+    finish,
+    publish_once,
 )
+from components.export.registry import check_name, staging_folder
 from model.errors import InputError, RejectedError
 from model.export import export_model, held_out_texts
 from model.loading import load_model
@@ -50,7 +49,8 @@ def run(
     """Exports the evaluated checkpoint, checks it, publishes it and makes it the champion.
 
     It becomes the champion only if the champion still is the one with which it was compared.
-    A checkpoint that is published already is not published again.
+    A checkpoint that is published already with the same settings is not published again; what an
+    export that was killed has left to do is done.
 
     Args:
       records: folder that prepare made.
@@ -58,7 +58,8 @@ def run(
       report: folder that evaluate made, with a verdict of PASSED.
       registry: folder of all models; made if needed.
       name: the model's name in it.
-      budget: what the model may take to answer a request.
+      budget: what the model may take to answer a request; None: the default for a new version,
+        and a version that is there already is not asked again.
       precision: of the served model's table and softmax, float32 or bfloat16.
 
     Returns:
@@ -68,15 +69,16 @@ def run(
       InputError: bad folders, or a report of another checkpoint.
       RejectedError: the gate said no; nothing is published.
       CharloomError: the exported model differs from its checkpoint, or is too slow or large;
-        nothing is published.
+        nothing is published, or nothing changes where it was before.
     """
     check_name(name)
     content = _read_report(report)
-    digest = content["checkpoint"]["digest"]
-    published = find_published(registry, name, digest, run=content.get("run"))
+    digests, export = describe_digests(content), describe_export(precision)
+    published = find_published(registry, name, digests=digests, export=export)
     if published:
-        print(f"{published} is published already{_how_to_promote(published)}", flush=True)
-        return published
+        if budget is not None:
+            check_in_fresh_process(published, budget, otherwise=f"{published} stays as it is")
+        return _finish(registry, name, published, content)
     staged = staging_folder(registry, name)
     try:
         checked = _fill(
@@ -89,62 +91,28 @@ def run(
         )
         checked |= check_in_fresh_process(staged, budget or Budget())
         _write(staged, "model_card.md", model_card(content, name=name, checked=checked))
-        dataset = content["dataset"]
-        digests = {
-            "checkpoint": digest,
-            "dataset": dataset["digest"],
-            "vocab": dataset["vocab_digest"],
-        }
-        if content.get("run"):
-            digests["run"] = content["run"]
-        write_manifest(staged, digests)
-        version = publish(registry, name, staged=staged)
+        write_manifest(staged, digests, export=export)
+        version = publish_once(registry, name, staged=staged, digests=digests, export=export)
+        is_new = not os.path.exists(staged)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+    if not is_new:
+        return _finish(registry, name, version, content)
     print(
         f"published {version} (compared with its checkpoint on {checked['words']:,} words, "
         f"largest difference {checked['max_difference']:.1g} nats; "
         f"{checked['latency_ms']:.1f} ms a request, {checked['memory_mb']:,.0f} MB)",
         flush=True,
     )
-    print(_promote(registry, name, version, content), flush=True)
+    print(finish(registry, name, version, content), flush=True)
     return version
 
 
-def find_published(registry: str, name: str, digest: str, *, run: object = None) -> str | None:
-    """Returns the folder of the newest version that was made of a checkpoint, or None.
-
-    Args:
-      registry: folder of all models.
-      name: the model's name in it.
-      digest: of the checkpoint.
-      run: identity of a run; a version that it made before counts as well, although its
-        checkpoint may differ in some bits.
-    """
-    for number in reversed(versions(registry, name)):
-        folder = os.path.join(registry, name, str(number))
-        if _digest_of(folder) == digest or (run and _digest_of(folder, "run") == run):
-            return folder
-    return None
-
-
-def _how_to_promote(version: str) -> str:
-    """Returns what to say of a version that is not the champion: it was rolled back, or never was."""
-    model, number = os.path.split(version)
-    champion = read_champion(*os.path.split(model))
-    if champion == int(number):
-        return ""
-    return (
-        f", and the champion is version {champion}; charloom registry promote "
-        f"{shlex.quote(model)} {number} makes it the champion"
-    )
-
-
-def _digest_of(folder: str, name: str = "checkpoint") -> str | None:
-    try:
-        return str(read_manifest(folder)["digests"][name])
-    except (InputError, KeyError, TypeError):
-        return None
+def _finish(registry: str, name: str, published: str, content: Mapping[str, Any]) -> str:
+    """Finishes what an earlier or another export of the same has begun."""
+    said = finish(registry, name, published, content)
+    print(f"{published} is published already; {said}", flush=True)
+    return published
 
 
 def _fill(
@@ -174,29 +142,6 @@ def _fill(
         if os.path.exists(os.path.join(report, file_name)):
             shutil.copyfile(os.path.join(report, file_name), os.path.join(staged, file_name))
     return checked
-
-
-def _promote(registry: str, name: str, version: str, report: Mapping[str, Any]) -> str:
-    """Makes a version the champion if it was compared with the present one; says which is."""
-    number, model = int(os.path.basename(version)), os.path.join(registry, name)
-    present = read_champion(registry, name)
-    compared = report.get("champion")
-    known = compared.get("checkpoint_digest") if isinstance(compared, Mapping) else None
-    digest = None if present is None else _digest_of(os.path.join(model, str(present)))
-    is_same = (present is None) if known is None else (digest == known)
-    if is_same and promote_if(registry, name, number, champion=present):
-        return f"champion of {model}: version {number}"
-    kept = read_champion(registry, name)
-    by_hand = f"or charloom registry promote {shlex.quote(model)} {number}"
-    if kept is None:
-        return (
-            f"{model} has no champion, and this version was compared with one; run charloom "
-            f"evaluate again without --champion, {by_hand}"
-        )
-    return (
-        f"the champion of {model} stays version {kept}, with which this one was not compared; "
-        f"run charloom evaluate --champion {shlex.quote(model)} again, {by_hand}"
-    )
 
 
 def _read_report(report: str) -> dict[str, Any]:

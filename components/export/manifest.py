@@ -3,24 +3,41 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
 import json
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from model.config import CONFIG_VERSION
 from model.errors import InputError
 from model.files import hash_file, write_whole
+from model.records import FORMAT_VERSION
 
 MANIFEST_FILE = "MANIFEST.json"
 MANIFEST_VERSION = 1
+EXPORT = "export"
+"""Field of the settings of an export."""
 
 
-def write_manifest(folder: str, digests: Mapping[str, Any]) -> None:
+def code_version() -> str:
+    """Returns the version of this package and of what it reads and writes.
+
+    It is part of every identity: another version may come to other results.
+    """
+    package = importlib.metadata.version("charloom")
+    return f"charloom {package}, config {CONFIG_VERSION}, records {FORMAT_VERSION}"
+
+
+def write_manifest(
+    folder: str, digests: Mapping[str, Any], *, export: Mapping[str, str] | None = None
+) -> None:
     """Writes the manifest of all files that a folder has.
 
     Args:
       folder: a version that is otherwise whole.
       digests: of what it was made of: checkpoint, vocab, dataset.
+      export: the settings it was made with.
     """
     files = {
         name: {"bytes": os.path.getsize(path), "sha256": hash_file(path)}
@@ -30,6 +47,7 @@ def write_manifest(folder: str, digests: Mapping[str, Any]) -> None:
         "manifest_version": MANIFEST_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "digests": dict(digests),
+        EXPORT: dict(export or {}),
         "files": files,
     }
     write_whole(os.path.join(folder, MANIFEST_FILE), json.dumps(content, indent=2) + "\n")

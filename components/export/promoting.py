@@ -135,7 +135,7 @@ def _next_reference(
     if not isinstance(compared, Mapping) or not isinstance(found, Mapping):
         return reference
     with contextlib.suppress(InputError):
-        known = made_of(entry_folder(model_dir, reference))
+        known = made_of(entry_folder(model_dir, reference, is_reference=True))
         if known and known == compared.get("checkpoint_digest"):
             return new if found.get("relation") == "better" else reference
     return reference
@@ -289,7 +289,7 @@ def collect(registry: str, name: str, *, keep: int, dry_run: bool = False) -> li
                     _remove(registry, name, str(version))
         if not dry_run:
             for entry in _left_behind(model_dir):
-                shutil.rmtree(os.path.join(model_dir, entry), ignore_errors=True)
+                _delete(os.path.join(model_dir, entry))
     return removed
 
 
@@ -299,12 +299,15 @@ def _needed(model_dir: str, there: set[int]) -> set[int]:
     if pointer is None:
         return set()
     before = [entry for entry in pointer.history if entry.version in there][-1:]
-    reference = [] if pointer.reference is None else [pointer.reference]
-    entries = [pointer.champion, *before, *reference]
-    for entry in entries:
+    for entry in (pointer.champion, *before):
         if entry.version in there:
             entry_folder(model_dir, entry)
-    return {entry.version for entry in entries}
+    needed = {entry.version for entry in (pointer.champion, *before)}
+    if pointer.reference is None:
+        return needed
+    if pointer.reference.version in there:
+        entry_folder(model_dir, pointer.reference, is_reference=True)
+    return {*needed, pointer.reference.version}
 
 
 def _remove(registry: str, name: str, entry: str) -> None:
@@ -315,10 +318,19 @@ def _remove(registry: str, name: str, entry: str) -> None:
     shutil.rmtree(hidden, ignore_errors=True)
 
 
+def _delete(path: str) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.remove(path)
+
+
 def _left_behind(folder: str) -> list[str]:
-    """Returns the hidden folders of a model that nobody is at work on."""
+    """Returns the hidden folders and temporary files of a model that nobody is at work on."""
     entries, now = os.listdir(folder), time.time()
-    stale = [entry for entry in entries if entry.startswith(REMOVED_PREFIX)]
+    # Who writes a file of the model holds the lock, which we do.
+    stale = [entry for entry in entries if entry.startswith(REMOVED_PREFIX) or ".tmp-" in entry]
     for entry in entries:
         if entry.startswith(STAGING_PREFIX):
             path = os.path.join(folder, entry)

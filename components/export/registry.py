@@ -66,7 +66,7 @@ class Pointer:
     history: tuple[Entry, ...] = ()
     """Versions that were champion before, oldest first; a rollback takes the last."""
     newest: int = 0
-    """The highest number known to be given out when the pointer was written."""
+    """The highest number ever given out, whether or not its version is still there."""
     reference: Entry | None = None
     """The best version so far, which bounds the drift of a chain of champions."""
 
@@ -131,24 +131,30 @@ def version_digest(folder: str) -> str | None:
         return None
 
 
-def entry_folder(model_dir: str, entry: Entry) -> str:
+def entry_folder(model_dir: str, entry: Entry, *, is_reference: bool = False) -> str:
     """Returns the folder of the version that an entry of the pointer means.
+
+    Args:
+      model_dir: the model's folder.
+      entry: of its pointer.
+      is_reference: whether it is the reference; an error then says how to move that.
 
     Raises:
       InputError: the folder is gone, or holds another version than the one that was published
         under this number.
     """
     folder = os.path.join(model_dir, str(entry.version))
+    command, role = ("rebase", "reference") if is_reference else ("promote", "champion")
+    instead = f"charloom registry {command} {model_dir} VERSION makes another one the {role}"
     if not os.path.isdir(folder):
         raise InputError(
             f"{os.path.join(model_dir, CHAMPION_FILE)} names version {entry.version}, which is "
-            f"gone; charloom registry promote {model_dir} VERSION makes another one champion"
+            f"gone; {instead}"
         )
     if entry.digest is not None and version_digest(folder) != entry.digest:
         raise InputError(
             f"{folder} is not the version {entry.version} that {CHAMPION_FILE} names (its "
-            "MANIFEST.json is another one); put that version back, or charloom registry promote "
-            f"{model_dir} VERSION makes another one champion"
+            f"MANIFEST.json is another one); put that version back, or {instead}"
         )
     return folder
 
@@ -323,6 +329,9 @@ def publish(
             numbers = read_numbers(model_dir)
             number = numbers.newest + 1
             write_numbers(model_dir, Numbers(number, (*numbers.unfinished, number)))
+            with contextlib.suppress(InputError):  # a damaged pointer can wait
+                if pointer := read_pointer(model_dir):
+                    write_pointer(model_dir, dataclasses.replace(pointer, newest=number))
             target = os.path.join(model_dir, str(number))
             try:
                 publish_folder(staged, target)

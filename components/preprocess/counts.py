@@ -74,7 +74,7 @@ class WordCounter:
             for words in _by_part(counts):
                 _write_section(file, words, counts)
             name = f"{self._name}-{len(self.files):04d}{_ending(split)}"
-            write_whole(os.path.join(self._folder, name), file.getvalue())
+            write_whole(os.path.join(self._folder, name), file.getvalue(), flush=False)
             self.files.append(name)
             self._counts[split] = {}
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from components.export.lineage import find_beginning
+from components.export.manifest import code_version
 from components.export.target import check_target
 from components.preprocess.sources import InputFile, exists, find_files, is_remote
 from components.preprocess.start import COLD, Start
@@ -61,7 +62,7 @@ class Found(NamedTuple):
     extend_vocab: bool
     """Whether the text gives more words than `vocab`."""
     run: str
-    """Identity of the run: the same for the same configuration, text and start."""
+    """Identity of the run: the same for the same configuration, text, beginning and champion."""
 
 
 def find_inputs(
@@ -105,13 +106,16 @@ def find_inputs(
     expanded = expand_dates(patterns, days=window_days, end=start_time(times))
     files = find_files(expanded)
     digest = fingerprint(files, vocab=vocab)
-    run = _identify(chosen, digest, start)
-    begun = find_beginning(registry, model_name, warm_start=start.warm_start, identity=run)
-    chosen = _shorten(chosen, begun.base, start)
+
+    def identify(base: str, champion: str) -> str:
+        return _identify(chosen, digest, start, vocab=vocab, base=base, champion=champion)
+
+    begun = find_beginning(registry, model_name, warm_start=start.warm_start, identify=identify)
+    shortened = _shorten(chosen, begun.base, start)
     settings = [f"gate.max_perplexity={max_perplexity!r}"] if max_perplexity else []
     if start.require_improvement:
         settings.append("gate.require_improvement=true")
-    judged = with_overrides(chosen, settings)
+    judged = with_overrides(shortened, settings)
     words = vocab or (begun.base and os.path.join(begun.base, VOCAB_FILE))
     more = f" and {len(expanded) - SHOWN_PATTERNS} more" if len(expanded) > SHOWN_PATTERNS else ""
     print(
@@ -122,21 +126,39 @@ def find_inputs(
     return Found(
         inputs=json.dumps(expanded),
         fingerprint=digest,
-        data=json.dumps({"config_version": CONFIG_VERSION, "data": to_dict(chosen.data)}),
-        config=to_json(chosen),
+        data=json.dumps({"config_version": CONFIG_VERSION, "data": to_dict(shortened.data)}),
+        config=to_json(shortened),
         judged=to_json(judged),
         champion=begun.champion,
         base=begun.base,
         vocab=words,
         extend_vocab=start.extend_vocab and bool(words),
-        run=run,
+        run=begun.run,
     )
 
 
-def _identify(config: Config, fingerprint: str, start: Start) -> str:
-    """Returns a SHA-256 of all that decides what model a run comes to, but its champion."""
-    sections = {name: part for name, part in to_dict(config).items() if name != "gate"}
-    about = [sections, fingerprint, start.warm_start, start.steps_share, start.extend_vocab]
+def _identify(
+    config: Config, fingerprint: str, start: Start, *, vocab: str, base: str, champion: str
+) -> str:
+    """Returns a SHA-256 of all that decides what model a run comes to, and what becomes of it.
+
+    Args:
+      config: before it is shortened; its gate is left out.
+      fingerprint: of the text and the given vocabulary.
+      start: what of it has an effect counts, and no path.
+      vocab: whether one is given.
+      base: digest of the checkpoint whose weights training begins with; empty: random weights.
+      champion: digest of the checkpoint that the model is compared with; empty: none.
+    """
+    about = {
+        "code": code_version(),
+        "config": {name: part for name, part in to_dict(config).items() if name != "gate"},
+        "text": fingerprint,
+        "base": base,
+        "steps_share": start.steps_share if base else None,
+        "extend_vocab": start.extend_vocab and bool(base or vocab),
+        "champion": champion,
+    }
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 

@@ -24,7 +24,7 @@ from components.preprocess.statistics import describe_text, for_card
 from components.preprocess.units import make_groups, make_units
 from model.config import DataConfig, to_dict
 from model.errors import InputError
-from model.files import write_whole
+from model.files import publish_folder, write_whole
 from model.records import (
     CARD_FILE,
     COMPLETED_FILE,
@@ -229,7 +229,7 @@ def _output_folder(target: str) -> Iterator[str]:
     try:
         yield folder
         try:
-            os.rename(folder, target)  # replaces an empty folder, and nothing else
+            publish_folder(folder, target)  # replaces an empty folder, and nothing else
         except OSError as error:
             raise InputError(
                 f"can't rename {folder} to {target} ({error.strerror}); choose another folder "

@@ -87,10 +87,10 @@ class _ScanUnit(beam.DoFn):
             scans = scan_unit(unit, self._config, folder=self._folder, counter=counter)
             counter.flush()
             rows = [dataclasses.asdict(scan) for scan in scans]
-            write_whole(path, json.dumps({"scans": rows, "counts": counter.files}))
+            write_whole(path, json.dumps({"scans": rows, "counts": counter.files}), flush=False)
         except OSError as error:
             with contextlib.suppress(OSError):
-                write_whole(path, json.dumps({"problem": str(error)}))
+                write_whole(path, json.dumps({"problem": str(error)}), flush=False)
         yield 0, unit.index
 
 
@@ -117,7 +117,7 @@ class _ChooseVocabulary(beam.DoFn):
             )
         with contextlib.suppress(OSError):
             content = {"problem": problem, "again": again}
-            write_whole(problem_path(self._scratch), json.dumps(content))
+            write_whole(problem_path(self._scratch), json.dumps(content), flush=False)
         if problem is None:
             yield from enumerate(self._groups)
 
@@ -155,7 +155,7 @@ class _WriteGroup(beam.DoFn):
             count=self._count,
             vocab=self._vocab,
         )
-        write_whole(group_path(self._scratch, index), json.dumps(content))
+        write_whole(group_path(self._scratch, index), json.dumps(content), flush=False)
 
 
 def load_scans(folder: str, count: int) -> tuple[list[PartScan], list[str]]:
