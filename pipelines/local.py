@@ -13,15 +13,12 @@ import json
 import os
 import re
 import shlex
-import signal
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from types import FrameType
 from typing import Any
 
 from kfp import dsl, local
@@ -34,10 +31,8 @@ from components.task import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE, OWNER_VARI
 from model.config import Config, to_json
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
 from pipelines.output import RunOutput
+from pipelines.stopping import StoppableTasks
 from pipelines.training import train_language_model
-
-GRACE_SECONDS = 20.0
-"""How long a task may take to save and end after Ctrl-C, before it is killed."""
 
 MAX_INPUT_BYTES = 100_000
 """kfp passes all arguments as one word of a command line; Linux allows 128 KiB for a word."""
@@ -187,7 +182,7 @@ def _execute(arguments: Mapping[str, Any], *, root: str, scratch: str, log: str)
     )
     with (
         open(log, "a", encoding="utf-8") as file,
-        _StoppableTasks(environment[GROUP_FILE_VARIABLE]) as tasks,
+        StoppableTasks(environment[GROUP_FILE_VARIABLE]) as tasks,
         _environment(environment),
         _quiet_kfp(RunOutput(sys.stdout, file, muted=lambda: tasks.stopped)),
     ):
@@ -332,87 +327,3 @@ def _quiet_kfp(output: RunOutput) -> Iterator[None]:
         finally:
             sys.executable = executable
             output.finish()
-
-
-class _StoppableTasks:
-    """Makes Ctrl-C, SIGTERM and SIGHUP end the running task and all its processes.
-
-    kfp.local keeps the handle of a task's process to itself. So a task leads a process
-    group and writes its id to a file (components/task.py). The group gets SIGTERM, and
-    SIGKILL after a grace time or at a second Ctrl-C. Until then kfp goes on reading the
-    task's output, so that nothing it says on its way out is lost.
-    """
-
-    def __init__(self, group_file: str) -> None:
-        self._group_file = group_file
-        self._signal = 0
-        self._ended = threading.Event()
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> _StoppableTasks:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._handlers[number] = signal.signal(number, self._stop)
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._ended.set()
-        if kind is not None or self._signal:
-            self._send(signal.SIGKILL)  # workers that outlived their task
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a signal has come."""
-        return bool(self._signal)
-
-    def raise_if_stopped(self, reported: CharloomError | None) -> None:
-        """Raises what a signal that has stopped the run comes to.
-
-        Args:
-          reported: what the task that was stopped said of it.
-
-        Raises:
-          KeyboardInterrupt: Ctrl-C.
-          RestartableError: another signal.
-        """
-        if not self._signal:
-            return
-        text = f"stopped by {signal.Signals(self._signal).name}"
-        if isinstance(reported, RestartableError):  # it knows how to go on
-            text += f"; {str(reported).removeprefix('stopped by SIGTERM; ')}"
-        raise KeyboardInterrupt(text) if self._signal == signal.SIGINT else RestartableError(text)
-
-    def _stop(self, number: int, _: FrameType | None) -> None:
-        if self._signal:
-            self._send(signal.SIGKILL)
-            return
-        self._signal = number
-        threading.Thread(target=self._stop_group, daemon=True).start()
-
-    def _stop_group(self) -> None:
-        """Ends the running task, and the next if kfp was about to start it."""
-        deadline = time.monotonic() + GRACE_SECONDS
-        stopped: set[int] = set()
-        while not self._ended.wait(0.1):
-            group = self._group()
-            if time.monotonic() > deadline:
-                self._send(signal.SIGKILL)
-            elif group and group not in stopped:
-                stopped.add(group)
-                self._send(signal.SIGTERM)
-
-    def _group(self) -> int:
-        try:
-            with open(self._group_file, encoding="utf-8") as file:
-                return int(file.read())
-        except FileNotFoundError:  # the first task has not come so far
-            return 0
-
-    def _send(self, number: int) -> None:
-        group = self._group()
-        if group:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(group, number)
