@@ -31,7 +31,7 @@ from components.task import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE, OWNER_VARI
 from model.config import Config, to_json
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
 from pipelines.output import RunOutput
-from pipelines.stoppable_tasks import StoppableTasks
+from pipelines.stopping import StoppableTasks
 from pipelines.training import train_language_model
 
 MAX_INPUT_BYTES = 100_000

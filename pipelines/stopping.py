@@ -1,4 +1,4 @@
-"""Ends the tasks of a local run at a signal."""
+"""Ends the tasks of a local run when a signal comes."""
 
 from __future__ import annotations
 
