@@ -74,7 +74,7 @@ def test_a_signal_ends_all_processes(
     reader = threading.Thread(target=lambda: said.extend(run.stdout or ()), daemon=True)
     reader.start()
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not (list(tmp_path.glob(f"r/pipeline/*/{sign}")) if sign else said):
             assert run.poll() is None, "".join(said)
             assert time.monotonic() < deadline, "".join(said)
@@ -100,7 +100,7 @@ def test_a_signal_ends_all_processes(
         ), last
     else:
         assert last == f"{stop}charloom run begins anew"
-    deadline = time.monotonic() + 5  # what was killed takes a moment
+    deadline = time.monotonic() + 60  # what was killed takes a moment
     while (alive := processes & set(living())) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert alive == set()
