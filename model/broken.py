@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.arrays import write_arrays
 from model.batches import Batch, LaneReader, train_batch
 from model.config import Config
 from model.errors import CharloomError
-from model.files import write_arrays
 from model.network import unigram_log_probabilities
 from model.plan import TrainPlan
 from model.records import Dataset

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.arrays import write_arrays
 from model.errors import CharloomError, InputError
-from model.files import hash_file, write_arrays
+from model.files import hash_file
 
 ARRAYS_FILE, META_FILE = "arrays.npz", "meta.json"
 _NAME = re.compile(r"step-(\d{8,})")

@@ -8,11 +8,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping
-from typing import Any, BinaryIO
-
-import numpy as np
-import numpy.typing as npt
+from typing import Any
 
 _CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
 """How file systems (some network ones) refuse to flush a folder."""
@@ -94,17 +90,3 @@ def hash_file(path: str) -> str:
     """Returns the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_arrays(file: str | BinaryIO, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Writes arrays by name as an uncompressed `.npz`, with the same bytes under any NumPy 2.
-
-    Raises:
-      ValueError: an array holds Python objects, which a reader would have to unpickle.
-    """
-    objects = [name for name, array in arrays.items() if array.dtype.hasobject]
-    if objects:
-        raise ValueError(f"arrays of Python objects can't be written: {', '.join(objects)}")
-    # Arrays only: NumPy before 2.2 saves any flag, allow_pickle too, as one more array.
-    named: dict[str, Any] = dict(arrays)
-    np.savez(file, **named)

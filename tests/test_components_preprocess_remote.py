@@ -122,9 +122,8 @@ def test_what_charloom_made_is_not_text_in_a_store(s3: S3Server) -> None:
     for key in ("t/a.txt", "t/records/vocab.txt", "t/records/COMPLETED", "t/records/sub/b.txt"):
         s3.put(key, b"x")
     for pattern in ("t", "t/**", "t/**/*.txt", "*"):
-        assert [name.removeprefix("t/") for name, _ in names_of(f"s3://{BUCKET}/{pattern}")] == [
-            "a.txt"
-        ]
+        found = names_of(f"s3://{BUCKET}/{pattern}")
+        assert [name.removeprefix("t/") for name, _ in found] == ["a.txt"]
     with pytest.raises(InputError, match="no file matches --input"):
         find_files([f"s3://{BUCKET}/t/records"])
 
@@ -140,9 +139,8 @@ def test_two_buckets_are_one_place(s3: S3Server) -> None:
 
 def test_a_list_in_the_store_names_files_in_the_store(s3: S3Server) -> None:
     s3.put("texts/a.txt", b"a")
-    s3.put("texts/b.txt", b"b")
     s3.put("list.gz", gzip.compress(f"# all\ns3://{BUCKET}/texts/*.txt\n".encode()))
-    assert names_of(f"@s3://{BUCKET}/list.gz") == [("a.txt", 1), ("b.txt", 1)]
+    assert names_of(f"@s3://{BUCKET}/list.gz") == [("a.txt", 1)]
 
 
 @pytest.mark.parametrize(

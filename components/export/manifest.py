@@ -12,7 +12,6 @@ from typing import Any
 from model.config import CONFIG_VERSION
 from model.errors import InputError
 from model.files import hash_file, write_whole
-from model.records import FORMAT_VERSION
 
 MANIFEST_FILE = "MANIFEST.json"
 MANIFEST_VERSION = 1
@@ -25,6 +24,8 @@ def code_version() -> str:
 
     It is part of every identity: another version may come to other results.
     """
+    from model.records import FORMAT_VERSION  # NumPy takes a while
+
     package = importlib.metadata.version("charloom")
     return f"charloom {package}, config {CONFIG_VERSION}, records {FORMAT_VERSION}"
 

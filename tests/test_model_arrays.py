@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.files import write_arrays
+from model.arrays import write_arrays
 
 
 def test_a_file_of_arrays_holds_the_arrays_alone(

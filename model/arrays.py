@@ -1,0 +1,23 @@
+"""Writes NumPy arrays that any NumPy 2 reads back; `model.files` loads no NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+
+def write_arrays(file: str | BinaryIO, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Writes arrays by name as an uncompressed `.npz`, with the same bytes under any NumPy 2.
+
+    Raises:
+      ValueError: an array holds Python objects, which a reader would have to unpickle.
+    """
+    objects = [name for name, array in arrays.items() if array.dtype.hasobject]
+    if objects:
+        raise ValueError(f"arrays of Python objects can't be written: {', '.join(objects)}")
+    # Arrays only: NumPy before 2.2 saves any flag, allow_pickle too, as one more array.
+    named: dict[str, Any] = dict(arrays)
+    np.savez(file, **named)
