@@ -83,10 +83,11 @@ def read_split(dataset: Dataset, split: str, *, left_out: Mask | None = None) ->
     for word, index in vocab.ids.items():  # the marks by what they are in a stream
         known[index] = word
     numbers, spellings = np.concatenate(parts), (*known, *unknown)
-    lengths, characters = dataset.lengths(split), dataset.text_characters(split)
+    characters = dataset.text_characters(split)
     estimated = characters is None
     if characters is None:
         characters = _estimate_characters(numbers, lengths, spellings)
+    characters = np.where(lengths > 0, characters, 0)
     return SplitWords(
         numbers=numbers,
         lengths=lengths,

@@ -27,10 +27,13 @@ def make_report(perplexity: float = 100.0) -> dict[str, Any]:
         return {"log_likelihood": total, "words": 1000, "perplexity": math.exp(-total / 1000)}
 
     return {
-        "format_version": 3,
-        "splits": {"test": score(perplexity)},
+        "format_version": 4,
+        "splits": {
+            "test": {**score(perplexity), "left_out": {"words": 0, "unknown": None}},
+        },
         "baseline": {"unigram": score(400.0), "bigram": score(350.0)},
         "champion": None,
+        "reference": None,
         "seconds": {"training": None, "evaluation": 1.0},
     }
 
@@ -85,7 +88,12 @@ def test_verdict_is_in_report_page_and_summary(
     report = publish(judged(perplexity), str(folder))
     assert set(read_all(folder)) == FILES
     assert read_json(folder) == report
-    assert report["verdict"] == {"status": status, "reasons": reasons, "comparison": None}
+    assert report["verdict"] == {
+        "status": status,
+        "reasons": reasons,
+        "comparison": None,
+        "reference": None,
+    }
     assert report["gate"] == {
         **to_dict(GateConfig()),
         "max_perplexity": 200.0,

@@ -84,6 +84,9 @@ def test_a_run_again_is_held_against_the_same_reference(model: Path) -> None:
     add_version(model, 2, run=run, **begun(first, "lm-1"), reference={"path": first})
     set_reference(model, 2)
     assert find(model) == (first, first, run, first)
+    report = {**begun(first, "lm-1"), "reference": {"path": str(model / "gone")}}
+    add_version(model, 3, run=run, **report)
+    assert find(model) == (first, first, run, str(model / "gone"))
 
 
 def test_a_version_that_was_not_made_by_a_run(model: Path) -> None:

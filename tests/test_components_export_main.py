@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 FILES = {
     *("saved_model.pb", "variables", "assets", "fingerprint.pb", "checkpoint", "vocab.txt"),
     *("report.json", "report.html", "report.md", "config.json", "model_card.md", "requests.json"),
-    "MANIFEST.json",
+    *("MANIFEST.json", "seen.npy"),
 }
 
 

@@ -21,6 +21,7 @@ from model.presets import tiny
 from model.published import save_published
 from model.records import Dataset
 from model.report import Scored, SplitWords
+from model.seen_records import save_version
 from model.slices import differences_of
 
 LIMITS = GateConfig(beat=(), min_units=5)
@@ -31,7 +32,9 @@ def publish(records: str, workdir: str, folder: Path) -> str:
     """Makes of a training what a comparison reads of a version."""
     folder.mkdir(parents=True)
     with Dataset.open(records) as dataset:
-        save_published(load_model(workdir, dataset), dataset, str(folder))
+        loaded = load_model(workdir, dataset)
+        save_published(loaded, dataset, str(folder))
+        save_version(str(folder), workdir, loaded.checkpoint.meta, dataset)
     return str(folder)
 
 

@@ -47,6 +47,16 @@ SPELLINGS = SpellingModel([b"the", b"zebu", b"\xc3\xa9"])
 SCORES = np.asarray([-1.0, -2.0, -0.5, -8.0, -3.0, -2.5, -1.5, -4.0], np.float32)
 
 
+@pytest.mark.parametrize("characters", [None, np.asarray([70, 900])])
+def test_a_record_that_is_left_out_has_no_words_and_no_characters(characters: Any) -> None:
+    records: Any = Records(characters)
+    whole = read_split(records, "test")
+    words = read_split(records, "test", left_out=np.asarray([False, True]))
+    assert words.lengths.tolist() == [3, 0]
+    assert len(words.numbers) == 3
+    assert words.characters.tolist() == [whole.characters[0], 0]
+
+
 def test_what_a_split_has(words: SplitWords) -> None:
     assert words.lengths.tolist() == [3, 5]
     assert words.sources == ("f:0", "f:1")

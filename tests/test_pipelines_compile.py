@@ -88,6 +88,7 @@ def test_the_yaml_loads_as_a_component() -> None:
         "volume",
         "max_perplexity",
         "window_days",
+        "source_root",
         "vocab",
         "compare_to",
         "max_new_word_rate",

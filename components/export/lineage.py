@@ -66,7 +66,7 @@ def find_beginning(registry: str, name: str, *, warm_start: str, identify: Ident
         if run == report["run"]:
             print(f"{champion} was made by this very run", flush=True)
             base = _path_in(report, "warm_start") if follows else base
-            reference = _path_in(report, "reference")
+            reference = _named_in(report, "reference")  # if it is gone, the gate says so
             return Beginning(_path_in(report, "champion"), base, run, reference)
     run = identify(_digest_of(base), _digest_of(champion))
     return Beginning(champion, base, run, find_reference(os.path.join(registry, name)))
@@ -112,10 +112,15 @@ def _digest_in(report: dict[str, Any], part: str, field: str) -> str:
     return str(found.get(field) or "") if isinstance(found, dict) else ""
 
 
+def _named_in(report: dict[str, Any], part: str) -> str:
+    """Returns the version that a part of a report names."""
+    found = report.get(part)
+    return str(found.get("path") or "") if isinstance(found, dict) else ""
+
+
 def _path_in(report: dict[str, Any], part: str) -> str:
     """Returns the version that a part of a report names, if it is still there."""
-    found = report.get(part)
-    path = str(found.get("path") or "") if isinstance(found, dict) else ""
+    path = _named_in(report, part)
     if path and not os.path.exists(os.path.join(path, "saved_model.pb")):
         print(f"{path} is gone, and left out", flush=True)
         return ""
