@@ -134,7 +134,7 @@ def test_other_records_and_limits_reach_the_data_stage(spec: dict[str, Any]) -> 
     }
     names = ("compare_to", "max_new_word_rate", "max_divergence")
     assert given["preprocess"] == {
-        **{name: name for name in names},
+        **{name: name for name in (*names, "source_root")},
         "pipelinechannel--prepare_memory": "prepare_memory",
     }
     assert given["find-inputs"]["compare_to"] == "compare_to"  # its digest is in the cache's key
