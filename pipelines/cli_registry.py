@@ -71,10 +71,9 @@ def split_model(path: str) -> tuple[str, str]:
     Raises:
       InputError: there is no model.
     """
-    from components.export.registry import check_name, versions
+    from components.export.registry import versions
 
     registry, name = os.path.split(os.path.normpath(path))
-    check_name(name)
     if not versions(registry, name):
         raise InputError(f"{path} holds no published model; name <registry>/<name>")
     return registry, name
