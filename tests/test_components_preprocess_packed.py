@@ -13,9 +13,9 @@ import pytest
 import zstandard
 
 from components.preprocess import packed
+from components.preprocess.listing import find_files
 from components.preprocess.packed import DamagedError, open_packed
 from components.preprocess.reading import BadTextError, read_blocks
-from components.preprocess.sources import find_files
 from model.config import DataConfig
 from model.errors import InputError
 

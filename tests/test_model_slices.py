@@ -16,7 +16,8 @@ WORDS = SplitWords(
     sources=("x/1.txt:0", "x/2.txt:0", "x/3.txt:0", "x/1.txt:90"),
     spellings=(b"\n", b"<unk>", b"", b"a", b"b", b"c", b"d", b"e"),
     slices=np.zeros(8, np.int64),
-    characters=20,
+    characters=np.asarray([6, 9, 0, 5]),
+    characters_estimated=False,
 )
 
 

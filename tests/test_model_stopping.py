@@ -45,6 +45,19 @@ else:
 """
 
 
+def test_a_worker_listens_before_a_library_has_started_threads() -> None:
+    """A thread of NumPy's or TensorFlow's would get the signal, and end the process unsaved."""
+    code = (
+        "import sys, threading, components.train.worker; "
+        "print([one for one in ('numpy', 'tensorflow', 'kubernetes') if one in sys.modules], "
+        "threading.active_count())"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert result.stdout == "[] 1\n"
+
+
 def start(seconds: float, phase: str, *, saving: float = 0.0) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", WORKER, str(seconds), phase, str(saving)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
