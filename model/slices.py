@@ -55,10 +55,11 @@ def slice_sums(
     Returns:
       For each slice `words` and `difference`, `[G]` by group of sources (`model.sources`).
     """
-    names, numbers = number_sources(words.sources)
+    there = np.flatnonzero(words.lengths)  # a report has no documents without words
+    names, numbers = number_sources([words.sources[at] for at in there.tolist()])
     groups = group_numbers(len(names))
     size = int(groups[-1]) + 1 if len(groups) else 0
-    group = np.repeat(groups[numbers], words.lengths)
+    group = np.repeat(groups[numbers], words.lengths[there])
     cell = slices[words.numbers] * size + group
     counts = np.bincount(cell, minlength=size * len(SLICES)).reshape(len(SLICES), size)
     sums = np.bincount(cell, differences, size * len(SLICES)).reshape(len(SLICES), size)
