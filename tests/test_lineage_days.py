@@ -29,8 +29,9 @@ RUN = 31
 class Corpus:
     """Files by date, `<year>/<month>/<day>/<name>.txt`, whose lines are all different."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, *, size: int):
         self.root = root
+        self._size = size  # lines of a new file
         self._random = np.random.default_rng(17)
         self._words = [f"w{number}" for number in range(400)]
 
@@ -53,7 +54,7 @@ class Corpus:
         """Writes the files of a day, and changes those of days before."""
         self.path(day, "a").parent.mkdir(parents=True)
         for name in ("a", "b"):
-            self.path(day, name).write_text(self.lines(30))
+            self.path(day, name).write_text(self.lines(self._size))
         if day >= 2:
             grown = self.path(day - 1, "a")
             grown.write_text(grown.read_text() + self.lines(7))
@@ -123,7 +124,8 @@ def _fields(config: DataConfig) -> dict[str, object]:
 
 
 def _check_days(folder: Path, *, window: int, days: int) -> None:
-    corpus, oracle = Corpus(folder / "text"), Oracle()
+    # A single day must be enough for a record in each split.
+    corpus, oracle = Corpus(folder / "text", size=30 if window > 1 else 300), Oracle()
     base, caught, kept_words = "", 0, list[float]()
     for day in range(days):
         corpus.write(day)
