@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from model.arrays import write_arrays
 from model.errors import CharloomError, InputError
-from model.files import hash_file
+from model.files import flush_folder, hash_file
 
 ARRAYS_FILE, META_FILE = "arrays.npz", "meta.json"
 _NAME = re.compile(r"step-(\d{8,})")
@@ -117,7 +117,7 @@ def write_checkpoint(
         text.write(_meta_text({**meta, "step": step, "arrays_sha256": digest}))
         text.flush()
         os.fsync(text.fileno())
-    _flush_folder(path)
+    flush_folder(path)
 
 
 def _put_in_place(temporary: str, final: str) -> None:
@@ -131,23 +131,11 @@ def _put_in_place(temporary: str, final: str) -> None:
             same = False
         if same:  # only the score is new
             os.replace(os.path.join(temporary, META_FILE), os.path.join(final, META_FILE))
-            _flush_folder(final)
+            flush_folder(final)
             return
         shutil.rmtree(final, ignore_errors=True)  # a damaged one
     os.rename(temporary, final)
-    _flush_folder(os.path.dirname(final))
-
-
-def _flush_folder(path: str) -> None:
-    """Makes what was created or renamed in a folder last."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:  # some network file systems can't
-        if is_disk_full(error):
-            raise
-    finally:
-        os.close(descriptor)
+    flush_folder(os.path.dirname(final))
 
 
 def is_disk_full(error: OSError) -> bool:
