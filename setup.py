@@ -13,12 +13,12 @@ setup(
     ),
     package_data={
         "components.evaluate": ["*.j2", "*.html"],
-        "components.preprocess": ["*.j2"],
+        "components.preprocess.analysis": ["*.j2"],
         "components.serve": ["page/*"],
         "components.train": ["*.j2"],
         "pipelines": ["*.yaml"],
     },
-    entry_points={"console_scripts": ["charloom = pipelines.cli:main"]},
+    entry_points={"console_scripts": ["charloom = pipelines.cli.cli:main"]},
     # Why each, and why these ranges: docs/decisions/0001-dependencies.md. Tested is requirements.lock.
     install_requires=[
         "apache-beam>=2.77,<2.78",

@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.batches import Batch, LaneReader, eval_batch, train_batch
 from model.config import CONFIG_VERSION, Config, DataConfig, to_dict, with_overrides
+from model.data.batches import Batch, LaneReader, eval_batch, train_batch
+from model.data.plan import EvalPlan, TrainPlan
+from model.data.records import Dataset
 from model.errors import InputError
-from model.optimizer import learning_rate
-from model.plan import EvalPlan, TrainPlan
 from model.presets import get_preset
-from model.records import Dataset
-from model.vocab import NUM_CHARS
+from model.text.vocab import NUM_CHARS
+from model.training.optimizer import learning_rate
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BROWN = os.path.join(ROOT, os.pardir, "shared", "data", "brown")
@@ -58,7 +58,7 @@ def open_corpus(*, vocab: str = "built", max_words: int = VOCAB_SIZE) -> Dataset
         splits = ("train", "valid")
         files = {split: [os.path.join(BROWN, f"{split}.txt")] for split in splits}
     else:
-        from pipelines.demo import write_corpus
+        from pipelines.local.demo import write_corpus
 
         name, vocab = "pydoc", "built"
         files = {"inputs": [write_corpus(os.path.join(CACHE, "pydoc"))]}

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from bench._data import valid_plan
-from model.cluster import join_cluster
 from model.config import from_json
-from model.records import Dataset
+from model.data.records import Dataset
+from model.distributed.cluster import join_cluster
 
 
 class Program:
@@ -30,11 +30,11 @@ class Program:
         cluster = join_cluster(threads=job["threads"])
         config = from_json(json.dumps(job["config"]))
         dataset = Dataset.open(job["records"])
-        # What follows is how model/loop.py drives a training; nothing else here knows it.
-        from model.batches import LaneReader, prefetch, train_batch
-        from model.plan import TrainPlan
-        from model.restoring import build_training
-        from model.sampling import TargetSampler
+        # What follows is how model/training/loop.py drives a training; nothing else here knows it.
+        from model.data.batches import LaneReader, prefetch, train_batch
+        from model.data.plan import TrainPlan
+        from model.data.sampling import TargetSampler
+        from model.training.restoring import build_training
 
         self._training = training = build_training(config, dataset, cluster)
         train, width = config.train, config.model.max_word_bytes
@@ -58,8 +58,8 @@ class Program:
         """Starts one step; returns its loss, perhaps before it is known."""
         import tensorflow as tf
 
-        from model.loop import local_inputs
-        from model.optimizer import learning_rate
+        from model.training.loop import local_inputs
+        from model.training.optimizer import learning_rate
 
         training = self._training
         result = training.steps.train(
@@ -90,9 +90,9 @@ class Program:
 
     def evaluate(self) -> dict[str, float]:
         """Scores the validation words by the full softmax."""
-        from model.batches import eval_batch, prefetch
-        from model.loop import local_inputs
-        from model.restoring import deal_state
+        from model.data.batches import eval_batch, prefetch
+        from model.training.loop import local_inputs
+        from model.training.restoring import deal_state
 
         training, plan = self._training, self._valid_plan
         state = deal_state(training, np.zeros(self._state_shape, np.float32))

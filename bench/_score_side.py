@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from components.export.probe import peak_mb
-from pipelines import query
+from pipelines.cli import query
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ longer than W. A block reads one epoch of them, each another one, from a data se
 shards are in the operating system's cache). Kinds of blocks take turns; `core_share` is the part
 of their time in which this program had the core to itself.
 
-  batches   what `model.batches.train_batch` makes: words, targets, distinct spellings and index
+  batches   what `model.data.batches.train_batch` makes: words, targets, distinct spellings and index
   sampled   the same and what the sampled softmax draws for each step
   far step  from the index file of a billion words to what all lanes read at step 1,000,000
 """
@@ -25,11 +25,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from bench import _data, _sides
-from model.batches import LaneReader, train_batch
 from model.config import CONFIG_VERSION, Config, DataConfig, to_dict, with_overrides
-from model.plan import TrainPlan
-from model.presets import get_preset
-from model.records import (
+from model.data.batches import LaneReader, train_batch
+from model.data.plan import TrainPlan
+from model.data.records import (
     COMPLETED_FILE,
     FORMAT_VERSION,
     INFO_FILE,
@@ -42,8 +41,9 @@ from model.records import (
     save_index,
     shard_name,
 )
-from model.sampling import TargetSampler
-from model.vocab import DOCUMENT_START, Vocabulary
+from model.data.sampling import TargetSampler
+from model.presets import get_preset
+from model.text.vocab import DOCUMENT_START, Vocabulary
 
 WORDS, RECORD_WORDS = 2_000_000, 1000
 TYPES = 30_000

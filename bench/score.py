@@ -22,12 +22,12 @@ import numpy as np
 
 from bench import _data, _sides
 from bench._data import say
-from model.batches import spelling_matrix
 from model.config import Config, to_dict
+from model.data.batches import spelling_matrix
+from model.data.records import Dataset
 from model.presets import get_preset
-from model.records import Dataset
-from model.text import detokenize
-from model.vocab import DOCUMENT_START, NUM_CHARS, spell
+from model.text.text import detokenize
+from model.text.vocab import DOCUMENT_START, NUM_CHARS, spell
 
 TEXTS = 2000
 """Different ones; more are these again."""
@@ -116,8 +116,8 @@ def _command(model: str, texts: str) -> list[str]:
 def _export(config: Config, dataset: Dataset, folder: str, *, table: bool) -> None:
     import tensorflow as tf
 
-    from model.network import JointModel
-    from model.served import ServedModel
+    from model.network.network import JointModel
+    from model.serving.served import ServedModel
 
     say(f"a SavedModel {'with' if table else 'without'} the table")
     model = JointModel(config.model, vocab_counts=dataset.vocab.counts)

@@ -19,9 +19,9 @@ import numpy as np
 
 from bench import _data, _sides
 from model.config import DataConfig, to_dict, with_overrides
+from model.data.records import Dataset
 from model.errors import InputError
 from model.presets import get_preset
-from model.records import Dataset
 
 SIZES = (20_000, 800_000)
 TEXT_WORDS = 400_000

@@ -16,8 +16,8 @@ import tempfile
 from typing import Any
 
 from bench import _data, _sides
-from model.cluster import tf_config
 from model.config import Config, to_dict
+from model.distributed.cluster import tf_config
 
 
 def main() -> None:

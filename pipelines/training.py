@@ -12,9 +12,9 @@ from kfp.dsl.pipeline_channel import PipelineChannel
 from components.evaluate.component import evaluate, report_rejection
 from components.evaluate.gate import PASSED
 from components.export.component import export
-from components.preprocess.comparison import NO_LIMIT
+from components.preprocess.analysis.comparison import NO_LIMIT
 from components.preprocess.component import find_inputs, preprocess
-from components.preprocess.start import DEFAULT_SHARE
+from components.preprocess.inputs.start import DEFAULT_SHARE
 from components.task import IMAGE_VARIABLE, RUN_VARIABLE, container_image
 from components.train.component import train
 

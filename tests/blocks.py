@@ -6,16 +6,16 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from components.preprocess.counts import WordCounter
-from components.preprocess.cutting import Pieces, cut_block
-from components.preprocess.describing import FileScan, scans_of_files
-from components.preprocess.reading import Block, read_blocks
-from components.preprocess.scanning import scan_unit
-from components.preprocess.sources import InputFile
-from components.preprocess.tokenizing import line_offsets
-from components.preprocess.units import make_units
+from components.preprocess.passes.counts import WordCounter
+from components.preprocess.passes.cutting import Pieces, cut_block
+from components.preprocess.passes.describing import FileScan, scans_of_files
+from components.preprocess.passes.scanning import scan_unit
+from components.preprocess.passes.tokenizing import line_offsets
+from components.preprocess.passes.units import make_units
+from components.preprocess.sources.reading import Block, read_blocks
+from components.preprocess.sources.sources import InputFile
 from model.config import DataConfig
-from model.records import SPLITS
+from model.data.records import SPLITS
 
 
 class Piece(NamedTuple):

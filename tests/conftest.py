@@ -11,8 +11,8 @@ import pytest
 from surroundings import heed_signals, lacking
 
 if TYPE_CHECKING:
-    from model.loading import Loaded
-    from model.records import Dataset
+    from model.checkpointing.loading import Loaded
+    from model.data.records import Dataset
 
 # Before anything imports TensorFlow; processes that a test starts inherit it.
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
@@ -120,7 +120,7 @@ def tiny_version(
 @pytest.fixture(scope="module")
 def dataset(tiny_records: str) -> Iterator[Dataset]:
     """`tiny_records`, opened."""
-    from model.records import Dataset
+    from model.data.records import Dataset
 
     with Dataset.open(tiny_records) as dataset:
         yield dataset
@@ -129,6 +129,6 @@ def dataset(tiny_records: str) -> Iterator[Dataset]:
 @pytest.fixture(scope="module")
 def loaded(tiny_training: str, dataset: Dataset) -> Loaded:
     """The model of `tiny_training`, for one module of tests."""
-    from model.loading import load_model
+    from model.checkpointing.loading import load_model
 
     return load_model(tiny_training, dataset)

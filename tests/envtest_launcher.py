@@ -146,9 +146,9 @@ class Launcher(Process):
 _LAUNCH = """
 import json, sys
 from components.task import reporting_errors
-from components.train.launch_api import Pace
-from components.train.launch_jobset import launch_jobset
-from components.train.launch_manifest import JobSetOptions
+from components.train.cluster.launch_api import Pace
+from components.train.cluster.launch_jobset import launch_jobset
+from components.train.cluster.launch_manifest import JobSetOptions
 
 given = json.loads(sys.argv[1])
 options, pace = JobSetOptions(**given.pop("options")), Pace(**given.pop("pace"))

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from kfp_api import Api, ApiError, Store
 
-from pipelines import connect, credentials, schedule
+from pipelines.kubeflow import connect, credentials, schedule
 
 LOGIN_PAGE = "<!DOCTYPE html><html><title>Dex</title><form>password</form></html>"
 

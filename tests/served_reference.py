@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from model.batches import spelling_matrix
 from model.config import Config
-from model.losses import word_log_likelihoods
-from model.network import Encoded, JointModel
-from model.text import tokenize_text
-from model.vocab import DOCUMENT_START, Vocabulary, spell
+from model.data.batches import spelling_matrix
+from model.network.losses import word_log_likelihoods
+from model.network.network import Encoded, JointModel
+from model.text.text import tokenize_text
+from model.text.vocab import DOCUMENT_START, Vocabulary, spell
 
 Floats = npt.NDArray[np.float32]
 

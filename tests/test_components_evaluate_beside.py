@@ -11,7 +11,7 @@ from test_components_evaluate_page import HOSTILE, REPORT, changed, parse, table
 from components.evaluate.beside import Row, card_address, read_beside
 from components.evaluate.markdown import render_markdown
 from components.evaluate.page import render_page
-from model.showing import markdown
+from model.text.showing import markdown
 
 COMPARISON: dict[str, Any] = {
     "unit": "source",

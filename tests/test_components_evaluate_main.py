@@ -12,10 +12,10 @@ import pytest
 
 from components.evaluate import facts, gate
 from components.evaluate.main import check_folder, judge, publish, run, summarise
-from model import evaluation
-from model import report as model_report
 from model.config import Config, GateConfig, to_dict
 from model.errors import InputError
+from model.evaluation import evaluation
+from model.evaluation import report as model_report
 from model.presets import tiny
 
 FILES = {"report.json", "report.html", "report.md", "COMPLETED"}

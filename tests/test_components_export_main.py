@@ -16,7 +16,7 @@ from components.export.main import run
 from components.export.manifest import read_manifest, verify, write_manifest
 from components.export.promoting import promote
 from components.export.registry import read_pointer
-from model.checkpoints import best_checkpoint, list_checkpoints
+from model.checkpointing.checkpoints import best_checkpoint, list_checkpoints
 from model.errors import CharloomError, InputError, RejectedError
 
 pytestmark = pytest.mark.slow

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from components.preprocess import transforms
+from components.preprocess.engine import transforms
 from components.preprocess.main import run
 from model.config import DataConfig
+from model.data.records import Dataset
 from model.errors import InputError
-from model.records import Dataset
 
 ALL_TRAIN = DataConfig(min_count=1, valid_fraction=0.0, test_fraction=0.0)
 SMALL = DataConfig(

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from components.preprocess.main import run
 from model.config import DataConfig
-from model.records import SPLITS, Dataset, parse_record
+from model.data.records import SPLITS, Dataset, parse_record
 
 SMALL = DataConfig(
     record_words=40, min_count=1, vocab_size=300, valid_fraction=0.2, test_fraction=0.2

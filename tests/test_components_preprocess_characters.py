@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from blocks import blocks_of
 
-from components.preprocess import reading
-from components.preprocess.cutting import cut_block
 from components.preprocess.main import run
-from components.preprocess.tokenizing import count_characters, line_offsets
+from components.preprocess.passes.cutting import cut_block
+from components.preprocess.passes.tokenizing import count_characters, line_offsets
+from components.preprocess.sources import reading
 from model.config import DataConfig
+from model.data.records import SPLITS, Dataset
 from model.errors import InputError
-from model.records import SPLITS, Dataset
 
 PLAIN = DataConfig(
     sentence_marks=False, record_words=8, min_count=1, valid_fraction=0.0, test_fraction=0.0

@@ -10,7 +10,7 @@ import pytest
 from kfp import dsl
 
 from components import task
-from components.preprocess.comparison import Comparison
+from components.preprocess.analysis.comparison import Comparison
 from components.preprocess.component import find_inputs, preprocess
 from components.preprocess.main import run
 from model.config import to_json, with_overrides

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from components.preprocess.cutting import cut_block
-from components.preprocess.inputs import find_inputs
-from components.preprocess.listing import find_files
-from components.preprocess.reading import read_blocks
-from components.preprocess.sources import InputFile
+from components.preprocess.inputs.inputs import find_inputs
+from components.preprocess.inputs.listing import find_files
+from components.preprocess.passes.cutting import cut_block
+from components.preprocess.sources.reading import read_blocks
+from components.preprocess.sources.sources import InputFile
 from model.config import Config, DataConfig, to_json
-from model.records import SPLITS
+from model.data.records import SPLITS
 
 DATA = DataConfig(
     tokenizer="whitespace",

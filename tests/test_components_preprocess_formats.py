@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from components.preprocess.main import run
+from model.data.records import FORMAT_VERSION, READABLE_VERSIONS, SPLITS, Dataset
 from model.errors import InputError
 from model.presets import tiny
-from model.records import FORMAT_VERSION, READABLE_VERSIONS, SPLITS, Dataset
 
 DATA = Path(__file__).parent / "data"
 OLD = DATA / "records_format_2"

@@ -13,19 +13,20 @@ import zstandard
 from blocks import unpack
 from volume import keep_first
 
-from components.preprocess import reading, units
-from components.preprocess.counts import WordCounter, build_vocabulary
-from components.preprocess.describing import accept, check_splits, scans_of_files
-from components.preprocess.listing import find_files
+from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
-from components.preprocess.scanning import load_pieces, scan_unit
-from components.preprocess.scratch import pieces_path
-from components.preprocess.units import make_units
-from components.preprocess.writing import write_group
+from components.preprocess.passes import units
+from components.preprocess.passes.counts import WordCounter, build_vocabulary
+from components.preprocess.passes.describing import accept, check_splits, scans_of_files
+from components.preprocess.passes.scanning import load_pieces, scan_unit
+from components.preprocess.passes.scratch import pieces_path
+from components.preprocess.passes.units import make_units
+from components.preprocess.passes.writing import write_group
+from components.preprocess.sources import reading
 from model.config import BAD_TEXT, DOCUMENTS, TOKENIZERS, DataConfig
+from model.data.records import Dataset
 from model.errors import InputError
-from model.records import Dataset
-from model.text import tokenize_text
+from model.text.text import tokenize_text
 
 CASES = 2000
 BATCH = 40

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from components.preprocess import reading, units
-from components.preprocess.listing import find_files
+from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
+from components.preprocess.passes import units
+from components.preprocess.sources import reading
 from model.config import DataConfig, to_dict
-from model.records import SPLITS, Dataset, framed_size, parse_record
-from model.text import tokenize_text
-from model.vocab import DOCUMENT_START
+from model.data.records import SPLITS, Dataset, framed_size, parse_record
+from model.text.text import tokenize_text
+from model.text.vocab import DOCUMENT_START
 
 GOLDEN = DataConfig(
     tokenizer="whitespace",

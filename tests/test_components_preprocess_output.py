@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from components.preprocess import main, scanning
+from components.preprocess import main
 from components.preprocess.main import run
+from components.preprocess.passes import scanning
 from model.config import DataConfig
 from model.errors import InputError
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from blocks import blocks_of, pieces_of
 
-from components.preprocess.listing import find_files
+from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
 from model.config import DataConfig
+from model.data.records import Dataset
 from model.errors import InputError
-from model.records import Dataset
 
 CONFIG = DataConfig(
     tokenizer="whitespace", sentence_marks=False, record_words=8, min_count=1, on_bad_text="skip"

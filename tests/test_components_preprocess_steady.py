@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from components.preprocess.describing import hash_text, scans_of_files
-from components.preprocess.listing import find_files
-from components.preprocess.reading import read_blocks
-from components.preprocess.scanning import scan_unit
-from components.preprocess.sources import InputFile, UnsteadyError, fingerprint, open_file
-from components.preprocess.units import make_units
+from components.preprocess.inputs.listing import find_files
+from components.preprocess.passes.describing import hash_text, scans_of_files
+from components.preprocess.passes.scanning import scan_unit
+from components.preprocess.passes.units import make_units
+from components.preprocess.sources.reading import read_blocks
+from components.preprocess.sources.sources import InputFile, UnsteadyError, fingerprint, open_file
 from model.config import DataConfig
 from model.errors import RestartableError
 

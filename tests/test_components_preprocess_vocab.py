@@ -10,9 +10,9 @@ import pytest
 
 from components.preprocess.main import run
 from model.config import DataConfig
+from model.data.records import Dataset
 from model.errors import InputError
-from model.records import Dataset
-from model.vocab import UNK_ID
+from model.text.vocab import UNK_ID
 
 CONFIG = DataConfig(
     tokenizer="whitespace", sentence_marks=False, vocab_size=8, min_count=3, record_words=8192

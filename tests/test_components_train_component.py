@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from components.task import run_id
-from components.train.launch_manifest import JobSetOptions, render
-from components.train.task_config import describe_viewer, jobset_options, pod_fragments
+from components.train.cluster.launch_manifest import JobSetOptions, render
+from components.train.cluster.task_config import describe_viewer, jobset_options, pod_fragments
 from model.config import to_json, with_overrides
 from model.errors import InputError
 from model.presets import tiny
@@ -32,14 +32,14 @@ LAUNCHER = """
 import dataclasses, json, os, sys, types
 
 def launch_jobset(*, options, follower, **arguments):
-    from components.train.launch import launch_local
+    from components.train.local.launch import launch_local
     with open(os.environ["RECORDED"], "w") as file:
         json.dump({"options": dataclasses.asdict(options), "arguments": arguments}, file)
     launch_local(follower=follower, **arguments)
 
-module = types.ModuleType("components.train.launch_jobset")
+module = types.ModuleType("components.train.cluster.launch_jobset")
 module.launch_jobset = launch_jobset
-sys.modules["components.train.launch_jobset"] = module
+sys.modules["components.train.cluster.launch_jobset"] = module
 """
 
 

@@ -19,7 +19,7 @@ from volume import keep_first
 from worker_processes import wait_for
 
 from components.train.orphan import LeaseWatch
-from model.checkpoints import list_checkpoints
+from model.checkpointing.checkpoints import list_checkpoints
 from model.config import to_json, with_overrides
 from model.presets import tiny
 

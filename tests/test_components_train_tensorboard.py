@@ -18,11 +18,11 @@ import pytest
 
 from components.train.main import run
 from model.config import with_overrides
-from model.hparams import FINAL_TAG, flat_config
+from model.data.records import Dataset
 from model.presets import tiny
-from model.profiling import ProfileSteps
-from model.progress import read_metrics
-from model.records import Dataset
+from model.training.hparams import FINAL_TAG, flat_config
+from model.training.profiling import ProfileSteps
+from model.training.progress import read_metrics
 
 pytestmark = pytest.mark.slow
 RUN = "one/tensorboard"
@@ -47,7 +47,7 @@ def folder(tiny_records: str, tiny_training: str, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[str]:
     """The address of `charloom tensorboard` on the folder."""
-    command = [sys.executable, "-m", "pipelines.cli", "tensorboard"]
+    command = [sys.executable, "-m", "pipelines.cli.cli", "tensorboard"]
     process = subprocess.Popen(
         [*command, "--workdir", str(folder), "--port", "0"], stdout=subprocess.PIPE, text=True
     )

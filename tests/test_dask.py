@@ -20,8 +20,8 @@ import distributed
 import pytest
 from engine_corpus import CONFIG, contents, write_corpus
 
+from components.preprocess.engine.runner import beam, check_options, open_pipeline
 from components.preprocess.main import run
-from components.preprocess.runner import beam, check_options, open_pipeline
 from model.errors import CharloomError
 
 pytestmark = [pytest.mark.flink, pytest.mark.slow, pytest.mark.extra("test_flink.py")]

@@ -23,11 +23,11 @@ from worker_processes import wait_for, worker_pids
 
 from components.preprocess.main import run as prepare
 from components.task import ERROR_FILE_VARIABLE
-from model.checkpoints import list_checkpoints, newest_checkpoint, read_checkpoint
-from model.cluster import tf_config
+from model.checkpointing.checkpoints import list_checkpoints, newest_checkpoint, read_checkpoint
 from model.config import to_json, with_overrides
+from model.distributed.cluster import tf_config
 from model.presets import tiny
-from model.progress import read_metrics
+from model.training.progress import read_metrics
 
 pytestmark = [pytest.mark.drills, pytest.mark.slow]
 
@@ -49,7 +49,16 @@ def start(
     records: str, workdir: Path, *flags: str, workers: int = 3, path: Path | None = None
 ) -> Process:
     """Starts `charloom train`; `path` comes first where Python looks for modules."""
-    command = [sys.executable, "-m", "pipelines.cli", "train", "--preset", "tiny", *FLAGS, *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli.cli",
+        "train",
+        "--preset",
+        "tiny",
+        *FLAGS,
+        *flags,
+    ]
     command += ["--records", records, "--workdir", str(workdir), "--workers", str(workers)]
     paths = [str(part) for part in (path, ROOT) if part]
     return subprocess.Popen(

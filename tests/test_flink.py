@@ -29,10 +29,10 @@ from flink_server import (
     run_job_server,
 )
 
+from components.preprocess.engine.runner import beam, check_options, open_pipeline
 from components.preprocess.main import run
-from components.preprocess.runner import beam, check_options, open_pipeline
+from model.data.records import Dataset
 from model.errors import CharloomError, InputError
-from model.records import Dataset
 
 pytestmark = [pytest.mark.flink, pytest.mark.slow]
 

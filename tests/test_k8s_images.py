@@ -139,7 +139,7 @@ def test_what_is_not_copied_does_not_reach_docker() -> None:
     paths = ["tests/conftest.py", ".git/config", ".venv/bin/pip", "k8s/base/rbac.yaml"]
     paths += ["model/__pycache__/x.pyc", "components/train/__pycache__/x.cpython-312.pyc", ".env"]
     assert [one for one in paths if not ignored(one)] == []
-    assert not ignored("components/train/launch.py")
+    assert not ignored("components/train/local/launch.py")
 
 
 # What is in them
@@ -244,7 +244,8 @@ def test_beam_s_worker_beside_flink_makes_the_same_records(
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
     from apache_beam.transforms.environments import ExternalEnvironment
 
-    from components.preprocess import main, runner
+    from components.preprocess import main
+    from components.preprocess.engine import runner
     from model.presets import tiny
 
     spec = find(render("overlays/flink"), "FlinkDeployment")["spec"]["taskManager"]

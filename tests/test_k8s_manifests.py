@@ -17,8 +17,8 @@ import pytest
 import yaml
 from kustomize import FOLDERS, K8S, Document, find, pod_templates, render
 
-from components.train import launch_manifest
-from components.train.launch_manifest import JobSetOptions
+from components.train.cluster import launch_manifest
+from components.train.cluster.launch_manifest import JobSetOptions
 
 VERSIONS = ("1.31", "1.34", "1.37")
 """Of Kubernetes."""

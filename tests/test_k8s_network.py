@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from kustomize import Document, pod_templates, render
 
-from components.train import launch_manifest
-from components.train.launch_manifest import JobSetOptions
+from components.train.cluster import launch_manifest
+from components.train.cluster.launch_manifest import JobSetOptions
 
 (_TEMPLATE,) = pod_templates(
     launch_manifest.render(

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 from kustomize import FOLDERS, K8S, Document, find, pod_templates, render
-from test_components_train_launch_manifest import CASES, IMAGE
+from test_components_train_cluster_launch_manifest import CASES, IMAGE
 
-from components.train import launch_manifest
+from components.train.cluster import launch_manifest
 
 OPERATED = "flink-main-container"
 """Container whose image and resources Flink's operator sets, from the FlinkDeployment."""

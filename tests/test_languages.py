@@ -12,15 +12,15 @@ from languages import SAMPLES, plain_lines, plain_text
 from volume import keep_first
 
 from components.preprocess.main import run
-from model.checkpoints import Checkpoint
+from model.checkpointing.checkpoints import Checkpoint
+from model.checkpointing.loading import Loaded
 from model.config import TOKENIZERS, DataConfig, with_overrides
-from model.export import compare
-from model.loading import Loaded
-from model.network import JointModel
+from model.data.records import Dataset
+from model.network.network import JointModel
 from model.presets import tiny
-from model.records import Dataset
-from model.served import ServedModel
-from model.text import detokenize, tokenize_text
+from model.serving.export import compare
+from model.serving.served import ServedModel
+from model.text.text import detokenize, tokenize_text
 
 UDHR = (
     *("arb", "cmn_hans", "ell_monotonic", "fin", "heb", "hin"),

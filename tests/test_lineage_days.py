@@ -14,11 +14,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.preprocess.inputs import find_inputs
+from components.preprocess.inputs.inputs import find_inputs
 from components.preprocess.main import run
 from model.config import DataConfig, from_dict
-from model.records import Dataset
-from model.seen_records import CHALLENGER, find_left_out, read_training, save_training, save_version
+from model.data.records import Dataset
+from model.data.seen_records import (
+    CHALLENGER,
+    find_left_out,
+    read_training,
+    save_training,
+    save_version,
+)
 
 FIRST = datetime.date(2025, 12, 1)
 DAYS = 40

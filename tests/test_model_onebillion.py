@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.batches import LaneReader, train_batch
 from model.config import Config
-from model.network import JointModel
-from model.optimizer import AdamW
-from model.plan import TrainPlan
+from model.data.batches import LaneReader, train_batch
+from model.data.plan import TrainPlan
+from model.data.records import Record
+from model.data.sampling import TargetSampler
+from model.network.network import JointModel
 from model.presets import onebillion
-from model.records import Record
-from model.sampling import TargetSampler
-from model.steps import Steps, batch_inputs
-from model.vocab import spell
+from model.text.vocab import spell
+from model.training.optimizer import AdamW
+from model.training.steps import Steps, batch_inputs
 
 V, LANES, WINDOW, WORDS = 800_000, 4, 8, 200
 
@@ -43,7 +43,7 @@ def small_batches() -> Config:
 
 
 @pytest.mark.slow
-@pytest.mark.extra("test_model_sampling.py")
+@pytest.mark.extra("test_model_data_sampling.py")
 def test_onebillion_builds_and_trains() -> None:
     config = small_batches()
     counts = (1e7 / np.arange(1, V + 1)).astype(int).tolist()

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from components.train.main import run
 from model.config import TrainConfig, with_overrides
+from model.network.recurrent import FORWARD_BFLOAT16, multiply
 from model.presets import tiny
-from model.progress import read_metrics
-from model.recurrent import FORWARD_BFLOAT16, multiply
-from model.steps import product_precision
+from model.training.progress import read_metrics
+from model.training.steps import product_precision
 
 
 @pytest.mark.parametrize(

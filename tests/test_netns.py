@@ -16,10 +16,10 @@ import pytest
 from surroundings import lacking
 from worker_processes import wait_for
 
-from model.checkpoints import list_checkpoints, read_checkpoint
+from model.checkpointing.checkpoints import list_checkpoints, read_checkpoint
 from model.config import to_json, with_overrides
 from model.presets import tiny
-from model.progress import read_metrics
+from model.training.progress import read_metrics
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 

@@ -192,7 +192,7 @@ def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None
     "module",
     [
         "pipelines.compile",
-        "pipelines.local",
+        "pipelines.local.local",
         "components.preprocess.component",
         "components.train.component",
         "components.evaluate.component",

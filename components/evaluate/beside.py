@@ -11,7 +11,7 @@ from components.evaluate.facts import format_count, format_or_missing
 from components.evaluate.judging import BETTER, NOT_WORSE, ONE, UNCLEAR, WORSE
 from components.evaluate.reading import find_items, find_number, look_up
 from components.templates import NOT_AVAILABLE, visible
-from model.slices import CHALLENGER_ONLY, CHAMPION_ONLY, NEITHER
+from model.evaluation.slices import CHALLENGER_ONLY, CHAMPION_ONLY, NEITHER
 
 SHOWN_ROWS = 5
 """Sources and words each way."""

@@ -19,7 +19,7 @@ from components.evaluate.page import render_page
 from components.evaluate.reading import format_figure, look_up
 from model.config import Config, to_dict
 from model.errors import InputError
-from model.evaluation import evaluate_checkpoint
+from model.evaluation.evaluation import evaluate_checkpoint
 from model.files import publish_folder
 
 REPORT_FILE = "report.json"

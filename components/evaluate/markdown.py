@@ -10,7 +10,7 @@ from components.evaluate.facts import list_facts, slice_rows
 from components.evaluate.gate import PASSED, REJECTED
 from components.evaluate.reading import find_items, look_up
 from components.templates import visible
-from model.showing import markdown, table
+from model.text.showing import markdown, table
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:

@@ -31,8 +31,8 @@ from components.evaluate.facts import (
 from components.evaluate.gate import PASSED, REJECTED
 from components.evaluate.reading import find_items, find_number, format_figure, look_up
 from components.templates import LINE_END, NOT_AVAILABLE, load_template, visible
-from model.sources import source_name
-from model.vocab import EOS_ID, SPECIAL_WORDS
+from model.evaluation.sources import source_name
+from model.text.vocab import EOS_ID, SPECIAL_WORDS
 
 SHOWN_SOURCES = 5
 """That many of the worst and of the best sources are shown."""

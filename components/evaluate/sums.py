@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from components.evaluate.reading import AGREEMENT, MISSING, look_up, read_number, read_words
-from model.sources import group_numbers, number_sources
+from model.evaluation.sources import group_numbers, number_sources
 
 Floats = npt.NDArray[np.float64]
 ROUNDED = 1e-3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from model.showing import markdown
+from model.text.showing import markdown
 
 
 def model_card(report: Mapping[str, Any], *, name: str, checked: Mapping[str, Any]) -> str:

@@ -24,12 +24,12 @@ from components.export.publishing import (
     publish_once,
 )
 from components.export.registry import check_name, staging_folder
+from model.checkpointing.loading import load_model
+from model.checkpointing.published import save_published
+from model.data.records import Dataset
+from model.data.seen_records import save_version
 from model.errors import InputError, RejectedError
-from model.export import export_model, held_out_texts
-from model.loading import load_model
-from model.published import save_published
-from model.records import Dataset
-from model.seen_records import save_version
+from model.serving.export import export_model, held_out_texts
 
 REPORT_FILE = "report.json"
 COPIED_FILES = ("report.html", "report.md")

@@ -24,7 +24,7 @@ def code_version() -> str:
 
     It is part of every identity: another version may come to other results.
     """
-    from model.records import FORMAT_VERSION  # NumPy takes a while
+    from model.data.records import FORMAT_VERSION  # NumPy takes a while
 
     package = importlib.metadata.version("charloom")
     return f"charloom {package}, config {CONFIG_VERSION}, records {FORMAT_VERSION}"

@@ -79,9 +79,9 @@ def find_inputs(
         extend_vocab: whether the text adds words to them.
         run: identity of the run.
     """
-    from components.preprocess import inputs as stage
-    from components.preprocess.comparison import Comparison
-    from components.preprocess.start import Start
+    from components.preprocess.analysis.comparison import Comparison
+    from components.preprocess.inputs import inputs as stage
+    from components.preprocess.inputs.start import Start
     from components.task import reporting_errors
 
     with reporting_errors():
@@ -149,7 +149,7 @@ def preprocess(
     import os
     import shutil
 
-    from components.preprocess.comparison import Comparison
+    from components.preprocess.analysis.comparison import Comparison
     from components.preprocess.main import run
     from components.task import (
         describe_output,
@@ -159,7 +159,7 @@ def preprocess(
         select_numbers,
     )
     from model.config import from_json
-    from model.records import CARD_FILE
+    from model.data.records import CARD_FILE
 
     with reporting_errors():
         comparison = Comparison(

@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from components.preprocess import counts, sources, transforms
-from components.preprocess.counts import SplitCounts
-from components.preprocess.describing import describe, hash_text, scans_of_files
-from components.preprocess.listing import find_files
-from components.preprocess.runner import beam, check_options, has_one_worker, open_pipeline
-from components.preprocess.scratch import index_path, seen_path, words_path
-from components.preprocess.sources import InputFile
-from components.preprocess.statistics import describe_text, for_card
-from components.preprocess.units import make_groups, make_units
+from components.preprocess.analysis.statistics import describe_text, for_card
+from components.preprocess.engine import transforms
+from components.preprocess.engine.runner import beam, check_options, has_one_worker, open_pipeline
+from components.preprocess.inputs.listing import find_files
+from components.preprocess.passes import counts
+from components.preprocess.passes.counts import SplitCounts
+from components.preprocess.passes.describing import describe, hash_text, scans_of_files
+from components.preprocess.passes.scratch import index_path, seen_path, words_path
+from components.preprocess.passes.units import make_groups, make_units
+from components.preprocess.sources import sources
+from components.preprocess.sources.sources import InputFile
 from model.config import DataConfig, to_dict
-from model.errors import InputError
-from model.files import publish_folder, write_whole
-from model.records import (
+from model.data.records import (
     CARD_FILE,
     COMPLETED_FILE,
     FORMAT_VERSION,
@@ -37,8 +37,10 @@ from model.records import (
     save_characters,
     save_index,
 )
-from model.seen import SEEN_FILE, SeenText, unite
-from model.vocab import Vocabulary, read_words
+from model.data.seen import SEEN_FILE, SeenText, unite
+from model.errors import InputError
+from model.files import publish_folder, write_whole
+from model.text.vocab import Vocabulary, read_words
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +180,7 @@ def _prepare(
 
 
 def _write_card(info: dict[str, Any], known: SplitCounts, folder: str) -> None:
-    from components.preprocess.card import write_card  # Jinja takes a while
+    from components.preprocess.analysis.card import write_card  # Jinja takes a while
 
     write_card(info, for_card(info, known), os.path.join(folder, CARD_FILE))
 

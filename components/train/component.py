@@ -75,9 +75,9 @@ def train(
         run_folder,
         select_numbers,
     )
+    from components.train.cluster.task_config import describe_viewer, jobset_options, pod_fragments
     from components.train.curves import write_curves
     from components.train.main import run
-    from components.train.task_config import describe_viewer, jobset_options, pod_fragments
     from model.config import from_json
 
     fragments = pod_fragments(task_config)

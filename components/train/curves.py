@@ -14,7 +14,7 @@ from components.evaluate.page import SHOWN_POINTS, Points, draw_curves
 from components.evaluate.reading import format_figure
 from components.templates import NOT_AVAILABLE, load_template, visible
 from model.files import write_whole
-from model.progress import perplexity, read_metrics
+from model.training.progress import perplexity, read_metrics
 
 SHOWN_VALIDATIONS = 50
 """Rows of the table; more passes over the validation split are thinned out."""

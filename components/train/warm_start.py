@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 
-from model.checkpoints import read_meta
-from model.compatible import check_same_model
+from model.checkpointing.checkpoints import read_meta
+from model.checkpointing.compatible import check_same_model
+from model.checkpointing.published import load_published, read_trained_digest
+from model.checkpointing.warm_start import FOLDER, TEMPORARY, write_warm_start
 from model.config import Config
+from model.data.records import Dataset
+from model.data.seen import SEEN_FILE
+from model.data.seen_records import save_training
 from model.errors import InputError
-from model.published import load_published, read_trained_digest
-from model.records import Dataset
-from model.seen import SEEN_FILE
-from model.seen_records import save_training
-from model.warm_start import FOLDER, TEMPORARY, write_warm_start
 
 BEGINNING = (FOLDER, TEMPORARY, SEEN_FILE)
 """What a training that was stopped at once leaves in its folder; it then begins anew."""

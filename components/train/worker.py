@@ -16,11 +16,11 @@ import threading
 import time
 
 from components.task import report_error, reporting_errors
-from components.train import pod
+from components.train.cluster import pod
 from model.config import read_config
+from model.distributed.stopping import OrphanedError, StoppedError, StopSignals
+from model.distributed.watchdog import ExitTimer, Watchdog
 from model.errors import EXIT_ORPHANED, InputError, RestartableError
-from model.stopping import OrphanedError, StoppedError, StopSignals
-from model.watchdog import ExitTimer, Watchdog
 
 _LEAVE_SECONDS = 30.0
 """How long TensorFlow may take to close when all is done and saved."""
@@ -90,7 +90,7 @@ def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
             "must mount the same volume at the same path"
         )
     pod.keep_from_proxies(hosts, os.environ)
-    from model.cluster import tf_config  # TensorFlow comes with it
+    from model.distributed.cluster import tf_config  # TensorFlow comes with it
 
     os.environ["TF_CONFIG"] = tf_config(hosts, index)
     attempt = os.environ.get(pod.ATTEMPT_VARIABLE) or "0"
@@ -108,10 +108,10 @@ def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
 
 def _train(options: argparse.Namespace, signals: StopSignals) -> None:
     # Imported late, so that a wrong flag is told without waiting for TensorFlow.
-    from model.cluster import join_cluster
-    from model.profiling import ProfileSteps
-    from model.records import Dataset
-    from model.training import check_config, train_and_evaluate
+    from model.data.records import Dataset
+    from model.distributed.cluster import join_cluster
+    from model.training.profiling import ProfileSteps
+    from model.training.training import check_config, train_and_evaluate
 
     cluster = join_cluster(threads=options.threads, peer_seconds=options.peer_seconds)
     logging.getLogger("tensorflow").handlers.clear()  # it has its own; every line came twice

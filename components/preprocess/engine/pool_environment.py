@@ -1,0 +1,75 @@
+"""Beam's workers of our pool: an environment, and how Beam's runner starts a worker for it.
+
+Made as those of Beam's own `SubprocessSDKEnvironment`, whose workers are started by a command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from apache_beam.portability.api import endpoints_pb2
+from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
+    GrpcWorkerHandler,
+    WorkerHandler,
+)
+from apache_beam.transforms.environments import Environment, python_sdk_capabilities
+from google.protobuf import json_format, text_format
+
+from components.preprocess.engine.worker_pool import WorkerPool
+
+_URN = "charloom:env:worker_pool:v1"
+
+
+@Environment.register_urn(_URN, bytes)
+class PoolEnvironment(Environment):
+    """Says that workers are those of `WorkerPool.shared()`, and which file takes their stderr."""
+
+    def __init__(self, log_path: str, *options: Any) -> None:
+        """Makes the environment; `options` are those of every environment of Beam."""
+        super().__init__(*(options or (python_sdk_capabilities(), ())))
+        self._log_path = log_path
+
+    def to_runner_api_parameter(self, context: Any) -> tuple[str, bytes]:
+        """Encodes it."""
+        return _URN, self._log_path.encode()
+
+    @staticmethod
+    def from_runner_api_parameter(
+        payload: bytes,
+        capabilities: Iterable[str],
+        artifacts: Iterable[Any],
+        resource_hints: Mapping[str, bytes],
+        context: Any,
+    ) -> PoolEnvironment:
+        """Decodes it."""
+        return PoolEnvironment(payload.decode(), capabilities, artifacts, resource_hints)
+
+
+@WorkerHandler.register_environment(_URN, bytes)
+class _PoolWorkerHandler(GrpcWorkerHandler):
+    def __init__(
+        self,
+        log_path: bytes,
+        state: Any,
+        provision_info: Any,
+        grpc_server: Any,
+    ) -> None:
+        super().__init__(state, provision_info, grpc_server)
+        self._log_path = log_path.decode()
+
+    def start_worker(self) -> None:
+        """Starts one; it connects on its own."""
+        control = endpoints_pb2.ApiServiceDescriptor(url=self.control_address)
+        logs = self.logging_api_service_descriptor()
+        options = self.provision_info.provision_info.pipeline_options
+        environment = {
+            "CONTROL_API_SERVICE_DESCRIPTOR": text_format.MessageToString(control),
+            "LOGGING_API_SERVICE_DESCRIPTOR": text_format.MessageToString(logs),
+            "PIPELINE_OPTIONS": json_format.MessageToJson(options),
+            "WORKER_ID": self.worker_id,
+        }
+        WorkerPool.shared().start_worker(environment, self._log_path)
+
+    def stop_worker(self) -> None:
+        """Does nothing: a worker ends when its channel does."""

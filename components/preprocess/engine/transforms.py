@@ -1,0 +1,210 @@
+"""The Beam transforms of `prepare`, which make one pipeline of its two passes over the text.
+
+Elements are units of text of some MiB (first pass) and groups of units (second pass), never
+words or lines: a Beam element costs about as much as tokenising a few lines. What they give is
+in files named by the element, each renamed to its name when it is whole. So an element that a
+runner tries twice leaves no more than one that it tried once, and nothing but indices travels
+through the runner. What is wrong with the input is in these files, too, and no exception: the
+first bad file in order is reported whatever the runner, and without a pipeline's traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from components.preprocess.engine.runner import beam
+from components.preprocess.passes.counts import WordCounter, build_vocabulary
+from components.preprocess.passes.describing import PartScan, accept, check_splits, scans_of_files
+from components.preprocess.passes.scratch import group_path, problem_path, scan_path, words_path
+from components.preprocess.passes.units import Unit
+from components.preprocess.sources.sources import InputFile
+from model.config import DataConfig
+from model.data.records import VOCAB_FILE
+from model.errors import InputError, RestartableError
+from model.files import write_whole
+from model.text.vocab import Vocabulary
+
+Group = tuple[int, Sequence[int]]
+"""Index of a group and the indices of its units."""
+
+
+class PrepareRecords(beam.PTransform):
+    """`Unit`s -> a vocabulary and shards of records in a folder, and files that tell of them."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        folder: str,
+        *,
+        scratch: str,
+        groups: Sequence[Sequence[int]],
+        spread: bool,
+    ) -> None:
+        """Makes the transform.
+
+        Args:
+          config: how text becomes records.
+          folder: gets the records.
+          scratch: folder for all that is needed on the way; has the file of given words.
+          groups: for each the indices of its units, which share shards.
+          spread: deal the groups out to several workers.
+        """
+        super().__init__()
+        self._spread = spread
+        self._scan = _ScanUnit(config, scratch)
+        self._choose = _ChooseVocabulary(config, folder, scratch, [list(one) for one in groups])
+        self._write = _WriteGroup(folder, scratch, len(groups))
+
+    def expand(self, units: beam.PCollection) -> beam.PCollection:
+        """Names the steps."""
+        groups = (
+            units
+            | "ScanUnit" >> beam.ParDo(self._scan)
+            | "All" >> beam.GroupByKey()
+            | "ChooseVocabulary" >> beam.ParDo(self._choose)
+        )
+        if self._spread:
+            groups |= "Spread" >> beam.Reshuffle()
+        return groups | "WriteGroup" >> beam.ParDo(self._write)
+
+
+class _ScanUnit(beam.DoFn):
+    def __init__(self, config: DataConfig, folder: str) -> None:
+        self._config = config
+        self._folder = folder
+
+    def process(self, unit: Unit) -> Iterator[tuple[int, int]]:
+        from components.preprocess.passes.scanning import scan_unit  # TensorFlow comes with it
+
+        path = scan_path(self._folder, unit.index)
+        counter = WordCounter(self._folder, f"{unit.index:08d}")
+        try:
+            scans = scan_unit(unit, self._config, folder=self._folder, counter=counter)
+            counter.flush()
+            rows = [dataclasses.asdict(scan) for scan in scans]
+            write_whole(path, json.dumps({"scans": rows, "counts": counter.files}), flush=False)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                write_whole(path, json.dumps({"problem": str(error)}), flush=False)
+        yield 0, unit.index
+
+
+class _ChooseVocabulary(beam.DoFn):
+    """All units scanned -> the vocabulary in a file, and groups to write; none if text is bad."""
+
+    def __init__(
+        self, config: DataConfig, folder: str, scratch: str, groups: list[list[int]]
+    ) -> None:
+        self._config = config
+        self._folder = folder
+        self._scratch = scratch
+        self._groups = groups
+
+    def process(self, scanned: tuple[int, Sequence[int]]) -> Iterator[Group]:
+        problem, again = None, False
+        try:
+            self._choose(len(list(scanned[1])))
+        except (InputError, RestartableError) as error:
+            problem, again = str(error), isinstance(error, RestartableError)
+        except OSError as error:
+            problem = (
+                f"can't write to {self._folder} ({error}); free space or choose another folder"
+            )
+        with contextlib.suppress(OSError):
+            content = {"problem": problem, "again": again}
+            write_whole(problem_path(self._scratch), json.dumps(content), flush=False)
+        if problem is None:
+            yield from enumerate(self._groups)
+
+    def _choose(self, units: int) -> None:
+        parts, counted = load_scans(self._scratch, units)
+        scans = scans_of_files(parts, self._config)
+        accept(scans, self._config)
+        check_splits(scans, self._config)
+        vocab = build_vocabulary(
+            counted,
+            max_size=self._config.vocab_size,
+            min_count=self._config.min_count,
+            **_load_json(words_path(self._scratch)),
+        )
+        vocab.save(os.path.join(self._folder, VOCAB_FILE))
+
+
+class _WriteGroup(beam.DoFn):
+    def __init__(self, folder: str, scratch: str, count: int) -> None:
+        self._folder = folder
+        self._scratch = scratch
+        self._count = count
+        self._vocab: Vocabulary | None = None
+
+    def process(self, group: Group) -> None:
+        from components.preprocess.passes.writing import write_group  # TensorFlow comes with it
+
+        self._vocab = self._vocab or Vocabulary.load(os.path.join(self._folder, VOCAB_FILE))
+        index, units = group
+        content = write_group(
+            index,
+            units,
+            folder=self._folder,
+            scratch=self._scratch,
+            count=self._count,
+            vocab=self._vocab,
+        )
+        write_whole(group_path(self._scratch, index), json.dumps(content), flush=False)
+
+
+def load_scans(folder: str, count: int) -> tuple[list[PartScan], list[str]]:
+    """Reads what the first pass left of `count` units.
+
+    Returns:
+      The `PartScan`s, in the order of files and blocks, and the paths of the files of counts.
+
+    Raises:
+      InputError: a unit could not write what it found.
+    """
+    scans, counts = [], []
+    for unit in range(count):
+        try:
+            content = _load_json(scan_path(folder, unit))
+        except FileNotFoundError:  # no room for that, either
+            content = {"problem": "a unit of the text left nothing"}
+        if "problem" in content:
+            raise InputError(
+                f"can't write to {folder} ({content['problem']}); free space or choose another folder"
+            )
+        counts += [os.path.join(folder, name) for name in content["counts"]]
+        for row in content["scans"]:
+            fault = tuple(row["fault"]) if row["fault"] else None
+            scans.append(PartScan(**{**row, "file": InputFile(**row["file"]), "fault": fault}))
+    return scans, counts
+
+
+def load_groups(folder: str, count: int) -> list[dict[str, Any]]:
+    """Reads what the second pass left of `count` groups, the dicts of `write_group`.
+
+    Raises:
+      InputError: a unit, the vocabulary or a group could not be used or written.
+      RestartableError: a file of a store could not be read for now.
+    """
+    try:
+        chosen = _load_json(problem_path(folder))
+    except FileNotFoundError:
+        chosen = {"problem": f"can't write to {folder}; free space or choose another folder"}
+    if chosen["problem"]:
+        raise (RestartableError if chosen.get("again") else InputError)(chosen["problem"])
+    groups = [_load_json(group_path(folder, group)) for group in range(count)]
+    for group in groups:
+        if "problem" in group:
+            raise InputError(group["problem"])
+    return groups
+
+
+def _load_json(path: str) -> dict[str, Any]:
+    with open(path, encoding="utf-8") as file:
+        content: dict[str, Any] = json.load(file)
+    return content

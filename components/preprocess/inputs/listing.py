@@ -1,0 +1,265 @@
+"""Lists the files of the corpus and names them; no TensorFlow."""
+
+from __future__ import annotations
+
+import codecs
+import dataclasses
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+
+from components.preprocess.inputs.naming import find_place, name_below, split_mark
+from components.preprocess.inputs.walking import MAGIC, Walker, split_fixed
+from components.preprocess.sources.packed import DamagedError
+from components.preprocess.sources.sources import Found, InputFile, is_remote, open_file
+from model.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidate:
+    """A file by one of its paths."""
+
+    found: Found
+    flag: str
+    name: str
+    root: str
+
+    @property
+    def rank(self) -> tuple[bool, str, str]:
+        """Orders the paths of one file: without a link below the root first, then by name."""
+        path = self.found.path
+        if is_remote(path):
+            return False, self.name, path
+        place, root = find_place(path), find_place(self.root)
+        direct = os.path.realpath(root) + place.removeprefix(root.rstrip("/"))
+        return os.path.realpath(path) != direct, self.name, place
+
+
+def find_files(
+    inputs: Sequence[str] = (),
+    *,
+    train: Sequence[str] = (),
+    valid: Sequence[str] = (),
+    test: Sequence[str] = (),
+    source_root: str = "",
+    output: str = "",
+) -> list[InputFile]:
+    """Lists the files that inputs name, each once, in the order of their names.
+
+    Args:
+      inputs: files, glob patterns (`**` crosses folders) or folders; a folder stands
+        for all files below it, hidden ones left out. `@FILE` stands for those that a file
+        lists, one a line. Names begin after `/./` in a pattern; without it, at the part with
+        its first wildcard, below a folder, or at the base name of a file.
+      train: in place of `inputs`, those of the training split.
+      valid: those of the validation split.
+      test: those of the test split.
+      source_root: folder below which all names begin that no `/./` says otherwise for.
+      output: folder that the records are written to; it is never read.
+
+    Raises:
+      InputError: an input gives no file, or gives something that is no readable file; a
+        file is named for two splits, is outside `source_root` or shares its name with another.
+    """
+    given = {"input": inputs, "train": train, "valid": valid, "test": test}
+    _check_flags(given)
+    lister = _Lister(source_root, Walker(output))
+    for flag, patterns in given.items():
+        for pattern, shown in _read_patterns(patterns, flag):
+            lister.add(pattern, shown, flag)
+    lister.say_left_out()
+    files = [
+        InputFile(
+            path=one.found.path,
+            name=one.name,
+            size=one.found.size,
+            split="" if one.flag == "input" else one.flag,
+            modified=one.found.modified,
+            listed=True,
+        )
+        for one in lister.chosen.values()
+    ]
+    _check_stores(files)
+    _check_names(files)
+    order = ["", "train", "valid", "test"]
+    return sorted(files, key=lambda file: (file.name, order.index(file.split)))
+
+
+class _Lister:
+    """Gathers the files of patterns.
+
+    Attributes:
+      chosen: identity of each file -> the path and name that it goes by.
+    """
+
+    def __init__(self, source_root: str, walker: Walker):
+        self._source_root = source_root
+        self._walker = walker
+        self._known: dict[str, Found] = {}
+        self.chosen: dict[object, _Candidate] = {}
+
+    def add(self, pattern: str, shown: str, flag: str) -> None:
+        """Adds the files of a pattern; `shown` says where it comes from."""
+        pattern, marked = split_mark(pattern)
+        empty = True
+        for found, fixed in self._find(pattern):
+            empty = False
+            if marked is not None:
+                root, kind = marked, "the folder before /./,"
+            elif self._source_root:
+                root, kind = self._source_root, "--source-root"
+            else:
+                root, kind = fixed, "the folder of its pattern,"
+            name = name_below(found.path, root, shown=kind)
+            self._choose(_Candidate(found, flag, name, root))
+        if empty:
+            raise InputError(f"no file matches {shown}; check the path and the pattern")
+
+    def _find(self, pattern: str) -> Iterator[tuple[Found, str]]:
+        """Yields the files of a pattern, and the fixed part of it."""
+        if is_remote(pattern):
+            for found in _match_remote(pattern):
+                yield found, _fixed_address(pattern, found.path)
+            return
+        fixed = _fixed_folder(pattern)
+        for path in self._walker.files(pattern):
+            place = find_place(path)
+            if place not in self._known:
+                self._known[place] = _look_at(path)
+            yield self._known[place], fixed
+
+    def _choose(self, candidate: _Candidate) -> None:
+        """Adds a file, or chooses between two paths of one."""
+        identity = candidate.found.identity
+        other = self.chosen.setdefault(identity, candidate)
+        if other.flag != candidate.flag:
+            path, same = other.found.path, candidate.found.path
+            also = f" ({same} is the same file)" if same != path else ""
+            raise InputError(
+                f"{path} is named for --{other.flag} and for --{candidate.flag}{also}; choose one"
+            )
+        if candidate != other:
+            self.chosen[identity] = min(other, candidate, key=lambda one: one.rank)
+
+    def say_left_out(self) -> None:
+        """Says which folders were not read."""
+        if self._walker.left_out:
+            count, first = len(self._walker.left_out), next(iter(self._walker.left_out))
+            print(f"folders that charloom made are not read: {first}, {count} in all", flush=True)
+
+
+def exists(pattern: str) -> bool:
+    """Returns whether a pattern matches a file, or the list that it names is there.
+
+    Raises:
+      InputError: a store or a folder can't be asked, or the pattern names output of charloom.
+    """
+    pattern, _ = split_mark(pattern.removeprefix("@"))
+    if is_remote(pattern):
+        return bool(_match_remote(pattern))
+    return next(Walker().files(pattern), None) is not None
+
+
+def _check_flags(given: Mapping[str, Sequence[str]]) -> None:
+    used = [f"--{flag}" for flag, patterns in given.items() if patterns]
+    if not used:
+        raise InputError(
+            "no input given; name files, glob patterns or folders with --input, or those of each "
+            "split with --train, --valid and --test"
+        )
+    if given["input"] and len(used) > 1:
+        raise InputError(
+            f"--input and {used[1]} exclude each other; name all text with --input, or that of "
+            "each split with --train, --valid and --test"
+        )
+    if not given["input"] and not given["train"]:
+        raise InputError(f"{used[0]} is given without --train; name the training text, too")
+
+
+def _check_stores(files: Sequence[InputFile]) -> None:
+    if len({file.path.partition("://")[0] if is_remote(file.path) else "" for file in files}) > 1:
+        raise InputError(
+            "the input lies partly here and partly in an object store, or in two; bring it to one place"
+        )
+
+
+def _check_names(files: Sequence[InputFile]) -> None:
+    """Raises InputError if two files of one split have the same name."""
+    named: dict[str, str] = {}
+    for file in files:
+        other = named.setdefault(file.full_name, file.path)
+        if other != file.path:
+            first, second = sorted((other, file.path))
+            raise InputError(
+                f"{first} and {second} are both named {file.name!r}; give --source-root, a folder "
+                "that holds both, or write /./ in the patterns where names begin"
+            )
+
+
+def _read_patterns(patterns: Sequence[str], flag: str) -> Iterator[tuple[str, str]]:
+    """Yields the patterns of a flag, those of its lists too, and where each comes from."""
+    for pattern in patterns:
+        if not pattern.startswith("@"):
+            yield pattern, f"--{flag} {pattern!r}"
+            continue
+        for number, line in _read_list(pattern[1:], flag):
+            yield line, f"line {number} of the list {pattern[1:]} ({line!r})"
+
+
+def _read_list(path: str, flag: str) -> list[tuple[int, str]]:
+    """Returns the lines of a list of files that name any, with their numbers from 1."""
+    try:
+        with open_file(path) as file:
+            data = file.read()
+    except (OSError, DamagedError) as error:
+        detail = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"--{flag} @{path}: the list can't be read ({detail}); check its path, or write ./@... "
+            "for a file of such a name"
+        ) from None
+    lines = []
+    for number, raw in enumerate(data.removeprefix(codecs.BOM_UTF8).splitlines(), start=1):
+        line = os.fsdecode(raw.strip())
+        if not line or line.startswith("#"):
+            continue
+        if "\0" in line or line.startswith("@"):
+            raise InputError(
+                f"line {number} of the list {path} is no path; a list has text files, folders or "
+                "patterns, one a line"
+            )
+        lines.append((number, line))
+    if not lines:
+        raise InputError(f"the list {path} names no file; write one path or pattern a line")
+    return lines
+
+
+def _match_remote(pattern: str) -> list[Found]:
+    from components.preprocess.sources import remote  # Beam takes a while
+
+    return remote.match(pattern)
+
+
+def _fixed_folder(pattern: str) -> str:
+    """Returns the folder below which the names of a pattern begin."""
+    if os.path.isdir(pattern):
+        return pattern
+    return os.path.dirname(pattern) if os.path.lexists(pattern) else split_fixed(pattern)[0]
+
+
+def _fixed_address(pattern: str, found: str) -> str:
+    """Returns the same of an address, one of whose files is `found`."""
+    if found == pattern:
+        return pattern.rpartition("/")[0]
+    return split_fixed(pattern)[0] if MAGIC.search(pattern) else pattern
+
+
+def _look_at(path: str) -> Found:
+    """Returns what is known of a file that can be read twice."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"{path} is no regular file; copy its content to a file first")
+        with open(path, "rb"):
+            return Found(path, status.st_size, status.st_mtime_ns, (status.st_dev, status.st_ino))
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror}); leave it out") from None

@@ -1,0 +1,224 @@
+"""Counts of words that do not fit into memory: spilled to files by hash, merged part by part.
+
+A corpus has ever more distinct words the longer it gets. Whoever counts keeps a dictionary of
+bounded size and now and then writes it to a file of `PARTS` sections, by a hash of the word.
+Merging takes one section of all files at a time.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import io
+import itertools
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from model.data.records import SPLITS
+from model.files import write_whole
+from model.text.vocab import DOCUMENT_START, LINE_END, SPECIAL_WORDS, Vocabulary
+
+PARTS = 16
+
+MAX_WORDS = 400_000
+"""A counter with more distinct words than this is written to a file."""
+
+LISTED_WORDS = 50
+"""So many of the most frequent words, and of the most frequent unknown ones, are kept."""
+
+_MARKS = {DOCUMENT_START, LINE_END}
+_ROOM = 100_000
+
+_END = b"\n"
+"""Ends a word in a file; the line end itself, the only word with one, is written as b''."""
+
+
+class WordCounter:
+    """Counts the words of each split, in bounded memory."""
+
+    def __init__(self, folder: str = "", name: str = ""):
+        """Counts nothing yet; files go into `folder`, and without one all stays in memory.
+
+        Their names begin with `name`: who counts the same again replaces them.
+        """
+        self._folder = folder
+        self._name = name
+        self.files: list[str] = []
+        """Names of the files that were written."""
+        self._counts: dict[str, dict[bytes, int]] = {split: {} for split in SPLITS}
+
+    def add(self, split: str, words: Sequence[bytes], counts: Sequence[int]) -> None:
+        """Adds the counts of distinct words."""
+        total = self._counts[split]
+        for word, count in zip(words, counts, strict=True):
+            total[word] = total.get(word, 0) + count
+        if self._folder and sum(map(len, self._counts.values())) > MAX_WORDS:
+            self.flush()
+
+    def merge(self, other: WordCounter) -> None:
+        """Adds what another counter, one without a folder, has counted."""
+        for split, counts in other._counts.items():
+            self.add(split, list(counts), list(counts.values()))
+
+    def flush(self) -> None:
+        """Writes what was counted to a file for each split, and begins anew."""
+        for split, counts in self._counts.items():
+            if not counts:
+                continue
+            file = io.BytesIO()
+            for words in _by_part(counts):
+                _write_section(file, words, counts)
+            name = f"{self._name}-{len(self.files):04d}{_ending(split)}"
+            write_whole(os.path.join(self._folder, name), file.getvalue(), flush=False)
+            self.files.append(name)
+            self._counts[split] = {}
+
+
+def _ending(split: str) -> str:
+    return f".{split}.counts"
+
+
+def _by_part(words: Mapping[bytes, int]) -> list[list[bytes]]:
+    parts: list[list[bytes]] = [[] for _ in range(PARTS)]
+    for word in words:
+        parts[zlib.crc32(word) % PARTS].append(word)
+    return parts
+
+
+def _write_section(file: BinaryIO, words: Sequence[bytes], counts: Mapping[bytes, int]) -> None:
+    text = b"".join([(b"" if word == LINE_END else word) + _END for word in words])
+    np.save(file, np.frombuffer(text, np.uint8))
+    np.save(file, np.fromiter(map(counts.__getitem__, words), np.int64, len(words)))
+
+
+def _read_section(file: BinaryIO) -> tuple[list[bytes], npt.NDArray[np.int64]]:
+    text = np.load(file).tobytes()
+    counts = np.load(file)
+    return [word or LINE_END for word in text.split(_END)[:-1]], counts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SplitCounts:
+    """What is known of the words of a split, marks not among them.
+
+    Attributes:
+      distinct: number of distinct words.
+      distinct_unknown: of those, how many are not in the vocabulary.
+      frequent: the most frequent words and their counts, ties by spelling.
+      frequent_unknown: the most frequent of those that are not in the vocabulary.
+      histogram: count -> how many distinct words occur so often.
+    """
+
+    distinct: int
+    distinct_unknown: int
+    frequent: list[tuple[bytes, int]]
+    frequent_unknown: list[tuple[bytes, int]]
+    histogram: dict[int, int]
+
+
+def build_vocabulary(
+    paths: Sequence[str],
+    *,
+    max_size: int,
+    min_count: int,
+    words: Sequence[str] | None = None,
+    extend: bool = False,
+) -> Vocabulary:
+    """Makes the vocabulary of the training split's counts.
+
+    Args:
+      paths: the files of `WordCounter`s.
+      max_size: V at most.
+      min_count: words seen less often are left out.
+      words: the words, if they are given; without `extend` the two others have no effect then.
+      extend: beside `words`, which all stay, the most frequent others, as far as there is room.
+    """
+    given = {word.encode() for word in words or ()}
+    chosen: dict[bytes, int] = {}
+    others: dict[bytes, int] = {}
+    total = 0
+    for counts in _merged(paths, "train"):
+        total += sum(counts.values())
+        chosen |= {word: counts.pop(word) for word in (given | _MARKS) & counts.keys()}
+        if words is None or extend:
+            others |= counts
+            if len(others) > 4 * max_size + _ROOM:
+                others = _most_frequent(others, max_size)
+    others = _most_frequent(others, max_size)  # spares ranking all
+    if words is None:
+        kept = chosen | others
+        rest = total - sum(kept.values())
+        return Vocabulary.build(kept, max_size=max_size, min_count=min_count, others=rest)
+    literal = {word.encode() for word in SPECIAL_WORDS}
+    ranked = [word for word, count in others.items() if count >= min_count and word not in literal]
+    added = ranked[: max(0, max_size - len(SPECIAL_WORDS) - len(words))]
+    kept = chosen | {word: others[word] for word in added}
+    return Vocabulary.choose(
+        kept, [*words, *(word.decode() for word in added)], others=total - sum(kept.values())
+    )
+
+
+def describe_split(paths: Sequence[str], split: str, vocab: Vocabulary) -> SplitCounts:
+    """Counts the words of a split against the vocabulary."""
+    distinct = unknown = 0
+    frequent: dict[bytes, int] = {}
+    frequent_unknown: dict[bytes, int] = {}
+    histogram: collections.Counter[int] = collections.Counter()
+    for counts in _merged(paths, split):
+        for mark in _MARKS:
+            counts.pop(mark, None)
+        distinct += len(counts)
+        histogram.update(counts.values())
+        others = {word: count for word, count in counts.items() if word not in vocab.ids}
+        unknown += len(others)
+        frequent = _most_frequent(frequent | counts, LISTED_WORDS)
+        frequent_unknown = _most_frequent(frequent_unknown | others, LISTED_WORDS)
+    return SplitCounts(
+        distinct=distinct,
+        distinct_unknown=unknown,
+        frequent=list(frequent.items()),
+        frequent_unknown=list(frequent_unknown.items()),
+        histogram=dict(sorted(histogram.items())),
+    )
+
+
+def _most_frequent(counts: Mapping[bytes, int], number: int) -> dict[bytes, int]:
+    """Returns the most frequent words, ties by spelling, in that order."""
+    if len(counts) > number:
+        values = np.fromiter(counts.values(), np.int64, len(counts))
+        least = int(np.partition(values, -number)[-number])
+        counts = {word: count for word, count in counts.items() if count >= least}
+    ranked = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+    return dict(ranked[:number])
+
+
+def _merged(paths: Sequence[str], split: str) -> Iterator[dict[bytes, int]]:
+    """Yields the counts of the words of one part after the other."""
+    paths = [path for path in paths if path.endswith(_ending(split))]
+    places = [0] * len(paths)
+    for _ in range(PARTS):
+        words: list[bytes] = []
+        counts: list[npt.NDArray[np.int64]] = []
+        for number, path in enumerate(paths):
+            with open(path, "rb") as file:
+                file.seek(places[number])
+                more_words, more_counts = _read_section(file)
+                places[number] = file.tell()
+            words += more_words
+            counts.append(more_counts)
+        yield _add_up(words, np.concatenate([np.zeros(0, np.int64), *counts]))
+
+
+def _add_up(words: Sequence[bytes], counts: npt.NDArray[np.int64]) -> dict[bytes, int]:
+    """Returns the sum of the counts of each word, which may come several times."""
+    numbers: collections.defaultdict[bytes, int] = collections.defaultdict(
+        itertools.count().__next__
+    )
+    place = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
+    sums = np.bincount(place, weights=counts)  # as float64: exact up to 2^53
+    return dict(zip(numbers, sums.astype(np.int64).tolist(), strict=True))

@@ -1,0 +1,277 @@
+"""Files of object stores (`s3://`, `gs://`, ...), through Beam's file systems.
+
+A store has names and no folders. So all names that begin as a pattern does are listed, and chosen
+from as `glob` chooses from files here: the same names give the same corpus.
+"""
+
+from __future__ import annotations
+
+import errno
+import fnmatch
+import io
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, cast
+
+from components.preprocess.engine.beam_setup import quiet_beam, quiet_import
+from components.preprocess.sources.sources import CHANGED, Found, UnsteadyError
+from model.data.records import COMPLETED_FILE
+from model.errors import CharloomError, InputError, RestartableError
+
+with quiet_import():
+    from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+BUFFER_BYTES = 1 << 20
+"""So much is read at least; Beam's own readers take 16 MiB, twice what a block has."""
+
+_ADDRESS = re.compile(r"([a-zA-Z][\w+.-]*)://([^/]+)(?:/(.*))?", re.DOTALL)
+_MAGIC = re.compile(r"[*?[]")
+_NEEDS = {"s3": "boto3", "gs": "google-auth-httplib2", "az": "'apache-beam[azure]'"}
+_BUSY = (408, 429)
+
+
+class Store(Protocol):
+    """What is asked of an object store."""
+
+    def list(self, prefix: str) -> Iterable[Found]:
+        """Yields the files whose addresses begin with `prefix`."""
+
+    def look_up(self, path: str) -> Found | None:
+        """Returns one file; None if there is none."""
+
+    def open(self, found: Found) -> io.RawIOBase:
+        """Opens a file, as it is stored."""
+
+
+def match(pattern: str) -> list[Found]:
+    """Returns the files that a pattern, a folder or a path names, as `glob` and folders here do.
+
+    Raises:
+      InputError: the address is none, or the store refuses to list it.
+      RestartableError: the store is busy.
+    """
+    address = _ADDRESS.fullmatch(pattern)
+    if not address or _MAGIC.search(address[2]):
+        raise InputError(
+            f"{pattern!r} is no address of a bucket's files; write it as s3://bucket/folder/*.txt"
+        )
+    if not address[3]:
+        pattern = f"{address[1]}://{address[2]}/"
+    try:
+        with quiet_beam():
+            return list(_match(_store(pattern), pattern))
+    except CharloomError:
+        raise
+    except Exception as error:
+        raise _refusal(pattern, address, error) from None
+
+
+def _match(store: Store, pattern: str) -> Iterator[Found]:
+    folder = pattern.endswith("/")
+    if not _MAGIC.search(pattern):
+        one = None if folder else store.look_up(pattern)
+        if one:
+            yield one
+            return
+        pattern, folder = f"{pattern.rstrip('/')}/", True
+    prefix = _MAGIC.split(pattern, maxsplit=1)[0]
+    parts = pattern.removesuffix("/").split("/") + ["**"] * folder
+    listed = [file for file in store.list(prefix) if not file.path.endswith("/")]
+    marker = f"/{COMPLETED_FILE}"
+    made = {file.path.removesuffix(marker) for file in listed if file.path.endswith(marker)}
+    if made:  # by charloom: not text
+        begins = tuple(f"{folder}/" for folder in made)
+        listed = [file for file in listed if not file.path.startswith(begins)]
+    exact = [file for file in listed if file.path == pattern]  # a name with pattern signs
+    yield from exact or (file for file in listed if _matches(file.path.split("/"), parts))
+
+
+def _matches(names: list[str], parts: list[str]) -> bool:
+    """Returns whether a path is what the parts of a pattern match, or lies below it."""
+    if not parts:
+        return not any(name.startswith(".") for name in names)
+    if not names:
+        return False
+    name, part = names[0], parts[0]
+    hidden = name.startswith(".") and not part.startswith(".")
+    if part == "**":
+        return _matches(names, parts[1:]) or (not hidden and _matches(names[1:], parts))
+    fits = not hidden and fnmatch.fnmatchcase(name, part) if _MAGIC.search(part) else name == part
+    return fits and _matches(names[1:], parts[1:])
+
+
+class RemoteFile(io.RawIOBase):
+    """A file of a store, open for reading as it is stored; read it through `open_remote`.
+
+    Raises:
+      UnsteadyError: when it is read: another try may succeed.
+      OSError: it can't be read.
+    """
+
+    def __init__(self, path: str, *, size: int | None, modified: int):
+        """Opens it; see `open_remote`."""
+        self._path = path
+        self._store = _store(path)
+        found = Found(path, size or 0, modified)
+        if size is None:
+            found = self._look_up()
+        self._found = found
+        self._stream = self._try(lambda: self._store.open(found))
+
+    def readinto(self, buffer: Any) -> int:
+        """Reads on; returns the number of bytes, 0 at the end."""
+        if self.tell() >= self._found.size:  # some ask the store what is after the end
+            return 0
+        return int(self._try(lambda: self._stream.readinto(buffer)))
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Goes to an offset."""
+        return int(self._stream.seek(offset, whence))
+
+    def tell(self) -> int:
+        """Returns the current offset."""
+        return int(self._stream.tell())
+
+    def readable(self) -> bool:
+        """Says that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Says that it has offsets."""
+        return True
+
+    def close(self) -> None:
+        """Closes it."""
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+    def check_unchanged(self) -> None:
+        """Raises UnsteadyError if the store has another file there than was listed."""
+        if self._look_up() != self._found:
+            raise UnsteadyError(CHANGED)
+
+    def _look_up(self) -> Found:
+        found = self._try(lambda: self._store.look_up(self._path))
+        if found is None:
+            raise UnsteadyError(CHANGED)
+        return cast("Found", found)
+
+    def _try(self, act: Any) -> Any:
+        try:
+            return act()
+        except UnsteadyError:
+            raise
+        except Exception as error:
+            raise _as_os_error(error) from None
+
+
+def open_remote(path: str, *, size: int | None = None, modified: int = 0) -> RemoteFile:
+    """Opens a file for reading, as it is stored.
+
+    Args:
+      path: its address.
+      size: its bytes, as it was listed; None: whatever is there now is meant.
+      modified: time of its last change, as it was listed.
+
+    Raises:
+      UnsteadyError: it can't be read for now, or is not what was listed.
+      OSError: it can't be read.
+    """
+    return RemoteFile(path, size=size, modified=modified)
+
+
+class _BeamStore:
+    """Any store, by Beam's file system for it."""
+
+    def __init__(self, path: str):
+        if path.startswith("gs://"):
+            import google_auth_httplib2  # noqa: F401 (without it Beam reads public buckets only)
+        self._system = FileSystems.get_filesystem(path)
+
+    def list(self, prefix: str) -> Iterator[Found]:
+        (result,) = self._system.match([f"{prefix}**"])
+        return map(_found, result.metadata_list)
+
+    def look_up(self, path: str) -> Found | None:
+        try:
+            return _found(self._system.metadata(path))
+        except BeamIOError as error:
+            if _describe(error)[0] == 404:
+                return None
+            raise
+
+    def open(self, found: Found) -> io.RawIOBase:
+        opened = self._system.open(found.path, compression_type=CompressionTypes.UNCOMPRESSED)
+        return cast("io.RawIOBase", opened)
+
+
+def _found(metadata: Any) -> Found:
+    modified = round(metadata.last_updated_in_seconds * 1e9)
+    return Found(metadata.path, int(metadata.size_in_bytes), modified)
+
+
+_of_thread = threading.local()
+
+
+def _store(path: str) -> Store:
+    """Returns the store of an address; that of S3 is kept, as Beam's client is slow to make."""
+    if FileSystems._pipeline_options is None:  # no pipeline has set them so far
+        FileSystems.set_options(PipelineOptions([]))
+    if not path.startswith("s3://"):
+        return _BeamStore(path)
+    options = FileSystems._pipeline_options
+    if getattr(_of_thread, "options", None) is not options:
+        from components.preprocess.sources.s3 import S3Store  # not everybody has boto3
+
+        _of_thread.s3, _of_thread.options = S3Store(options), options
+    return cast("Store", _of_thread.s3)
+
+
+def _refusal(pattern: str, address: re.Match[str], error: Exception) -> CharloomError:
+    """Returns why a pattern can't be listed, and what to do about it."""
+    scheme, bucket = address[1], address[2]
+    code, text = _describe(error)
+    if isinstance(error, ImportError) or "Unable to get filesystem" in text:
+        if scheme not in _NEEDS:
+            return InputError(f"{pattern}: {scheme}:// can't be read; copy the text to a folder")
+        return InputError(
+            f"{pattern}: what reads {scheme}:// is not installed; pip install {_NEEDS[scheme]}"
+        )
+    if code == 404:
+        return InputError(f"{pattern}: there is no bucket {bucket}; check the address")
+    if code is not None and (code >= 500 or code in _BUSY):
+        return RestartableError(f"{pattern} can't be listed for now ({text}); run it again")
+    if code is not None:
+        return InputError(
+            f"{pattern} can't be listed ({text}); check the address, and what the credentials allow"
+        )
+    return InputError(f"{pattern} can't be listed ({text}); check the endpoint and the credentials")
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """Returns what a read that fails raises."""
+    if isinstance(error, PermissionError):
+        return error
+    code, text = _describe(error)
+    if code in (404, 416):  # 416: it has become shorter
+        return UnsteadyError(CHANGED)
+    if code in (401, 403):
+        return PermissionError(errno.EACCES, text)
+    if code is None or code >= 500 or code in _BUSY:
+        return UnsteadyError(text)
+    return OSError(errno.EIO, text)
+
+
+def _describe(error: Exception) -> tuple[int | None, str]:
+    """Returns the HTTP status of an error, if it has one, and what it says, in one line."""
+    while isinstance(error, BeamIOError) and error.exception_details:
+        error = next(iter(error.exception_details.values()))
+    code = getattr(error, "code", None)
+    if isinstance(error, FileNotFoundError):
+        code = 404
+    text = getattr(error, "message", None) or getattr(error, "strerror", None) or error
+    return (code if isinstance(code, int) else None), " ".join(str(text).split())[:200]

@@ -1,0 +1,120 @@
+"""Objects of S3, through Beam's client for it (extra `aws`).
+
+Beam's file system makes a client for every file that it opens, which takes longer than reading a
+small one. Here a thread has one client. boto3 tries a look-up up to 5 times (`AWS_MAX_ATTEMPTS`),
+and Beam a read for some minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+from collections.abc import Iterator
+from typing import Any, cast
+
+from apache_beam.io.aws.clients.s3 import boto3_client, messages
+from apache_beam.io.aws.s3io import parse_s3_path
+from apache_beam.io.filesystemio import Downloader, DownloaderStream
+from botocore.exceptions import BotoCoreError, ConnectionError, HTTPClientError
+
+from components.preprocess.sources.sources import Found
+
+S3ClientError = messages.S3ClientError
+
+
+class S3Store:
+    """The objects that a client may read."""
+
+    def __init__(self, options: Any):
+        """Takes Beam's `PipelineOptions`, whose `S3Options` come before the environment."""
+        self._client = boto3_client.Client(options)
+
+    def list(self, prefix: str) -> Iterator[Found]:
+        """Yields the objects whose addresses begin with `prefix`.
+
+        Raises:
+          PermissionError: there are no credentials.
+          S3ClientError: the store refuses, or there is none.
+        """
+        bucket, key = parse_s3_path(prefix, object_optional=True)
+        request = messages.ListRequest(bucket=bucket, prefix=key)
+        while True:
+            try:
+                with _refusing():
+                    page = self._client.list(request)
+            except S3ClientError as error:
+                if error.code == 404 and "NoSuchBucket" not in str(error.message):
+                    return  # how Beam's client says that nothing begins so
+                raise
+            for item in page.items:
+                yield _found(f"s3://{bucket}/{item.key}", item)
+            if not page.next_token:
+                return
+            request.continuation_token = page.next_token
+
+    def look_up(self, path: str) -> Found | None:
+        """Returns one object; None if there is none.
+
+        Raises:
+          PermissionError: there are no credentials.
+          S3ClientError: the store refuses.
+        """
+        try:
+            with _refusing():
+                item = self._client.get_object_metadata(messages.GetRequest(*parse_s3_path(path)))
+        except S3ClientError as error:
+            if error.code == 404:
+                return None
+            raise
+        return _found(path, item)
+
+    def open(self, found: Found) -> io.RawIOBase:
+        """Returns the bytes of an object as a stream, one request for all that is read in order."""
+        return cast("io.RawIOBase", DownloaderStream(_Object(self._client, found)))
+
+
+class _Object(Downloader):
+    """Byte ranges of an object."""
+
+    def __init__(self, client: Any, found: Found):
+        self._client = client
+        self._request = messages.GetRequest(*parse_s3_path(found.path))
+        self._size = found.size
+        self._begun = False
+
+    @property
+    def size(self) -> int:
+        return self._size
+
+    def get_range(self, start: int, end: int) -> bytes:
+        if not self._begun:
+            self._begin(start)
+        return cast("bytes", self._client.get_range(self._request, start, end))
+
+    def _begin(self, start: int) -> None:
+        """Begins the request that `get_range` goes on with.
+
+        That would try again for minutes where there are no credentials.
+        """
+        self._begun = True
+        with contextlib.suppress(S3ClientError), _refusing():
+            self._client.get_stream(self._request, start)
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Raises PermissionError where boto3 itself refuses: trying again is in vain."""
+    try:
+        yield
+    except S3ClientError as error:
+        cause = error.__context__
+        of_network = isinstance(cause, ConnectionError | HTTPClientError)
+        if isinstance(cause, BotoCoreError) and not of_network:
+            raise PermissionError(errno.EACCES, str(cause)) from None
+        raise
+
+
+def _found(path: str, item: Any) -> Found:
+    # A look-up gives whole seconds, and a list more in some stores.
+    return Found(path, int(item.size), int(item.last_modified.timestamp()) * 10**9)

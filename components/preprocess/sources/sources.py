@@ -1,0 +1,188 @@
+"""The input files, plain or compressed, here or in an object store, and how to open them; no TensorFlow."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import dataclasses
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from typing import BinaryIO, NamedTuple
+
+from components.preprocess.sources.packed import open_packed
+from model.config import DataConfig
+
+_UTF8 = ("utf-8", "utf-8-sig")
+
+
+CHANGED = "it was written again, or removed, after it was listed"
+
+
+class UnsteadyError(OSError):
+    """A file that could be read another time: its store is out of reach, or it has changed."""
+
+    def __init__(self, text: str):
+        """Keeps what is wrong."""
+        super().__init__(errno.EIO, text)
+
+
+class Found(NamedTuple):
+    """A file as it was listed."""
+
+    path: str
+    size: int
+    modified: int
+    """When its content last changed, in nanoseconds; of whole seconds in some stores."""
+    place: tuple[int, int] | None = None
+    """Device and inode; None in a store."""
+
+    @property
+    def identity(self) -> object:
+        """The same for all paths of one file.
+
+        Sizes and times are in it because some file systems give an inode out twice.
+        """
+        return self.path if self.place is None else (*self.place, self.size, self.modified)
+
+
+@dataclasses.dataclass(frozen=True)
+class InputFile:
+    """One file of the corpus.
+
+    Attributes:
+      path: where it is.
+      name: its path below the fixed part of its pattern, with `/`; this name, not the
+        path, decides its order and its split, so that another checkout and another window
+        of dates give the same records.
+      size: its bytes.
+      split: where all its records go; empty if a hash chooses for each of them.
+      modified: when its content last changed, in nanoseconds.
+      listed: whether size and time were looked up, so that a later change is an error.
+    """
+
+    path: str
+    name: str
+    size: int
+    split: str = ""
+    modified: int = 0
+    listed: bool = False
+
+    @property
+    def full_name(self) -> str:
+        """The name, after the split if one is given."""
+        return f"{self.split}:{self.name}" if self.split else self.name
+
+
+def is_remote(path: str) -> bool:
+    """Returns whether a path or pattern names a place in an object store."""
+    return "://" in path
+
+
+def is_utf8(config: DataConfig) -> bool:
+    """Returns whether text is in UTF-8, whatever name it is given."""
+    return codecs.lookup(config.encoding).name in _UTF8
+
+
+@contextlib.contextmanager
+def open_file(path: str, *, size: int | None = None, modified: int = 0) -> Iterator[BinaryIO]:
+    """Opens a file for reading, decompressed, for the length of a block.
+
+    Args:
+      path: where it is.
+      size: its bytes as it was listed; None: whatever is there is meant.
+      modified: when it was last changed, as it was listed.
+
+    Raises:
+      UnsteadyError: it is not what was listed, or its store can't be read for now; some come
+        at the end of the block.
+      OSError: it can't be read.
+      DamagedError: it is packed and damaged; raised by `read`.
+    """
+    if not is_remote(path):
+        with _open_local(path, size=size, modified=modified) as raw:
+            yield open_packed(path, raw)
+        return
+    from components.preprocess.sources import remote  # Beam takes a while
+
+    with remote.open_remote(path, size=size, modified=modified) as file:
+        try:
+            yield open_packed(path, io.BufferedReader(file, remote.BUFFER_BYTES))
+        except UnsteadyError:
+            raise
+        except Exception:  # another file in its place may be the cause
+            file.check_unchanged()
+            raise
+        file.check_unchanged()
+
+
+@contextlib.contextmanager
+def _open_local(path: str, *, size: int | None, modified: int) -> Iterator[BinaryIO]:
+    """Opens a file of this machine, as it is stored; arguments and errors as of `open_file`."""
+    if size is None:
+        with open(path, "rb") as raw:
+            yield raw
+        return
+    try:
+        raw = open(path, "rb")
+    except FileNotFoundError:
+        raise UnsteadyError(CHANGED) from None
+    with raw:
+        opened = os.fstat(raw.fileno())
+        listed = (size, modified)
+
+        def check() -> None:
+            # The inode is not compared with that of the list: on some network file systems it
+            # is another on each machine.
+            now = os.fstat(raw.fileno())
+            try:
+                named = os.stat(path)
+            except OSError:
+                raise UnsteadyError(CHANGED) from None
+            if not os.path.samestat(opened, named) or any(
+                (status.st_size, status.st_mtime_ns) != listed for status in (opened, now, named)
+            ):
+                raise UnsteadyError(CHANGED)
+
+        check()
+        try:
+            yield raw
+        except UnsteadyError:
+            raise
+        except Exception:  # a change may be the cause
+            check()
+            raise
+        check()
+
+
+def fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
+    """Returns one SHA-256 over the files' full names and the hashes of their contents."""
+    rows = "".join(f"{sha256}  {name}\n" for name, sha256 in zip(names, hashes, strict=True))
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def describe_bad_text(
+    path: str, *, reason: str, offset: int, detail: str, config: DataConfig
+) -> str:
+    """Returns what is wrong with a file, as BadTextError says it, and what to do about it."""
+    strict = config.on_bad_text == "error"
+    advice = "leave it out" + (" or add --on-bad-text=skip" if strict else "")
+    if reason == "empty":
+        return f"{path} is empty; {advice}"
+    if reason == "blank":
+        return f"{path} holds only white space; {advice}"
+    if reason == "damaged":
+        return f"{path} is damaged or cut short ({detail}); make it again, or {advice}"
+    if reason == "line":
+        return (
+            f"{path} has a line that is too long ({detail} after byte offset {offset}); break it "
+            f"into lines, or {advice}"
+        )
+    where = f"({detail} at byte offset {offset})"
+    if reason == "binary":
+        return f"{path} is a binary file {where}; {advice}"
+    other = "--encoding latin-1" if is_utf8(config) else "another --encoding"
+    advice = f"try {other}" + (", or --on-bad-text=skip|replace" if strict else "")
+    return f"{path} is no {config.encoding} text {where}; {advice}"

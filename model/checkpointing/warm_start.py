@@ -1,0 +1,158 @@
+"""Beginning a training with the weights of a published model: a warm start.
+
+<workdir>/warm_start/   arrays and meta.json, in the form of a checkpoint
+
+What has no rows of words is taken as it is. A row of a word that the published model knows goes
+with its word. Of a new word the char-CNN knows the spelling: its rows are what a ridge regression
+of the known words' rows on their char-CNN vectors says (docs/decisions/0018).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from model.checkpointing.checkpoints import Arrays, Checkpoint, read_checkpoint, write_checkpoint
+from model.checkpointing.naming import name_variables
+from model.checkpointing.published import Published
+from model.errors import InputError
+from model.files import publish_folder
+from model.network.char_vectors import char_vectors
+from model.network.network import JointModel, unigram_log_probabilities
+from model.text.vocab import SPECIAL_WORDS, UNK_ID, Vocabulary
+
+FOLDER, TEMPORARY = "warm_start", ".warm_start"
+KEPT_FIELDS = ("path", "checkpoint", "words", "new_words")
+"""Fields of meta.json that a training's checkpoints hand on."""
+RIDGE = 1e-2
+"""Weight of the penalty of the regression, per word."""
+MAX_KNOWN = 50_000
+"""Most frequent known words from which the regression learns, at most."""
+
+Floats = npt.NDArray[np.float32]
+
+
+class _Rows(NamedTuple):
+    """Which row of the published model each word of a vocabulary has."""
+
+    known: npt.NDArray[np.int64]
+    """Ids, in the new vocabulary, of words that the model knows."""
+    theirs: npt.NDArray[np.int64]
+    """Their ids in the model's vocabulary."""
+    new: npt.NDArray[np.int64]
+    """Ids of the others."""
+
+
+def write_warm_start(workdir: str, published: Published, vocab: Vocabulary) -> None:
+    """Writes the weights with which a training begins; all of it or nothing.
+
+    Args:
+      workdir: the training's folder.
+      published: the model to begin with.
+      vocab: the vocabulary of the training's records.
+    """
+    path = os.path.join(workdir, FOLDER)
+    temporary = os.path.join(workdir, TEMPORARY)
+    shutil.rmtree(temporary, ignore_errors=True)
+    os.mkdir(temporary)
+    write_checkpoint(
+        temporary,
+        step=0,
+        arrays=move_weights(published, vocab),
+        meta={
+            "path": published.path,
+            "checkpoint": published.trained_digest,
+            "vocab": vocab.digest,
+            "words": len(vocab),
+            "new_words": len(match_rows(published.vocab, vocab).new),
+        },
+    )
+    publish_folder(temporary, path)
+
+
+def read_warm_start(workdir: str) -> Checkpoint | None:
+    """Reads the weights with which a training begins; None if it begins with random ones.
+
+    Raises:
+      InputError: they are not whole.
+    """
+    path = os.path.join(workdir, FOLDER)
+    if not os.path.isdir(path):
+        return None
+    try:
+        return read_checkpoint(path)
+    except ValueError as error:
+        raise InputError(f"{path} is not whole ({error}); choose another --workdir") from None
+
+
+def describe_warm_start(start: Checkpoint) -> dict[str, Any]:
+    """Returns what checkpoints and reports say of a warm start."""
+    return {name: start.meta[name] for name in KEPT_FIELDS}
+
+
+def move_weights(published: Published, vocab: Vocabulary) -> Arrays:
+    """Returns the arrays `model/...` of a model with another vocabulary.
+
+    Args:
+      published: the model.
+      vocab: the vocabulary whose words the rows are for.
+    """
+    model = published.model
+    rows = match_rows(published.vocab, vocab)
+    tables = {id(table): name for name, table in model.tables()}
+    guessed = _guess_rows(model, published.vocab, vocab, rows)
+    arrays: Arrays = {}
+    for name, variable in name_variables("model", model.weights).items():
+        array = variable.numpy()
+        table = tables.get(id(variable))
+        if table is not None:
+            moved = np.empty((len(vocab), *array.shape[1:]), array.dtype)
+            moved[rows.known] = array[rows.theirs]
+            moved[rows.new] = guessed[table]
+            array = moved
+        arrays[name] = array
+    return arrays
+
+
+def match_rows(theirs: Vocabulary, ours: Vocabulary) -> _Rows:
+    """Returns which words of a vocabulary another one has."""
+    ids = {word: index for index, word in enumerate(theirs.words)}
+    found = np.array([ids.get(word, -1) for word in ours.words], np.int64)
+    known = np.flatnonzero(found >= 0)
+    return _Rows(known, found[known], np.flatnonzero(found < 0))
+
+
+def _guess_rows(
+    model: JointModel, theirs: Vocabulary, ours: Vocabulary, rows: _Rows
+) -> dict[str, Floats]:
+    """Returns the new words' rows of each table, by the table's name."""
+    tables = {name: table.numpy() for name, table in model.tables()}
+    log_shares = unigram_log_probabilities(ours.counts)
+    offset = np.mean(tables["bias"][rows.theirs] - log_shares[rows.known])
+    guessed = {"bias": (log_shares[rows.new] + offset).astype(np.float32)}
+    for name in tables.keys() - {"bias"}:
+        guessed[name] = np.repeat(tables[name][UNK_ID : UNK_ID + 1], len(rows.new), axis=0)
+    if model.char_cnn is None or not len(rows.new):
+        return guessed
+    spelled = rows.theirs[rows.theirs >= len(SPECIAL_WORDS)]
+    spelled = np.sort(spelled)[:MAX_KNOWN]  # the most frequent first
+    if not len(spelled):
+        return guessed
+    known_vectors = char_vectors(model, [theirs.words[at].encode() for at in spelled])
+    new_vectors = char_vectors(model, [ours.words[at].encode() for at in rows.new])
+    for name in tables.keys() - {"bias"}:
+        guessed[name] = _regress(known_vectors, tables[name][spelled], new_vectors)
+    return guessed
+
+
+def _regress(vectors: Floats, targets: Floats, new: Floats) -> Floats:
+    """Returns the rows `[m, D]` that a centred ridge regression expects for `new` `[m, F]`."""
+    center, mean = vectors.mean(axis=0, dtype=np.float64), targets.mean(axis=0, dtype=np.float64)
+    x, y = vectors - center, targets - mean
+    gram = x.T @ x + RIDGE * len(x) * np.eye(x.shape[1])
+    weights = np.linalg.solve(gram, x.T @ y)
+    return np.asarray((new - center) @ weights + mean, np.float32)

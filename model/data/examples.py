@@ -1,0 +1,128 @@
+"""Encodes records by arrays: the bytes of `records.encode_record`, many times as fast.
+
+The words of a block are few distinct ones that occur often. Of each the encoded pieces are made
+once, and a record is their concatenation. No TensorFlow here.
+
+Wire format: https://protobuf.dev/programming-guides/encoding/
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from model.text.vocab import CHAR_OFFSET, DOCUMENT_START, LINE_END, spell
+
+_LENGTH_DELIMITED = 2
+_CHARS = tuple(
+    bytes([byte + CHAR_OFFSET])
+    if byte + CHAR_OFFSET < 128
+    else bytes([(byte + CHAR_OFFSET) & 127 | 128, (byte + CHAR_OFFSET) >> 7])
+    for byte in range(256)
+)
+"""Each byte of a word as a varint of its character id."""
+_SHORT = bytes((byte + CHAR_OFFSET) & 255 for byte in range(256))
+_LONGEST_SHORT = 127 - CHAR_OFFSET
+_LENGTH = struct.Struct("<Q")
+_CRC = struct.Struct("<I")
+
+
+def _encode_number(number: int) -> bytes:
+    parts = bytearray()
+    while number >= 128:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+_VARINTS = [_encode_number(number) for number in range(1 << 14)]
+
+
+class RecordEncoder:
+    """Encodes records whose words are of one list of distinct words."""
+
+    def __init__(self, distinct: Sequence[bytes], ids: Sequence[int]):
+        """Encodes the pieces.
+
+        Args:
+          distinct: `[U]` words.
+          ids: `[U]` their ids.
+        """
+        self._ids = [varint(word_id) for word_id in ids]
+        self._chars = [_encode_chars(word) for word in distinct]
+        lengths = [1 if word in (DOCUMENT_START, LINE_END) else len(word) for word in distinct]
+        self._lengths = [varint(length) for length in lengths]
+        # As varints they are one byte each, unless there is a word of 128 bytes or more.
+        short = max(lengths, default=0) < 128
+        self._short_lengths = np.asarray(lengths, np.uint8) if short else None
+
+    def encode(self, words: npt.NDArray[np.int32], *, source: str) -> bytes:
+        """Serialises one record, as `records.encode_record` does.
+
+        Args:
+          words: `[L + 1]` which of the distinct words each word is, the context word first.
+          source: file and byte offset.
+        """
+        numbers = words.tolist()
+        features = b"".join(
+            [
+                _entry(b"char_ids", _packed(map(self._chars.__getitem__, numbers))),
+                _entry(b"source", _field(1, _field(1, source.encode()))),
+                _entry(b"word_ids", _packed(map(self._ids.__getitem__, numbers))),
+                _entry(b"word_lengths", self._pack_lengths(words)),
+            ]
+        )
+        return _field(1, features)
+
+    def _pack_lengths(self, words: npt.NDArray[np.int32]) -> bytes:
+        if self._short_lengths is None:
+            return _packed(map(self._lengths.__getitem__, words.tolist()))
+        return _packed([self._short_lengths[words].tobytes()])
+
+
+def frame(data: bytes) -> bytes:
+    """Returns a record as it is in a TFRecord file: length, data, and their checksums."""
+    length = _LENGTH.pack(len(data))
+    return b"".join([length, _CRC.pack(masked_crc(length)), data, _CRC.pack(masked_crc(data))])
+
+
+def masked_crc(data: bytes) -> int:
+    """Returns the checksum of a TFRecord file, a CRC-32C turned and moved."""
+    crc = int(google_crc32c.value(data))
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def varint(number: int) -> bytes:
+    """Returns a number that is not negative as a varint."""
+    if number < len(_VARINTS):
+        return _VARINTS[number]
+    return _encode_number(number)
+
+
+def _encode_chars(word: bytes) -> bytes:
+    """Returns the character ids of a word as varints."""
+    if word in (DOCUMENT_START, LINE_END):
+        return b"".join(map(varint, spell(word)))
+    if max(word) <= _LONGEST_SHORT:
+        return word.translate(_SHORT)
+    return b"".join([_CHARS[byte] for byte in word])
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return b"".join([bytes([number << 3 | _LENGTH_DELIMITED]), varint(len(content)), content])
+
+
+def _packed(parts: Iterable[bytes]) -> bytes:
+    """Returns a Feature with an Int64List."""
+    content = b"".join(parts)
+    return _field(3, _field(1, content) if content else b"")
+
+
+def _entry(key: bytes, feature: bytes) -> bytes:
+    """Returns an entry of the map of features."""
+    return _field(1, _field(1, key) + _field(2, feature))

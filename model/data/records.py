@@ -1,0 +1,378 @@
+"""The record contract: what `prepare` leaves on disk and everyone else reads.
+
+A record is one document, or one piece of a long one, as a `tf.train.Example`:
+
+  word_ids      int64 `[L + 1]`  the word before the record, then its L words
+  word_lengths  int64 `[L + 1]`  character ids of each word
+  char_ids      int64 `[sum(word_lengths)]`  spelling of each word, unknown ones too
+  source        bytes            file and byte offset, for lineage
+
+Word 0 is context only: `<s>` where a document begins, else the last word of the
+piece before. So a model reads `word_ids[:-1]` and predicts `word_ids[1:]`, every
+word of the corpus is a target exactly once, and no record needs its neighbour.
+
+A folder of records holds `<split>-NNNNN-of-NNNNN.tfrecord`, `<split>.index.npy`
+(where each record begins and how long it is), `<split>.characters.npy` (how many characters
+of text it was), `vocab.txt`, `dataset.json` and, written last, `COMPLETED`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import struct
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from model.config import DataConfig, check_version, from_dict
+from model.data.examples import masked_crc
+from model.data.parsing import parse_features, parse_word_ids
+from model.errors import InputError
+from model.files import write_whole
+from model.text import vocab as vocabulary
+from model.text.vocab import Vocabulary
+
+FORMAT_VERSION = 3
+"""Raised whenever records change their form, or files their names."""
+
+READABLE_VERSIONS = (2, 3)
+"""Of 2, names begin below the folder that all files share, so the splits may be dealt otherwise."""
+
+SPLITS = ("train", "valid", "test")
+VOCAB_FILE = "vocab.txt"
+INFO_FILE = "dataset.json"
+CARD_FILE = "data_card.html"
+COMPLETED_FILE = "COMPLETED"
+
+IntArray = npt.NDArray[np.int64]
+Parsed = TypeVar("Parsed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One parsed record; see the module's docstring for the shapes."""
+
+    word_ids: IntArray
+    word_lengths: IntArray
+    char_ids: IntArray
+    source: str
+
+    @property
+    def words(self) -> int:
+        """L, the words it predicts."""
+        return len(self.word_ids) - 1
+
+    def spelled_words(self) -> list[bytes]:
+        """Returns the `[L + 1]` words of the stream, unknown ones by their true spelling."""
+        ends = np.cumsum(self.word_lengths)[:-1]
+        return [vocabulary.unspell(chars.tolist()) for chars in np.split(self.char_ids, ends)]
+
+    def unknown_words(self) -> list[bytes]:
+        """Returns the true spellings of its unknown words, in reading order, word 0 too."""
+        places = np.flatnonzero(self.word_ids == vocabulary.UNK_ID)
+        ends = np.cumsum(self.word_lengths)
+        starts = ends - self.word_lengths
+        return [
+            (self.char_ids[start:end] - vocabulary.CHAR_OFFSET).astype(np.uint8).tobytes()
+            for start, end in zip(starts[places].tolist(), ends[places].tolist(), strict=True)
+        ]
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """Returns the file name of a shard."""
+    return f"{split}-{index:05d}-of-{count:05d}.tfrecord"
+
+
+def encode_record(words: Sequence[bytes], vocab: Vocabulary, *, source: str) -> bytes:
+    """Serialises one record.
+
+    Args:
+      words: `[L + 1]` words of a stream, the context word first.
+      vocab: gives the ids.
+      source: file and byte offset.
+    """
+    import tensorflow as tf  # takes seconds, and most who read this module can do without
+
+    def int64s(values: Sequence[int]) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+
+    spellings = [vocabulary.spell(word) for word in words]
+    features = {
+        "word_ids": int64s(vocab.encode(words)),
+        "word_lengths": int64s([len(spelling) for spelling in spellings]),
+        "char_ids": int64s([char for spelling in spellings for char in spelling]),
+        "source": tf.train.Feature(bytes_list=tf.train.BytesList(value=[source.encode()])),
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return bytes(example.SerializeToString(deterministic=True))
+
+
+def parse_record(data: bytes) -> Record:
+    """Reads what `encode_record` wrote."""
+    word_ids, word_lengths, char_ids, source = parse_features(data)
+    return Record(word_ids, word_lengths, char_ids, source.decode())
+
+
+_HEADER = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+
+
+def framed_size(data: bytes) -> int:
+    """Returns the bytes that a record takes in a TFRecord file."""
+    return _HEADER.size + len(data) + _CRC.size
+
+
+def read_framed(file: BinaryIO, offset: int) -> bytes:
+    """Reads the record at a byte offset of a TFRecord file.
+
+    Raises:
+      ValueError: the file ends early or a checksum is wrong.
+    """
+    file.seek(offset)
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise ValueError(f"ends inside a record at byte {offset}")
+    length, length_crc = _HEADER.unpack(header)
+    if masked_crc(header[:8]) != length_crc:
+        raise ValueError(f"is damaged at byte {offset}")
+    data = file.read(length + _CRC.size)
+    if len(data) < length + _CRC.size:
+        raise ValueError(f"ends inside a record at byte {offset}")
+    if masked_crc(data[:length]) != _CRC.unpack(data[length:])[0]:
+        raise ValueError(f"is damaged at byte {offset}")
+    return data[:length]
+
+
+def save_index(
+    folder: str, split: str, offsets: Sequence[int] | IntArray, lengths: Sequence[int] | IntArray
+) -> dict[str, str]:
+    """Writes the index of a split, `<split>.index.npy`; the same arguments give the same bytes.
+
+    The file holds an int64 array `[2, records]`, the records of all shards in reading order:
+    at which byte of its shard each begins, and its L.
+
+    Args:
+      folder: the folder of records.
+      split: its name.
+      offsets: `[records]` byte offset of each record in its shard.
+      lengths: `[records]` words of each record.
+
+    Returns:
+      What `dataset.json` has as the split's `index`: `file`, and its `sha256`.
+    """
+    rows = np.stack([np.asarray(row, "<i8") for row in (offsets, lengths)])
+    return _save_array(folder, f"{split}.index.npy", rows)
+
+
+def save_characters(
+    folder: str, split: str, characters: Sequence[int] | IntArray
+) -> dict[str, Any]:
+    """Writes how much text each record of a split was, `<split>.characters.npy`.
+
+    Args:
+      folder: the folder of records.
+      split: its name.
+      characters: `[records]` Unicode characters of the text of each record as it stood in its
+        file, in reading order.
+
+    Returns:
+      What `dataset.json` has of the split: `text_characters`, their sum, and
+      `character_counts`, with `file` and `sha256`.
+    """
+    array = np.asarray(characters, "<i8")
+    saved = _save_array(folder, f"{split}.characters.npy", array)
+    return {"text_characters": int(array.sum()), "character_counts": saved}
+
+
+def _save_array(folder: str, name: str, array: IntArray) -> dict[str, str]:
+    file = io.BytesIO()
+    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
+    write_whole(os.path.join(folder, name), file.getvalue())
+    return {"file": name, "sha256": hashlib.sha256(file.getvalue()).hexdigest()}
+
+
+def load_index(folder: str, info: dict[str, Any]) -> IntArray:
+    """Reads the index of a split.
+
+    Args:
+      folder: the folder of records.
+      info: the split's entry in `dataset.json`.
+
+    Returns:
+      `[2, records]` offsets and lengths, as `save_index` was given them.
+
+    Raises:
+      InputError: the file is missing or another one, or it is not of the split's records.
+    """
+    return _load_array(folder, info["index"], "index", (2, _count_records(info)))
+
+
+def load_characters(folder: str, info: dict[str, Any]) -> IntArray | None:
+    """Reads what `save_characters` wrote of a split; None if the records are too old to have it.
+
+    Raises:
+      InputError: the file is missing or another one, or it is not of the split's records.
+    """
+    if "character_counts" not in info:
+        return None
+    shape = (_count_records(info),)
+    return _load_array(folder, info["character_counts"], "character counts", shape)
+
+
+def _count_records(info: dict[str, Any]) -> int:
+    return sum(shard["records"] for shard in info["shards"])
+
+
+def _load_array(folder: str, saved: dict[str, str], what: str, shape: tuple[int, ...]) -> IntArray:
+    """Reads what `_save_array` wrote; `what` is its name for people."""
+    path = os.path.join(folder, saved["file"])
+    try:
+        with open(path, "rb") as file:
+            data = file.read()
+    except OSError:
+        raise InputError(f"{what} {path} is missing; run charloom prepare again") from None
+    if hashlib.sha256(data).hexdigest() != saved["sha256"]:
+        raise InputError(
+            f"{what} {path} is not that of {INFO_FILE}; it was cut or changed, "
+            "run charloom prepare again"
+        )
+    try:
+        array: IntArray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        if array.dtype != np.int64 or array.shape != shape:
+            raise ValueError
+    except ValueError:
+        raise InputError(
+            f"{what} {path} is no int64 array {list(shape)}; run charloom prepare again"
+        ) from None
+    return array
+
+
+class Dataset:
+    """A folder of records, opened for random access.
+
+    Attributes:
+      path: the folder.
+      info: the content of `dataset.json`.
+      config: the `DataConfig` that made it.
+      vocab: its vocabulary.
+      digest: SHA-256 over vocabulary, shards and config.
+    """
+
+    def __init__(self, path: str, info: dict[str, Any], config: DataConfig, vocab: Vocabulary):
+        """Use `Dataset.open`."""
+        self.path = path
+        self.info = info
+        self.config = config
+        self.vocab = vocab
+        self.digest = str(info["digest"])
+        self._files: dict[str, BinaryIO] = {}
+        self._index: dict[str, tuple[npt.NDArray[np.int32], IntArray]] = {}
+        self._lengths: dict[str, IntArray] = {}
+        self._characters: dict[str, IntArray | None] = {}
+        for split in SPLITS:
+            shards = info["splits"][split]["shards"]
+            counts = [shard["records"] for shard in shards]
+            owner = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
+            offsets, self._lengths[split] = load_index(path, info["splits"][split])
+            self._index[split] = (owner, offsets)
+            self._characters[split] = load_characters(path, info["splits"][split])
+
+    @classmethod
+    def open(cls, path: str) -> Dataset:
+        """Opens a folder that `prepare` completed.
+
+        Raises:
+          InputError: the folder is missing, unfinished, of another version, or a
+            shard or an index is missing, cut short or changed.
+        """
+        if not os.path.isdir(path):
+            raise InputError(f"{path} is no folder of records; make it with charloom prepare")
+        if not os.path.exists(os.path.join(path, COMPLETED_FILE)):
+            raise InputError(f"{path} is not complete (no {COMPLETED_FILE}); run charloom prepare")
+        source = os.path.join(path, INFO_FILE)
+        try:
+            with open(source, encoding="utf-8") as file:
+                info = json.load(file)
+            format_version, config_version = info["format_version"], info["config_version"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise InputError(f"{source} can't be read; run charloom prepare again") from None
+        if format_version not in READABLE_VERSIONS:
+            raise InputError(
+                f"{source} has record format {format_version}, this charloom reads "
+                f"{' and '.join(map(str, READABLE_VERSIONS))}; run charloom prepare again"
+            )
+        check_version(config_version, source=source)
+        config = from_dict(DataConfig, info["config"], source=source, path="data.")
+        _check_shards(path, info)
+        vocab = Vocabulary.load(os.path.join(path, VOCAB_FILE))
+        if vocab.digest != info["vocab"]["sha256"]:
+            raise InputError(f"{path}/{VOCAB_FILE} was changed; run charloom prepare again")
+        return cls(path, info, config, vocab)
+
+    def lengths(self, split: str) -> IntArray:
+        """Returns `[records]` words of each record of a split, in reading order."""
+        return self._lengths[split]
+
+    def text_characters(self, split: str) -> IntArray | None:
+        """Returns `[records]` Unicode characters of the text of each record of a split.
+
+        They are those of the text as it stood in the file, white space and line ends included
+        (docs/data-contract.md). None for records that an older charloom made.
+        """
+        return self._characters[split]
+
+    def read(self, split: str, index: int) -> Record:
+        """Reads one record of a split by its place in reading order.
+
+        Raises:
+          InputError: the shard is damaged.
+        """
+        return self._read(split, index, parse_record)
+
+    def read_word_ids(self, split: str, index: int) -> IntArray:
+        """Reads the ids `[L + 1]` of one record alone; faster than `read`, raises the same."""
+        return self._read(split, index, parse_word_ids)
+
+    def _read(self, split: str, index: int, parse: Callable[[bytes], Parsed]) -> Parsed:
+        owner, offsets = self._index[split]
+        shard = self.info["splits"][split]["shards"][owner[index]]
+        path = os.path.join(self.path, shard["file"])
+        if path not in self._files:
+            self._files[path] = open(path, "rb")
+        try:
+            return parse(read_framed(self._files[path], int(offsets[index])))
+        except ValueError as error:
+            raise InputError(f"{path} {error}; run charloom prepare again") from None
+
+    def close(self) -> None:
+        """Closes the shards."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def __enter__(self) -> Dataset:
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.close()
+
+
+def _check_shards(path: str, info: dict[str, Any]) -> None:
+    for split in SPLITS:
+        for shard in info["splits"][split]["shards"]:
+            name = os.path.join(path, shard["file"])
+            try:
+                size = os.path.getsize(name)
+            except OSError:
+                raise InputError(f"shard {name} is missing; run charloom prepare again") from None
+            if size != shard["bytes"]:
+                raise InputError(
+                    f"shard {name} has {size} bytes, not the {shard['bytes']} of {INFO_FILE}; "
+                    "it was cut or changed, run charloom prepare again"
+                )

@@ -1,0 +1,161 @@
+"""The worker group: TF_CONFIG in, `MultiWorkerMirroredStrategy` out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import re
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from model.distributed.peers import wait_for_peers
+from model.distributed.watchdog import ExitTimer
+from model.errors import InputError, RestartableError
+
+PEER_SECONDS = 300.0
+"""How long a worker waits for the others before it gives up."""
+
+_JOIN_SECONDS = 60.0
+
+
+def tf_config(hosts: Sequence[str], index: int) -> str:
+    """Returns the TF_CONFIG of one worker.
+
+    Args:
+      hosts: `host:port` of every worker; worker 0 is the chief.
+      index: which of them this one is.
+    """
+    return json.dumps(
+        {"cluster": {"worker": list(hosts)}, "task": {"type": "worker", "index": index}}
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """This process's place in the worker group."""
+
+    rank: int
+    size: int
+    strategy: tf.distribute.MultiWorkerMirroredStrategy
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this worker writes what is shared."""
+        return self.rank == 0
+
+    def add(self, values: Sequence[float]) -> list[float]:
+        """Returns sums over all workers, the same on each; all workers call it.
+
+        Args:
+          values: numbers of this worker, as many on all; float32.
+        """
+        if self.size == 1:
+            return [float(value) for value in values]
+        local = self.strategy.num_replicas_in_sync // self.size
+        sums = self._add(tf.constant(list(values), tf.float32)).numpy()
+        return [float(total) / local for total in sums]
+
+    def wait_for_all(self) -> None:
+        """Returns once all workers are here."""
+        self.add([0.0])
+
+    @functools.cached_property
+    def _add(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        def in_replica(values: tf.Tensor) -> tf.Tensor:
+            return tf.distribute.get_replica_context().all_reduce(
+                tf.distribute.ReduceOp.SUM,
+                tf.identity(values),  # an argument as such is on no device
+            )
+
+        @tf.function
+        def add(values: tf.Tensor) -> tf.Tensor:
+            sums = self.strategy.run(in_replica, args=(values,))
+            return self.strategy.experimental_local_results(sums)[0]
+
+        return add  # type: ignore[no-any-return]
+
+
+def join_cluster(*, threads: int = 0, peer_seconds: float = PEER_SECONDS) -> Cluster:
+    """Joins the group that TF_CONFIG names; without TF_CONFIG, a group of one.
+
+    Must come before any TensorFlow op. Returns once all workers are there.
+
+    Args:
+      threads: cores for one op; 0 leaves the choice to TensorFlow.
+      peer_seconds: how long to wait for the other workers.
+
+    Raises:
+      InputError: TF_CONFIG is not of the documented form.
+      RestartableError: a worker did not come, or left again. If one leaves in the very
+        moment in which TensorFlow joins, this process ends with the restartable code.
+    """
+    config = os.environ.get("TF_CONFIG", "")
+    try:
+        parsed: Any = json.loads(config or '{"cluster": {"worker": ["-"]}, "task": {"index": 0}}')
+        hosts, rank = list(parsed["cluster"]["worker"]), int(parsed["task"]["index"])
+        size = len(hosts)
+        if not 0 <= rank < size:
+            raise ValueError(f"task index {rank} of {size} workers")
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"TF_CONFIG is malformed ({error}): {config}") from None
+    if threads:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+    if size > 1:
+        wait_for_peers(hosts, rank=rank, seconds=peer_seconds)
+    timer = ExitTimer()
+    timer.set(min(peer_seconds, _JOIN_SECONDS))
+    with reporting_lost_peers(rank, "joining the group"):
+        strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    timer.set(0)
+    # The strategy's own SIGTERM notice makes a worker deaf to it; one that is asked to
+    # stop must stop. (A worker that listens with `StopSignals` has it blocked.)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return Cluster(rank=rank, size=size, strategy=strategy)
+
+
+@contextlib.contextmanager
+def reporting_lost_peers(rank: int, doing: str | Callable[[], str]) -> Iterator[None]:
+    """Turns a collective's error into one line.
+
+    Args:
+      rank: this worker's.
+      doing: as in "step 12".
+
+    Raises:
+      RestartableError: a peer has died, or is frozen and missed its heartbeats.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        text = str(error)
+        lost = isinstance(error, tf.errors.UnavailableError | tf.errors.AbortedError)
+        if not lost and "ollective ops is aborted" not in text and "oordination" not in text:
+            raise
+        # The error of the worker that noticed first is at the end of those it went through.
+        tasks = re.findall(r"/task:(\d+)", text)
+        peer = f"worker {tasks[-1]}" if tasks and int(tasks[-1]) != rank else "its peers"
+        reasons = re.findall(r"aborted by: (?!Collective ops)(.+)", text)
+        reason = f" ({' '.join(reasons[0].split())[:200]})" if reasons else ""
+        where = doing if isinstance(doing, str) else doing()
+        raise RestartableError(f"worker {rank} lost {peer} in {where}{reason}") from None
+
+
+def own_lanes(lanes: int, *, index: int, count: int) -> range:
+    """Returns the contiguous lanes that one of `count` replicas owns.
+
+    Raises:
+      InputError: the lanes can't be dealt evenly.
+    """
+    if lanes % count:
+        raise InputError(
+            f"train.lanes is {lanes}, which {count} workers can't share evenly; "
+            f"use --set train.lanes={max(1, round(lanes / count)) * count}"
+        )
+    share = lanes // count
+    return range(index * share, (index + 1) * share)

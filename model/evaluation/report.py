@@ -1,0 +1,225 @@
+"""Scores of single words to the sums, counts and ratios of a report.
+
+The same words may be scored by several models. What is known to one may be unknown to
+another, so a model's unknown words also pay for their spelling (docs/decisions/0015).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from model.baselines.spelling import UnknownSpellings
+from model.data.records import Dataset
+from model.data.seen import Mask
+from model.text.vocab import BOS_ID, EOS_ID, UNK_ID, Vocabulary
+from model.training.progress import perplexity
+
+SLICES = ("unknown", "1-5", "6-100", ">100")
+"""Slices of the targets, by how often the target word is a target in the training split."""
+
+Floats = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class SplitWords(NamedTuple):
+    """The words of a split that are predicted, and the distinct words among them.
+
+    A word is told by its number: that of the vocabulary of the records, or V and more for
+    those that are not in it. X is V and the number of the latter.
+    """
+
+    numbers: npt.NDArray[np.int32]
+    """`[words]` in reading order."""
+    lengths: IntArray
+    """`[records]` words of each record; 0 of one that is left out."""
+    sources: tuple[str, ...]
+    """`[records]`."""
+    spellings: tuple[bytes, ...]
+    """`[X]` of each word that has a number."""
+    slices: npt.NDArray[np.int64]
+    """`[X]` which of `SLICES` it belongs to."""
+    characters: IntArray
+    """`[records]` Unicode characters of the text of each record, as it stood in its file."""
+    characters_estimated: bool
+    """Whether the records are too old to have those: of each word then, and one for the space
+    after it, a line end being one."""
+
+    def ids(self, vocab: Vocabulary) -> IntArray:
+        """Returns `[X]` the ids that a vocabulary gives."""
+        return np.asarray([vocab.ids.get(one, UNK_ID) for one in self.spellings], np.int64)
+
+
+def read_split(dataset: Dataset, split: str, *, left_out: Mask | None = None) -> SplitWords:
+    """Reads which words a split has.
+
+    Args:
+      dataset: the records.
+      split: its name.
+      left_out: `[records]` those that count as if they were not there.
+
+    Raises:
+      InputError: a shard is damaged.
+    """
+    vocab, size = dataset.vocab, len(dataset.vocab)
+    unknown: dict[bytes, int] = {}
+    parts, sources = [np.zeros(0, np.int32)], []
+    lengths = dataset.lengths(split).copy()
+    if left_out is not None:
+        lengths[left_out] = 0
+    for index, length in enumerate(lengths.tolist()):
+        record = dataset.read(split, index)
+        sources.append(record.source)
+        if not length:
+            continue
+        numbers = record.word_ids.astype(np.int32)
+        spelled = [unknown.setdefault(one, size + len(unknown)) for one in record.unknown_words()]
+        numbers[numbers == UNK_ID] = spelled
+        parts.append(numbers[1:])
+    known = [word.encode() for word in vocab.words]
+    for word, index in vocab.ids.items():  # the marks by what they are in a stream
+        known[index] = word
+    numbers, spellings = np.concatenate(parts), (*known, *unknown)
+    characters = dataset.text_characters(split)
+    estimated = characters is None
+    if characters is None:
+        characters = _estimate_characters(numbers, lengths, spellings)
+    characters = np.where(lengths > 0, characters, 0)
+    return SplitWords(
+        numbers=numbers,
+        lengths=lengths,
+        sources=tuple(sources),
+        spellings=spellings,
+        slices=np.concatenate([slice_of_word(vocab), np.zeros(len(unknown), np.int64)]),
+        characters=characters,
+        characters_estimated=estimated,
+    )
+
+
+def _estimate_characters(
+    numbers: npt.NDArray[np.int32], lengths: IntArray, spellings: tuple[bytes, ...]
+) -> IntArray:
+    """Returns about how many characters the text of each record had; see `SplitWords`."""
+    sizes = np.asarray([len(one.decode(errors="replace")) + 1 for one in spellings], np.int64)
+    sizes[EOS_ID] = 1
+    ends = np.concatenate([[0], np.cumsum(sizes[numbers])])[np.cumsum(lengths)]
+    characters: IntArray = np.diff(ends, prepend=0)
+    return characters
+
+
+def slice_of_word(vocab: Vocabulary) -> IntArray:
+    """Returns `[V]` which of `SLICES` each word belongs to."""
+    slices = np.searchsorted([6, 101], np.asarray(vocab.counts), side="right") + 1
+    slices[UNK_ID] = 0
+    return slices
+
+
+class Scored(NamedTuple):
+    """What a model says of the words of a split."""
+
+    log_likelihoods: npt.NDArray[np.float32]
+    """`[words]` of each word, or of `<unk>` where it is unknown to the model."""
+    is_unknown: npt.NDArray[np.bool_]
+    """`[X]` whether a word is unknown to it."""
+    spellings: Floats
+    """`[X]` log-likelihood of the spelling of an unknown word; 0 of a known one."""
+
+
+def with_spellings(
+    log_likelihoods: npt.NDArray[np.float32], words: SplitWords, unknown: UnknownSpellings
+) -> Scored:
+    """Adds to scores what the unknown words pay for their spelling.
+
+    Args:
+      log_likelihoods: `[words]` by the model.
+      words: what was scored.
+      unknown: by vocabulary and spelling model of the same model.
+    """
+    is_unknown = words.ids(unknown.vocab) == UNK_ID
+    is_unknown[[UNK_ID, BOS_ID]] = False  # these two stand for no word
+    places = np.flatnonzero(is_unknown)
+    paid = np.zeros(len(is_unknown))
+    paid[places] = unknown.log_probabilities([words.spellings[at] for at in places])
+    return Scored(log_likelihoods, is_unknown, paid)
+
+
+def sums(words: SplitWords, scored: Scored) -> dict[str, Any]:
+    """Returns a model's sums over a split, its slices and its records, as a report has them."""
+    values = scored.log_likelihoods.astype(np.float64)
+    spelled = scored.spellings[words.numbers]
+    total, paid = float(values.sum()), float(spelled.sum())
+    count = len(words.numbers)
+    where = words.slices[words.numbers]
+    record = np.repeat(np.arange(len(words.lengths)), words.lengths)
+    by_slice, slices_paid = (np.bincount(where, x, len(SLICES)) for x in (values, spelled))
+    by_record, records_paid = (
+        np.bincount(record, x, len(words.lengths)) for x in (values, spelled)
+    )
+    counts = np.bincount(where, minlength=len(SLICES))
+    characters = int(words.characters.sum())
+    bits = -(total + paid) / math.log(2)
+    return {
+        **part(total, count, paid),
+        "bits_per_character": bits / characters if characters else None,
+        "text_characters": characters,
+        "characters_estimated": words.characters_estimated,
+        "unknown_words": int(scored.is_unknown[words.numbers].sum()),
+        "slices": {
+            name: part(float(by_slice[at]), int(counts[at]), float(slices_paid[at]))
+            for at, name in enumerate(SLICES)
+        },
+        "documents": [
+            {
+                "source": source,
+                "words": int(words.lengths[at]),
+                "log_likelihood": float(by_record[at]),
+                "spelling_log_likelihood": float(records_paid[at]),
+            }
+            for at, source in enumerate(words.sources)
+            if words.lengths[at]
+        ],
+    }
+
+
+def with_unigrams(report: dict[str, Any], words: SplitWords, unigram: Floats) -> dict[str, Any]:
+    """Adds the unigram baseline to what `sums` returns of the model of the records.
+
+    Args:
+      report: of `sums`.
+      words: what was scored.
+      unigram: `[V]` log-probabilities.
+    """
+    known = np.append(unigram, np.full(len(words.spellings) - len(unigram), unigram[UNK_ID]))
+    values, where = known[words.numbers], words.slices[words.numbers]
+    by_slice = np.bincount(where, values, len(SLICES))
+    slices = {
+        name: {
+            **report["slices"][name],
+            "unigram_log_likelihood": float(by_slice[at]),
+            "unigram_perplexity": _perplexity(by_slice[at], report["slices"][name]["words"]),
+        }
+        for at, name in enumerate(SLICES)
+    }
+    return {
+        **report,
+        "unigram_log_likelihood": float(values.sum()),
+        "slices": slices,
+    }
+
+
+def part(log_likelihood: float, words: int, spelling: float | None = None) -> dict[str, Any]:
+    """Returns a sum over some words, the words, and the perplexity, which leaves spellings out."""
+    paid = {} if spelling is None else {"spelling_log_likelihood": spelling}
+    return {
+        "log_likelihood": log_likelihood,
+        **paid,
+        "words": words,
+        "perplexity": _perplexity(log_likelihood, words),
+    }
+
+
+def _perplexity(log_likelihood: float, words: int) -> float | None:
+    return perplexity(float(log_likelihood), words) if words else None

@@ -1,0 +1,27 @@
+"""What the char-CNN makes of words that are given as strings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from model.data.batches import spelling_matrix
+from model.network.network import JointModel
+from model.text.vocab import spell
+
+_CHUNK = 1024
+
+
+def char_vectors(model: JointModel, words: Sequence[bytes]) -> npt.NDArray[np.float32]:
+    """Returns the vectors `[N, F]` of N words of a stream, by a model that has a char-CNN."""
+    rows = [np.zeros((0, sum(model.config.filter_counts)), np.float32)]
+    for start in range(0, len(words), _CHUNK):
+        spelled = [spell(word) for word in words[start : start + _CHUNK]]
+        flat = np.asarray([char for word in spelled for char in word], np.int64)
+        lengths = np.asarray([len(word) for word in spelled], np.int64)
+        matrix = spelling_matrix(flat, lengths, model.config.max_word_bytes)
+        rows.append(model.spell_out(tf.constant(matrix.astype(np.int32))).numpy())
+    return np.concatenate(rows)

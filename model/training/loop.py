@@ -1,0 +1,221 @@
+"""The training loop: batches in, steps, reports, validation passes and checkpoints out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import tensorflow as tf
+
+from model.config import TrainConfig
+from model.data.batches import Batch, LaneReader, eval_batch, prefetch, train_batch
+from model.data.plan import EvalPlan, TrainPlan
+from model.data.sampling import TargetSampler
+from model.distributed.stopping import StopVote
+from model.distributed.watchdog import Watchdog
+from model.training.averaging import enters_average
+from model.training.carrying import is_due
+from model.training.optimizer import learning_rate
+from model.training.restoring import Training, deal_state, distribute, save
+from model.training.steps import batch_inputs
+from model.training.watching import Watch
+
+log = logging.getLogger(__name__)
+
+
+class TrainLoop:
+    """The loop of one training, on one worker; all workers do the same in the same order.
+
+    An interrupted training goes on as if nothing had been: a validation pass that was
+    dropped is made up for, and a report takes in the steps from before the interruption.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        workdir: str,
+        watch: Watch,
+        *,
+        vote: StopVote,
+        watchdog: Watchdog,
+    ):
+        """Opens what is read.
+
+        Args:
+          training: built, and restored if there was a checkpoint.
+          workdir: the training's folder.
+          watch: follows the run.
+          vote: says when to save and leave.
+          watchdog: gets a sign of progress at every step.
+        """
+        config, dataset = training.config.train, training.dataset
+        width = training.config.model.max_word_bytes
+        self._training, self._workdir, self._watch = training, workdir, watch
+        self._config, self._vote, self._watchdog = config, vote, watchdog
+        self._plan = TrainPlan(
+            dataset.lengths("train"), lanes=config.lanes, window=config.window, seed=config.seed
+        )
+        log.info("%s", self._plan.describe())
+        self._valid_plan = EvalPlan(
+            dataset.lengths("valid"), lanes=config.lanes, window=config.window
+        )
+        self._reader, self._valid_reader = (
+            LaneReader(dataset, split, max_word_bytes=width, window=config.window)
+            for split in ("train", "valid")
+        )
+        self._sampler = TargetSampler(config, dataset.vocab.counts)
+        self._slow = True
+
+    def run(self) -> None:
+        """Trains to the last step; validates, saves and reports as the config says.
+
+        Raises:
+          StoppedError: some worker was asked to stop; the training is saved.
+          CharloomError: the model is broken.
+        """
+        training, vote, watch = self._training, self._vote, self._watch
+        if self._settle(restored=True):
+            return
+        steps = range(training.step, self._config.steps)
+        vote.begin_phase()
+        for batches in watch.batches(prefetch(self._make, steps)):
+            self._train(batches)
+            if vote():
+                self._leave()
+            if self._settle():
+                return
+
+    def _make(self, step: int) -> list[Batch]:
+        return [
+            train_batch(self._plan, self._reader, step, own, sampler=self._sampler)
+            for own in self._training.lanes
+        ]
+
+    def _train(self, batches: list[Batch]) -> None:
+        """Takes one step, and reports if it is due."""
+        training, config = self._training, self._config
+        self._watchdog.beat(f"step {training.step + 1}", slow=self._slow)
+        rate = learning_rate(config, training.step, setbacks=count_setbacks(training.history))
+        with self._watch.step():
+            result = training.steps.train(
+                local_inputs(training, batches),
+                training.state,
+                step=tf.constant(training.step, tf.int32),
+                rate=tf.constant(rate, tf.float32),
+            )
+        training.state, training.valid = result.state, None
+        training.step += 1
+        training.is_rebased = False
+        self._slow = False
+        self._watch.stepped(result)
+        if training.average and enters_average(config, training.step):
+            training.average.add()
+        if training.step % config.log_steps == 0 or training.step == config.steps:
+            self._watch.report(rate=rate)
+
+    def _settle(self, *, restored: bool = False) -> bool:
+        """Validates and saves if that is due at this step.
+
+        Args:
+          restored: the step is that of a checkpoint, or 0; so nothing is due but a
+            validation pass that was dropped.
+
+        Returns:
+          Whether the training is at its end.
+        """
+        training, config = self._training, self._config
+        if not training.step:
+            return False
+        last = training.step == config.steps
+        due = is_due(config, training.step)
+        validates = bool(due and self._valid_plan.steps and not training.valid)
+        if validates:
+            self._validate()
+        last = last or bool(training.valid and is_settled(config, training.history))
+        saves = training.step % config.checkpoint_steps == 0 or last
+        # Where the mean was dropped, the checkpoint of the shorter training stays as it is.
+        if (validates and not training.is_rebased) or (saves and not restored):
+            self._save()
+        return last
+
+    def _validate(self) -> None:
+        training, watch = self._training, self._watch
+        with watch.aside("validation"), use_average(training):
+            training.valid = self._score()
+            if training.valid:
+                watch.show_samples()
+        if not training.valid:
+            self._leave()
+        training.scores[training.step] = training.valid[0] / training.valid[1]
+        watch.validated(*training.valid)
+        self._vote.begin_phase()
+
+    def _score(self) -> tuple[float, int] | None:
+        """Scores the validation split; all workers call it, each for its lanes.
+
+        Returns:
+          Log-likelihood and words over all workers; None if they were asked to stop.
+        """
+        training, plan = self._training, self._valid_plan
+        shape = (self._config.lanes, *training.model.zero_state(1).shape[1:])
+        state = deal_state(training, np.zeros(shape, np.float32))
+        loss, words = 0.0, 0
+
+        def make(step: int) -> list[Batch]:
+            return [eval_batch(plan, self._valid_reader, step, own) for own in training.lanes]
+
+        self._vote.begin_phase()
+        for index, batches in enumerate(prefetch(make, range(plan.steps))):
+            self._watchdog.beat(f"the validation pass of step {training.step}", slow=index == 0)
+            result = training.steps.evaluate(local_inputs(training, batches), state)
+            state = result.state
+            loss += float(result.loss)
+            words += int(result.words)
+            if self._vote():
+                return None
+        return -loss, words
+
+    def _save(self) -> None:
+        outlook = self._watch.check()  # save no broken model
+        self._watchdog.beat(f"saving step {self._training.step}", slow=True)
+        with self._watch.aside("checkpoint"):
+            save(self._training, self._workdir, outlook=outlook)
+        self._watch.saved()
+
+    def _leave(self) -> NoReturn:
+        """Saves and raises StoppedError, on all workers at the same step."""
+        self._save()
+        # The first worker that ends makes the launcher end the others: wait for the chief.
+        self._training.cluster.wait_for_all()
+        raise self._vote.error(f"stopped and saved at step {self._training.step}")
+
+
+def use_average(training: Training) -> contextlib.AbstractContextManager[None]:
+    """Lets the model have its mean weights, once there are any, as long as the context lasts."""
+    return training.average.in_use() if training.average else contextlib.nullcontext()
+
+
+def count_setbacks(history: Sequence[float]) -> int:
+    """Returns how many validation passes were no better than the best before them."""
+    return sum(value <= max(history[:at]) for at, value in enumerate(history) if at)
+
+
+def is_settled(config: TrainConfig, history: Sequence[float]) -> bool:
+    """Says whether the last `patience` validation passes brought no gain."""
+    if not config.patience or len(history) <= config.patience:
+        return False
+    return max(history[-config.patience :]) <= max(history[: -config.patience])
+
+
+def local_inputs(training: Training, batches: list[Batch]) -> Any:
+    """Hands each local replica its batch, as tensors."""
+    return distribute(
+        training,
+        [
+            batch_inputs(batch, first_lane=lanes.start)
+            for batch, lanes in zip(batches, training.lanes, strict=True)
+        ],
+    )

@@ -1,0 +1,253 @@
+"""One training step and one evaluation step, on any number of replicas."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from model.config import Config, TrainConfig
+from model.data.batches import Batch
+from model.network.layers import Dropout
+from model.network.losses import LossSums, softmax_loss, word_log_likelihoods
+from model.network.network import JointModel, read_rows
+from model.network.recurrent import FORWARD_BFLOAT16
+from model.training.optimizer import AdamW
+
+Inputs = dict[str, tf.Tensor]
+
+
+def batch_inputs(batch: Batch, *, first_lane: int = 0) -> Inputs:
+    """Returns a batch as the tensors that the steps take."""
+    inputs = {
+        "words": batch.words,
+        "char_ids": batch.char_ids,
+        "index": batch.index,
+        "targets": batch.targets,
+        "weights": batch.weights,
+        "keep": 1.0 - batch.fresh.astype(np.float32),
+        "first_lane": np.int32(first_lane),
+    }
+    if batch.rows:
+        inputs |= {
+            "rows": batch.rows.ids,
+            "log_expected": batch.rows.log_expected,
+            "row_of_words": batch.rows.of_words,
+            "row_of_targets": batch.rows.of_targets,
+        }
+    return {name: tf.constant(value) for name, value in inputs.items()}
+
+
+def score_window(
+    model: JointModel, inputs: Inputs, state: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Scores the targets of a window.
+
+    Args:
+      model: the model.
+      inputs: of `batch_inputs`.
+      state: `[b, layers, 2, H]` before the window.
+
+    Returns:
+      `[b, T]` log-likelihoods (0 in padding), and the state after the window.
+    """
+    vectors = None
+    if model.word_embedding is not None:
+        vectors = read_rows(model.word_embedding.embeddings.value, inputs["words"])
+    encoded = model.encode(
+        inputs["words"],
+        char_ids=inputs["char_ids"],
+        index=inputs["index"],
+        state=state * inputs["keep"][:, tf.newaxis, tf.newaxis, tf.newaxis],
+        word_vectors=vectors,
+    )
+    scores = word_log_likelihoods(model, encoded.hidden, inputs["targets"])
+    return scores * inputs["weights"], encoded.state
+
+
+class StepResult(NamedTuple):
+    """Sums over all replicas, and the lane states of each."""
+
+    loss: tf.Tensor
+    """Scalar, negative log-likelihood in nats."""
+    words: tf.Tensor
+    """Scalar."""
+    gradient_norm: tf.Tensor
+    """Scalar, global norm before clipping; 0 at evaluation."""
+    state: Any
+    """`[b, layers, 2, H]` a replica."""
+
+
+def _reduce_precision(train: TrainConfig) -> str:
+    """Returns the precision in which gradients are added up over replicas."""
+    return train.precision if train.reduce_precision == "auto" else train.reduce_precision
+
+
+def product_precision(train: TrainConfig) -> str:
+    """Returns the precision of large products, and of their gradients.
+
+    Gradients that are asked for in float32 must not have been rounded before they are added
+    up, or their sum depends on how a batch is shared out.
+    """
+    exact = train.reduce_precision == "float32" and train.precision == "bfloat16"
+    return FORWARD_BFLOAT16 if exact else train.precision
+
+
+class Steps:
+    """The compiled steps of one training."""
+
+    def __init__(self, model: JointModel, optimizer: AdamW, *, config: Config, strategy: Any):
+        """Binds the steps; nothing is traced before the first call."""
+        self._model = model
+        self._optimizer = optimizer
+        self._config = config
+        self._strategy = strategy
+        self._tables: list[tuple[str, tf.Variable]] = []
+        if config.train.softmax == "sampled":
+            self._tables = model.tables()
+
+    @tf.function(reduce_retracing=True)
+    def train(self, inputs: Any, state: Any, *, step: tf.Tensor, rate: tf.Tensor) -> StepResult:
+        """Runs one step and updates the variables.
+
+        Args:
+          inputs: of `batch_inputs`, one for each local replica.
+          state: `[b, layers, 2, H]` a replica.
+          step: scalar int32, steps done.
+          rate: scalar learning rate.
+        """
+        result, gradients, rows = self._strategy.run(
+            self._train_replica, args=(inputs, state, step)
+        )
+        tables = {id(table) for _, table in self._tables}
+        self._optimizer.apply(
+            gradients,
+            rate=rate,
+            step=step,
+            strategy=self._strategy,
+            rows=[rows if id(one) in tables else None for one in self._optimizer.variables],
+        )
+        return self._first_local(result)
+
+    def _train_replica(
+        self, inputs: Inputs, state: tf.Tensor, step: tf.Tensor
+    ) -> tuple[StepResult, list[tf.Tensor], tf.Tensor]:
+        config = self._config
+        dropout = Dropout(
+            config.model,
+            seed=tf.stack([config.train.seed, step * Dropout.places(config.model)]),
+            lanes=config.train.lanes,
+            first_lane=inputs["first_lane"],
+        )
+        with tf.GradientTape() as tape:
+            tables = {name: read_rows(table, inputs["rows"]) for name, table in self._tables}
+            tape.watch(tables)
+            sums, state = self._loss(inputs, state, tables=tables, dropout=dropout)
+        named = {id(table): name for name, table in self._tables}
+        sources = [
+            tables[named[id(one)]] if id(one) in named else one for one in self._optimizer.variables
+        ]
+        gradients = [
+            tf.convert_to_tensor(one)
+            for one in tape.gradient(sums.loss, sources, unconnected_gradients="zero")
+        ]
+        *gradients, loss, words = self._reduce(gradients, sums)
+        norm = tf.linalg.global_norm(gradients) / words
+        scale = tf.minimum(1.0, config.train.clip_norm / norm) / words
+        clipped = [gradient * scale for gradient in gradients]
+        return StepResult(loss, words, norm, state), clipped, inputs.get("rows", step)
+
+    def _loss(
+        self, inputs: Inputs, state: tf.Tensor, *, tables: dict[str, tf.Tensor], dropout: Dropout
+    ) -> tuple[LossSums, tf.Tensor]:
+        """Returns the training loss and the state after the window.
+
+        Args:
+          inputs: of `batch_inputs`.
+          state: `[b, layers, 2, H]`.
+          tables: the rows `[R, ..]` of each table in question; none with the full softmax.
+          dropout: of this step.
+        """
+        model, train = self._model, self._config.train
+        vectors = None
+        if "embedding" in tables:
+            vectors = tf.gather(tables["embedding"], inputs["row_of_words"])
+        encoded = model.encode(
+            inputs["words"],
+            char_ids=inputs["char_ids"],
+            index=inputs["index"],
+            state=state,
+            word_vectors=vectors,
+            dropout=dropout,
+            precision=product_precision(train),
+        )
+        if not tables:
+            kernel, bias = tf.convert_to_tensor(model.softmax_kernel), model.output_bias
+            targets, candidates = inputs["targets"], None
+        else:
+            kernel = tables.get("kernel", tables.get("embedding"))
+            bias = tables["bias"] - inputs["log_expected"]
+            targets, candidates = inputs["row_of_targets"], train.sampled_words
+        sums = softmax_loss(
+            encoded.hidden,
+            kernel=kernel,
+            bias=tf.convert_to_tensor(bias),
+            targets=targets,
+            weights=inputs["weights"],
+            candidates=candidates,
+            precision=product_precision(train),
+        )
+        return sums, encoded.state
+
+    def _reduce(self, gradients: list[tf.Tensor], sums: LossSums) -> list[tf.Tensor]:
+        """Returns gradients, loss and words added up over all replicas."""
+        replicas = tf.distribute.get_replica_context()
+        if replicas.num_replicas_in_sync == 1:
+            return [*gradients, *sums]
+        add = tf.distribute.ReduceOp.SUM
+        # One long vector: a collective costs more by its calls than by its bytes.
+        dtype = tf.as_dtype(_reduce_precision(self._config.train))
+        packed = tf.concat([tf.reshape(tf.cast(one, dtype), [-1]) for one in gradients], axis=0)
+        packed, reduced = replicas.all_reduce(add, packed), replicas.all_reduce(add, [*sums])
+        parts = tf.split(packed, [tf.size(one) for one in gradients])
+        return [
+            *(
+                tf.cast(tf.reshape(part, tf.shape(one)), tf.float32)
+                for part, one in zip(parts, gradients, strict=True)
+            ),
+            *reduced,
+        ]
+
+    @tf.function(reduce_retracing=True)
+    def evaluate(self, inputs: Any, state: Any) -> StepResult:
+        """Scores one window without training; arguments as for `train`."""
+        return self._first_local(self._strategy.run(self._eval_replica, args=(inputs, state)))
+
+    def _eval_replica(self, inputs: Inputs, state: tf.Tensor) -> StepResult:
+        scores, state = score_window(self._model, inputs, state)
+        loss, words = tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, [-tf.reduce_sum(scores), tf.reduce_sum(inputs["weights"])]
+        )
+        return StepResult(loss, words, tf.zeros([]), state)
+
+    @tf.function
+    def update_norm(self, *, step: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
+        """Returns the norm of the update of the step just taken; arguments as for `train`.
+
+        With the sampled softmax, the rows of tables are left out.
+        """
+        tables = [table for _, table in self._tables]
+        return self._optimizer.update_norm(rate=rate, step=step, without=tables)
+
+    @tf.function
+    def gather_state(self, state: Any) -> tf.Tensor:
+        """Returns the lane states of all workers, `[B, layers, 2, H]`; all workers call it."""
+        return self._strategy.gather(state, axis=0)
+
+    def _first_local(self, result: StepResult) -> StepResult:
+        """Keeps one of the equal sums of this worker's replicas, and all the states."""
+        loss, words, norm = (
+            self._strategy.experimental_local_results(value)[0] for value in result[:3]
+        )
+        return StepResult(loss, words, norm, result.state)

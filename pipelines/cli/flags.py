@@ -1,0 +1,370 @@
+"""Flags that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from components.preprocess.analysis.comparison import NO_LIMIT, Comparison
+from model import presets
+from model.config import BAD_TEXT, DOCUMENTS, TOKENIZERS
+
+DEFAULT_PRESET = "demo"
+
+
+SPLITS = {"train": "training", "valid": "validation", "test": "test"}
+
+DATA_FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "--on-bad-text": ("on_bad_text", {
+        "choices": BAD_TEXT, "help": "what to do with a file that is no text (default: error)"}),
+    "--encoding": ("encoding", {"help": "text encoding of the input (default: utf-8)"}),
+    "--tokenizer": ("tokenizer", {
+        "choices": TOKENIZERS, "help": "how a line becomes words; graphemes is for scripts without "
+        "spaces, as Chinese or Thai (default: words)"}),
+    "--lowercase": ("lowercase", {
+        "action": "store_const", "const": "true", "help": "case-fold all words"}),
+    "--no-sentence-marks": ("sentence_marks", {
+        "action": "store_const", "const": "false", "help": "line ends are no words to predict"}),
+    "--document": ("document", {
+        "choices": DOCUMENTS, "help": "what is read as one document (default: file)"}),
+    "--vocab-size": ("vocab_size", {
+        "metavar": "N", "help": "words in the vocabulary at most, three special ones included"}),
+    "--min-count": ("min_count", {
+        "metavar": "N", "help": "a word seen less often in the training split is unknown"}),
+}  # fmt: skip
+"""Flags that set a field of `DataConfig`: the field, and arguments of `add_argument`."""
+
+
+def add_input(parser: argparse.ArgumentParser, *, splits: bool = False) -> None:
+    """Adds --input; with `splits`, what may stand in its place, too."""
+    many: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "PATH"}
+    text = (
+        "text files, folders or glob patterns, here, at s3:// or gs://, or @FILE, which lists such"
+    )
+    parser.add_argument(
+        "--source-root",
+        default="",
+        metavar="DIR",
+        help="folder below which the names of files begin, which decide their splits (default: "
+        "that before the first wildcard of a pattern, or before /./ in it)",
+    )
+    if not splits:
+        parser.add_argument("--input", required=True, help=text, **many)
+        return
+    parser.add_argument("--input", default=[], help=f"{text}, split by hash", **many)
+    for flag, name in SPLITS.items():
+        parser.add_argument(
+            f"--{flag}", default=[], help=f"in place of --input: text of the {name} split", **many
+        )
+
+
+def add_vocab(parser: argparse.ArgumentParser) -> None:
+    """Adds --vocab."""
+    parser.add_argument(
+        "--vocab",
+        default="",
+        metavar="FILE",
+        help="the words of the vocabulary, one a line; --vocab-size and --min-count have no "
+        "effect then",
+    )
+    parser.add_argument(
+        "--extend-vocab",
+        action="store_true",
+        help="add the text's most frequent words to them, up to --vocab-size in all",
+    )
+
+
+def add_beam(parser: argparse.ArgumentParser) -> None:
+    """Adds how Beam does its work."""
+    parser.add_argument(
+        "--beam-workers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes; 0: as many as there is room for (default: 0)",
+    )
+    parser.add_argument(
+        "--beam-options", default="", metavar="TEXT", help="further options, as Beam takes them"
+    )
+
+
+def add_comparison(parser: argparse.ArgumentParser) -> None:
+    """Adds other records to compare to, and limits of the comparison."""
+    parser.add_argument(
+        "--compare-to",
+        default="",
+        metavar="DIR",
+        help="other records: say how far the words have drifted from theirs",
+    )
+    for flag, text in (
+        ("--max-new-word-rate", "more of the training words are new than this share"),
+        ("--max-divergence", "the Jensen-Shannon divergence of the words, in bits, is above this"),
+    ):
+        parser.add_argument(
+            flag,
+            type=float,
+            default=NO_LIMIT,
+            metavar="X",
+            help=f"with --compare-to: exit 3 if {text}, from 0 to 1 (default: 1, no limit)",
+        )
+
+
+def read_comparison(options: argparse.Namespace) -> Comparison:
+    """Returns what the flags of `add_comparison` say.
+
+    Raises:
+      InputError: a limit makes no sense, or there are no records to compare to.
+    """
+    comparison = Comparison(
+        compare_to=options.compare_to,
+        max_new_word_rate=options.max_new_word_rate,
+        max_divergence=options.max_divergence,
+    )
+    if comparison.compare_to:
+        comparison.read_digest()
+    return comparison
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Adds what tells how text becomes words."""
+    for flag, (field, arguments) in DATA_FLAGS.items():
+        parser.add_argument(flag, dest=field, **arguments)
+
+
+def data_settings(options: argparse.Namespace) -> list[str]:
+    """Returns the data flags that were given, in the form that --set takes."""
+    given = {field: getattr(options, field, None) for field, _ in DATA_FLAGS.values()}
+    settings = [f"data.{field}={value}" for field, value in given.items() if value is not None]
+    if given["on_bad_text"]:  # asked for expressly: no tolerance beside it
+        settings.append("data.max_stray_bytes=0")
+    return settings
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Adds the folders that prepare and train made."""
+    parser.add_argument("--records", required=True, metavar="DIR", help="made by prepare")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="made by train")
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Adds --report."""
+    parser.add_argument("--report", metavar="DIR", help="default: <workdir>/report")
+
+
+def add_workers(parser: argparse.ArgumentParser, *, default: int) -> None:
+    """Adds --workers."""
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=default,
+        metavar="N",
+        help=f"training processes that share each batch (default: {default})",
+    )
+
+
+def add_restarts(parser: argparse.ArgumentParser) -> None:
+    """Adds --max-restarts."""
+    parser.add_argument(
+        "--max-restarts",
+        type=int,
+        default=3,
+        metavar="N",
+        help="start all workers again so often after one was lost; one that is asked to stop "
+        "does not count, except with 0: never start again (default: 3)",
+    )
+
+
+def add_waits(parser: argparse.ArgumentParser) -> None:
+    """Adds how long workers wait before they give up."""
+    parser.add_argument(
+        "--peer-seconds",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="how long a worker waits for the others at the start (default: 300)",
+    )
+    parser.add_argument(
+        "--stall-seconds",
+        type=float,
+        default=300.0,
+        metavar="S",
+        help="how long a worker may make no progress before it ends (default: 300)",
+    )
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """Adds --profile."""
+    parser.add_argument(
+        "--profile", metavar="FIRST:LAST", help="trace these steps, as in 100:110, for TensorBoard"
+    )
+
+
+def add_query(parser: argparse.ArgumentParser, verb: str) -> None:
+    """Adds the model that is asked, and the texts."""
+    parser.set_defaults(verb=verb)
+    parser.add_argument("--model", required=True, metavar="DIR", help="<registry>/<name>/<version>")
+    if verb == "next":
+        parser.add_argument("text", help="the text to continue")
+        return
+    if verb == "similar":
+        parser.add_argument("text", metavar="WORD", help="any word, known or not")
+        return
+    parser.add_argument("text", nargs="*", help="texts, each a document of its own")
+    parser.add_argument(
+        "--input", metavar="FILE", help="read texts from a file, one a line; - is stdin"
+    )
+
+
+def add_tensorboard(parser: argparse.ArgumentParser) -> None:
+    """Adds what `charloom tensorboard` takes."""
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="made by train, or a folder of several"
+    )
+    parser.add_argument("--port", type=int, default=6006, help="default: 6006; 0: any free one")
+    parser.add_argument("--host", default="localhost", help="where to listen (default: localhost)")
+
+
+def add_set(parser: argparse.ArgumentParser) -> None:
+    """Adds --set."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="override one config field, as in --set train.steps=500; may be repeated",
+    )
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds what chooses a config: --preset or --config, and --set."""
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        "--preset",
+        default=DEFAULT_PRESET,
+        metavar="NAME",
+        help=f"{', '.join(presets.PRESETS)} (default: {DEFAULT_PRESET})",
+    )
+    source.add_argument("--config", metavar="FILE", help="a config.json of an earlier run")
+    add_set(parser)
+
+
+def add_compile(parser: argparse.ArgumentParser) -> None:
+    """Adds what `charloom compile` takes."""
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="*.yaml")
+    add_image(parser)
+
+
+def add_image(parser: argparse.ArgumentParser) -> None:
+    """Adds what `compile_settings` reads."""
+    parser.add_argument("--image", help="container image of the tasks, with a tag or a digest")
+    parser.add_argument(
+        "--workspace",
+        default="",
+        metavar="SIZE",
+        help="keep a run's data on a volume of this size, as in 50Gi, that KFP makes for the run "
+        "and removes when it has succeeded; by default on the claim that its parameter volume names",
+    )
+    parser.add_argument(
+        "--storage-class",
+        default="",
+        metavar="NAME",
+        help="of that volume; it must be ReadWriteMany",
+    )
+
+
+def compile_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments of `compile_pipeline` that were given as flags."""
+    return {name: getattr(options, name) for name in ("image", "workspace", "storage_class")}
+
+
+def add_kubeflow(parser: argparse.ArgumentParser) -> None:
+    """Adds where Kubeflow Pipelines is, and as whom to talk to it.
+
+    What is secret comes from files and the environment: arguments are seen by all processes.
+    """
+    parser.add_argument(
+        "--host",
+        default="",
+        metavar="URL",
+        help="Kubeflow Pipelines, as in https://kubeflow.example.com/pipeline (default: "
+        "$KF_PIPELINES_ENDPOINT; in a pod of the cluster, the service there)",
+    )
+    parser.add_argument(
+        "--namespace", default="", metavar="NS", help="your namespace, where there are several"
+    )
+    parser.add_argument(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help="bearer token, read anew for each request (default: $CHARLOOM_KFP_TOKEN, else the "
+        "service account's of the pod, $KF_PIPELINES_SA_TOKEN_PATH)",
+    )
+    parser.add_argument(
+        "--cookie-file",
+        default="",
+        metavar="FILE",
+        help="cookies of a login by browser, as in authservice_session=... "
+        "(default: $CHARLOOM_KFP_COOKIE)",
+    )
+    parser.add_argument("--ca-cert", default="", metavar="FILE", help="who signed the host's TLS")
+    parser.add_argument(
+        "--insecure", action="store_true", help="don't check the host's TLS certificate"
+    )
+
+
+def add_submission(parser: argparse.ArgumentParser) -> None:
+    """Adds what a run on Kubeflow Pipelines is made of; what isn't given stays at its default."""
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="text files, folders or glob patterns, as the pods see them",
+    )
+    parser.add_argument(
+        "--source-root", metavar="DIR", help="folder below which the names of files begin"
+    )
+    parser.add_argument(
+        "--registry", metavar="DIR", help="folder of all models, as the pods see it"
+    )
+    parser.add_argument("--model-name", metavar="NAME", help="the model's name in it")
+    parser.add_argument("--vocab", metavar="FILE", help="words, one a line, as the pods see it")
+    parser.add_argument("--workers", metavar="N", help="pods that train together")
+    parser.add_argument("--gpus-per-worker", metavar="N", help="GPUs of each")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--preset", metavar="NAME", help=", ".join(presets.PRESETS))
+    source.add_argument("--config", metavar="FILE", help="a config.json of an earlier run")
+    add_set(parser)
+    add_data(parser)
+    parser.add_argument(
+        "--param",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other parameter of the pipeline; may be repeated; a wrong name shows them all",
+    )
+    add_image(parser)
+    parser.add_argument("--no-cache", action="store_true", help="run all steps anew")
+    parser.add_argument(
+        "--experiment",
+        default="charloom",
+        metavar="NAME",
+        help="under which KFP groups runs; made if there is none (default: charloom)",
+    )
+    parser.add_argument(
+        "--service-account",
+        default="",
+        metavar="NAME",
+        help="of the steps' pods (default: that of Kubeflow Pipelines)",
+    )
+
+
+def add_scheduler_zone(parser: argparse.ArgumentParser) -> None:
+    """Adds --scheduler-zone."""
+    parser.add_argument(
+        "--scheduler-zone",
+        default="",
+        metavar="ZONE",
+        help="time zone of Kubeflow Pipelines' scheduler, which its administrator sets as "
+        "cronScheduleTimezone (default: $CHARLOOM_KFP_TIME_ZONE, else UTC)",
+    )

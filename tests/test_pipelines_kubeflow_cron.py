@@ -1,0 +1,163 @@
+"""Cron expressions: the same times as the scheduler's own library, and messages that help."""
+
+from __future__ import annotations
+
+import datetime
+import zoneinfo
+
+import pytest
+
+from model.errors import InputError
+from pipelines.kubeflow import cron
+
+SCHEDULER_S_ANSWERS = [
+    ("0 30 3 * * *", "UTC", 1750000000, [1750044600, 1750131000, 1750217400, 1750303800]),
+    ("0 30 3 * * *", "Asia/Tokyo", 1750000000, [1750012200, 1750098600, 1750185000, 1750271400]),
+    ("0 0 22 * * FRI", "UTC", 1750000000, [1750456800, 1751061600, 1751666400, 1752271200]),
+    ("0 0 */6 1 * *", "UTC", 1750000000, [1751328000, 1751349600, 1751371200, 1751392800]),
+    (
+        "5 5/20 8-18/5 ? JAN,jul MON-fri",
+        "UTC",
+        1750000000,
+        [1751357105, 1751358305, 1751359505, 1751375105],
+    ),
+    ("0 0 0 13 * 5", "UTC", 1750000000, [1750377600, 1750982400, 1751587200, 1752192000]),
+    ("0 0 0 */2 * MON", "UTC", 1750000000, [1750636800, 1751846400, 1753056000, 1754870400]),
+    ("0 0 0 29 2 *", "UTC", 1750000000, [1835395200, 1961625600, 2087856000, 2214086400]),
+    ("0 0 0 30 4 ?", "UTC", 1750000000, [1777507200, 1809043200, 1840665600, 1872201600]),
+    ("59 59 23 31 12 *", "UTC", 1750000000, [1767225599, 1798761599, 1830297599, 1861919999]),
+    ("0 0 0 1 1 SUN", "UTC", 1750000000, [1767225600, 1767484800, 1768089600, 1768694400]),
+    ("7 * * * * *", "UTC", 1750000000, [1750000027, 1750000087, 1750000147, 1750000207]),
+    (
+        "0 15,45 9-17 1,15 */3 0-2",
+        "UTC",
+        1750000000,
+        [1751361300, 1751363100, 1751364900, 1751366700],
+    ),
+    ("0 30 2 * * *", "Europe/Berlin", 1774630800, [1774661400, 1774830600, 1774917000, 1775003400]),
+    ("0 30 2 * * *", "Europe/Berlin", 1792778400, [1792801800, 1792888200, 1792891800, 1792978200]),
+    ("0 0 3 * * *", "Europe/Berlin", 1774630800, [1774663200, 1774746000, 1774832400, 1774918800]),
+    ("0 0 3 * * *", "Europe/Berlin", 1792778400, [1792803600, 1792893600, 1792980000, 1793066400]),
+    ("0 15 * * * *", "Europe/Berlin", 1774630800, [1774631700, 1774635300, 1774638900, 1774642500]),
+    ("0 15 * * * *", "Europe/Berlin", 1792778400, [1792779300, 1792782900, 1792786500, 1792790100]),
+    ("0 0 0 * * *", "Europe/Berlin", 1774630800, [1774652400, 1774738800, 1774821600, 1774908000]),
+    ("0 0 0 * * *", "Europe/Berlin", 1792778400, [1792792800, 1792879200, 1792969200, 1793055600]),
+    ("0 0 0 * * *", "America/Havana", 1772841600, [1772859600, 1773028800, 1773115200, 1773201600]),
+    ("0 0 0 * * *", "America/Havana", 1793404800, [1793419200, 1793505600, 1793509200, 1793595600]),
+    (
+        "0 30 0 * * SUN",
+        "America/Havana",
+        1772841600,
+        [1773549000, 1774153800, 1774758600, 1775363400],
+    ),
+    (
+        "0 15 2 * * *",
+        "Australia/Lord_Howe",
+        1775130000,
+        [1775142900, 1775229300, 1775403900, 1775490300],
+    ),
+    (
+        "0 15 2 * * *",
+        "Australia/Lord_Howe",
+        1790784000,
+        [1790869500, 1790955900, 1791126900, 1791213300],
+    ),
+    ("0 0 0 ? * *", "Asia/Beirut", 1774569600, [1774648800, 1774818000, 1774904400, 1774990800]),
+]
+"""Expression, zone, start, next times: printed by github.com/robfig/cron v1.2.0, Go 1.26."""
+
+
+@pytest.mark.parametrize(("text", "zone", "start", "times"), SCHEDULER_S_ANSWERS)
+def test_times_are_those_of_the_scheduler(
+    text: str, zone: str, start: int, times: list[int]
+) -> None:
+    begin = datetime.datetime.fromtimestamp(start, cron.UTC)
+    found = cron.parse(text).times(begin, zoneinfo.ZoneInfo(zone), len(times))
+    assert [int(time.timestamp()) for time in found] == times
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0 9 * * *", "five fields, but the first of six is the second; write it as '0 0 9 * * *'"),
+        ("@daily", "--cron '@daily' must have six fields; write it as '0 0 0 * * *'"),
+        ("@every 1h", "has 2 fields; it must have six: second, minute, hour"),
+        ("", "has 0 fields; it must have six"),
+        ("CRON_TZ=UTC 0 0 9 * * *", "has 7 fields; it must have six"),
+        ("60 * * * * *", "second '60' of --cron: 60 is out of range; second takes 0-59"),
+        ("0 61 * * * *", "minute '61' of --cron: 61 is out of range; minute takes 0-59"),
+        ("0 0 24 * * *", "hour '24' of --cron: 24 is out of range; hour takes 0-23"),
+        (
+            "0 0 0 0 * *",
+            "day of the month '0' of --cron: 0 is out of range; day of the month takes",
+        ),
+        ("0 0 0 * 13 *", "month '13' of --cron: 13 is out of range; month takes 1-12 or JAN-DEC"),
+        (
+            "0 0 0 * * 7",
+            "'7' of --cron: 7 is out of range; day of the week takes 0-6 or SUN-SAT (0",
+        ),
+        ("0 0 0 L * *", "'L' is no number (L, W and # are of Quartz, not of this scheduler)"),
+        ("0 0 5-2 * * *", "hour '5-2' of --cron: '5-2' begins after its end"),
+        ("0 */0 * * * *", "a step of 0 leads nowhere"),
+        ("0 1, * * * *", "minute '1,' of --cron: '' is not understood"),
+        ("0 0 *-3 * * *", "'*-3' is not understood"),
+        ("0 0 x * * *", "hour 'x' of --cron: 'x' is no number"),
+        ("* 0 3 * * *", "the second '*' of --cron would start 60 runs in one minute; write 0"),
+        ("0 0 0 30 2 ?", "has no time in the next 5 years; check the day"),
+    ],
+)
+def test_wrong_expressions(text: str, message: str) -> None:
+    with pytest.raises(InputError) as error:
+        cron.parse(text)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "sent"),
+    [
+        ("0 30 9 * * *", "Asia/Tokyo", "0 30 0 * * *"),
+        ("0 30 3 * * *", "Asia/Tokyo", "0 30 18 * * *"),
+        ("0 30 3 * * MON-FRI", "Asia/Tokyo", "0 30 18 * * SUN,MON,TUE,WED,THU"),
+        ("0 0 9 1 * *", "Asia/Kolkata", "0 30 3 1 * *"),
+        ("0 0 */6 * * *", "Asia/Kolkata", "0 30 0,6,12,18 * * *"),
+        ("0 0 3 * * *", "UTC", "0 0 3 * * *"),
+    ],
+)
+def test_times_of_another_zone(text: str, zone: str, sent: str) -> None:
+    now = datetime.datetime.now(cron.UTC)
+    source = cron.find_zone(zone, "--time-zone")
+    given = cron.parse(text)
+    converted = cron.convert(given, source, cron.UTC, now=now)
+    assert converted.text == sent
+    assert converted.times(now, cron.UTC, 20) == given.times(now, source, 20)
+
+
+@pytest.mark.parametrize(
+    ("text", "zone", "message"),
+    [
+        ("0 0 3 * * *", "Europe/Berlin", "do not always differ by the same"),
+        ("0 0 3 1 * *", "Asia/Tokyo", "is on other days in UTC"),
+        ("0 0 3,12 * * MON", "Asia/Tokyo", "is on other days in UTC"),
+        ("0 0,10 9 * * *", "Asia/Kathmandu", None),
+        ("0 0,30 9 * * *", "Asia/Kolkata", "is no single schedule in UTC"),
+    ],
+)
+def test_times_that_no_single_schedule_has(text: str, zone: str, message: str | None) -> None:
+    now = datetime.datetime.now(cron.UTC)
+    source = cron.find_zone(zone, "--time-zone")
+    if message is None:
+        assert cron.convert(cron.parse(text), source, cron.UTC, now=now).text == "0 15,25 3 * * *"
+        return
+    with pytest.raises(InputError, match=message) as error:
+        cron.convert(cron.parse(text), source, cron.UTC, now=now)
+    assert f"--scheduler-zone {zone}" in str(error.value)
+
+
+def test_names_of_zones() -> None:
+    for name, hint in (
+        ("Berlin", "did you mean Europe/Berlin?"),
+        ("", "write it as Europe/Berlin"),
+    ):
+        with pytest.raises(InputError) as error:
+            cron.find_zone(name, "--time-zone")
+        assert str(error.value) == f"--time-zone {name!r} is no time zone; {hint}"

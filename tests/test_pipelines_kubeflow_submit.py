@@ -1,0 +1,285 @@
+"""`charloom submit` against a stand-in of Kubeflow Pipelines."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from compiled_pipeline import COMMITTED, list_tasks, read_specs
+from kfp_server import Server, serve
+
+from model.config import from_json, to_dict
+from model.presets import small
+from pipelines.cli.cli import main
+from pipelines.kubeflow import connect, wait
+
+IMAGE = ["--image", "registry.example.com/charloom:1.2"]
+INPUT = ["--input", "/mnt/charloom/a/*.txt", "/mnt/charloom/b"]
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(connect.UI_VARIABLE, raising=False)
+    monkeypatch.setattr(connect, "_PAUSES", (0.01,))
+    monkeypatch.setattr(wait, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(connect._Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "no-context.json"))
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    with serve(tmp_path) as running:
+        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", running.host)
+        yield running
+
+
+def submit(*flags: str) -> int:
+    return main(["submit", *IMAGE, *flags])
+
+
+def test_the_command(server: Server) -> None:
+    command = [sys.executable, "-m", "pipelines.cli.cli", "submit", *IMAGE, *INPUT]
+    result = subprocess.run(
+        [*command, "--registry", "/mnt/charloom/r", "--preset", "small", "--workers", "4"],
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    pipeline, experiment, run, link = result.stdout.splitlines()
+    assert re.fullmatch(
+        r"pipeline: train-language-model, version \d+\.\d+\.\d+-[0-9a-f]{12} \(new\)", pipeline
+    )
+    assert experiment == "experiment: charloom (new)"
+    (body,) = server.sent("POST", "runs")
+    (made,) = server.store.all("runs")
+    assert run == f"run:  {made['run_id']}"
+    assert link == f"link: {server.host}/#/runs/details/{made['run_id']}"
+    (version,) = server.store.all("versions")
+    assert re.fullmatch(
+        r"train-language-model \d{4}-\d\d-\d\d \d\d-\d\d-\d\d", body["display_name"]
+    )
+    assert re.fullmatch("Made by charloom submit. Ticket: [0-9a-f]{16}", body["description"])
+    assert {**body, "display_name": "", "description": ""} == {
+        "display_name": "",
+        "description": "",
+        "experiment_id": server.store.all("experiments")[0]["experiment_id"],
+        "pipeline_version_reference": {
+            "pipeline_id": version["pipeline_id"],
+            "pipeline_version_id": version["pipeline_version_id"],
+        },
+        "runtime_config": {
+            "parameters": {
+                "inputs": '["/mnt/charloom/a/*.txt", "/mnt/charloom/b"]',
+                "preset": "small",
+                "registry": "/mnt/charloom/r",
+                "workers": 4,
+            }
+        },
+    }
+
+
+def test_the_same_content_is_uploaded_once(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert submit(*INPUT, "--name", "mine", "--service-account", "runner") == 0
+    assert submit("--workers", "2") == 0
+    assert capsys.readouterr().out.count("(new)") == 2  # the version and the experiment
+    assert len(server.store.all("versions")) == 1
+    assert server.store.all("runs")[0]["display_name"] == "mine"
+    assert server.store.all("runs")[0]["service_account"] == "runner"
+    assert submit("--image", "registry.example.com/charloom:1.3") == 0
+    assert submit("--no-cache", "--experiment", "other") == 0
+    names = [version["name"] for version in server.store.all("versions")]
+    assert len(set(names)) == len(names) == 3
+    assert len(server.store.all("pipelines")) == 1
+    assert [one["display_name"] for one in server.store.all("experiments")] == ["charloom", "other"]
+    assert len({run["pipeline_version_reference"]["pipeline_version_id"] for run in
+                server.store.all("runs")}) == 3  # fmt: skip
+
+
+def test_no_cache_reaches_tasks_inside_of_conditions(server: Server) -> None:
+    assert submit() == submit("--no-cache") == 0
+    cached, uncached = (
+        {
+            name
+            for name, task in list_tasks(version["pipeline_spec"]["pipeline_spec"]).items()
+            if task.get("cachingOptions", {}).get("enableCache")
+        }
+        for version in server.store.all("versions")
+    )
+    assert cached == {"preprocess", "train", "evaluate"}
+    assert uncached == set()
+
+
+def test_a_config_is_made_here(server: Server) -> None:
+    assert submit("--preset", "small", "--set", "train.steps=7", "--lowercase") == 0
+    parameters = server.sent("POST", "runs")[0]["runtime_config"]["parameters"]
+    assert list(parameters) == ["config"]
+    config = to_dict(from_json(parameters["config"], source="test"))
+    expected = to_dict(small())
+    expected["train"]["steps"] = 7
+    expected["data"]["lowercase"] = True
+    assert config == expected
+
+
+def test_values_by_type(server: Server) -> None:
+    given = ["max_perplexity=1e2", "workers=3", 'node_selector={"a": "b"}', "queue=a=b", "vocab="]
+    flags = [part for setting in given for part in ("--param", setting)]
+    assert submit(*flags) == 0
+    assert server.sent("POST", "runs")[0]["runtime_config"]["parameters"] == {
+        "max_perplexity": 100.0,
+        "workers": 3,
+        "node_selector": {"a": "b"},
+        "queue": "a=b",
+        "vocab": "",
+    }
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--param", "workrs=3"], "--param workrs: the pipeline has no such parameter; did you mean workers? it has compare_to, config, "),
+        (["--param", "workers"], "--param 'workers' has no '='; write it as NAME=VALUE"),
+        (["--param", "workers=2.5"], "--param workers is '2.5'; it must be a whole number"),
+        (["--workers", "x"], "--workers is 'x'; it must be a whole number"),
+        (["--param", "max_perplexity=nan"], "--param max_perplexity is 'nan'; it must be a number"),
+        (["--param", "node_selector=[]"], "--param node_selector is '[]'; it must be a JSON object"),
+        (["--workers", "2", "--param", "workers=3"], "workers is given twice: by --workers and by --param; use one"),
+        (["--preset", "dmo"], "unknown preset 'dmo'"),
+        (["--set", "train.stps=5"], "--set names an unknown field 'train.stps'"),
+        (["--model-name", "2026"], "model name '2026' is a number"),
+        (["--model-name", "a/b"], "model name 'a/b' must begin with"),
+        (["--registry", "/data/registry"], "registry /data/registry is on no volume that the pods mount; name a folder below /mnt/charloom"),
+        (["--registry", "/mnt/charloom/../x"], "registry /mnt/charloom/../x is on no volume"),
+        (["--registry", "registry"], "registry is 'registry'; it must be a folder"),
+        (["--workers", "0"], "workers is 0; it must be at least 1"),
+        (["--param", "deadline_hours=0"], "deadline_hours is 0; it must be above 0"),
+        (["--param", "max_perplexity=-1"], "gate.max_perplexity is -1"),
+        (["--param", "extend_vocab=true"], "--extend-vocab needs words to extend"),
+        (["--param", "warm_start=champion", "--param", "steps_share=2"], "steps_share is 2"),
+        (["--image", "charloom:latest"], "the image 'charloom:latest' names no version"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_before_any_request(
+    server: Server, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert submit(*flags) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"charloom: {message}")
+    assert err.count("\n") == 1
+    assert server.requests == []
+
+
+def test_names_that_somebody_takes_in_between(server: Server) -> None:
+    """Two submit at once: each look-up says that nothing is there, then the other has made it."""
+    assert submit() == 0
+    server.faults = {
+        "GET experiments": ["empty"],
+        "GET pipelines/names/.*": [404],
+        "GET pipelines/[^/]*/versions": ["empty"],
+    }
+    assert submit() == 0
+    for table, count in (("pipelines", 1), ("versions", 1), ("experiments", 1), ("runs", 2)):
+        assert len(server.store.all(table)) == count
+    for path in ("experiments", "pipelines", "pipelines/upload_version"):
+        assert len(server.sent("POST", path)) == 2
+
+
+@pytest.mark.parametrize("fault", ["drop", "lose", 503, 429])
+@pytest.mark.parametrize(
+    "request_of",
+    ["POST experiments", "POST pipelines", "POST pipelines/upload_version", "POST runs"],
+)
+def test_broken_connections_make_nothing_twice(
+    server: Server, request_of: str, fault: str | int
+) -> None:
+    server.faults = {request_of: [fault]}
+    assert submit("--name", "mine") == 0
+    assert not server.faults[request_of]
+    for table in ("pipelines", "versions", "experiments", "runs"):
+        assert len(server.store.all(table)) == 1
+
+
+@pytest.mark.parametrize(
+    ("states", "code", "line"),
+    [
+        ({"export": "SUCCEEDED", "report_rejection": "SKIPPED"}, 0, ""),
+        ({"report_rejection": "SUCCEEDED"}, 3, "REJECTED: the gate said no; its report: "),
+        ({"train": "FAILED"}, 1, "the run failed at Train; its logs: "),
+        ({"train": "CANCELED"}, 1, "the run was stopped; its logs: "),
+    ],
+)
+def test_waiting(
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+    states: dict[str, str],
+    code: int,
+    line: str,
+) -> None:
+    def become(state: str, **tasks: str) -> None:
+        server.set_run(server.store.all("runs")[0]["run_id"], state, **tasks)
+
+    end = next((one for one in states.values() if one in ("FAILED", "CANCELED")), "SUCCEEDED")
+    server.faults = {
+        "GET runs/.*": [
+            lambda: become("RUNNING", preprocess="RUNNING", preprocess_driver="SUCCEEDED"),
+            "drop",
+            503,
+            lambda: become("RUNNING", preprocess="SUCCEEDED", train="RUNNING"),
+            lambda: become(end, preprocess="SUCCEEDED", **({"train": "SUCCEEDED"} | states)),
+        ]
+    }
+    assert submit("--wait") == code
+    out, err = capsys.readouterr()
+    link = f"{server.host}/#/runs/details/{server.store.all('runs')[0]['run_id']}"
+    assert err == (f"charloom: {line}{link}\n" if line else "")
+    shown = [re.sub(r"^\d\d:\d\d:\d\d ", "", text) for text in out.splitlines()[4:]]
+    assert shown[:3] == ["Preprocess: runs", "Preprocess: done", "Train: runs"]
+    assert ("the run is done" in shown) == (code == 0)
+
+
+def test_ctrl_c_ends_the_waiting_only(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wait.time, "sleep", interrupt)
+        assert submit("--wait") == 130
+    (run,) = server.store.all("runs")
+    assert run["state"] == "PENDING"
+    assert capsys.readouterr().err == (
+        "charloom: stopped waiting; the run goes on; to stop it, press Terminate on "
+        f"{server.host}/#/runs/details/{run['run_id']}\n"
+    )
+
+
+def test_a_login_that_ends_while_waiting(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.faults = {"GET runs/.*": [401]}
+    assert submit("--wait") == 2
+    err = capsys.readouterr().err
+    assert "does not know you (401)" in err
+    assert "; the run goes on: http" in err
+
+
+def test_a_server_away_for_too_long(
+    server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wait, "LOST_SECONDS", 0.0)
+    server.faults = {"GET runs/.*": ["drop"] * 1000}
+    assert submit("--wait") == 75
+    assert "the run goes on: http" in capsys.readouterr().err
+
+
+def test_the_task_of_a_rejection_is_in_the_pipeline() -> None:
+    spec, _ = read_specs(COMMITTED)
+    assert wait.REJECTED_TASK in list_tasks(spec)
+    names = wait.task_names(spec)
+    assert set(names) == set(list_tasks(spec))
+    assert names["train"] == "Train"
+    assert json.dumps(names).count("ondition") == 0
