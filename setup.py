@@ -18,7 +18,7 @@ setup(
         "components.train": ["*.j2"],
         "pipelines": ["*.yaml"],
     },
-    entry_points={"console_scripts": ["charloom = pipelines.cli.cli:main"]},
+    entry_points={"console_scripts": ["charloom = pipelines.cli.main:main"]},
     # Why each, and why these ranges: docs/decisions/0001-dependencies.md. Tested is requirements.lock.
     install_requires=[
         "apache-beam>=2.77,<2.78",

@@ -33,8 +33,8 @@ class Program:
         # What follows is how model/training/loop.py drives a training; nothing else here knows it.
         from model.data.batches import LaneReader, prefetch, train_batch
         from model.data.plan import TrainPlan
-        from model.data.sampling import TargetSampler
-        from model.training.restoring import build_training
+        from model.data.target_sampling import TargetSampler
+        from model.training.state import build_training
 
         self._training = training = build_training(config, dataset, cluster)
         train, width = config.train, config.model.max_word_bytes
@@ -92,7 +92,7 @@ class Program:
         """Scores the validation words by the full softmax."""
         from model.data.batches import eval_batch, prefetch
         from model.training.loop import local_inputs
-        from model.training.restoring import deal_state
+        from model.training.state import deal_state
 
         training, plan = self._training, self._valid_plan
         state = deal_state(training, np.zeros(self._state_shape, np.float32))

@@ -41,7 +41,7 @@ from model.data.records import (
     save_index,
     shard_name,
 )
-from model.data.sampling import TargetSampler
+from model.data.target_sampling import TargetSampler
 from model.presets import get_preset
 from model.text.vocab import DOCUMENT_START, Vocabulary
 

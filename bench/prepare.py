@@ -263,7 +263,7 @@ def find_tokenizers_python() -> str:
 def _answer_lines(path: str) -> None:
     """Is our side: prepares the text of a job once for each line of input."""
     from components.preprocess.main import run  # imports Beam; not timed
-    from components.preprocess.passes import scanning, writing  # noqa: F401  import TensorFlow; not timed
+    from components.preprocess.passes import scan, write  # noqa: F401  import TensorFlow; not timed
 
     with open(path, encoding="utf-8") as file:
         job = json.load(file)

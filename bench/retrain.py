@@ -132,7 +132,7 @@ def _charloom(*arguments: str, passing: bool = True) -> str:
     """Runs a command of charloom, shows what it says, and returns that."""
     say(f"charloom {' '.join(arguments[:3])} ...")
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli.cli", *arguments],
+        [sys.executable, "-m", "pipelines.cli.main", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,

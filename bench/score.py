@@ -26,7 +26,7 @@ from model.config import Config, to_dict
 from model.data.batches import spelling_matrix
 from model.data.records import Dataset
 from model.presets import get_preset
-from model.text.text import detokenize
+from model.text.tokenizer import detokenize
 from model.text.vocab import DOCUMENT_START, NUM_CHARS, spell
 
 TEXTS = 2000
@@ -116,8 +116,8 @@ def _command(model: str, texts: str) -> list[str]:
 def _export(config: Config, dataset: Dataset, folder: str, *, table: bool) -> None:
     import tensorflow as tf
 
-    from model.network.network import JointModel
-    from model.serving.served import ServedModel
+    from model.network.joint_model import JointModel
+    from model.serving.saved_model import ServedModel
 
     say(f"a SavedModel {'with' if table else 'without'} the table")
     model = JointModel(config.model, vocab_counts=dataset.vocab.counts)

@@ -10,9 +10,9 @@ from typing import Any
 
 from kfp import compiler, dsl
 
-from components.task import IMAGE_VARIABLE, container_image
+from components.component_runtime import IMAGE_VARIABLE, container_image
 from model.errors import InputError
-from pipelines.training import build, train_language_model
+from pipelines.graph import build, train_language_model
 
 
 def compile_pipeline(

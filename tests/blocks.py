@@ -6,14 +6,14 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from components.preprocess.passes.counts import WordCounter
-from components.preprocess.passes.cutting import Pieces, cut_block
-from components.preprocess.passes.describing import FileScan, scans_of_files
-from components.preprocess.passes.scanning import scan_unit
-from components.preprocess.passes.tokenizing import line_offsets
-from components.preprocess.passes.units import make_units
-from components.preprocess.sources.reading import Block, read_blocks
-from components.preprocess.sources.sources import InputFile
+from components.preprocess.passes.file_scans import FileScan, scans_of_files
+from components.preprocess.passes.scan import scan_unit
+from components.preprocess.passes.segment import Pieces, cut_block
+from components.preprocess.passes.tokenize import line_offsets
+from components.preprocess.passes.word_counts import WordCounter
+from components.preprocess.passes.work_units import make_units
+from components.preprocess.sources.blocks import Block, read_blocks
+from components.preprocess.sources.files import InputFile
 from model.config import DataConfig
 from model.data.records import SPLITS
 

@@ -11,7 +11,7 @@ import pytest
 from surroundings import heed_signals, lacking
 
 if TYPE_CHECKING:
-    from model.checkpointing.loading import Loaded
+    from model.checkpointing.trained import Loaded
     from model.data.records import Dataset
 
 # Before anything imports TensorFlow; processes that a test starts inherit it.
@@ -129,6 +129,6 @@ def dataset(tiny_records: str) -> Iterator[Dataset]:
 @pytest.fixture(scope="module")
 def loaded(tiny_training: str, dataset: Dataset) -> Loaded:
     """The model of `tiny_training`, for one module of tests."""
-    from model.checkpointing.loading import load_model
+    from model.checkpointing.trained import load_model
 
     return load_model(tiny_training, dataset)

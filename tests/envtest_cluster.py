@@ -24,7 +24,7 @@ from envtest import ControlPlane, eventually
 from kubernetes.client import ApiException
 from surroundings import lacking
 
-from components.train.cluster.launch_manifest import INDEX_LABEL, JOBSET_LABEL
+from components.train.cluster.manifest import INDEX_LABEL, JOBSET_LABEL
 
 JOBSETS = ("jobset.x-k8s.io", "v1alpha2")
 K8S = Path(__file__).parents[1] / "k8s"

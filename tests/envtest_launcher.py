@@ -145,10 +145,10 @@ class Launcher(Process):
 
 _LAUNCH = """
 import json, sys
-from components.task import reporting_errors
-from components.train.cluster.launch_api import Pace
-from components.train.cluster.launch_jobset import launch_jobset
-from components.train.cluster.launch_manifest import JobSetOptions
+from components.component_runtime import reporting_errors
+from components.train.cluster.api import Pace
+from components.train.cluster.launcher import launch_jobset
+from components.train.cluster.manifest import JobSetOptions
 
 given = json.loads(sys.argv[1])
 options, pace = JobSetOptions(**given.pop("options")), Pace(**given.pop("pace"))

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from kfp_api import Api, ApiError, Store
 
-from pipelines.kubeflow import connect, credentials, schedule
+from pipelines.kubeflow import client, credentials, schedule
 
 LOGIN_PAGE = "<!DOCTYPE html><html><title>Dex</title><form>password</form></html>"
 
@@ -139,12 +139,12 @@ def isolate(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         "CHARLOOM_IMAGE",
         credentials.TOKEN_VARIABLE,
         credentials.COOKIE_VARIABLE,
-        connect.UI_VARIABLE,
+        client.UI_VARIABLE,
         schedule.ZONE_VARIABLE,
     ):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(connect._Client, "_LOCAL_KFP_CONTEXT", str(folder / "no-context.json"))
-    monkeypatch.setattr(connect, "POD_NAMESPACE_FILE", str(folder / "no-namespace"))
+    monkeypatch.setattr(client._Client, "_LOCAL_KFP_CONTEXT", str(folder / "no-context.json"))
+    monkeypatch.setattr(client, "POD_NAMESPACE_FILE", str(folder / "no-namespace"))
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

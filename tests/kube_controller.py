@@ -13,7 +13,7 @@ from typing import Any
 from kube_server import KubeServer
 from kube_store import RefusedError, now
 
-from components.train.cluster.launch_manifest import INDEX_LABEL, JOBSET_LABEL
+from components.train.cluster.manifest import INDEX_LABEL, JOBSET_LABEL
 
 ATTEMPT_LABEL = "jobset.sigs.k8s.io/restart-attempt"
 EVICTED = -1

@@ -1,6 +1,6 @@
 """Texts in twelve languages, and what is a word in them: tokenizers in plain Python.
 
-Nothing here is shared with `model/text/text.py`: scripts are read off the names of characters. It knows
+Nothing here is shared with `model/text/tokenizer.py`: scripts are read off the names of characters. It knows
 the scripts of these twelve languages and no others.
 """
 

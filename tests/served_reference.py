@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from model.config import Config
 from model.data.batches import spelling_matrix
+from model.network.joint_model import Encoded, JointModel
 from model.network.losses import word_log_likelihoods
-from model.network.network import Encoded, JointModel
-from model.text.text import tokenize_text
+from model.text.tokenizer import tokenize_text
 from model.text.vocab import DOCUMENT_START, Vocabulary, spell
 
 Floats = npt.NDArray[np.float32]

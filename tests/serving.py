@@ -34,9 +34,9 @@ def make_registry(folder: Path, *, versions: int) -> str:
     from components.export.manifest import write_manifest
     from components.export.registry import Entry, Pointer, write_pointer
     from model.config import with_overrides
-    from model.network.network import JointModel
+    from model.network.joint_model import JointModel
     from model.presets import tiny
-    from model.serving.served import ServedModel
+    from model.serving.saved_model import ServedModel
     from model.text.vocab import Vocabulary
 
     config = with_overrides(tiny(), ["data.tokenizer=whitespace", "data.sentence_marks=false"])
@@ -103,7 +103,7 @@ class Server:
 def serving(model: str, *flags: str) -> Iterator[Server]:
     """Runs a server until the block ends; it must then end by itself."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli.cli", "serve", "--model", model, "--port", "0",
+        [sys.executable, "-m", "pipelines.cli.main", "serve", "--model", model, "--port", "0",
          "--host", "127.0.0.1", *flags],
         cwd=ROOT,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},

@@ -8,7 +8,7 @@ import pytest
 from gate_reports import make_report, score
 
 from components.evaluate.gate import PASSED, REJECTED, Verdict, decide
-from components.evaluate.reading import format_figure, look_up
+from components.evaluate.report_fields import format_figure, look_up
 from model.config import GateConfig
 
 LIMITS = GateConfig(min_test_words=1, max_perplexity=200.0, beat=("unigram",))

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from components.evaluate import facts, gate
+from components.evaluate import gate, report_tables
 from components.evaluate.main import check_folder, judge, publish, run, summarise
 from model.config import Config, GateConfig, to_dict
 from model.errors import InputError
-from model.evaluation import evaluation
+from model.evaluation import evaluate
 from model.evaluation import report as model_report
 from model.presets import tiny
 
@@ -55,8 +55,8 @@ def read_all(folder: Path) -> dict[str, bytes]:
 
 
 def test_gate_and_page_know_the_form_of_the_report() -> None:
-    assert gate.REPORT_FORMAT == evaluation.REPORT_VERSION
-    assert tuple(facts.SLICES) == model_report.SLICES
+    assert gate.REPORT_FORMAT == evaluate.REPORT_VERSION
+    assert tuple(report_tables.SLICES) == model_report.SLICES
 
 
 @pytest.mark.parametrize(

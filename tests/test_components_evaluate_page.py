@@ -22,7 +22,7 @@ from components.evaluate.page import (
     draw_curves,
     render_page,
 )
-from components.templates import SHOWN_CHARACTERS, visible
+from components.html import SHOWN_CHARACTERS, visible
 
 HOSTILE = "</bdi></td><script>parent.hacked = 1</script><img src=x onerror='parent.hacked = 1'>\"'"
 NO_END = {"meta", "link", "img", "br"}

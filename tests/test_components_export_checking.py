@@ -91,7 +91,7 @@ def test_our_package_is_not_to_be_had(tmp_path: Path) -> None:
     code = (
         f"import runpy, sys; sys.argv = ['probe', 'x', 'y']; sys.path.append({str(tmp_path)!r})\n"
         f"runpy.run_path({probe.__file__!r}, run_name='__main__')\n"
-        "for name in ('model.config', 'components', 'pipelines.cli.cli'):\n"
+        "for name in ('model.config', 'components', 'pipelines.cli.main'):\n"
         "    try: __import__(name)\n"
         "    except ImportError as error: print(error)\n"
     )

@@ -10,10 +10,10 @@ import pytest
 from volume import keep_first
 
 from components.export import main
-from components.export.card import model_card
 from components.export.checking import Budget
 from components.export.main import run
 from components.export.manifest import read_manifest, verify, write_manifest
+from components.export.model_card import model_card
 from components.export.promoting import promote
 from components.export.registry import read_pointer
 from model.checkpointing.checkpoints import best_checkpoint, list_checkpoints

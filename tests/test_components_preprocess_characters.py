@@ -12,9 +12,9 @@ import pytest
 from blocks import blocks_of
 
 from components.preprocess.main import run
-from components.preprocess.passes.cutting import cut_block
-from components.preprocess.passes.tokenizing import count_characters, line_offsets
-from components.preprocess.sources import reading
+from components.preprocess.passes.segment import cut_block
+from components.preprocess.passes.tokenize import count_characters, line_offsets
+from components.preprocess.sources import blocks
 from model.config import DataConfig
 from model.data.records import SPLITS, Dataset
 from model.errors import InputError
@@ -97,9 +97,9 @@ def test_the_sum_is_the_text_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch
         data = b"x " + random_text(seed)
         for document in ("file", "paragraph", "line"):
             config = dataclasses.replace(PLAIN, document=document, tokenizer="graphemes")
-            monkeypatch.setattr(reading, "BLOCK_BYTES", 1 << 20)
+            monkeypatch.setattr(blocks, "BLOCK_BYTES", 1 << 20)
             assert sum(characters_of(data, config)) == independent_count(data)
-        monkeypatch.setattr(reading, "BLOCK_BYTES", 37)
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", 37)
         pieces = [cut_block(block, "f", PLAIN) for block in blocks_of(data, PLAIN)]
         assert sum(one.text_characters for one in pieces) == independent_count(data)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from components import task
-from components.preprocess.analysis.comparison import Comparison
+from components import component_runtime
+from components.preprocess.analysis.drift_limits import Comparison
 from components.preprocess.component import find_inputs, preprocess
 from components.preprocess.main import run
 from model.config import to_json, with_overrides
@@ -49,7 +49,7 @@ def test_the_first_task_looks_at_the_other_records(
     expected = Comparison(compare_to=old).extend_fingerprint(fingerprint)
     assert compared == (inputs, expected, *rest)
     error_file = tmp_path / "error.json"
-    monkeypatch.setenv(task.ERROR_FILE_VARIABLE, str(error_file))
+    monkeypatch.setenv(component_runtime.ERROR_FILE_VARIABLE, str(error_file))
     with pytest.raises(SystemExit) as raised:
         find(tmp_path, compare_to="/no/such")
     assert raised.value.code == 2
@@ -97,7 +97,7 @@ def test_above_a_limit_the_task_fails_and_leaves_card_and_records(
     tmp_path: Path, old: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error_file = tmp_path / "error.json"
-    monkeypatch.setenv(task.ERROR_FILE_VARIABLE, str(error_file))
+    monkeypatch.setenv(component_runtime.ERROR_FILE_VARIABLE, str(error_file))
     with pytest.raises(SystemExit) as raised:
         run_preprocess(tmp_path, compare_to=old, max_new_word_rate=0.25)
     assert raised.value.code == EXIT_REJECTED
@@ -127,7 +127,7 @@ def test_the_task_tells_what_is_wrong_before_the_work(
     message: str,
 ) -> None:
     error_file = tmp_path / "error.json"
-    monkeypatch.setenv(task.ERROR_FILE_VARIABLE, str(error_file))
+    monkeypatch.setenv(component_runtime.ERROR_FILE_VARIABLE, str(error_file))
     with pytest.raises(SystemExit) as raised:
         run_preprocess(tmp_path, **arguments)
     assert raised.value.code == 2

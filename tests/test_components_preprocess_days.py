@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from components.preprocess.inputs.inputs import find_inputs
+from components.preprocess.inputs.find import find_inputs
 from components.preprocess.inputs.listing import find_files
-from components.preprocess.passes.cutting import cut_block
-from components.preprocess.sources.reading import read_blocks
-from components.preprocess.sources.sources import InputFile
+from components.preprocess.passes.segment import cut_block
+from components.preprocess.sources.blocks import read_blocks
+from components.preprocess.sources.files import InputFile
 from model.config import Config, DataConfig, to_json
 from model.data.records import SPLITS
 

@@ -15,18 +15,18 @@ from volume import keep_first
 
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
-from components.preprocess.passes import units
-from components.preprocess.passes.counts import WordCounter, build_vocabulary
-from components.preprocess.passes.describing import accept, check_splits, scans_of_files
-from components.preprocess.passes.scanning import load_pieces, scan_unit
-from components.preprocess.passes.scratch import pieces_path
-from components.preprocess.passes.units import make_units
-from components.preprocess.passes.writing import write_group
-from components.preprocess.sources import reading
+from components.preprocess.passes import work_units
+from components.preprocess.passes.file_scans import accept, check_splits, scans_of_files
+from components.preprocess.passes.scan import load_pieces, scan_unit
+from components.preprocess.passes.scratch_files import pieces_path
+from components.preprocess.passes.word_counts import WordCounter, build_vocabulary
+from components.preprocess.passes.work_units import make_units
+from components.preprocess.passes.write import write_group
+from components.preprocess.sources import blocks
 from model.config import BAD_TEXT, DOCUMENTS, TOKENIZERS, DataConfig
 from model.data.records import Dataset
 from model.errors import InputError
-from model.text.text import tokenize_text
+from model.text.tokenizer import tokenize_text
 
 CASES = 2000
 BATCH = 40
@@ -87,8 +87,8 @@ def test_each_hostile_file_is_whole_or_refused(
         ending, data = hostile(chance)
         if len(data) > 100_000:
             block = max(block, 50_000)
-        monkeypatch.setattr(reading, "BLOCK_BYTES", block)
-        monkeypatch.setattr(units, "BLOCK_BYTES", block)
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", block)
+        monkeypatch.setattr(work_units, "BLOCK_BYTES", block)
         config = DataConfig(
             tokenizer=chance.choice(TOKENIZERS),
             lowercase=chance.random() < 0.5,

@@ -20,11 +20,11 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from worker_processes import wait_for
 
-from components.preprocess.inputs.inputs import fingerprint
+from components.preprocess.inputs.find import fingerprint
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
-from components.preprocess.sources.reading import read_blocks
-from components.preprocess.sources.sources import UnsteadyError, open_file
+from components.preprocess.sources.blocks import read_blocks
+from components.preprocess.sources.files import UnsteadyError, open_file
 from model.config import DataConfig
 from model.errors import InputError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from components.preprocess.inputs.inputs import expand_dates, start_time
+from components.preprocess.inputs.find import expand_dates, start_time
 from components.preprocess.inputs.listing import find_files
 from model.errors import InputError
 

@@ -14,11 +14,11 @@ import tensorflow as tf
 
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
-from components.preprocess.passes import units
-from components.preprocess.sources import reading
+from components.preprocess.passes import work_units
+from components.preprocess.sources import blocks
 from model.config import DataConfig, to_dict
 from model.data.records import SPLITS, Dataset, framed_size, parse_record
-from model.text.text import tokenize_text
+from model.text.tokenizer import tokenize_text
 from model.text.vocab import DOCUMENT_START
 
 GOLDEN = DataConfig(
@@ -308,8 +308,8 @@ def test_one_huge_file_is_read_in_blocks(
     """Each block apart; its first record knows the word before it."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(corpus.iterdir()))
     (tmp_path / "huge.txt").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 5000)
-    monkeypatch.setattr(units, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 5000)
+    monkeypatch.setattr(work_units, "BLOCK_BYTES", 5000)
     config = dataclasses.replace(SMALL, document=document)
     run_on(tmp_path / "huge.txt", tmp_path / "records", config)
     pieces: dict[int, list[bytes]] = {}

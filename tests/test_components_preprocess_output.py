@@ -12,7 +12,7 @@ import pytest
 
 from components.preprocess import main
 from components.preprocess.main import run
-from components.preprocess.passes import scanning
+from components.preprocess.passes import scan
 from model.config import DataConfig
 from model.errors import InputError
 
@@ -136,7 +136,7 @@ def test_no_room_for_the_pieces_is_one_line(
     def full(*unused: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(scanning, "save_pieces", full)
+    monkeypatch.setattr(scan, "save_pieces", full)
     (tmp_path / "a.txt").write_text("some words\n")
     with pytest.raises(InputError, match=r"can't write to .* \(.*No space left on device.*free"):
         run(inputs=[str(tmp_path / "a.txt")], records=str(tmp_path / "out"), config=DataConfig())

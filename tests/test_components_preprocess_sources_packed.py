@@ -14,8 +14,8 @@ import zstandard
 
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.sources import packed
+from components.preprocess.sources.blocks import BadTextError, read_blocks
 from components.preprocess.sources.packed import DamagedError, open_packed
-from components.preprocess.sources.reading import BadTextError, read_blocks
 from model.config import DataConfig
 from model.errors import InputError
 

@@ -24,8 +24,8 @@ from volume import keep_first
 
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
-from components.preprocess.sources.reading import BLOCK_BYTES, read_blocks
-from components.preprocess.sources.sources import UnsteadyError, open_file
+from components.preprocess.sources.blocks import BLOCK_BYTES, read_blocks
+from components.preprocess.sources.files import UnsteadyError, open_file
 from model.config import Config, DataConfig, to_json
 from model.errors import EXIT_BAD_INPUT, EXIT_RESTARTABLE, InputError, RestartableError
 
@@ -370,7 +370,7 @@ def test_records_are_those_of_the_same_files_here(
 def prepare(
     pattern: str, records: str, *more: str, environment: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines.cli.cli", "prepare", f"--input={pattern}"]
+    command = [sys.executable, "-m", "pipelines.cli.main", "prepare", f"--input={pattern}"]
     return subprocess.run(
         [*command, f"--records={records}", *more],
         env=environment,

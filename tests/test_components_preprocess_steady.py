@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from components.preprocess.inputs.listing import find_files
-from components.preprocess.passes.describing import hash_text, scans_of_files
-from components.preprocess.passes.scanning import scan_unit
-from components.preprocess.passes.units import make_units
-from components.preprocess.sources.reading import read_blocks
-from components.preprocess.sources.sources import InputFile, UnsteadyError, fingerprint, open_file
+from components.preprocess.passes.file_scans import hash_text, scans_of_files
+from components.preprocess.passes.scan import scan_unit
+from components.preprocess.passes.work_units import make_units
+from components.preprocess.sources.blocks import read_blocks
+from components.preprocess.sources.files import InputFile, UnsteadyError, fingerprint, open_file
 from model.config import DataConfig
 from model.errors import RestartableError
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from components.preprocess.inputs.inputs import (
+from components.preprocess.inputs.find import (
     expand_dates,
     find_inputs,
     fingerprint,
     start_time,
 )
 from components.preprocess.inputs.listing import find_files
-from components.preprocess.inputs.naming import mark_root, split_mark
+from components.preprocess.inputs.split_names import mark_root, split_mark
 from model.errors import InputError
 
 NOON = datetime.datetime(2026, 3, 2, 12, tzinfo=datetime.UTC)

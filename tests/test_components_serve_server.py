@@ -266,7 +266,7 @@ def test_a_large_body_is_refused_before_it_is_sent(server: Server) -> None:
 def test_bad_flags_get_one_line(
     model: str, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipelines.cli.cli import main
+    from pipelines.cli.main import main
 
     assert main(["serve", *(flag.format(model=model) for flag in flags)]) == 2
     (line,) = capsys.readouterr().err.splitlines()

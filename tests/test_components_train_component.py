@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from components.task import run_id
-from components.train.cluster.launch_manifest import JobSetOptions, render
+from components.component_runtime import run_id
+from components.train.cluster.manifest import JobSetOptions, render
 from components.train.cluster.task_config import describe_viewer, jobset_options, pod_fragments
 from model.config import to_json, with_overrides
 from model.errors import InputError
@@ -32,14 +32,14 @@ LAUNCHER = """
 import dataclasses, json, os, sys, types
 
 def launch_jobset(*, options, follower, **arguments):
-    from components.train.local.launch import launch_local
+    from components.train.local.launcher import launch_local
     with open(os.environ["RECORDED"], "w") as file:
         json.dump({"options": dataclasses.asdict(options), "arguments": arguments}, file)
     launch_local(follower=follower, **arguments)
 
-module = types.ModuleType("components.train.cluster.launch_jobset")
+module = types.ModuleType("components.train.cluster.launcher")
 module.launch_jobset = launch_jobset
-sys.modules["components.train.cluster.launch_jobset"] = module
+sys.modules["components.train.cluster.launcher"] = module
 """
 
 

@@ -21,8 +21,8 @@ from model.config import with_overrides
 from model.data.records import Dataset
 from model.presets import tiny
 from model.training.hparams import FINAL_TAG, flat_config
-from model.training.profiling import ProfileSteps
-from model.training.progress import read_metrics
+from model.training.metrics_log import read_metrics
+from model.training.profiler import ProfileSteps
 
 pytestmark = pytest.mark.slow
 RUN = "one/tensorboard"
@@ -47,7 +47,7 @@ def folder(tiny_records: str, tiny_training: str, tmp_path_factory: pytest.TempP
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[str]:
     """The address of `charloom tensorboard` on the folder."""
-    command = [sys.executable, "-m", "pipelines.cli.cli", "tensorboard"]
+    command = [sys.executable, "-m", "pipelines.cli.main", "tensorboard"]
     process = subprocess.Popen(
         [*command, "--workdir", str(folder), "--port", "0"], stdout=subprocess.PIPE, text=True
     )

@@ -21,13 +21,13 @@ from pathlib import Path
 import pytest
 from worker_processes import wait_for, worker_pids
 
+from components.component_runtime import ERROR_FILE_VARIABLE
 from components.preprocess.main import run as prepare
-from components.task import ERROR_FILE_VARIABLE
 from model.checkpointing.checkpoints import list_checkpoints, newest_checkpoint, read_checkpoint
 from model.config import to_json, with_overrides
 from model.distributed.cluster import tf_config
 from model.presets import tiny
-from model.training.progress import read_metrics
+from model.training.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.drills, pytest.mark.slow]
 
@@ -52,7 +52,7 @@ def start(
     command = [
         sys.executable,
         "-m",
-        "pipelines.cli.cli",
+        "pipelines.cli.main",
         "train",
         "--preset",
         "tiny",

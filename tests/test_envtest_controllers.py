@@ -15,9 +15,9 @@ from envtest import ControlPlane, control_plane, eventually
 from envtest_cluster import Cluster, Kubelet
 from envtest_controllers import Node, controllers, running
 from envtest_launcher import Launcher
-from test_components_train_cluster_launch_manifest import CASES, rendered
+from test_components_train_cluster_manifest import CASES, rendered
 
-from components.train.cluster.launch_manifest import jobset_name
+from components.train.cluster.manifest import jobset_name
 
 pytestmark = [pytest.mark.envtest, pytest.mark.slow]
 

@@ -10,7 +10,7 @@ from crd_schema import load_schema, violations
 from envtest import ControlPlane, control_plane
 from envtest_cluster import Cluster
 from kubernetes.client import ApiException
-from test_components_train_cluster_launch_manifest import CASES, CRD, rendered
+from test_components_train_cluster_manifest import CASES, CRD, rendered
 
 pytestmark = [pytest.mark.envtest, pytest.mark.slow]
 

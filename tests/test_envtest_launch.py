@@ -14,9 +14,9 @@ from envtest import ControlPlane, Relay, control_plane, eventually
 from envtest_cluster import Cluster, Kubelet
 from envtest_launcher import PACE, Launcher, renewed
 from kubernetes.client import V1ObjectMeta, V1Pod
-from test_components_train_cluster_launch_manifest import rendered
+from test_components_train_cluster_manifest import rendered
 
-from components.train.cluster.launch_manifest import jobset_name
+from components.train.cluster.manifest import jobset_name
 
 pytestmark = [pytest.mark.envtest, pytest.mark.slow]
 

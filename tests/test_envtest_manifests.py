@@ -14,9 +14,9 @@ import yaml
 from envtest import ControlPlane, control_plane
 from envtest_cluster import K8S, NAMESPACE, Cluster, apply_base, documents, kubectl
 from kubernetes.client import ApiException
-from test_components_train_cluster_launch_manifest import CASES, IMAGE
+from test_components_train_cluster_manifest import CASES, IMAGE
 
-from components.train.cluster.launch_manifest import render
+from components.train.cluster.manifest import render
 
 pytestmark = [pytest.mark.envtest, pytest.mark.slow]
 

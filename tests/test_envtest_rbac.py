@@ -16,7 +16,7 @@ from envtest_cluster import NAMESPACE, Cluster, Kubelet, apply_base
 from envtest_launcher import Launcher, Process, renewed
 from kubernetes.client import ApiException
 
-from components.train.cluster.launch_manifest import jobset_name
+from components.train.cluster.manifest import jobset_name
 
 pytestmark = [pytest.mark.envtest, pytest.mark.slow]
 

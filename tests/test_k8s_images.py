@@ -139,7 +139,7 @@ def test_what_is_not_copied_does_not_reach_docker() -> None:
     paths = ["tests/conftest.py", ".git/config", ".venv/bin/pip", "k8s/base/rbac.yaml"]
     paths += ["model/__pycache__/x.pyc", "components/train/__pycache__/x.cpython-312.pyc", ".env"]
     assert [one for one in paths if not ignored(one)] == []
-    assert not ignored("components/train/local/launch.py")
+    assert not ignored("components/train/local/launcher.py")
 
 
 # What is in them

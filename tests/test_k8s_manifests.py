@@ -17,8 +17,8 @@ import pytest
 import yaml
 from kustomize import FOLDERS, K8S, Document, find, pod_templates, render
 
-from components.train.cluster import launch_manifest
-from components.train.cluster.launch_manifest import JobSetOptions
+from components.train.cluster import manifest
+from components.train.cluster.manifest import JobSetOptions
 
 VERSIONS = ("1.31", "1.34", "1.37")
 """Of Kubernetes."""
@@ -291,7 +291,7 @@ def test_the_queue_leads_to_the_cluster_s() -> None:
 
 def worker_pod(options: JobSetOptions) -> Document:
     """Returns the template of a worker's pod."""
-    jobset = launch_manifest.render(
+    jobset = manifest.render(
         options, image="charloom:0.1.0", workers=2, arguments=[], max_restarts=3
     )
     (template,) = pod_templates(jobset).values()
@@ -299,7 +299,7 @@ def worker_pod(options: JobSetOptions) -> Document:
 
 
 def test_the_gpu_settings_are_parameters_of_a_run() -> None:
-    from pipelines.training import train_language_model
+    from pipelines.graph import train_language_model
 
     data = find(render("overlays/gpu"), "ConfigMap")["data"]
     inputs = train_language_model.pipeline_spec.root.input_definitions.parameters

@@ -8,13 +8,11 @@ from typing import Any
 import pytest
 from kustomize import Document, pod_templates, render
 
-from components.train.cluster import launch_manifest
-from components.train.cluster.launch_manifest import JobSetOptions
+from components.train.cluster import manifest
+from components.train.cluster.manifest import JobSetOptions
 
 (_TEMPLATE,) = pod_templates(
-    launch_manifest.render(
-        JobSetOptions(run_id="r"), image="i", workers=1, arguments=[], max_restarts=0
-    )
+    manifest.render(JobSetOptions(run_id="r"), image="i", workers=1, arguments=[], max_restarts=0)
 ).values()
 WORKER = _TEMPLATE["metadata"]["labels"]
 BOARD = {"app.kubernetes.io/name": "charloom", "app.kubernetes.io/component": "tensorboard"}

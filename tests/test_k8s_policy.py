@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 from kustomize import FOLDERS, K8S, Document, find, pod_templates, render
-from test_components_train_cluster_launch_manifest import CASES, IMAGE
+from test_components_train_cluster_manifest import CASES, IMAGE
 
-from components.train.cluster import launch_manifest
+from components.train.cluster import manifest
 
 OPERATED = "flink-main-container"
 """Container whose image and resources Flink's operator sets, from the FlinkDeployment."""
@@ -23,7 +23,7 @@ NEEDS_TOKEN = {"charloom-worker", "charloom-flink"}
 def jobsets() -> list[Document]:
     """Returns what the launcher creates."""
     return [
-        launch_manifest.render(options, image=IMAGE, workers=workers, arguments=[], max_restarts=3)
+        manifest.render(options, image=IMAGE, workers=workers, arguments=[], max_restarts=3)
         for workers, options in CASES.values()
     ]
 

@@ -14,9 +14,9 @@ import urllib3
 from kube_controller import EVICTED, Attempt, Controller, failure_action, job_failure, wait_until
 from kube_server import Faults, KubeServer
 from kubernetes.client.exceptions import ApiException
-from test_components_train_cluster_launch_manifest import rendered
+from test_components_train_cluster_manifest import rendered
 
-from components.train.cluster.launch_manifest import INDEX_LABEL, JOBSET_LABEL
+from components.train.cluster.manifest import INDEX_LABEL, JOBSET_LABEL
 
 JOBSETS = ("jobset.x-k8s.io", "v1alpha2", "charloom", "jobsets")
 

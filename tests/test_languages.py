@@ -13,14 +13,14 @@ from volume import keep_first
 
 from components.preprocess.main import run
 from model.checkpointing.checkpoints import Checkpoint
-from model.checkpointing.loading import Loaded
+from model.checkpointing.trained import Loaded
 from model.config import TOKENIZERS, DataConfig, with_overrides
 from model.data.records import Dataset
-from model.network.network import JointModel
+from model.network.joint_model import JointModel
 from model.presets import tiny
 from model.serving.export import compare
-from model.serving.served import ServedModel
-from model.text.text import detokenize, tokenize_text
+from model.serving.saved_model import ServedModel
+from model.text.tokenizer import detokenize, tokenize_text
 
 UDHR = (
     *("arb", "cmn_hans", "ell_monotonic", "fin", "heb", "hin"),

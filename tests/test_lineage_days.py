@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.preprocess.inputs.inputs import find_inputs
+from components.preprocess.inputs.find import find_inputs
 from components.preprocess.main import run
 from model.config import DataConfig, from_dict
 from model.data.records import Dataset

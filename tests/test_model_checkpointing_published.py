@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.baselines.spelling import KEYS, SpellingModel, learn_spellings
+from model.baselines.byte_ngram import KEYS, SpellingModel, learn_spellings
 from model.checkpointing.checkpoints import read_checkpoint, write_checkpoint
-from model.checkpointing.loading import Loaded, load_model
 from model.checkpointing.published import load_published, save_published
+from model.checkpointing.trained import Loaded, load_model
 from model.config import with_overrides
 from model.data.records import Dataset
 from model.errors import InputError
 from model.presets import tiny
 from model.text.vocab import Vocabulary
-from model.training.averaging import EVERY
+from model.training.weight_average import EVERY
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from model.data.batches import (
 )
 from model.data.plan import EvalPlan, Segment, TrainPlan
 from model.data.records import Record, encode_record, parse_record
-from model.data.sampling import TargetSampler
+from model.data.target_sampling import TargetSampler
 from model.text.vocab import (
     BOS_ID,
     CHAR_BEGIN,

@@ -14,8 +14,8 @@ from model.config import Config, with_overrides
 from model.data.batches import Batch, LaneReader, train_batch
 from model.data.plan import TrainPlan
 from model.data.records import Record, encode_record, parse_record
-from model.data.sampling import TargetSampler
-from model.network.network import JointModel
+from model.data.target_sampling import TargetSampler
+from model.network.joint_model import JointModel
 from model.presets import tiny
 from model.text.vocab import DOCUMENT_START, Vocabulary
 from model.training.optimizer import AdamW

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.baselines.spelling import SpellingModel, UnknownSpellings
+from model.baselines.byte_ngram import SpellingModel, UnknownSpellings
 from model.data.records import Record, encode_record, parse_record
 from model.evaluation.report import (
     SLICES,

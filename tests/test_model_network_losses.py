@@ -9,8 +9,8 @@ import tensorflow as tf
 
 from model.config import ModelConfig
 from model.network import losses
+from model.network.joint_model import JointModel
 from model.network.losses import LossSums, log_normalizer, softmax_loss, word_log_likelihoods
-from model.network.network import JointModel
 
 Floats = npt.NDArray[np.float64]
 

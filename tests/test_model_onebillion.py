@@ -12,8 +12,8 @@ from model.config import Config
 from model.data.batches import LaneReader, train_batch
 from model.data.plan import TrainPlan
 from model.data.records import Record
-from model.data.sampling import TargetSampler
-from model.network.network import JointModel
+from model.data.target_sampling import TargetSampler
+from model.network.joint_model import JointModel
 from model.presets import onebillion
 from model.text.vocab import spell
 from model.training.optimizer import AdamW
@@ -43,7 +43,7 @@ def small_batches() -> Config:
 
 
 @pytest.mark.slow
-@pytest.mark.extra("test_model_data_sampling.py")
+@pytest.mark.extra("test_model_data_target_sampling.py")
 def test_onebillion_builds_and_trains() -> None:
     config = small_batches()
     counts = (1e7 / np.arange(1, V + 1)).astype(int).tolist()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.checkpointing.loading import Loaded, load_model
+from model.checkpointing.trained import Loaded, load_model
 from model.data.records import Dataset, Record, encode_record, parse_record
 from model.errors import CharloomError
 from model.serving.export import TOLERANCE, compare

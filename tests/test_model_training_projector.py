@@ -8,7 +8,7 @@ import pytest
 from tensorboard.plugins.projector import ProjectorConfig
 
 from model.config import ModelConfig
-from model.network.network import JointModel
+from model.network.joint_model import JointModel
 from model.presets import tiny
 from model.text.vocab import SPECIAL_WORDS, Vocabulary, spell
 from model.training.projector import word_vectors, write_projector

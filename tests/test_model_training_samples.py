@@ -5,10 +5,10 @@ import random
 import numpy as np
 import tensorflow as tf
 
-from model.checkpointing.loading import load_model
+from model.checkpointing.trained import load_model
 from model.data.records import Dataset
-from model.evaluation.evaluation import sample_next_words
-from model.text.showing import markdown
+from model.evaluation.evaluate import sample_next_words
+from model.text.display import markdown
 from model.training.samples import sample_table
 
 

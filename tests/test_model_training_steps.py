@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from model.config import Config, ModelConfig, TrainConfig
 from model.data.batches import Batch
-from model.data.sampling import TargetSampler
-from model.network.network import JointModel
+from model.data.target_sampling import TargetSampler
+from model.network.joint_model import JointModel
 from model.training.optimizer import AdamW
 from model.training.steps import StepResult, Steps, batch_inputs, score_window
 

@@ -15,7 +15,7 @@ from typing import TextIO, cast
 import pytest
 
 from model.errors import CharloomError
-from pipelines.cli.cli import main
+from pipelines.cli.main import main
 from pipelines.cli.streams import LastingStream, ReaderGoneError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,7 +30,7 @@ def run(
     err: int = subprocess.PIPE,
     stdin: int = subprocess.DEVNULL,
     environment: dict[str, str] | None = None,
-    program: Sequence[str] = ("-m", "pipelines.cli.cli"),
+    program: Sequence[str] = ("-m", "pipelines.cli.main"),
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs a command; a stream that is `CLOSED` is not open in it."""
     closed = [number for number, end in enumerate((stdin, out, err)) if end == CLOSED]
@@ -64,9 +64,9 @@ def in_program(body: str) -> tuple[str, str]:
     return "-c", (
         "import sys\n"
         "from model.errors import RejectedError\n"
-        "from pipelines.cli import cli, cli_stages\n"
+        "from pipelines.cli import main as cli, stages\n"
         f"def stand_in(options):\n    {body}\n"
-        "cli_stages._evaluate = stand_in\n"
+        "stages._evaluate = stand_in\n"
         "sys.exit(cli.main(['evaluate', '--records', 'r', '--workdir', 'w']))\n"
     )
 

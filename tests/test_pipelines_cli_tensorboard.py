@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from model.errors import CharloomError, InputError
-from pipelines.cli.cli import main
+from pipelines.cli.main import main
 from pipelines.cli.tensorboard import find_logdir, serve
 
 
@@ -70,7 +70,7 @@ def test_a_wrong_profile_is_told_before_anything_starts(
 @pytest.mark.slow
 def test_it_prints_the_address_and_ctrl_c_ends_it(tmp_path: Path) -> None:
     (tmp_path / "tensorboard").mkdir()
-    command = [sys.executable, "-m", "pipelines.cli.cli", "tensorboard"]
+    command = [sys.executable, "-m", "pipelines.cli.main", "tensorboard"]
     process = subprocess.Popen(
         [*command, "--workdir", str(tmp_path), "--port", "0"],
         stdout=subprocess.PIPE,

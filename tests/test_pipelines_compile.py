@@ -15,10 +15,10 @@ from kfp import components
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 import pipelines
-from components.task import DEFAULT_IMAGE, IMAGE_VARIABLE
+from components.component_runtime import DEFAULT_IMAGE, IMAGE_VARIABLE
 from model.errors import InputError
 from pipelines.compile import compile_pipeline
-from pipelines.training import train_language_model
+from pipelines.graph import train_language_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARING = ("preprocess", "train", "evaluate", "export")
@@ -192,7 +192,7 @@ def test_an_output_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None
     "module",
     [
         "pipelines.compile",
-        "pipelines.local.local",
+        "pipelines.local.runner",
         "components.preprocess.component",
         "components.train.component",
         "components.evaluate.component",

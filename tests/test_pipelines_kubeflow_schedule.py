@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from kfp_server import Server, serve
 
-from pipelines.cli.cli import main
-from pipelines.kubeflow import connect, replace, schedule
+from pipelines.cli.main import main
+from pipelines.kubeflow import client, schedule, swap_schedule
 
 IMAGE = ["--image", "registry.example.com/charloom:1.2"]
 LATER = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=12)
@@ -28,8 +28,8 @@ OTHER = f"0 {LATER.minute} {LATER.hour} * * MON-SAT"
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv(schedule.ZONE_VARIABLE, raising=False)
-    monkeypatch.setattr(connect, "_PAUSES", (0.01,))
-    monkeypatch.setattr(connect._Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "no-context.json"))
+    monkeypatch.setattr(client, "_PAUSES", (0.01,))
+    monkeypatch.setattr(client._Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "no-context.json"))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def there(server: Server) -> list[tuple[str, str]]:
 def test_every_verb_as_a_command(server: Server) -> None:
     def run(*arguments: str) -> str:
         result = subprocess.run(
-            [sys.executable, "-m", "pipelines.cli.cli", "schedule", *arguments],
+            [sys.executable, "-m", "pipelines.cli.main", "schedule", *arguments],
             capture_output=True,
             text=True,
         )
@@ -169,7 +169,7 @@ def test_a_crash_between_any_two_requests(
         "delete_recurring_run": [(CRON, "ENABLED"), (OTHER, "ENABLED")],
     }[method]
     assert create() == 0
-    real = connect.Kubeflow.call
+    real = client.Kubeflow.call
 
     def call(self: Any, function: Any, *arguments: Any, **named: Any) -> Any:
         if not function.__name__.endswith(method):
@@ -179,7 +179,7 @@ def test_a_crash_between_any_two_requests(
         raise CrashError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(connect.Kubeflow, "call", call)
+        patch.setattr(client.Kubeflow, "call", call)
         with pytest.raises(CrashError):
             create(cron=OTHER)
     assert there(server) == (left if after else before)
@@ -194,7 +194,7 @@ def test_a_crash_between_any_two_requests(
 
 def test_a_kill_while_two_are_on(server: Server) -> None:
     assert create() == 0
-    command = [sys.executable, "-m", "pipelines.cli.cli", "schedule", "create", *IMAGE]
+    command = [sys.executable, "-m", "pipelines.cli.main", "schedule", "create", *IMAGE]
     process = subprocess.Popen([*command, "--name", "nightly", "--cron", OTHER])
 
     def kill() -> str:
@@ -303,7 +303,7 @@ def test_no_change_so_close_to_a_start(server: Server, capsys: pytest.CaptureFix
     assert create() == 0
     requests = len(server.requests)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replace, "MARGIN", datetime.timedelta(hours=13))
+        patch.setattr(swap_schedule, "MARGIN", datetime.timedelta(hours=13))
         assert create(cron=OTHER) == 75
     assert f"nightly starts a run at {LATER:%H:%M}:00 UTC, in less than" in capsys.readouterr().err
     assert there(server) == [(CRON, "ENABLED")]

@@ -15,8 +15,8 @@ from kfp_server import Server, serve
 
 from model.config import from_json, to_dict
 from model.presets import small
-from pipelines.cli.cli import main
-from pipelines.kubeflow import connect, wait
+from pipelines.cli.main import main
+from pipelines.kubeflow import client, run_monitor
 
 IMAGE = ["--image", "registry.example.com/charloom:1.2"]
 INPUT = ["--input", "/mnt/charloom/a/*.txt", "/mnt/charloom/b"]
@@ -24,10 +24,10 @@ INPUT = ["--input", "/mnt/charloom/a/*.txt", "/mnt/charloom/b"]
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv(connect.UI_VARIABLE, raising=False)
-    monkeypatch.setattr(connect, "_PAUSES", (0.01,))
-    monkeypatch.setattr(wait, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(connect._Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "no-context.json"))
+    monkeypatch.delenv(client.UI_VARIABLE, raising=False)
+    monkeypatch.setattr(client, "_PAUSES", (0.01,))
+    monkeypatch.setattr(run_monitor, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(client._Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "no-context.json"))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def submit(*flags: str) -> int:
 
 
 def test_the_command(server: Server) -> None:
-    command = [sys.executable, "-m", "pipelines.cli.cli", "submit", *IMAGE, *INPUT]
+    command = [sys.executable, "-m", "pipelines.cli.main", "submit", *IMAGE, *INPUT]
     result = subprocess.run(
         [*command, "--registry", "/mnt/charloom/r", "--preset", "small", "--workers", "4"],
         capture_output=True,
@@ -247,7 +247,7 @@ def test_ctrl_c_ends_the_waiting_only(server: Server, capsys: pytest.CaptureFixt
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wait.time, "sleep", interrupt)
+        patch.setattr(run_monitor.time, "sleep", interrupt)
         assert submit("--wait") == 130
     (run,) = server.store.all("runs")
     assert run["state"] == "PENDING"
@@ -270,7 +270,7 @@ def test_a_login_that_ends_while_waiting(
 def test_a_server_away_for_too_long(
     server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wait, "LOST_SECONDS", 0.0)
+    monkeypatch.setattr(run_monitor, "LOST_SECONDS", 0.0)
     server.faults = {"GET runs/.*": ["drop"] * 1000}
     assert submit("--wait") == 75
     assert "the run goes on: http" in capsys.readouterr().err
@@ -278,8 +278,8 @@ def test_a_server_away_for_too_long(
 
 def test_the_task_of_a_rejection_is_in_the_pipeline() -> None:
     spec, _ = read_specs(COMMITTED)
-    assert wait.REJECTED_TASK in list_tasks(spec)
-    names = wait.task_names(spec)
+    assert run_monitor.REJECTED_TASK in list_tasks(spec)
+    names = run_monitor.task_names(spec)
     assert set(names) == set(list_tasks(spec))
     assert names["train"] == "Train"
     assert json.dumps(names).count("ondition") == 0

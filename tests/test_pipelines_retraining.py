@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from components.preprocess.inputs.start import Start
+from components.preprocess.inputs.warm_start_options import Start
 from model.config import with_overrides
 from model.presets import tiny
-from pipelines.local.local import run_pipeline
+from pipelines.local.runner import run_pipeline
 
 WARM = Start(warm_start="champion", extend_vocab=True, steps_share=0.25)
 NEW_TEXT = "The lighthousekeepers rowed to the snowfields.\n"

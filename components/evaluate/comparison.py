@@ -24,7 +24,7 @@ from components.evaluate.judging import (
     relation,
     slice_tail,
 )
-from components.evaluate.reading import MISSING, look_up
+from components.evaluate.report_fields import MISSING, look_up
 from components.evaluate.sums import Pair, read_documents, read_pair, read_slices
 from model.evaluation.slices import CHALLENGER_ONLY, CHAMPION_ONLY, SLICES
 from model.gate_config import GateConfig

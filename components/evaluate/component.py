@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from components.task import container_image
+from components.component_runtime import container_image
 
 
 @dsl.component(base_image=container_image(), install_kfp_package=False)
@@ -48,8 +48,7 @@ def evaluate(
     import os
     import shutil
 
-    from components.evaluate.main import run
-    from components.task import (
+    from components.component_runtime import (
         describe_output,
         input_folder,
         output_folder,
@@ -57,6 +56,7 @@ def evaluate(
         run_folder,
         select_numbers,
     )
+    from components.evaluate.main import run
     from model.config import from_json
 
     with reporting_errors():

@@ -20,7 +20,7 @@ from components.evaluate.comparison import (
     compare_with_reference,
 )
 from components.evaluate.judging import BETTER, NOT_WORSE, UNCLEAR, WORSE
-from components.evaluate.reading import (
+from components.evaluate.report_fields import (
     MISSING,
     Score,
     format_apart,

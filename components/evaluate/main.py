@@ -16,10 +16,10 @@ from typing import Any
 from components.evaluate.gate import decide
 from components.evaluate.markdown import render_markdown
 from components.evaluate.page import render_page
-from components.evaluate.reading import format_figure, look_up
+from components.evaluate.report_fields import format_figure, look_up
 from model.config import Config, to_dict
 from model.errors import InputError
-from model.evaluation.evaluation import evaluate_checkpoint
+from model.evaluation.evaluate import evaluate_checkpoint
 from model.files import publish_folder
 
 REPORT_FILE = "report.json"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from components.evaluate.beside import Row, card_address, read_beside
-from components.evaluate.facts import list_facts, slice_rows
+from components.evaluate.champion_view import Row, card_address, read_beside
 from components.evaluate.gate import PASSED, REJECTED
-from components.evaluate.reading import find_items, look_up
-from components.templates import visible
-from model.text.showing import markdown, table
+from components.evaluate.report_fields import find_items, look_up
+from components.evaluate.report_tables import list_facts, slice_rows
+from components.html import visible
+from model.text.display import markdown, table
 
 
 def render_markdown(report: Mapping[str, Any]) -> str:

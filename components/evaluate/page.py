@@ -20,17 +20,17 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from components.evaluate.beside import card_address, read_beside
-from components.evaluate.facts import (
+from components.evaluate.champion_view import card_address, read_beside
+from components.evaluate.gate import PASSED, REJECTED
+from components.evaluate.report_fields import find_items, find_number, format_figure, look_up
+from components.evaluate.report_tables import (
     format_count,
     format_or_missing,
     format_percent,
     list_facts,
     list_slices,
 )
-from components.evaluate.gate import PASSED, REJECTED
-from components.evaluate.reading import find_items, find_number, format_figure, look_up
-from components.templates import LINE_END, NOT_AVAILABLE, load_template, visible
+from components.html import LINE_END, NOT_AVAILABLE, load_template, visible
 from model.evaluation.sources import source_name
 from model.text.vocab import EOS_ID, SPECIAL_WORDS
 

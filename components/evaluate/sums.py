@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.reading import AGREEMENT, MISSING, look_up, read_number, read_words
+from components.evaluate.report_fields import AGREEMENT, MISSING, look_up, read_number, read_words
 from model.evaluation.sources import group_numbers, number_sources
 
 Floats = npt.NDArray[np.float64]

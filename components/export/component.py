@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from components.task import container_image
+from components.component_runtime import container_image
 
 
 @dsl.component(base_image=container_image(), install_kfp_package=False)
@@ -34,8 +34,8 @@ def export(
     Returns:
         version: path of the new version.
     """
+    from components.component_runtime import input_folder, reporting_errors
     from components.export.main import run
-    from components.task import input_folder, reporting_errors
 
     with reporting_errors():
         version = run(

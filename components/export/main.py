@@ -13,9 +13,9 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from components.export.card import model_card
 from components.export.checking import Budget, check_in_fresh_process, record_requests
 from components.export.manifest import write_manifest
+from components.export.model_card import model_card
 from components.export.publishing import (
     describe_digests,
     describe_export,
@@ -24,8 +24,8 @@ from components.export.publishing import (
     publish_once,
 )
 from components.export.registry import check_name, staging_folder
-from model.checkpointing.loading import load_model
 from model.checkpointing.published import save_published
+from model.checkpointing.trained import load_model
 from model.data.records import Dataset
 from model.data.seen_records import save_version
 from model.errors import InputError, RejectedError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
+from components.component_runtime import in_cluster
 from components.export.registry import check_name
-from components.task import in_cluster
 from model.errors import InputError
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from components.task import container_image
+from components.component_runtime import container_image
 
 
 @dsl.component(base_image=container_image(), install_kfp_package=False)
@@ -79,10 +79,10 @@ def find_inputs(
         extend_vocab: whether the text adds words to them.
         run: identity of the run.
     """
-    from components.preprocess.analysis.comparison import Comparison
-    from components.preprocess.inputs import inputs as stage
-    from components.preprocess.inputs.start import Start
-    from components.task import reporting_errors
+    from components.component_runtime import reporting_errors
+    from components.preprocess.analysis.drift_limits import Comparison
+    from components.preprocess.inputs import find as stage
+    from components.preprocess.inputs.warm_start_options import Start
 
     with reporting_errors():
         found = stage.find_inputs(
@@ -149,15 +149,15 @@ def preprocess(
     import os
     import shutil
 
-    from components.preprocess.analysis.comparison import Comparison
-    from components.preprocess.main import run
-    from components.task import (
+    from components.component_runtime import (
         describe_output,
         output_folder,
         reporting_errors,
         run_folder,
         select_numbers,
     )
+    from components.preprocess.analysis.drift_limits import Comparison
+    from components.preprocess.main import run
     from model.config import from_json
     from model.data.records import CARD_FILE
 

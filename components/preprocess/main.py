@@ -18,13 +18,13 @@ from components.preprocess.analysis.statistics import describe_text, for_card
 from components.preprocess.engine import transforms
 from components.preprocess.engine.runner import beam, check_options, has_one_worker, open_pipeline
 from components.preprocess.inputs.listing import find_files
-from components.preprocess.passes import counts
-from components.preprocess.passes.counts import SplitCounts
-from components.preprocess.passes.describing import describe, hash_text, scans_of_files
-from components.preprocess.passes.scratch import index_path, seen_path, words_path
-from components.preprocess.passes.units import make_groups, make_units
-from components.preprocess.sources import sources
-from components.preprocess.sources.sources import InputFile
+from components.preprocess.passes import word_counts
+from components.preprocess.passes.file_scans import describe, hash_text, scans_of_files
+from components.preprocess.passes.scratch_files import index_path, seen_path, words_path
+from components.preprocess.passes.word_counts import SplitCounts
+from components.preprocess.passes.work_units import make_groups, make_units
+from components.preprocess.sources import files as sources
+from components.preprocess.sources.files import InputFile
 from model.config import DataConfig, to_dict
 from model.data.records import (
     CARD_FILE,
@@ -157,7 +157,7 @@ def _prepare(
     parts, counted = transforms.load_scans(scratch, len(units))
     vocab = Vocabulary.load(os.path.join(folder, VOCAB_FILE))
     saved = {split: _save_index(folder, scratch, split, len(groups)) for split in SPLITS}
-    known = {split: counts.describe_split(counted, split, vocab) for split in SPLITS}
+    known = {split: word_counts.describe_split(counted, split, vocab) for split in SPLITS}
     scans = scans_of_files(parts, config)
     info = describe(
         scans,
@@ -180,7 +180,7 @@ def _prepare(
 
 
 def _write_card(info: dict[str, Any], known: SplitCounts, folder: str) -> None:
-    from components.preprocess.analysis.card import write_card  # Jinja takes a while
+    from components.preprocess.analysis.data_card import write_card  # Jinja takes a while
 
     write_card(info, for_card(info, known), os.path.join(folder, CARD_FILE))
 

@@ -6,7 +6,7 @@ ships a function's source only, so everything a body needs is imported inside it
 
 from kfp import dsl
 
-from components.task import container_image
+from components.component_runtime import container_image
 
 
 @dsl.component(
@@ -64,7 +64,7 @@ def train(
     """
     import json
 
-    from components.task import (
+    from components.component_runtime import (
         container_image,
         describe_output,
         in_cluster,

@@ -14,19 +14,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from components.task import MAX_RESTARTS
-from components.train.cluster.launch_manifest import JobSetOptions
-from components.train.local.launch import STALL_SECONDS, Follower, launch_local
-from components.train.warm_start import BEGINNING, begin
+from components.component_runtime import MAX_RESTARTS
+from components.train.cluster.manifest import JobSetOptions
+from components.train.initial_weights import BEGINNING, begin
+from components.train.local.launcher import STALL_SECONDS, Follower, launch_local
 from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.config import Config, read_config, to_json
 from model.data.records import COMPLETED_FILE, Dataset
 from model.distributed.cluster import PEER_SECONDS
 from model.errors import InputError
 from model.files import write_whole
-from model.training.profiling import ProfileSteps
-from model.training.progress import METRICS_FILE, perplexity
-from model.training.training import FREE_FIELDS, check_config
+from model.training.metrics_log import METRICS_FILE, perplexity
+from model.training.profiler import ProfileSteps
+from model.training.train import FREE_FIELDS, check_config
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
@@ -104,7 +104,7 @@ def _launcher(jobset: JobSetOptions | None, warm_start: str) -> Callable[..., No
     if jobset is None:
         begun_with = os.path.abspath(warm_start) if warm_start else ""
         return functools.partial(launch_local, warm_start=begun_with)
-    from components.train.cluster.launch_jobset import (
+    from components.train.cluster.launcher import (
         launch_jobset,  # Kubernetes' client takes a while
     )
 

@@ -15,10 +15,10 @@ import sys
 import threading
 import time
 
-from components.task import report_error, reporting_errors
+from components.component_runtime import report_error, reporting_errors
 from components.train.cluster import pod
 from model.config import read_config
-from model.distributed.stopping import OrphanedError, StoppedError, StopSignals
+from model.distributed.stop_signals import OrphanedError, StoppedError, StopSignals
 from model.distributed.watchdog import ExitTimer, Watchdog
 from model.errors import EXIT_ORPHANED, InputError, RestartableError
 
@@ -110,8 +110,8 @@ def _train(options: argparse.Namespace, signals: StopSignals) -> None:
     # Imported late, so that a wrong flag is told without waiting for TensorFlow.
     from model.data.records import Dataset
     from model.distributed.cluster import join_cluster
-    from model.training.profiling import ProfileSteps
-    from model.training.training import check_config, train_and_evaluate
+    from model.training.profiler import ProfileSteps
+    from model.training.train import check_config, train_and_evaluate
 
     cluster = join_cluster(threads=options.threads, peer_seconds=options.peer_seconds)
     logging.getLogger("tensorflow").handlers.clear()  # it has its own; every line came twice

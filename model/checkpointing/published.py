@@ -10,14 +10,14 @@ import json
 import os
 from typing import NamedTuple
 
-from model.baselines.spelling import KEYS, SpellingModel
+from model.baselines.byte_ngram import KEYS, SpellingModel
 from model.checkpointing.checkpoints import Checkpoint, read_checkpoint, read_meta, write_checkpoint
-from model.checkpointing.loading import Loaded, check_spelling, read_spelling
-from model.checkpointing.naming import check_complete, join_named, name_variables, shapes_of
+from model.checkpointing.trained import Loaded, check_spelling, read_spelling
+from model.checkpointing.variable_names import check_complete, join_named, name_variables, shapes_of
 from model.config import Config, from_json
 from model.data.records import VOCAB_FILE, Dataset
 from model.errors import InputError
-from model.network.network import JointModel
+from model.network.joint_model import JointModel
 from model.text.vocab import Vocabulary
 
 CHECKPOINT_FOLDER = "checkpoint"

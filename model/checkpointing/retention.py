@@ -3,7 +3,7 @@
 <workdir>/checkpoints/diverged-step-00000300/   one of a broken model, which nothing reads
 
 A checkpoint is known to be good once the loss of the step after it has been seen and is
-not high (`model.training.broken.LossWatch`). Reasons: docs/decisions/0023.
+not high (`model.training.divergence.LossWatch`). Reasons: docs/decisions/0023.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from model.data.plan import EvalPlan, Segment, TrainPlan
 from model.data.records import Record
-from model.data.sampling import Rows, TargetSampler
+from model.data.target_sampling import Rows, TargetSampler
 from model.text.vocab import BOS_ID, CHAR_BEGIN, CHAR_BOS, CHAR_END, UNK_ID
 
 CACHED_RECORDS = 1024

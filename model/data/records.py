@@ -31,8 +31,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model.config import DataConfig, check_version, from_dict
-from model.data.examples import masked_crc
-from model.data.parsing import parse_features, parse_word_ids
+from model.data.example_reader import parse_features, parse_word_ids
+from model.data.example_writer import masked_crc
 from model.errors import InputError
 from model.files import write_whole
 from model.text import vocab as vocabulary

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from model.distributed.peers import wait_for_peers
+from model.distributed.rendezvous import wait_for_peers
 from model.distributed.watchdog import ExitTimer
 from model.errors import InputError, RestartableError
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.baselines.spelling import UnknownSpellings
-from model.checkpointing.compatible import why_not
+from model.baselines.byte_ngram import UnknownSpellings
+from model.checkpointing.compatibility import why_not
 from model.checkpointing.published import VOCAB_DIGEST, Published, load_published
 from model.config import DataConfig
 from model.data.batches import LaneReader
@@ -20,7 +20,7 @@ from model.errors import InputError
 from model.evaluation.report import Scored, SplitWords, sums, with_spellings
 from model.evaluation.scoring import score_words
 from model.evaluation.slices import differences_of, slice_of_words, slice_sums
-from model.text.showing import show_word
+from model.text.display import show_word
 from model.text.vocab import Vocabulary
 
 SHOWN_WORDS = 20

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from model.baselines.spelling import UnknownSpellings
+from model.baselines.byte_ngram import UnknownSpellings
 from model.data.records import Dataset
 from model.data.seen import Mask
 from model.text.vocab import BOS_ID, EOS_ID, UNK_ID, Vocabulary
-from model.training.progress import perplexity
+from model.training.metrics_log import perplexity
 
 SLICES = ("unknown", "1-5", "6-100", ">100")
 """Slices of the targets, by how often the target word is a target in the training split."""

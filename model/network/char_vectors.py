@@ -9,7 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from model.data.batches import spelling_matrix
-from model.network.network import JointModel
+from model.network.joint_model import JointModel
 from model.text.vocab import spell
 
 _CHUNK = 1024

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from model.config import ModelConfig
-from model.network.recurrent import multiply, product_types
+from model.network.lstm import multiply, product_types
 from model.text.vocab import NUM_CHARS
 
 SHORT_BYTES = 10

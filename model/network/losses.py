@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from model.network.network import JointModel, read_rows
-from model.network.recurrent import product_types
+from model.network.joint_model import JointModel, read_rows
+from model.network.lstm import product_types
 
 BLOCK_LOGITS = 1 << 22
 """Logits that training computes at a time: few enough to stay near the processor."""

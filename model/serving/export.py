@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from model.checkpointing.loading import Loaded
+from model.checkpointing.trained import Loaded
 from model.data.batches import LaneReader
 from model.data.plan import EvalPlan
 from model.data.records import Dataset, Record, encode_record, parse_record
 from model.errors import CharloomError
 from model.evaluation.scoring import score_batches
-from model.serving.served import ServedModel
-from model.text.text import detokenize
+from model.serving.saved_model import ServedModel
+from model.text.tokenizer import detokenize
 from model.text.vocab import DOCUMENT_START, LINE_END
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}

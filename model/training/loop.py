@@ -13,15 +13,15 @@ import tensorflow as tf
 from model.config import TrainConfig
 from model.data.batches import Batch, LaneReader, eval_batch, prefetch, train_batch
 from model.data.plan import EvalPlan, TrainPlan
-from model.data.sampling import TargetSampler
-from model.distributed.stopping import StopVote
+from model.data.target_sampling import TargetSampler
+from model.distributed.stop_signals import StopVote
 from model.distributed.watchdog import Watchdog
-from model.training.averaging import enters_average
-from model.training.carrying import is_due
+from model.training.carry_over import is_due
 from model.training.optimizer import learning_rate
-from model.training.restoring import Training, deal_state, distribute, save
+from model.training.reporter import Watch
+from model.training.state import Training, deal_state, distribute, save
 from model.training.steps import batch_inputs
-from model.training.watching import Watch
+from model.training.weight_average import enters_average
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from model.config import TrainConfig
-from model.network.network import read_rows
+from model.network.joint_model import read_rows
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 

@@ -17,8 +17,8 @@ from tensorboard.plugins.projector import ProjectorConfig, visualize_embeddings
 
 from model.files import write_whole
 from model.network.char_vectors import char_vectors
-from model.network.network import JointModel
-from model.text.showing import printable
+from model.network.joint_model import JointModel
+from model.text.display import printable
 from model.text.vocab import SPECIAL_WORDS, Vocabulary
 
 FOLDER, METADATA_FILE = "projector", "metadata.tsv"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from model.checkpointing.checkpoints import Checkpoint
-from model.checkpointing.loading import Loaded
+from model.checkpointing.trained import Loaded
 from model.config import Config
 from model.data.records import Dataset
-from model.evaluation.evaluation import sample_next_words
-from model.network.network import JointModel
-from model.text.showing import printable, table
+from model.evaluation.evaluate import sample_next_words
+from model.network.joint_model import JointModel
+from model.text.display import printable, table
 
 SAMPLES = 3
 WORDS = 12

@@ -9,10 +9,10 @@ import tensorflow as tf
 
 from model.config import Config, TrainConfig
 from model.data.batches import Batch
+from model.network.joint_model import JointModel, read_rows
 from model.network.layers import Dropout
 from model.network.losses import LossSums, softmax_loss, word_log_likelihoods
-from model.network.network import JointModel, read_rows
-from model.network.recurrent import FORWARD_BFLOAT16
+from model.network.lstm import FORWARD_BFLOAT16
 from model.training.optimizer import AdamW
 
 Inputs = dict[str, tf.Tensor]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from components.preprocess.analysis.comparison import NO_LIMIT, Comparison
+from components.preprocess.analysis.drift_limits import NO_LIMIT, Comparison
 from model import presets
 from model.config import BAD_TEXT, DOCUMENTS, TOKENIZERS
 

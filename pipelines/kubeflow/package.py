@@ -21,14 +21,14 @@ from typing import Any
 import yaml  # type: ignore[import-untyped]
 
 from components.export.target import check_target
-from components.preprocess.analysis.comparison import Comparison
-from components.preprocess.inputs.start import Start
+from components.preprocess.analysis.drift_limits import Comparison
+from components.preprocess.inputs.warm_start_options import Start
 from model import presets
 from model.config import read_config, to_json, with_overrides
 from model.errors import InputError
 from pipelines.cli import flags
 from pipelines.compile import compile_pipeline
-from pipelines.training import MOUNT
+from pipelines.graph import MOUNT
 
 _FLAGS = {"registry": "registry", "model_name": "model-name", "vocab": "vocab"}
 _FLAGS |= {"source_root": "source-root", "workers": "workers", "gpus_per_worker": "gpus-per-worker"}

@@ -20,8 +20,8 @@ import kfp_server_api as api  # type: ignore[import-untyped]
 
 from model.errors import InputError
 from pipelines.kubeflow import cron, submit
-from pipelines.kubeflow import replace as replacing
-from pipelines.kubeflow.connect import Kubeflow
+from pipelines.kubeflow import swap_schedule as replacing
+from pipelines.kubeflow.client import Kubeflow
 from pipelines.kubeflow.package import Package
 
 ZONE_VARIABLE = "CHARLOOM_KFP_TIME_ZONE"

@@ -11,7 +11,7 @@ from typing import Any
 
 import kfp_server_api as api  # type: ignore[import-untyped]
 
-from pipelines.kubeflow.connect import Kubeflow, RefusedError, UnavailableError
+from pipelines.kubeflow.client import Kubeflow, RefusedError, UnavailableError
 from pipelines.kubeflow.package import Package
 
 EQUALS = 1

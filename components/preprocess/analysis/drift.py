@@ -27,7 +27,7 @@ import numpy.typing as npt
 from model.config import DataConfig
 from model.data.records import INFO_FILE, VOCAB_FILE, Dataset
 from model.errors import InputError
-from model.text.showing import printable
+from model.text.display import printable
 from model.text.vocab import SPECIAL_WORDS, UNK_ID, Vocabulary
 
 SHOWN_WORDS = 20

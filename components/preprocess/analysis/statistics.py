@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from components.preprocess.analysis.duplicates import count_leaks
-from components.preprocess.passes.counts import SplitCounts
-from components.preprocess.passes.describing import FileScan
-from components.preprocess.passes.scratch import index_path, signatures_path
+from components.preprocess.analysis.near_duplicates import count_leaks
+from components.preprocess.passes.file_scans import FileScan
+from components.preprocess.passes.scratch_files import index_path, signatures_path
+from components.preprocess.passes.word_counts import SplitCounts
 from model.config import ModelConfig
-from model.data.parsing import parse_features
+from model.data.example_reader import parse_features
 from model.data.records import SPLITS, shard_name
 
 _SIZE = struct.Struct("<Q")

@@ -18,11 +18,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from components.preprocess.engine.runner import beam
-from components.preprocess.passes.counts import WordCounter, build_vocabulary
-from components.preprocess.passes.describing import PartScan, accept, check_splits, scans_of_files
-from components.preprocess.passes.scratch import group_path, problem_path, scan_path, words_path
-from components.preprocess.passes.units import Unit
-from components.preprocess.sources.sources import InputFile
+from components.preprocess.passes.file_scans import PartScan, accept, check_splits, scans_of_files
+from components.preprocess.passes.scratch_files import (
+    group_path,
+    problem_path,
+    scan_path,
+    words_path,
+)
+from components.preprocess.passes.word_counts import WordCounter, build_vocabulary
+from components.preprocess.passes.work_units import Unit
+from components.preprocess.sources.files import InputFile
 from model.config import DataConfig
 from model.data.records import VOCAB_FILE
 from model.errors import InputError, RestartableError
@@ -79,7 +84,7 @@ class _ScanUnit(beam.DoFn):
         self._folder = folder
 
     def process(self, unit: Unit) -> Iterator[tuple[int, int]]:
-        from components.preprocess.passes.scanning import scan_unit  # TensorFlow comes with it
+        from components.preprocess.passes.scan import scan_unit  # TensorFlow comes with it
 
         path = scan_path(self._folder, unit.index)
         counter = WordCounter(self._folder, f"{unit.index:08d}")
@@ -143,7 +148,7 @@ class _WriteGroup(beam.DoFn):
         self._vocab: Vocabulary | None = None
 
     def process(self, group: Group) -> None:
-        from components.preprocess.passes.writing import write_group  # TensorFlow comes with it
+        from components.preprocess.passes.write import write_group  # TensorFlow comes with it
 
         self._vocab = self._vocab or Vocabulary.load(os.path.join(self._folder, VOCAB_FILE))
         index, units = group

@@ -114,7 +114,7 @@ def serve(descriptor: int) -> None:
     from apache_beam.runners.worker import sdk_worker_main  # noqa: F401
 
     from components.preprocess.engine.beam_setup import sample_often
-    from components.preprocess.passes import scanning, writing  # noqa: F401
+    from components.preprocess.passes import scan, write  # noqa: F401
 
     sample_often()
     gc.freeze()  # collecting would copy every page of the workers

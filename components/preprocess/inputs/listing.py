@@ -8,10 +8,10 @@ import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 
-from components.preprocess.inputs.naming import find_place, name_below, split_mark
+from components.preprocess.inputs.split_names import find_place, name_below, split_mark
 from components.preprocess.inputs.walking import MAGIC, Walker, split_fixed
+from components.preprocess.sources.files import Found, InputFile, is_remote, open_file
 from components.preprocess.sources.packed import DamagedError
-from components.preprocess.sources.sources import Found, InputFile, is_remote, open_file
 from model.errors import InputError
 
 

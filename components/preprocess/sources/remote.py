@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, cast
 
 from components.preprocess.engine.beam_setup import quiet_beam, quiet_import
-from components.preprocess.sources.sources import CHANGED, Found, UnsteadyError
+from components.preprocess.sources.files import CHANGED, Found, UnsteadyError
 from model.data.records import COMPLETED_FILE
 from model.errors import CharloomError, InputError, RestartableError
 

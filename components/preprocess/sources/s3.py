@@ -18,7 +18,7 @@ from apache_beam.io.aws.s3io import parse_s3_path
 from apache_beam.io.filesystemio import Downloader, DownloaderStream
 from botocore.exceptions import BotoCoreError, ConnectionError, HTTPClientError
 
-from components.preprocess.sources.sources import Found
+from components.preprocess.sources.files import Found
 
 S3ClientError = messages.S3ClientError
 

@@ -10,8 +10,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from components.task import IMAGE_VARIABLE, RUN_VARIABLE, run_id
-from components.train.cluster.launch_manifest import JobSetOptions
+from components.component_runtime import IMAGE_VARIABLE, RUN_VARIABLE, run_id
+from components.train.cluster.manifest import JobSetOptions
 
 LOGDIR = "tensorboard"
 """Folder of event files in a workdir."""

@@ -1,0 +1,309 @@
+"""What a run is made of: its configuration, its text files, and a fingerprint of them.
+
+The first step of the pipeline, which KFP never caches. It hands on what the later steps are
+cached by. No TensorFlow and no Beam here.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import json
+import os
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from components.export.lineage import find_beginning
+from components.export.manifest import code_version
+from components.export.target import check_target
+from components.preprocess.inputs.listing import exists, find_files
+from components.preprocess.inputs.split_names import find_place, mark_root, split_mark
+from components.preprocess.inputs.warm_start_options import COLD, Start
+from components.preprocess.sources.files import InputFile
+from model.checkpointing.compatibility import check_same_model
+from model.config import (
+    CONFIG_VERSION,
+    Config,
+    from_json,
+    read_config,
+    to_dict,
+    to_json,
+    with_overrides,
+)
+from model.data.records import VOCAB_FILE
+from model.errors import InputError
+from model.presets import get_preset
+
+DEFAULT_PRESET = "demo"
+MAX_WINDOW_DAYS = 3660
+SHOWN_PATTERNS = 5
+
+_DATE = re.compile(r"\{date:([^{}]*)\}")
+
+
+class Found(NamedTuple):
+    """What the later steps of a run work with."""
+
+    inputs: str
+    """JSON list of the patterns, with the dates of the window filled in."""
+    fingerprint: str
+    """SHA-256 of names, sizes and times of change of all files."""
+    data: str
+    """The configuration's `data` section alone, as JSON: all that preprocess depends on."""
+    config: str
+    """The whole configuration as JSON, on which training depends."""
+    judged: str
+    """The same with the limits of the gate that the run was given."""
+    champion: str
+    """Folder of the version with which the model is compared; empty where there is none."""
+    reference: str
+    """Folder of the best version so far, which bounds the total loss; empty where none is set."""
+    base: str
+    """Folder of the version with whose weights training begins; empty: with random ones."""
+    vocab: str
+    """File of the words of the vocabulary: the given one or that of `base`; else empty."""
+    extend_vocab: bool
+    """Whether the text gives more words than `vocab`."""
+    run: str
+    """Identity of the run: the same for the same configuration, text, beginning and champion."""
+
+
+def find_inputs(
+    inputs: str,
+    *,
+    registry: str = "",
+    model_name: str = "",
+    start: Start = COLD,
+    config: str = "",
+    preset: str = "",
+    max_perplexity: float = 0.0,
+    vocab: str = "",
+    source_root: str = "",
+    window_days: int = 1,
+    times: Sequence[str] = (),
+) -> Found:
+    """Looks up what a run is to be made of.
+
+    Args:
+      inputs: JSON list of names, folders and glob patterns, or one of them as it is; each may
+        hold a date, as in `{date:%Y-%m-%d}`. `@FILE` stands for those that a file lists; dates
+        are filled in its name, and not in its lines.
+      registry: folder of published models; empty: none.
+      model_name: the model's name in it.
+      start: what the run begins with.
+      config: the whole configuration as JSON.
+      preset: in its place, the name of a preset; both empty: `DEFAULT_PRESET`.
+      max_perplexity: limit of the gate; 0: that of the configuration.
+      vocab: file of the words of the vocabulary, if one is given.
+      source_root: folder below which the names of files begin; empty: as the patterns say.
+      window_days: how many days the dates go back.
+      times: in the order of preference, when the run was to begin (RFC 3339); those that are
+        empty or were not filled in are passed over. None left: now.
+
+    Raises:
+      InputError: one of the arguments, or an input that no file matches.
+    """
+    start.check(vocab=vocab)
+    if registry:
+        check_target(registry, model_name)
+    chosen = choose_config(config, preset)
+    patterns = read_patterns(inputs)
+    expanded = expand_dates(patterns, days=window_days, end=start_time(times), mark=not source_root)
+    files = find_files(expanded, source_root=source_root)
+    digest = fingerprint(files, vocab=vocab)
+
+    def identify(base: str, champion: str) -> str:
+        return _identify(chosen, digest, start, vocab=vocab, base=base, champion=champion)
+
+    begun = find_beginning(registry, model_name, warm_start=start.warm_start, identify=identify)
+    shortened = _shorten(chosen, begun.base, start)
+    settings = [f"gate.max_perplexity={max_perplexity!r}"] if max_perplexity else []
+    if start.require_improvement:
+        settings.append("gate.require_improvement=true")
+    judged = with_overrides(shortened, settings)
+    words = vocab or (begun.base and os.path.join(begun.base, VOCAB_FILE))
+    more = f" and {len(expanded) - SHOWN_PATTERNS} more" if len(expanded) > SHOWN_PATTERNS else ""
+    print(
+        f"{len(files)} files, {sum(file.size for file in files):,} bytes: "
+        f"{', '.join(split_mark(one)[0] for one in expanded[:SHOWN_PATTERNS])}{more}",
+        flush=True,
+    )
+    return Found(
+        inputs=json.dumps(expanded),
+        fingerprint=digest,
+        data=json.dumps({"config_version": CONFIG_VERSION, "data": to_dict(shortened.data)}),
+        config=to_json(shortened),
+        judged=to_json(judged),
+        champion=begun.champion,
+        reference=begun.reference,
+        base=begun.base,
+        vocab=words,
+        extend_vocab=start.extend_vocab and bool(words),
+        run=begun.run,
+    )
+
+
+def _identify(
+    config: Config, fingerprint: str, start: Start, *, vocab: str, base: str, champion: str
+) -> str:
+    """Returns a SHA-256 of all that decides what model a run comes to, and what becomes of it.
+
+    Args:
+      config: before it is shortened; its gate is left out.
+      fingerprint: of the text and the given vocabulary.
+      start: what of it has an effect counts, and no path.
+      vocab: whether one is given.
+      base: digest of the checkpoint whose weights training begins with; empty: random weights.
+      champion: digest of the checkpoint that the model is compared with; empty: none.
+    """
+    about = {
+        "code": code_version(),
+        "config": {name: part for name, part in to_dict(config).items() if name != "gate"},
+        "text": fingerprint,
+        "base": base,
+        "steps_share": start.steps_share if base else None,
+        "extend_vocab": start.extend_vocab and bool(base or vocab),
+        "champion": champion,
+    }
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()
+
+
+def _shorten(config: Config, base: str, start: Start) -> Config:
+    """Returns the config of a training that begins with a version, or the config as it is."""
+    if not base:
+        if start.warm_start:
+            print("no champion to begin with yet: training begins with random weights", flush=True)
+        return config
+    check_same_model(base, read_config(os.path.join(base, "config.json")), config)
+    steps = max(1, round(config.train.steps * start.steps_share))
+    print(f"training begins with {base}, for {steps} of {config.train.steps} steps", flush=True)
+    return with_overrides(config, [f"train.steps={steps}"])
+
+
+def choose_config(config: str, preset: str) -> Config:
+    """Returns the configuration that a run was given as JSON or by the name of a preset.
+
+    Raises:
+      InputError: both are given, or the one that is can't be used.
+    """
+    if config.strip() and preset.strip():
+        raise InputError(
+            f"both config and preset={preset} are given; leave one of config and preset empty"
+        )
+    if config.strip():
+        return from_json(config, source="the parameter config")
+    return get_preset(preset.strip() or DEFAULT_PRESET)
+
+
+def read_patterns(inputs: str) -> list[str]:
+    """Returns the patterns of a JSON list, or the one pattern that is no JSON list.
+
+    Raises:
+      InputError: a list of something else, or none at all.
+    """
+    text = inputs.strip()
+    if not text.startswith("["):
+        patterns: object = [text] if text else []
+    else:
+        try:
+            patterns = json.loads(text)
+        except ValueError as error:
+            raise InputError(
+                f'inputs is no JSON list ({error}); write it as ["/mnt/charloom/corpus/*.txt"]'
+            ) from None
+    if not isinstance(patterns, list) or not all(isinstance(one, str) for one in patterns):
+        raise InputError(f"inputs is {text[:200]}; it must be a JSON list of names and patterns")
+    if not patterns:
+        raise InputError('inputs is empty; name text files, as in ["/mnt/charloom/corpus/*.txt"]')
+    return patterns
+
+
+def start_time(times: Sequence[str]) -> datetime.datetime:
+    """Returns the first of some times that is one, in UTC; now if none is.
+
+    Raises:
+      InputError: a text that is neither empty, a placeholder of KFP, nor a time.
+    """
+    for text in times:
+        if not text or text.startswith("{{"):  # kfp.local knows no such time
+            continue
+        try:
+            time = datetime.datetime.fromisoformat(text)
+        except ValueError:
+            raise InputError(
+                f"the time {text!r} is none; write it as 2026-11-25T02:00:00Z"
+            ) from None
+        return time.replace(tzinfo=time.tzinfo or datetime.UTC).astimezone(datetime.UTC)
+    return datetime.datetime.now(datetime.UTC)
+
+
+def expand_dates(
+    patterns: Sequence[str], *, days: int, end: datetime.datetime, mark: bool = True
+) -> list[str]:
+    """Fills in the dates of patterns.
+
+    Args:
+      patterns: each may hold `{date:FORMAT}`, FORMAT as strftime takes it.
+      days: so many whole days of UTC, the newest the one before that of `end`.
+      end: when the run was to begin. The day itself has not ended, so that a run that is
+        repeated later would find other text.
+      mark: write `/./` where the names of a pattern with a date begin, so that a file has the
+        same name in every window.
+
+    Returns:
+      The patterns in their order, those with a date once for each day that has a file, the
+      oldest day first.
+
+    Raises:
+      InputError: days that are none, or a pattern none of whose days has a file.
+    """
+    if not 1 <= days <= MAX_WINDOW_DAYS:
+        raise InputError(f"window_days is {days}; it must be from 1 to {MAX_WINDOW_DAYS}")
+    dates = [end.date() - datetime.timedelta(days=back) for back in range(days, 0, -1)]
+    expanded: list[str] = []
+    for pattern in patterns:
+        if not _DATE.search(pattern):
+            expanded.append(pattern)
+            continue
+        marked = mark_root(pattern) if mark else pattern
+        filled = list(dict.fromkeys(_fill_in(marked, date) for date in dates))
+        there = [one for one in filled if exists(one)]
+        if not there:
+            raise InputError(
+                f"no file matches {pattern!r} on any day from {dates[0]} to {dates[-1]} (UTC); "
+                "check the path, the format of the date and window_days"
+            )
+        if missing := len(filled) - len(there):
+            print(f"{pattern}: {missing} of {len(filled)} dates have no file", flush=True)
+        expanded += there
+    return list(dict.fromkeys(expanded))
+
+
+def _fill_in(pattern: str, date: datetime.date) -> str:
+    return _DATE.sub(lambda match: date.strftime(match[1]), pattern)
+
+
+def fingerprint(files: Sequence[InputFile], *, vocab: str = "") -> str:
+    """Returns a SHA-256 that changes when a file comes, goes, is written again or named otherwise.
+
+    By path, name, size and time of change: reading terabytes before every run would be too slow.
+    preprocess itself goes by content.
+
+    Raises:
+      InputError: a file can't be looked at.
+    """
+    rows = [
+        ["input", find_place(file.path), file.full_name, file.size, file.modified] for file in files
+    ]
+    if vocab:
+        rows.append(["vocab", os.path.abspath(vocab), *_stat(vocab)])
+    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
+def _stat(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path} can't be read ({error.strerror}); check the path") from None
+    return status.st_size, status.st_mtime_ns

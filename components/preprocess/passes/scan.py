@@ -1,0 +1,198 @@
+"""The first pass: reads, checks, tokenises, cuts and counts a unit of text, and keeps the pieces.
+
+The pieces of a unit go into one file of arrays, so that the second pass neither reads nor
+tokenises the text again.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import os
+import uuid
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from components.preprocess.passes.file_scans import PartScan, check_stray, hash_fault, hash_row
+from components.preprocess.passes.scratch_files import pieces_path
+from components.preprocess.passes.segment import Pieces, cut_block
+from components.preprocess.passes.word_counts import WordCounter
+from components.preprocess.passes.work_units import Part, Unit
+from components.preprocess.sources.blocks import BadTextError, Block, read_blocks
+from components.preprocess.sources.files import UnsteadyError
+from model.config import DataConfig
+from model.data.records import SPLITS
+
+
+def scan_unit(
+    unit: Unit, config: DataConfig, *, folder: str, counter: WordCounter
+) -> list[PartScan]:
+    """Scans a unit.
+
+    Args:
+      unit: parts of files.
+      config: how text becomes words and pieces.
+      folder: gets the file of its pieces.
+      counter: counts the words of its good parts.
+
+    Raises:
+      OSError: the file of pieces or that of counts can't be written.
+    """
+    path = pieces_path(folder, unit.index)
+    temporary = f"{path}.{uuid.uuid4().hex}.part"  # Beam may try a unit twice, at the same time
+    try:
+        with open(temporary, "wb") as file:
+            scans = [_scan_part(part, config, file, counter) for part in unit.parts]
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(temporary)
+    return scans
+
+
+def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCounter) -> PartScan:
+    begin = file.tell()
+    whole = part.last is None
+    # Words of a file that may turn out to be bad are kept apart up to its end.
+    kept = None if config.on_bad_text == "error" else WordCounter()
+    scan = _Scan(part, config, counter if kept is None else kept)
+    try:
+        if whole and not part.file.size:
+            raise BadTextError("empty")
+        for block in _read(part, config, scan.hashes):
+            pieces = scan.add(block)
+            if pieces is not None:
+                save_pieces(file, pieces)
+        if whole:
+            scan.check_whole()
+    except BadTextError as bad:
+        file.seek(begin)
+        file.truncate()
+        return PartScan(
+            file=part.file,
+            first=part.first,
+            hashes=scan.hashes,
+            reason=bad.reason,
+            offset=bad.offset,
+            detail=bad.detail,
+        )
+    if kept is not None:
+        counter.merge(kept)
+    return scan.result()
+
+
+def _read(part: Part, config: DataConfig, hashes: list[str]) -> Iterator[Block]:
+    """Yields the blocks of a part; BadTextError also says that it can't be read.
+
+    A fault of the text is added to `hashes`.
+    """
+    blocks = read_blocks(part.file, config, first=part.first, last=part.last)
+    while True:
+        try:
+            block = next(blocks)
+        except StopIteration:
+            return
+        except BadTextError as error:
+            hashes.append(hash_fault(error))
+            raise
+        except OSError as error:
+            detail = error.strerror or " ".join(str(error).split())
+            reason = "unsteady" if isinstance(error, UnsteadyError) else "unreadable"
+            raise BadTextError(reason, detail=detail) from None
+        yield block
+
+
+class _Scan:
+    """Adds up what the blocks of a part give."""
+
+    def __init__(self, part: Part, config: DataConfig, counter: WordCounter):
+        self._part = part
+        self._config = config
+        self.hashes: list[str] = []
+        self._size = 0
+        self._characters = 0
+        self._stray = 0
+        self._fault: tuple[int, str] | None = None
+        self._records: collections.Counter[str] = collections.Counter()
+        self._documents: collections.Counter[str] = collections.Counter()
+        self._counter = counter
+
+    def add(self, block: Block) -> Pieces | None:
+        """Cuts a block; returns its pieces, None if there are none."""
+        self.hashes.append(hash_row(block))
+        self._size += block.size
+        self._stray += block.stray
+        self._fault = self._fault or block.fault
+        file = self._part.file
+        pieces = cut_block(block, file.name, self._config, split=file.split)
+        self._characters += pieces.text_characters
+        if not pieces.sources:
+            return None
+        for split, count in enumerate(np.bincount(pieces.splits, minlength=len(SPLITS)).tolist()):
+            self._records[SPLITS[split]] += count
+        powers = [str(1 << (words.bit_length() - 1)) for words in pieces.documents.tolist()]
+        self._documents.update(powers)
+        self._count(pieces)
+        return pieces
+
+    def _count(self, pieces: Pieces) -> None:
+        for split, counts in zip(SPLITS, pieces.count_words(), strict=True):
+            found = np.flatnonzero(counts)
+            words = [pieces.distinct[place] for place in found.tolist()]
+            self._counter.add(split, words, counts[found].tolist())
+
+    def check_whole(self) -> None:
+        """Raises BadTextError if a whole file is no text."""
+        check_stray(self._stray, self._size, self._fault, self._config)
+        if not self._records:
+            raise BadTextError("blank")
+
+    def result(self) -> PartScan:
+        return PartScan(
+            file=self._part.file,
+            first=self._part.first,
+            hashes=self.hashes,
+            records=dict(self._records),
+            documents=dict(self._documents),
+            size=self._size,
+            characters=self._characters,
+            stray=self._stray,
+            fault=self._fault,
+        )
+
+
+# Files of pieces
+
+_ARRAYS = ("words", "ends", "before", "splits", "documents", "characters")
+
+
+def save_pieces(file: BinaryIO, pieces: Pieces) -> None:
+    """Appends the pieces of a block to a file."""
+    for texts in (pieces.distinct, [source.encode() for source in pieces.sources]):
+        np.save(file, np.frombuffer(b"".join(texts), np.uint8))
+        np.save(file, np.fromiter(map(len, texts), np.int64, len(texts)))
+    for name in _ARRAYS:
+        np.save(file, getattr(pieces, name))
+
+
+def load_pieces(path: str) -> Iterator[Pieces]:
+    """Yields what `save_pieces` appended."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while file.tell() < size:
+            distinct, sources = _load_texts(file), _load_texts(file)
+            arrays = {name: np.load(file) for name in _ARRAYS}
+            yield Pieces(
+                distinct=distinct,
+                sources=[source.decode() for source in sources],
+                text_characters=int(arrays["characters"].sum()),
+                **arrays,
+            )
+
+
+def _load_texts(file: Any) -> list[bytes]:
+    text: bytes = np.load(file).tobytes()
+    ends = np.cumsum(np.load(file)).tolist()
+    return [text[begin:end] for begin, end in zip([0, *ends[:-1]], ends, strict=True)]

@@ -1,0 +1,192 @@
+"""The second pass: encodes the pieces of a group of units and writes its shards."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import hashlib
+import io
+import os
+import uuid
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from components.preprocess.analysis.near_duplicates import BINS, Signatures, make_signatures
+from components.preprocess.passes.scan import load_pieces
+from components.preprocess.passes.scratch_files import (
+    index_path,
+    pieces_path,
+    seen_path,
+    signatures_path,
+)
+from components.preprocess.passes.segment import Pieces
+from model.data.example_writer import RecordEncoder, frame
+from model.data.records import SPLITS, shard_name
+from model.data.seen import Hashes, SeenText, cut_units, hash_words
+from model.files import write_whole
+from model.text.vocab import DOCUMENT_START, LINE_END, UNK_ID, Vocabulary
+
+MAX_WORD_LENGTH = 1024
+"""Longer words count as this long in the statistics."""
+
+SUMS = ("characters", "bytes", "unknown_words")
+
+
+def write_group(
+    index: int, units: Sequence[int], *, folder: str, scratch: str, count: int, vocab: Vocabulary
+) -> dict[str, Any]:
+    """Encodes the pieces of a group of units and writes its shards.
+
+    Args:
+      index: of the group.
+      units: indices of its units.
+      folder: gets the shards.
+      scratch: has the files of pieces, and gets the group's part of the index of records, and
+        their signatures.
+      count: number of groups.
+      vocab: gives the ids.
+
+    Returns:
+      `index`, and either `problem` (why it failed, for the user) or `splits`: for each
+      split `shard`, its entry in dataset.json, `sums`, what it adds to its split, and
+      `word_lengths`, how many words have how many bytes.
+    """
+    writers: dict[str, _ShardWriter] = {}
+    seen = SeenText()
+    try:
+        for split in SPLITS:
+            path = os.path.join(folder, shard_name(split, index, count))
+            writers[split] = _ShardWriter(
+                path,
+                index_path=index_path(scratch, split, index),
+                signatures_path=signatures_path(scratch, split, index),
+            )
+        for unit in units:
+            for pieces in load_pieces(pieces_path(scratch, unit)):
+                _write_pieces(pieces, [writers[split] for split in SPLITS], vocab)
+                seen = seen.union(SeenText(hash_training_text(pieces)))
+        seen.save(seen_path(scratch, index))
+        return {"index": index, "splits": {split: one.finish() for split, one in writers.items()}}
+    except OSError as error:
+        problem = f"can't write records to {folder} ({error}); free space or choose another folder"
+        return {"index": index, "problem": problem}
+    finally:
+        for writer in writers.values():
+            writer.discard()
+
+
+def _write_pieces(pieces: Pieces, writers: Sequence[_ShardWriter], vocab: Vocabulary) -> None:
+    ids = np.asarray([vocab.ids.get(word, UNK_ID) for word in pieces.distinct])
+    encoder = RecordEncoder(pieces.distinct, ids.tolist())
+    starts = pieces.ends - pieces.lengths
+    words = np.insert(pieces.words, starts, pieces.before)  # the context word first
+    splits, begin = pieces.splits.tolist(), 0
+    characters = pieces.characters.tolist()
+    for piece, length in enumerate(pieces.lengths.tolist()):
+        end = begin + 1 + length
+        record = encoder.encode(words[begin:end], source=pieces.sources[piece])
+        writers[splits[piece]].write(record, words=length, characters=characters[piece])
+        begin = end
+    for counts, writer in zip(pieces.count_words(), writers, strict=True):
+        writer.add_sums(pieces.distinct, counts, unknown=ids == UNK_ID)
+    fingerprints = np.fromiter(map(zlib.crc32, pieces.distinct), np.uint64, len(pieces.distinct))
+    signatures = make_signatures(fingerprints, pieces.words, pieces.lengths)
+    for split, writer in enumerate(writers):
+        writer.signatures.append(signatures[pieces.splits == split])
+
+
+def hash_training_text(pieces: Pieces) -> Hashes:
+    """Returns the hashes of the units of the training text among some pieces."""
+    hashes, train = hash_words(pieces.distinct), pieces.splits == SPLITS.index("train")
+    words = pieces.words[np.repeat(train, pieces.lengths)]
+    lengths, before = pieces.lengths[train], pieces.before[train]
+    return cut_units(hashes[words], lengths, hashes[before], every_run=False).hashes
+
+
+class _ShardWriter:
+    """Writes a shard under a name of its own, and renames it when it is whole."""
+
+    def __init__(self, path: str, *, index_path: str, signatures_path: str) -> None:
+        self.signatures: list[Signatures] = []
+        self._path = path
+        self._index_path = index_path
+        self._signatures_path = signatures_path
+        # Beam may try an element twice, at the same time even.
+        self._part = f"{path}.{uuid.uuid4().hex}.part"
+        self._file = open(self._part, "wb")
+        self._hash = hashlib.sha256()
+        self._size = 0
+        self._offsets: list[int] = []
+        self._lengths: list[int] = []
+        self._characters: list[int] = []
+        self._sums = dict.fromkeys(SUMS, 0)
+        self._word_lengths: collections.Counter[int] = collections.Counter()
+
+    def write(self, record: bytes, *, words: int, characters: int) -> None:
+        """Appends one record of so many words, made of so many characters of text."""
+        framed = frame(record)
+        self._file.write(framed)
+        self._hash.update(framed)
+        self._offsets.append(self._size)
+        self._lengths.append(words)
+        self._characters.append(characters)
+        self._size += len(framed)
+
+    def add_sums(
+        self,
+        distinct: Sequence[bytes],
+        counts: npt.NDArray[np.int64],
+        *,
+        unknown: npt.NDArray[np.bool_],
+    ) -> None:
+        """Adds the words that were written; `counts` says how often each of the distinct ones."""
+        found = np.flatnonzero(counts)
+        texts = [distinct[place] for place in found.tolist()]
+        texts = [b"" if text in (LINE_END, DOCUMENT_START) else text for text in texts]
+        often = counts[found]
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        letters = np.fromiter((len(text.decode()) for text in texts), np.int64, len(texts))
+        self._sums["bytes"] += int(sizes @ often)
+        self._sums["characters"] += int(letters @ often)
+        self._sums["unknown_words"] += int(often[unknown[found]].sum())
+        by_size = np.bincount(np.minimum(sizes, MAX_WORD_LENGTH), weights=often)
+        for size in np.flatnonzero(by_size).tolist():
+            if size:
+                self._word_lengths[size] += int(by_size[size])
+
+    def finish(self) -> dict[str, Any]:
+        """Closes the shard and returns what is known about it."""
+        rows = [self._offsets, self._lengths, self._characters]
+        _save(self._index_path, np.asarray(rows, np.int64))
+        none = np.zeros([0, BINS], np.uint16)
+        _save(self._signatures_path, np.concatenate([none, *self.signatures]))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        os.replace(self._part, self._path)
+        shard = {
+            "file": os.path.basename(self._path),
+            "records": len(self._lengths),
+            "words": sum(self._lengths),
+            "bytes": self._size,
+            "sha256": self._hash.hexdigest(),
+        }
+        lengths = {str(size): self._word_lengths[size] for size in sorted(self._word_lengths)}
+        return {"shard": shard, "sums": self._sums, "word_lengths": lengths}
+
+    def discard(self) -> None:
+        """Removes what is left of an unfinished shard."""
+        with contextlib.suppress(OSError):
+            self._file.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(self._part)
+
+
+def _save(path: str, array: npt.NDArray[Any]) -> None:
+    file = io.BytesIO()
+    np.save(file, array)
+    write_whole(path, file.getvalue())

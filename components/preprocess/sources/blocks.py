@@ -1,0 +1,247 @@
+"""Reads text files in blocks: byte ranges cut at line ends, so that one huge file is shared out.
+
+Where blocks begin depends on the file alone: block k of a file is what lies between the first
+line start at or after byte `k * BLOCK_BYTES` and that of block k + 1. So the same blocks come
+from one process and from many. No TensorFlow, no Beam.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from components.preprocess.sources.files import InputFile, is_utf8, open_file
+from components.preprocess.sources.packed import DamagedError, is_packed
+from model.config import DataConfig
+
+BLOCK_BYTES = 8 << 20
+"""Nominal size of a block of text."""
+
+MAX_LINE_BYTES = 64 << 20
+"""A longer line is refused: a line is held in memory, several times over."""
+
+TAIL_BYTES = 1 << 16
+"""So much of the text before a block is known with it, for the word before its first one."""
+
+_LINE_END = re.compile(rb"\r\n?|\n")
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_BOM = "\ufeff".encode()
+_REPLACEMENT = "\ufffd"
+
+
+class BadTextError(Exception):
+    """A file that is no text.
+
+    Attributes:
+      reason: `empty`, `blank`, `binary`, `undecodable`, `damaged` or `line`.
+      offset: byte offset of what is wrong.
+      detail: what is wrong there.
+    """
+
+    def __init__(self, reason: str, offset: int = 0, detail: str = ""):
+        """Keeps its arguments."""
+        super().__init__(reason, offset, detail)
+        self.reason = reason
+        self.offset = offset
+        self.detail = detail
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Block:
+    """Whole lines of a file.
+
+    Attributes:
+      index: which block of the file it is.
+      offset: where it begins: a byte offset in the file where its encoding is UTF-8, in the
+        decompressed one if it is compressed, else in its text written as UTF-8.
+      data: the bytes of its lines; UTF-8 but for `stray` places.
+      tail: up to `TAIL_BYTES` of what is before it.
+      size: bytes of the unpacked file that it comes from; where the encoding is not UTF-8, the
+        first block has those of all.
+      stray: undecodable places, which are to become U+FFFD.
+      fault: offset and description of the first of them.
+    """
+
+    index: int
+    offset: int
+    data: bytes
+    tail: bytes
+    size: int
+    stray: int = 0
+    fault: tuple[int, str] | None = None
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of its bytes."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def text(self) -> bytes:
+        """Returns its lines as valid UTF-8."""
+        return self.data.decode("utf-8", "replace").encode() if self.stray else self.data
+
+
+def is_divisible(file: InputFile, config: DataConfig) -> bool:
+    """Returns whether blocks of a file can be read apart from those before them."""
+    return not is_packed(file.path) and is_utf8(config)
+
+
+def count_blocks(file: InputFile) -> int:
+    """Returns the number of blocks of a divisible file; some may turn out to be empty."""
+    return max(1, -(-file.size // BLOCK_BYTES))
+
+
+def read_blocks(
+    file: InputFile, config: DataConfig, *, first: int = 0, last: int | None = None
+) -> Iterator[Block]:
+    """Yields the blocks `first` to `last` (exclusive; None: all) of a file.
+
+    Only all blocks can be had of a file that is not divisible.
+
+    Raises:
+      BadTextError: the file is empty, binary, undecodable or damaged, or has a huge line.
+      UnsteadyError: it is not what was listed, or its store can't be read for now.
+      OSError: it can't be read.
+    """
+    try:
+        size = file.size if file.listed else None
+        with open_file(file.path, size=size, modified=file.modified) as source:
+            if not is_utf8(config):
+                yield from _decoded_blocks(source.read(), config)
+                return
+            stop = None if last is None else last * BLOCK_BYTES
+            for block in _Cutter(source, begin=first * BLOCK_BYTES).blocks(stop):
+                yield _checked(block)
+    except DamagedError as error:
+        raise BadTextError("damaged", detail=" ".join(str(error).split())) from None
+
+
+def _decoded_blocks(raw: bytes, config: DataConfig) -> Iterator[Block]:
+    """Yields the blocks of a file that is in memory; the first one has all stray places."""
+    data, stray, fault = _decode(raw, config)
+    size = len(raw)
+    for block in _Cutter(io.BytesIO(data), begin=0).blocks(None):
+        yield dataclasses.replace(block, size=size, stray=stray, fault=fault)
+        size, stray, fault = 0, 0, None
+
+
+class _Cutter:
+    """Cuts a stream into blocks."""
+
+    def __init__(self, source: BinaryIO, *, begin: int):
+        self._source = source
+        self._begin = begin
+        self._buffer = b""
+        self._at = 0
+        """Offset of the buffer's first byte."""
+        self._ended = False
+        if begin:
+            self._at = max(0, begin - 1 - TAIL_BYTES)
+            source.seek(self._at)
+
+    def _fill(self, until: int) -> None:
+        """Reads on until the buffer reaches to an offset, or the stream has ended."""
+        parts, size = [self._buffer], self._at + len(self._buffer)
+        while size < until and not self._ended:
+            part = self._source.read(min(BLOCK_BYTES, until - size))
+            self._ended = not part
+            parts.append(part)
+            size += len(part)
+        self._buffer = b"".join(parts)
+
+    def _border(self, nominal: int) -> int:
+        """Returns the first line start at or after an offset; the text's end if there is none."""
+        if nominal == 0:
+            return 0
+        searched = nominal - 1
+        while True:
+            # One byte more, as a carriage return may be the first half of a line end.
+            self._fill(max(nominal, searched) + max(TAIL_BYTES, searched - nominal) + 1)
+            end = self._at + len(self._buffer)
+            found = _LINE_END.search(self._buffer, searched - self._at)
+            if found and (self._at + found.end() < end or self._ended):
+                return self._at + found.end()
+            if self._ended:
+                return end
+            if end - nominal > MAX_LINE_BYTES:
+                raise BadTextError(
+                    "line", nominal, f"{MAX_LINE_BYTES >> 20} MiB without a line end"
+                )
+            searched = max(searched, end - 1)
+
+    def blocks(self, stop: int | None) -> Iterator[Block]:
+        nominal = self._begin
+        begin = self._border(nominal)
+        while stop is None or nominal < stop:
+            end = self._border(nominal + BLOCK_BYTES)
+            if end > begin:
+                cut = begin - self._at
+                yield Block(
+                    index=nominal // BLOCK_BYTES,
+                    offset=begin,
+                    data=self._buffer[cut : end - self._at],
+                    tail=self._buffer[max(0, cut - TAIL_BYTES) : cut],
+                    size=end - begin,
+                )
+                keep = max(0, end - self._at - TAIL_BYTES - 1)
+                self._buffer = self._buffer[keep:]
+                self._at += keep
+            nominal, begin = nominal + BLOCK_BYTES, end
+            if self._ended and begin >= self._at + len(self._buffer):
+                return
+
+
+def _checked(block: Block) -> Block:
+    """Returns a block of UTF-8 text with its stray bytes counted."""
+    nul = block.data.find(b"\0")
+    if nul >= 0:
+        raise BadTextError("binary", block.offset + nul, "a NUL byte")
+    if block.offset == 0 and block.data.startswith(_BOM):
+        data = block.data[len(_BOM) :]
+        block = dataclasses.replace(block, data=data, offset=len(_BOM))
+    if block.data.isascii():
+        return block
+    try:
+        block.data.decode()
+        return block
+    except UnicodeDecodeError as error:
+        stray = block.data.decode("utf-8", "replace").count(_REPLACEMENT)
+        stray -= block.data.count(_REPLACEMENT.encode())
+        fault = (block.offset + error.start, f"the byte 0x{block.data[error.start]:02x}")
+        return dataclasses.replace(block, stray=stray, fault=fault)
+
+
+def _decode(data: bytes, config: DataConfig) -> tuple[bytes, int, tuple[int, str] | None]:
+    """Returns text of any encoding as UTF-8, its stray places, and the first of them.
+
+    Some codecs let half a surrogate pair through; that is replaced, too.
+    """
+    if b"\0" not in "\n".encode(config.encoding):  # else NUL bytes are part of the encoding
+        _refuse_nul(data)
+    fault: tuple[int, str] | None = None
+    try:
+        text, stray = data.decode(config.encoding), 0
+    except UnicodeError as error:  # some codecs say no more than that
+        offset = error.start if isinstance(error, UnicodeDecodeError) else 0
+        fault = (offset, f"the byte 0x{data[offset]:02x}")
+        try:
+            text = data.decode(config.encoding, "replace")
+        except UnicodeError:  # and some can't replace
+            text = _REPLACEMENT * len(data)
+        stray = text.count(_REPLACEMENT)
+    halves = _SURROGATES.findall(text)
+    if halves and fault is None:
+        fault = (len(text[: text.index(halves[0])].encode()), "half a surrogate pair")
+    text = _SURROGATES.sub(_REPLACEMENT, text).removeprefix("\ufeff")
+    encoded = text.encode()
+    _refuse_nul(encoded)
+    return encoded, stray + len(halves), fault
+
+
+def _refuse_nul(data: bytes) -> None:
+    nul = data.find(b"\0")
+    if nul >= 0:
+        raise BadTextError("binary", nul, "a NUL byte")

@@ -1,0 +1,336 @@
+"""The Kubernetes API as the launcher needs it: plain dictionaries, and patience with faults."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import kubernetes
+import urllib3
+from kubernetes.client.exceptions import ApiException
+
+from components.train.cluster.manifest import API_GROUP, API_VERSION, JOBSET_LABEL, PLURAL
+from model.errors import InputError, RestartableError
+
+_NAMESPACE_FILE = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
+_JOBSETS = (API_GROUP, API_VERSION)
+_TRANSIENT = frozenset({401, 408, 429, 500, 502, 503, 504})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often the API is asked, and how long faults are borne; all in seconds."""
+
+    tick: float = 0.5
+    """Between two looks at what is new."""
+    first_wait: float = 0.5
+    """After a failed request; doubled for each further one, up to `longest_wait`."""
+    longest_wait: float = 15.0
+    patience: float = 600.0
+    """So long the API may be away; the training goes on meanwhile."""
+    watch: float = 60.0
+    """After which a watch is begun anew."""
+    stop: float = 20.0
+    """For the removal of a JobSet when the launcher itself is asked to stop."""
+
+
+class ClusterApi:
+    """A connection to the API server; transient faults are waited out."""
+
+    def __init__(self, *, pace: Pace | None = None):
+        """Connects as the pod's service account, else as kubeconfig says.
+
+        Raises:
+          InputError: there is neither.
+        """
+        self.pace = pace or Pace()
+        self.stop = threading.Event()
+        """Once set, no fault is waited out any more."""
+        self.asked_to_stop: Callable[[], bool] = self.stop.is_set
+        """Whether the same holds since a signal came, whose handler must not set an event."""
+        self._connect()
+
+    def _connect(self) -> None:
+        """Reads addresses, certificates and tokens; again after a token was refused."""
+        configuration = kubernetes.client.Configuration()
+        configuration.retries = urllib3.Retry(0, redirect=3)
+        try:
+            if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+                kubernetes.config.load_incluster_config(configuration)
+                self.namespace = _read(_NAMESPACE_FILE)
+            else:
+                kubernetes.config.load_kube_config(client_configuration=configuration)
+                _, context = kubernetes.config.list_kube_config_contexts()
+                self.namespace = context["context"].get("namespace", "default")
+        except (kubernetes.config.ConfigException, OSError) as error:
+            raise InputError(
+                f"no way to the cluster's API ({' '.join(str(error).split())}); the launcher runs "
+                "in a pod with a service account, or where KUBECONFIG names a file"
+            ) from None
+        self.namespace = os.environ.get("POD_NAMESPACE") or self.namespace
+        self.host = configuration.host
+        client = kubernetes.client.ApiClient(configuration)
+        self._client = client
+        self._custom = kubernetes.client.CustomObjectsApi(client)
+        self._core = kubernetes.client.CoreV1Api(client)
+        self._leases = kubernetes.client.CoordinationV1Api(client)
+
+    def call(
+        self, send: Callable[[], Any], what: str, *, patience: float | None = None
+    ) -> dict[str, Any]:
+        """Sends a request until it is answered; returns the JSON of the answer.
+
+        Args:
+          send: the request; called again after a fault, so it looks its client up itself.
+          what: as in "create the JobSet", for messages.
+          patience: seconds, to the end of which it is tried also after a stop; by default
+            the pace's, and no longer than until a stop.
+
+        Raises:
+          ApiException: the server refused, with a code that the caller may expect (404, 409).
+          InputError: it refused for good.
+          RestartableError: it did not answer for too long, or there was a stop.
+        """
+        stoppable = patience is None
+        patience = self.pace.patience if patience is None else patience
+        deadline = time.monotonic() + patience
+        wait = self.pace.first_wait
+        while True:
+            after = 0.0
+            try:
+                return self._answer(send)
+            except ApiException as error:
+                if error.status not in _TRANSIENT:
+                    raise self._refusal(error, what) from None
+                fault = f"{error.status} {error.reason}"
+                after = _retry_after(error)
+                if error.status == 401:  # the token was renewed: it is read again
+                    self._connect()
+            except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                fault = f"{type(error).__name__}: {error}"
+            left = deadline - time.monotonic()
+            if left <= 0 or self._wait(min(max(wait, after), left), stoppable=stoppable):
+                raise RestartableError(
+                    f"can't {what}: the API server {self.host} failed up to {patience:g} s, "
+                    f"at last with {' '.join(fault.split())[:200]}"
+                )
+            wait = min(2 * wait, self.pace.longest_wait)
+
+    def _wait(self, seconds: float, *, stoppable: bool) -> bool:
+        """Waits; returns true at once if there is a stop and it matters."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            if stoppable and (self.stop.is_set() or self.asked_to_stop()):
+                return True
+            time.sleep(min(0.1, left))
+        return False
+
+    def _answer(self, send: Callable[[], Any]) -> dict[str, Any]:
+        response = send()
+        try:
+            content = json.loads(response.data)
+        finally:
+            response.release_conn()
+        if not isinstance(content, dict):
+            raise ValueError("the answer is no object")
+        return content
+
+    def _refusal(self, error: ApiException, what: str) -> BaseException:
+        if error.status in (404, 409, 410):
+            expected: BaseException = error
+            return expected
+        try:
+            message = str(json.loads(error.body)["message"])
+        except (ValueError, KeyError, TypeError):
+            message = str(error.reason)
+        hint = "; apply the roles of k8s/base" if error.status == 403 else ""
+        return InputError(f"the cluster refused to {what} ({error.status}): {message}{hint}")
+
+    # JobSets
+
+    def create_jobset(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Creates a JobSet.
+
+        Raises:
+          ApiException: 409, there is one of that name.
+          InputError: the cluster has no JobSet, or refused this one.
+        """
+        try:
+            return self.call(
+                lambda: self._custom.create_namespaced_custom_object(
+                    *_JOBSETS, self.namespace, PLURAL, dict(body), **_RAW
+                ),
+                "create the JobSet",
+            )
+        except ApiException as error:
+            if error.status != 404:
+                raise
+            raise InputError(
+                f"the cluster at {self.host} knows no {API_GROUP}/{API_VERSION} JobSet, or no "
+                f"namespace {self.namespace}; install JobSet (https://jobset.sigs.k8s.io)"
+            ) from None
+
+    def get_jobset(self, name: str, *, patience: float | None = None) -> dict[str, Any] | None:
+        """Returns a JobSet, None if there is none."""
+        return self._none_if_missing(
+            lambda: self._custom.get_namespaced_custom_object(
+                *_JOBSETS, self.namespace, PLURAL, name, **_RAW
+            ),
+            "read the JobSet",
+            patience=patience,
+        )
+
+    def patch_jobset(self, name: str, change: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Merges a change into a JobSet; returns None if there is none."""
+        return self._none_if_missing(
+            lambda: self._custom.patch_namespaced_custom_object(
+                *_JOBSETS, self.namespace, PLURAL, name, dict(change), **_RAW
+            ),
+            "change the JobSet",
+        )
+
+    def delete_jobset(self, name: str, *, patience: float | None = None) -> None:
+        """Removes a JobSet, and with it its pods and its lease; none is fine, too."""
+        self._none_if_missing(
+            lambda: self._custom.delete_namespaced_custom_object(
+                *_JOBSETS, self.namespace, PLURAL, name, propagation_policy="Background", **_RAW
+            ),
+            "delete the JobSet",
+            patience=patience,
+        )
+
+    def list_jobsets(self, name: str, **options: Any) -> Any:
+        """Sends a list or watch of the one JobSet of a name; returns the open response."""
+        return self._custom.list_namespaced_custom_object(
+            *_JOBSETS, self.namespace, PLURAL, field_selector=f"metadata.name={name}", **options
+        )
+
+    # Pods
+
+    def list_pods(self, jobset: str, **options: Any) -> Any:
+        """Sends a list or watch of a JobSet's pods; returns the open response."""
+        return self._core.list_namespaced_pod(
+            self.namespace, label_selector=f"{JOBSET_LABEL}={jobset}", **options
+        )
+
+    def pods(self, jobset: str, *, patience: float | None = None) -> list[dict[str, Any]]:
+        """Returns the pods of a JobSet."""
+        answer = self.call(
+            lambda: self.list_pods(jobset, **_RAW), "list the workers' pods", patience=patience
+        )
+        return list(answer["items"])
+
+    def get_pod(self, name: str) -> dict[str, Any]:
+        """Returns a pod.
+
+        Raises:
+          ApiException: 404, there is none.
+        """
+        return self.call(
+            lambda: self._core.read_namespaced_pod(name, self.namespace, **_RAW), "read the pod"
+        )
+
+    def open_log(self, pod: str) -> Any:
+        """Returns the open response of a pod's log, followed to its end."""
+        return self._core.read_namespaced_pod_log(
+            pod, self.namespace, follow=True, timestamps=True, **_RAW_OPEN
+        )
+
+    # Leases
+
+    def get_lease(self, name: str, *, patience: float) -> dict[str, Any] | None:
+        """Returns a lease, None if there is none."""
+        return self._none_if_missing(
+            lambda: self._leases.read_namespaced_lease(name, self.namespace, **_RAW_LEASE),
+            "read the lease",
+            patience=patience,
+        )
+
+    def create_lease(self, body: Mapping[str, Any], *, patience: float) -> dict[str, Any]:
+        """Creates a lease.
+
+        Raises:
+          ApiException: 409, there is one of that name.
+        """
+        return self.call(
+            lambda: self._leases.create_namespaced_lease(self.namespace, dict(body), **_RAW_LEASE),
+            "create the lease",
+            patience=patience,
+        )
+
+    def replace_lease(
+        self, name: str, body: Mapping[str, Any], *, patience: float
+    ) -> dict[str, Any]:
+        """Replaces a lease.
+
+        Raises:
+          ApiException: 404, or 409: it was changed meanwhile.
+        """
+        return self.call(
+            lambda: self._leases.replace_namespaced_lease(
+                name, self.namespace, dict(body), **_RAW_LEASE
+            ),
+            "renew the lease",
+            patience=patience,
+        )
+
+    def _none_if_missing(
+        self, send: Callable[[], Any], what: str, *, patience: float | None = None
+    ) -> dict[str, Any] | None:
+        try:
+            return self.call(send, what, patience=patience)
+        except ApiException as error:
+            if error.status == 404:
+                return None
+            raise
+
+
+_RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": (5.0, 10.0)}
+_RAW_LEASE: dict[str, Any] = {"_preload_content": False, "_request_timeout": (2.0, 4.0)}
+"""A lease can't wait: a connection that died without a word must not cost its whole time."""
+_RAW_OPEN: dict[str, Any] = {"_preload_content": False, "_request_timeout": (5.0, 90.0)}
+
+
+def watch_events(
+    send: Callable[..., Any], *, version: str, seconds: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields type and object of each event of a watch, until it ends or breaks.
+
+    Raises:
+      ApiException: the server refused; 410 if `version` is too old.
+      urllib3.exceptions.HTTPError: the connection broke.
+    """
+    watch = kubernetes.watch.Watch(return_type="object")
+    options = {"resource_version": version, "timeout_seconds": max(1, round(seconds))}
+    options["_request_timeout"] = (5.0, seconds + 30.0)
+    for event in watch.stream(_Watchable(send), **options):
+        if event["type"] != "BOOKMARK":
+            yield event["type"], event["raw_object"]
+
+
+class _Watchable:
+    """A list function as `kubernetes.watch` takes it: what it reads in its docstring is here."""
+
+    def __init__(self, send: Callable[..., Any]):
+        self._send = send
+
+    def __call__(self, **options: Any) -> Any:
+        """Sends the request."""
+        return self._send(**options)
+
+
+def _retry_after(error: ApiException) -> float:
+    try:
+        return min(60.0, float((error.headers or {}).get("Retry-After", 0)))
+    except ValueError:
+        return 0.0
+
+
+def _read(path: str) -> str:
+    with open(path, encoding="utf-8") as file:
+        return file.read().strip()

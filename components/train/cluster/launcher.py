@@ -1,0 +1,399 @@
+"""Runs a training as a JobSet: creates or adopts it, follows it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import queue
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from kubernetes.client.exceptions import ApiException
+
+from components.component_runtime import MAX_RESTARTS
+from components.train.cluster.api import ClusterApi, Pace
+from components.train.cluster.lease_watch import LeaseKeeper, LogPrinter, Mirror
+from components.train.cluster.manifest import JobSetOptions, jobset_name, render
+from components.train.cluster.outcome import (
+    COMPLETED,
+    FAILED,
+    WorkerEnd,
+    attempt_of,
+    cause_of,
+    failure_of,
+    restarts_of,
+    terminal_state,
+    waiting_reason,
+    worker_end,
+)
+from components.train.local.launcher import STALL_SECONDS, Follower, StopRequests, newest_step
+from model.distributed.cluster import PEER_SECONDS
+from model.errors import EXIT_BAD_INPUT, CharloomError, InputError, RestartableError
+
+WORKDIR_ANNOTATION = "charloom.dev/workdir"
+
+MIN_IDLE_RESTARTS = 5
+"""So many restarts in a row without a newer checkpoint are too many, counted or not."""
+
+_REMOVAL_SECONDS = 300.0
+
+
+def launch_jobset(
+    *,
+    records: str,
+    workdir: str,
+    config: str,
+    workers: int,
+    options: JobSetOptions,
+    max_restarts: int = MAX_RESTARTS,
+    peer_seconds: float = PEER_SECONDS,
+    stall_seconds: float = STALL_SECONDS,
+    profile: str = "",
+    follower: Follower | None = None,
+    pace: Pace | None = None,
+) -> None:
+    """Runs a training as the pods of a JobSet, to its end.
+
+    A JobSet of the same run and task that is there already is adopted: a retried step goes
+    on with it. Whatever ends this process but the training's own end, the JobSet is removed,
+    or, should nobody be left to do so, ends itself as its lease is not renewed.
+
+    Args:
+      records: folder of records, on a volume that the workers mount.
+      workdir: the training's folder, on such a volume, too.
+      config: JSON file of the whole config, likewise.
+      workers: number of pods.
+      options: where and how they run.
+      max_restarts: how often all are started again from the newest checkpoint after one
+        failed. A worker that was asked to stop, or whose node went away, does not count.
+      peer_seconds: how long a worker waits for the others to come.
+      stall_seconds: how long a worker may make no progress.
+      profile: the steps that worker 0 traces, as in `100:110`.
+      follower: hears how it goes.
+      pace: how often the API is asked.
+
+    Raises:
+      InputError: a worker found bad input, or the cluster refused the JobSet.
+      RestartableError: workers were lost too often, SIGTERM or SIGHUP came, or the API
+        server was away for too long.
+      KeyboardInterrupt: Ctrl-C.
+      CharloomError: the training failed.
+    """
+    arguments = ["--records", records, "--workdir", workdir, "--config", config]
+    arguments += ["--peer-seconds", f"{peer_seconds:g}", "--stall-seconds", f"{stall_seconds:g}"]
+    if profile:
+        arguments += ["--profile", profile]
+    api = ClusterApi(pace=pace)
+    with StopRequests() as requests:
+        launch = _Launch(
+            api,
+            options,
+            workdir=workdir,
+            max_restarts=max_restarts,
+            follower=follower or Follower(),
+        )
+        api.asked_to_stop = lambda: bool(requests.numbers)
+        try:
+            launch.run(arguments, workers=workers)
+        except (_StopAskedError, CharloomError):
+            if not requests.numbers:
+                raise
+            raise requests.ended(step=newest_step(workdir), how="the same step again") from None
+        finally:
+            api.stop.set()
+
+
+class _StopAskedError(Exception):
+    """A signal came."""
+
+
+@dataclasses.dataclass
+class _State:
+    """What is known of the JobSet and its workers."""
+
+    restarts: int = 0
+    step: int = 0
+    idle_restarts: int = 0
+    """In a row, without a newer checkpoint."""
+    ends: list[tuple[int, WorkerEnd]] = dataclasses.field(default_factory=list)
+    """Of the present attempt, in the order in which they were seen."""
+    told: set[str] = dataclasses.field(default_factory=set)
+    """Pods whose end was told, and what else is told once."""
+
+
+class _Launch:
+    """One launcher's work on one JobSet."""
+
+    def __init__(
+        self,
+        api: ClusterApi,
+        options: JobSetOptions,
+        *,
+        workdir: str,
+        max_restarts: int,
+        follower: Follower,
+    ):
+        self._api = api
+        self._options = options
+        self._name = jobset_name(options.run_id, options.task)
+        self._workdir = workdir
+        self._max_restarts = max_restarts
+        self._follower = follower
+        self._state = _State(step=newest_step(workdir))
+        self._uid = ""
+        self._ours = False
+        """Whether there may be a JobSet that this launcher has to remove."""
+        self._sent = False
+        """Whether this launcher has asked for the JobSet to be created, answered or not."""
+
+    def run(self, arguments: list[str], *, workers: int) -> None:
+        """Creates or adopts the JobSet, follows it, and removes it unless it has ended.
+
+        One that has ended holds no node, can be looked at, and is removed after its time.
+        """
+        try:
+            body = self._render(arguments, workers=workers)
+            jobset = self._create_or_adopt(body)
+            self._uid = jobset["metadata"]["uid"]
+            self._state.restarts = restarts_of(jobset)
+            holder = os.environ.get("KFP_POD_NAME") or f"launcher-{os.getpid()}"
+            seconds = self._options.lease_seconds
+            events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+            with LeaseKeeper(self._api, jobset, seconds=seconds, holder=holder, events=events):
+                self._follow(events)
+        finally:
+            if self._ours:
+                self._remove()
+
+    # To begin with
+
+    def _render(self, arguments: list[str], *, workers: int) -> dict[str, Any]:
+        name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid} if uid else None
+        body = render(
+            self._options,
+            image=self._options.image or self._own_image(name),
+            workers=workers,
+            arguments=arguments,
+            max_restarts=self._max_restarts,
+            owner=owner,
+        )
+        body["metadata"]["annotations"][WORKDIR_ANNOTATION] = self._workdir
+        return body
+
+    def _own_image(self, pod: str | None) -> str:
+        if not pod:
+            raise InputError("no image is given, and this is no pod whose image could be taken")
+        try:
+            containers = self._api.get_pod(pod)["spec"]["containers"]
+        except ApiException as error:
+            raise InputError(
+                f"no image is given, and the own pod {pod} can't be read ({error.reason})"
+            ) from None
+        main = [one for one in containers if one["name"] == "main"] or containers
+        return str(main[0]["image"])
+
+    def _create_or_adopt(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        deadline = time.monotonic() + _REMOVAL_SECONDS
+        while True:
+            self._raise_if_stopped()
+            found = self._api.get_jobset(self._name)
+            if found is None:
+                self._ours = self._sent = True
+                try:
+                    created = self._api.create_jobset(body)
+                except ApiException:  # 409: made meanwhile, perhaps by a request whose answer
+                    continue  # was lost
+                self._say(f"JobSet {self._name} is created in namespace {self._api.namespace}")
+                return created
+            self._check_ours(found)
+            self._ours = True
+            if "deletionTimestamp" not in found["metadata"]:
+                adopted = self._adopt(found, body)
+                if adopted:
+                    return adopted
+            if time.monotonic() > deadline:
+                raise RestartableError(
+                    f"the JobSet {self._name} of an earlier attempt is not gone after "
+                    f"{_REMOVAL_SECONDS:g} s; look at kubectl get jobset {self._name} -o yaml"
+                )
+            time.sleep(self._api.pace.tick)
+
+    def _adopt(self, found: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Takes over a JobSet that is of use; else removes it and returns None."""
+        if terminal_state(found) == FAILED and not self._sent:
+            self._raise_if_hopeless(found)
+            self._say(f"JobSet {self._name} of an earlier attempt has failed; it is replaced")
+            self._api.delete_jobset(self._name)
+            return None
+        owners = body["metadata"].get("ownerReferences", [])
+        change = {"metadata": {"ownerReferences": owners}}
+        adopted = self._api.patch_jobset(self._name, change)
+        if adopted:
+            whose = "that was asked for" if self._sent else "of an earlier attempt"
+            self._say(f"JobSet {self._name} {whose} is there; following it")
+        return adopted
+
+    def _raise_if_hopeless(self, found: Mapping[str, Any]) -> None:
+        """Says again what an earlier attempt found bad: it would find it again."""
+        pods = self._api.pods(self._name)
+        self._state.ends = [(0, end) for pod in pods if (end := worker_end(pod))]
+        failure = self._failure(found)
+        if isinstance(failure, InputError):
+            self._ours = False
+            raise failure
+        self._state.ends.clear()
+
+    def _check_ours(self, found: Mapping[str, Any]) -> None:
+        annotations = found["metadata"].get("annotations") or {}
+        other = annotations.get(WORKDIR_ANNOTATION)
+        if other != self._workdir:
+            self._ours = False
+            raise InputError(
+                f"JobSet {self._name} is there already, for workdir {other}, not {self._workdir}; "
+                "give each training of a run its own task name, or remove it: kubectl delete "
+                f"jobset {self._name}"
+            )
+
+    # While it runs
+
+    def _follow(self, events: queue.SimpleQueue[tuple[str, Any]]) -> None:
+        """Returns when the JobSet has completed; raises when it has failed."""
+        name = self._name
+        for what, send in (
+            ("JobSet", lambda **options: self._api.list_jobsets(name, **options)),
+            ("pods", lambda **options: self._api.list_pods(name, **options)),
+        ):
+            Mirror(self._api, send, what=what, events=events).start()
+        log = LogPrinter(self._api, self._say)
+        while True:
+            self._raise_if_stopped()
+            self._follower.update()
+            try:
+                what, item = events.get(timeout=self._api.pace.tick)
+            except queue.Empty:
+                continue
+            if isinstance(item, Exception):
+                raise item
+            if what == "pods":
+                if item:
+                    log.update(item)
+                    self._note_pod(item)
+                continue
+            if item is None or item["metadata"]["uid"] != self._uid:
+                self._raise_if_gone()
+                continue
+            self._note_jobset(item)
+            outcome = terminal_state(item)
+            if outcome:
+                self._ours = False
+                self._drain(log)
+                if outcome == COMPLETED:
+                    return
+                raise self._failure(item)
+
+    def _failure(self, jobset: Mapping[str, Any]) -> CharloomError:
+        return failure_of(
+            jobset,
+            [end for _, end in self._state.ends],
+            step=self._state.step,
+            deadline_hours=self._options.deadline_hours,
+        )
+
+    def _drain(self, log: LogPrinter) -> None:
+        """Looks at the pods once more, as their ends may be on their way still."""
+        for pod in self._api.pods(self._name):
+            log.update(pod)
+            self._note_pod(pod)
+        log.finish(20 * self._api.pace.tick)
+        self._follower.update()
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._state.told:
+            self._state.told.add(text)
+            self._say(text)
+
+    def _note_pod(self, pod: Mapping[str, Any]) -> None:
+        waiting = waiting_reason(pod)
+        if waiting:
+            self._say_once(waiting)
+        end, uid = worker_end(pod), pod["metadata"]["uid"]
+        if end is None or uid in self._state.told:
+            return
+        self._state.told.add(uid)
+        attempt = attempt_of(pod, default=self._state.restarts)
+        if attempt >= self._state.restarts:
+            self._state.ends.append((attempt, end))
+        lines = end.last_lines.splitlines()[-10:]
+        self._say("\n".join([end.describe(), *(f"  | {line}" for line in lines)]))
+
+    def _note_jobset(self, jobset: Mapping[str, Any]) -> None:
+        if jobset["spec"].get("suspend"):
+            queue_name = self._options.queue or "whoever suspended it"
+            self._say_once(f"JobSet {self._name} is suspended; it waits for {queue_name}")
+        restarts = restarts_of(jobset)
+        if restarts <= self._state.restarts:
+            return
+        step = newest_step(self._workdir)
+        more = restarts - self._state.restarts
+        self._state.idle_restarts = 0 if step > self._state.step else self._state.idle_restarts
+        self._state.idle_restarts += more
+        self._state.restarts, self._state.step = restarts, step
+        counted = jobset["status"].get("restartsCountTowardsMax", 0)  # left out while 0
+        why = "a worker was lost"
+        before = [end for attempt, end in self._state.ends if attempt < restarts]
+        if before:
+            cause = cause_of(before)
+            if cause.code == EXIT_BAD_INPUT:  # its peers' end was seen first, by the JobSet
+                raise self._failure(jobset)
+            why = cause.describe()
+        line = f"restarting from step {step} ({counted} of {self._max_restarts} counted): {why}"
+        self._follower.restarting(line, step=step)
+        # Pods and JobSet are followed apart: ends of the new attempt may be known by now.
+        self._state.ends = [one for one in self._state.ends if one[0] >= restarts]
+        limit = max(MIN_IDLE_RESTARTS, self._max_restarts)
+        if self._state.idle_restarts > limit:
+            raise RestartableError(
+                f"the workers were started again {self._state.idle_restarts} times without a newer "
+                f"checkpoint than that of step {step}; their logs say why: {why}"
+            )
+
+    def _raise_if_gone(self) -> None:
+        """Asks for the JobSet itself: a list may be older than its creation."""
+        found = self._api.get_jobset(self._name)
+        if found is None or found["metadata"]["uid"] != self._uid:
+            raise CharloomError(
+                f"JobSet {self._name} was deleted by someone else; the training can be continued "
+                "by running the step again"
+            )
+
+    def _raise_if_stopped(self) -> None:
+        if self._api.asked_to_stop():
+            raise _StopAskedError
+
+    # When it is over
+
+    def _remove(self) -> None:
+        """Deletes the JobSet, if it is ours, and waits for its pods to end.
+
+        It is looked for again after it was deleted: a create whose answer was lost may take
+        effect late.
+        """
+        deadline = time.monotonic() + self._api.pace.stop
+        outcome = ""
+        while time.monotonic() < deadline:
+            left = deadline - time.monotonic()
+            try:
+                self._api.delete_jobset(self._name, patience=left)
+                outcome = "is deleted"
+                pods = self._api.pods(self._name, patience=left)
+                if not pods and self._api.get_jobset(self._name, patience=left) is None:
+                    break
+            except (CharloomError, ApiException) as error:
+                outcome = f"may be left, and ends itself soon: {error}"
+            time.sleep(self._api.pace.tick)
+        self._say(f"JobSet {self._name} {outcome}")
+
+    def _say(self, text: str) -> None:
+        print(text, flush=True)

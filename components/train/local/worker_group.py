@@ -1,0 +1,194 @@
+"""The worker processes of one attempt at a training, on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+
+from components.component_runtime import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE
+from model.distributed.cluster import tf_config
+from model.distributed.stop_signals import StoppedError
+from model.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_RESTARTABLE,
+    CharloomError,
+    InputError,
+    RestartableError,
+)
+
+FOLLOW_SECONDS = 0.5
+"""How long the others get to end as well after one has failed, so that the cause shows."""
+
+
+@dataclasses.dataclass
+class Worker:
+    """A worker process."""
+
+    rank: int
+    process: subprocess.Popen[bytes]
+    log: str
+    error_file: str
+
+
+def log_path(workdir: str, rank: int) -> str:
+    """Returns where a worker's output goes."""
+    return os.path.join(workdir, "logs", f"worker-{rank}.log")
+
+
+class WorkerGroup:
+    """Workers that meet on loopback; at the end of the context none is left."""
+
+    def __init__(self, command: Sequence[str], *, workdir: str, count: int):
+        """Starts nothing yet.
+
+        Args:
+          command: of one worker; what differs between them is in the environment.
+          workdir: the training's folder; each worker's output goes to its logs/.
+          count: how many workers.
+        """
+        self._command = command
+        self._workdir = workdir
+        self._count = count
+        # Not in the workdir, whose disk may be full.
+        self._messages = tempfile.TemporaryDirectory(prefix="charloom-workers-")
+        self.workers: list[Worker] = []
+
+    def __enter__(self) -> WorkerGroup:
+        os.makedirs(os.path.join(self._workdir, "logs"), exist_ok=True)
+        # New ports each time: those of a group that just ended may still be in use.
+        hosts = [f"127.0.0.1:{port}" for port in _free_ports(self._count)]
+        try:
+            for rank in range(self._count):
+                self.workers.append(self._start(rank, hosts))
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.end(0.0)
+        self._messages.cleanup()
+
+    def _start(self, rank: int, hosts: Sequence[str]) -> Worker:
+        log = log_path(self._workdir, rank)
+        error_file = os.path.join(self._messages.name, f"{rank}.json")
+        environment = os.environ | {
+            "TF_CONFIG": tf_config(hosts, rank),
+            ERROR_FILE_VARIABLE: error_file,
+            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
+            # The launcher's folder may differ from where our packages are.
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        environment.pop(GROUP_FILE_VARIABLE, None)
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # Ctrl-C in a terminal reaches the launcher only, which passes it on once: to a
+                # worker a second signal means to end without saving.
+                process_group=0,
+            )
+        return Worker(rank, process, log, error_file)
+
+    def ask_to_stop(self) -> None:
+        """Asks all workers to save and end."""
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.process.terminate()
+
+    def end(self, seconds: float) -> None:
+        """Waits so long for all workers to end, then kills those that still run."""
+        deadline = time.monotonic() + seconds
+        for worker in self.workers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.process.kill()
+                worker.process.wait()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all workers have ended well."""
+        return all(worker.process.poll() == 0 for worker in self.workers)
+
+    @property
+    def running(self) -> bool:
+        """Whether some worker has not ended."""
+        return any(worker.process.poll() is None for worker in self.workers)
+
+    def failure(self) -> CharloomError | None:
+        """Returns why the group can't go on; None if it can.
+
+        Of several ends the one that a restart would not mend counts most, then a stop that
+        was asked for, then a worker killed, then those that only lost their peers.
+        """
+        if all(worker.process.poll() in (None, 0) for worker in self.workers):
+            return None
+        deadline = time.monotonic() + FOLLOW_SECONDS
+        while self.running and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return min((_error_of(worker) for worker in self.workers), key=_weight)
+
+
+def _weight(error: CharloomError) -> int:
+    if not isinstance(error, RestartableError):
+        return 0
+    if isinstance(error, StoppedError):
+        return 1
+    return 2 if isinstance(error, _KilledError) else 3
+
+
+class _KilledError(RestartableError):
+    """A worker was ended by a signal."""
+
+
+class _StillRunningError(RestartableError):
+    """Not an end at all."""
+
+
+def _error_of(worker: Worker) -> CharloomError:
+    """Returns what a worker's end means; of one that runs or ended well, next to nothing."""
+    code = worker.process.poll()
+    if code in (None, 0):
+        return _StillRunningError(f"worker {worker.rank} runs")
+    with contextlib.suppress(OSError, ValueError):
+        with open(worker.error_file, encoding="utf-8") as file:
+            error = json.load(file)
+        if error["exit_code"] == code:
+            message = error["message"]
+            if code == EXIT_BAD_INPUT:
+                return InputError(message)
+            if error["kind"] == StoppedError.__name__:
+                return StoppedError(message)
+            return RestartableError(message) if code == EXIT_RESTARTABLE else CharloomError(message)
+    if code is not None and code < 0:
+        return _KilledError(f"worker {worker.rank} was ended by {signal.Signals(-code).name}")
+    if code == EXIT_RESTARTABLE:
+        return RestartableError(
+            f"worker {worker.rank} could not join the others; the end of {worker.log} says more"
+        )
+    return CharloomError(
+        f"training failed (worker {worker.rank} with code {code}); the reason is at the end of "
+        f"{worker.log}"
+    )
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]

@@ -1,0 +1,159 @@
+"""The LSTM stack of a served model: it reads many texts side by side, each as if alone.
+
+Every product has the same shape whatever is read, `[B, .]` in the recurrence and a fixed number of
+rows elsewhere, so the numbers of a text are the same to the last bit beside any other texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from model.network.joint_model import JointModel
+from model.serving.text_lanes import deal, offsets
+from model.serving.words import ROWS, ServedWords, by_rows
+
+LANES = 16
+"""B: texts that are read side by side; as many rows as one step of a matrix product takes."""
+WINDOW = 32
+"""Steps after which results are put away, so that memory grows with these alone."""
+
+
+class Reading(NamedTuple):
+    """Texts in the form in which they are read."""
+
+    words: tf.Tensor
+    """`[U]` distinct words."""
+    stream: tf.Tensor
+    """`[S]` which of them is read, text after text."""
+    lengths: tf.Tensor
+    """`[N]` words that are read of each text."""
+
+
+class Read(NamedTuple):
+    """What was read in a window, only where a text has words."""
+
+    positions: tf.Tensor
+    """`[n]` places in the stream."""
+    layers: tf.Tensor
+    """`[n, layers, R]` outputs of every layer."""
+
+
+Take = Callable[[Read], tf.Tensor]
+
+
+class ServedReader(tf.Module):
+    """Runs the LSTM stack over texts."""
+
+    def __init__(self, model: JointModel, words: ServedWords):
+        """Takes the trained model and its words."""
+        super().__init__(name="reader")
+        self._model = model
+        self._words = words
+
+    def read(self, reading: Reading, take: Take, *, shape: list[int]) -> tf.Tensor:
+        """Reads texts and takes something of every word.
+
+        Args:
+          reading: the texts.
+          take: makes `[n, ..]` float32 of what was read in a window.
+          shape: of what it makes of one word.
+
+        Returns:
+          `[S, ..]` in the order of the stream.
+        """
+        lanes = deal(reading.lengths, lanes=LANES)
+        first = tf.cast(offsets(tf.cast(reading.lengths, tf.int32)) == 0, tf.float32)
+        state = self._zero_state()
+        places = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=[None])
+        values = tf.TensorArray(
+            tf.float32, 0, dynamic_size=True, element_shape=[None, *shape], infer_shape=False
+        )
+        steps = tf.shape(lanes)[1]
+        for index in tf.range((steps + WINDOW - 1) // WINDOW):
+            window = lanes[:, index * WINDOW : tf.minimum(steps, (index + 1) * WINDOW)]
+            read, state = self._read_window(reading, window, first, state)
+            places = places.write(index, read.positions)
+            values = values.write(index, take(read))
+        count = tf.size(reading.stream)
+        found = tf.zeros([0, *shape])
+        if count > 0:
+            at = places.concat()[:, tf.newaxis]
+            found = tf.scatter_nd(at, values.concat(), tf.stack([count, *shape]))
+        return tf.ensure_shape(found, [None, *shape])
+
+    def _zero_state(self) -> list[tf.Tensor]:
+        """Returns zeros, output `[B, R]` and cell `[B, H]` of each layer."""
+        sizes = [size for one in self._model.lstms for size in (one.output_size, one.units)]
+        return [tf.zeros([LANES, size]) for size in sizes]
+
+    def _read_window(
+        self, reading: Reading, window: tf.Tensor, first: tf.Tensor, state: list[tf.Tensor]
+    ) -> tuple[Read, list[tf.Tensor]]:
+        """Reads positions `[B, T]` of the stream, -1 where there is nothing."""
+        there = window >= 0
+        at = tf.maximum(window, 0)
+        words, index = tf.unique(tf.reshape(tf.gather(reading.stream, at), [-1]))
+        gates = self._words.gates(tf.gather(reading.words, words))
+        index = tf.transpose(tf.reshape(index, tf.shape(window)))
+        keep = tf.transpose(1.0 - tf.gather(first, at))
+        outputs, state = self._scan(gates, index, keep, state)
+        mask = tf.transpose(there)
+        return Read(
+            tf.boolean_mask(tf.transpose(window), mask), tf.boolean_mask(outputs, mask)
+        ), state
+
+    def _scan(
+        self, gates: tf.Tensor, index: tf.Tensor, keep: tf.Tensor, state: list[tf.Tensor]
+    ) -> tuple[tf.Tensor, list[tf.Tensor]]:
+        """Runs all layers over a window.
+
+        Args:
+          gates: `[U, 4H]` of the window's distinct words.
+          index: `[T, B]` which of them is read.
+          keep: `[T, B]`, 0 where a text begins.
+          state: of `_zero_state`.
+
+        Returns:
+          `[T, B, layers, R]` outputs, and the state after the window.
+        """
+        lstms = self._model.lstms
+        steps = tf.shape(index)[0]
+        shape = [LANES, len(lstms), lstms[0].output_size]
+        outputs = tf.TensorArray(tf.float32, steps, element_shape=shape)
+
+        def step(t: tf.Tensor, outputs: Any, state: list[tf.Tensor]) -> Any:
+            kept = keep[t][:, tf.newaxis]
+            x = tf.gather(gates, index[t])
+            after: list[tf.Tensor] = []
+            for layer, lstm in enumerate(lstms):
+                output, cell = state[2 * layer] * kept, state[2 * layer + 1] * kept
+                z = x if layer == 0 else tf.matmul(x, lstm.kernel) + lstm.bias
+                z += tf.matmul(output, lstm.recurrent_kernel)
+                i, f, new, o = tf.split(z, 4, axis=-1)
+                cell = tf.sigmoid(f) * cell + tf.sigmoid(i) * tf.tanh(new)
+                x = tf.sigmoid(o) * tf.tanh(cell)
+                if lstm.projection is not None:
+                    x = tf.matmul(x, lstm.projection)
+                after += [x, cell]
+            outputs = outputs.write(t, tf.stack(after[::2], axis=1))
+            return t + 1, outputs, after
+
+        _, outputs, state = tf.while_loop(
+            lambda t, *unused: t < steps, step, (0, outputs, state), maximum_iterations=steps
+        )
+        return outputs.stack(), state
+
+    def hidden(self, outputs: tf.Tensor) -> tf.Tensor:
+        """Returns what the softmax reads, of the last layer's outputs: `[n, R]` to `[n, D or R]`."""
+        dense = self._model.projection
+        if dense is None:
+            return outputs
+        return by_rows(
+            lambda x: tf.matmul(x, dense.kernel) + dense.bias,
+            outputs,
+            rows=ROWS,
+            shape=[dense.units],
+        )

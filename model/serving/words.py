@@ -1,0 +1,170 @@
+"""Words as a served model reads them: from a table if they are known, else by their characters.
+
+Products are made of a fixed number of rows at a time. So a word's numbers are the same to the last
+bit whatever words are beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from model.network.char_vectors import char_vectors
+from model.network.joint_model import JointModel
+from model.text.vocab import (
+    BOS_ID,
+    CHAR_BEGIN,
+    CHAR_BOS,
+    CHAR_END,
+    CHAR_EOS,
+    CHAR_OFFSET,
+    DOCUMENT_START,
+    EOS_ID,
+    LINE_END,
+    SPECIAL_WORDS,
+    UNK_ID,
+    Vocabulary,
+)
+
+MAX_TABLE_BYTES = 1 << 30
+"""Of each table; words for which there is no room are read by their characters."""
+SPELLED_ROWS = 16
+"""Words that the char-CNN reads at a time."""
+ROWS = 48
+"""Rows of other products: a multiple of what matrix products take at a time on every processor with
+AVX, so that none of the rows is computed in another way than the others."""
+
+
+def by_rows(
+    function: Callable[..., Any],
+    *arrays: tf.Tensor,
+    rows: int,
+    shape: Sequence[int | tf.Tensor] = (),
+    dtype: Any = tf.float32,
+) -> Any:
+    """Applies a function to some rows of arrays at a time, always as many.
+
+    Args:
+      function: makes `[rows, *shape]` of as many rows of each array, or some of that shape.
+      arrays: `[n, ..]` each.
+      rows: how many at a time; the last ones are followed by zeros.
+      shape: of what the function makes of a row; a size may be a tensor.
+      dtype: of what it makes; of several, one each.
+
+    Returns:
+      `[n, *shape]`, or as many of these as the function makes.
+    """
+    count = tf.shape(arrays[0])[0]
+    blocks = []
+    for array in arrays:
+        rest = array.shape[1:].as_list()
+        padding = [[0, -count % rows], *([0, 0] for _ in rest)]
+        blocks.append(tf.reshape(tf.pad(array, padding), [-1, rows, *rest]))
+    static = [rows, *(None if tf.is_tensor(size) else size for size in shape)]
+    found = tf.map_fn(
+        lambda block: function(*block),
+        blocks,
+        fn_output_signature=tf.nest.map_structure(lambda one: tf.TensorSpec(static, one), dtype),
+        parallel_iterations=1,
+    )
+    return tf.nest.map_structure(lambda part: tf.reshape(part, [-1, *shape])[:count], found)
+
+
+class ServedWords(tf.Module):
+    """Strings to what the first LSTM layer's gates get of them."""
+
+    def __init__(self, model: JointModel, vocab: Vocabulary, *, precision: str, table: bool = True):
+        """Computes the tables.
+
+        Args:
+          model: the trained model.
+          vocab: its vocabulary.
+          precision: of the table.
+          table: False leaves it out, so that all words are read by their characters.
+        """
+        super().__init__(name="words")
+        self._model = model
+        self._precision = precision
+        words = list(vocab.ids.items())
+        self._ids = tf.lookup.StaticHashTable(
+            tf.lookup.KeyValueTensorInitializer(
+                [word for word, _ in words], tf.constant([i for _, i in words], tf.int64)
+            ),
+            default_value=UNK_ID,
+        )
+        spelled = [word.encode() for word in vocab.words]
+        spelled[EOS_ID], spelled[BOS_ID] = LINE_END, DOCUMENT_START
+        self.directions: tf.Variable | None = None
+        """`[n, F]` of the most frequent words that are not special, as `direct` returns them."""
+        if model.char_cnn is not None:
+            room = MAX_TABLE_BYTES // (4 * sum(model.config.filter_counts))
+            vectors = char_vectors(model, spelled[len(SPECIAL_WORDS) : room])
+            self._mean = tf.constant(vectors.mean(axis=0))
+            self.directions = tf.Variable(self.direct(vectors), trainable=False, name="directions")
+        self._table: tf.Variable | None = None
+        if table:
+            size = tf.as_dtype(precision).size * 4 * model.config.lstm_dim
+            gates = self._compute(tf.constant(spelled[: MAX_TABLE_BYTES // size]))
+            self._table = tf.Variable(tf.cast(gates, precision), trainable=False, name="gates")
+
+    def look_up(self, words: tf.Tensor) -> tf.Tensor:
+        """Returns the ids `[n]` of words; `UNK_ID` for those that are in no vocabulary."""
+        return tf.cast(self._ids.lookup(words), tf.int32)
+
+    def gates(self, words: tf.Tensor) -> tf.Tensor:
+        """Returns what the first layer's gates get of words `[n]`: `[n, 4H]`."""
+        if self._table is None:
+            return self._compute(words)
+        ids, rows = self.look_up(words), self._table.shape[0]
+        seen = (ids != UNK_ID) & (ids < rows)
+        known = tf.cast(tf.gather(self._table, tf.where(seen, ids, 0)), tf.float32)
+        unseen = tf.where(~seen)
+        computed = self._compute(tf.gather(words, unseen[:, 0]))
+        rounded = tf.cast(tf.cast(computed, self._precision), tf.float32)
+        return tf.tensor_scatter_nd_update(known, unseen, rounded)
+
+    def _compute(self, words: tf.Tensor) -> tf.Tensor:
+        """Returns `[n, 4H]` of words as their characters and embeddings give it."""
+        features = []
+        if self._model.char_cnn is not None:
+            features.append(self.read(words))
+        if self._model.word_embedding is not None:
+            table = self._model.word_embedding.embeddings.value
+            features.append(tf.gather(table, self.look_up(words)))
+        lstm = self._model.lstms[0]
+        return by_rows(
+            lambda x: tf.matmul(x, lstm.kernel) + lstm.bias,
+            tf.concat(features, axis=-1),
+            rows=ROWS,
+            shape=[4 * lstm.units],
+        )
+
+    def read(self, words: tf.Tensor) -> tf.Tensor:
+        """Returns char-CNN vectors `[n, F]` of words `[n]`."""
+        cnn = self._model.char_cnn
+        assert cnn is not None
+        size = sum(self._model.config.filter_counts)
+        return by_rows(cnn, self.spellings(words), rows=SPELLED_ROWS, shape=[size])
+
+    def direct(self, vectors: tf.Tensor) -> tf.Tensor:
+        """Returns char-CNN vectors `[n, F]` about their mean over the vocabulary, of length 1."""
+        return tf.math.l2_normalize(vectors - self._mean, axis=1)
+
+    def spellings(self, words: tf.Tensor) -> tf.Tensor:
+        """Spells words as `model.text.vocab.spell` and `model.data.batches.spelling_matrix` do: `[n, W]`."""
+        width = self._model.config.max_word_bytes
+        singles = tf.strings.bytes_split(words)
+        values = tf.reshape(tf.io.decode_raw(singles.flat_values, tf.uint8), [-1])
+        chars = tf.cast(values, tf.int32) + CHAR_OFFSET
+        line_end = LINE_END[0] + CHAR_OFFSET  # no word has this byte, only the mark
+        ragged = singles.with_flat_values(tf.where(chars == line_end, CHAR_EOS, chars))
+        ragged = ragged[:, : width - 2]
+        count = ragged.nrows(out_type=tf.int32)
+        begin, end = tf.fill([count, 1], CHAR_BEGIN), tf.fill([count, 1], CHAR_END)
+        matrix = tf.concat([begin, ragged, end], axis=1).to_tensor(shape=[None, width])
+        start = tf.one_hot(1, width, on_value=CHAR_BOS, dtype=tf.int32)
+        start += tf.one_hot(0, width, on_value=CHAR_BEGIN, dtype=tf.int32)
+        start += tf.one_hot(2, width, on_value=CHAR_END, dtype=tf.int32)
+        return tf.where((words == DOCUMENT_START)[:, tf.newaxis], start[tf.newaxis], matrix)

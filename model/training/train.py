@@ -1,0 +1,153 @@
+"""Training under `MultiWorkerMirroredStrategy`, in our own loop.
+
+Every worker runs `train_and_evaluate` with the same arguments. What it computes
+depends on config, records and step only, so a run that was interrupted and went on
+from a checkpoint ends as the undisturbed one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from typing import Any
+
+from model.checkpointing.checkpoints import disk_full_error, is_disk_full, read_newest
+from model.checkpointing.warm_start import read_warm_start
+from model.config import Config
+from model.data.plan import TrainPlan
+from model.data.records import COMPLETED_FILE, Dataset
+from model.data.target_sampling import TargetSampler
+from model.distributed.cluster import Cluster, own_lanes, reporting_lost_peers
+from model.distributed.stop_signals import StopSignals, StopVote
+from model.distributed.watchdog import Watchdog
+from model.errors import CharloomError
+from model.files import write_whole
+from model.training.loop import TrainLoop
+from model.training.metrics_log import RunLog, perplexity
+from model.training.profiler import ProfileSteps
+from model.training.reporter import Watch
+from model.training.state import Training, begin_with, build_training, checkpoint_bytes, restore
+
+log = logging.getLogger(__name__)
+
+FREE_FIELDS = ("steps", "log_steps", "valid_steps", "checkpoint_steps", "keep_checkpoints")
+"""Fields of TrainConfig that may change when a training goes on."""
+
+
+def check_config(config: Config, dataset: Dataset, *, workers: int = 1) -> Config:
+    """Returns `config` with the data section of the records, after checking that it can train.
+
+    Raises:
+      InputError: lanes that can't be shared, fewer words than one batch, or fewer in the
+        vocabulary than the sampled softmax needs.
+    """
+    own_lanes(config.train.lanes, index=0, count=workers)
+    train = config.train
+    TrainPlan(dataset.lengths("train"), lanes=train.lanes, window=train.window, seed=train.seed)
+    TargetSampler(train, dataset.vocab.counts)
+    return dataclasses.replace(config, data=dataset.config)
+
+
+def train_and_evaluate(
+    config: Config,
+    *,
+    dataset: Dataset,
+    workdir: str,
+    cluster: Cluster,
+    profile: ProfileSteps | None = None,
+    signals: StopSignals | None = None,
+    watchdog: Watchdog | None = None,
+) -> dict[str, Any]:
+    """Trains to `config.train.steps`, from the newest whole checkpoint if there is one.
+
+    Without one it begins with the weights of a warm start, if the workdir has them.
+
+    Args:
+      config: as `check_config` returns it.
+      dataset: the records.
+      workdir: gets checkpoints/, tensorboard/, metrics.jsonl and, last, COMPLETED.
+      cluster: this worker's place.
+      profile: the steps that the chief traces.
+      signals: says when this worker is asked to stop.
+      watchdog: gets signs of progress.
+
+    Returns:
+      step, valid_perplexity (None without a validation split).
+
+    Raises:
+      InputError: the workdir is of other records or another model.
+      StoppedError: a worker was asked to stop; the training is saved.
+      RestartableError: a peer was lost.
+      CharloomError: the loss is no longer a number, or it diverges, or the disk is full.
+    """
+    signals, watchdog = signals or StopSignals(), watchdog or Watchdog()
+    with reporting_lost_peers(cluster.rank, lambda: watchdog.doing), watchdog.watching():
+        watchdog.beat("building the model", slow=True)
+        training = _restored(config, dataset=dataset, workdir=workdir, cluster=cluster)
+        vote = StopVote(cluster, signals)
+        try:
+            return _train(
+                training, workdir, profile=profile, signals=signals, vote=vote, watchdog=watchdog
+            )
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            raise disk_full_error(workdir, needed=checkpoint_bytes(training)) from None
+
+
+def _restored(config: Config, *, dataset: Dataset, workdir: str, cluster: Cluster) -> Training:
+    """Returns the training as its newest checkpoint has it, the same on all workers."""
+    training = build_training(config, dataset, cluster)
+    newest = read_newest(workdir)
+    if newest:
+        restore(training, newest)
+        log.info("continuing from step %d, checkpoint %s", training.step, newest.path)
+    elif start := read_warm_start(workdir):
+        begin_with(training, start)
+        log.info("beginning with the weights of %s", start.meta["path"])
+    # Some bits of the digest, so few that float32 adds them up exactly.
+    mark = int(newest.digest[:4], 16) if newest else 0
+    if cluster.add([float(mark)]) != [float(mark * cluster.size)]:
+        raise CharloomError(
+            f"worker {cluster.rank} reads step {training.step} as the newest checkpoint in "
+            f"{workdir} and others another one; do all workers see the same folder?"
+        )
+    return training
+
+
+def _train(
+    training: Training,
+    workdir: str,
+    *,
+    profile: ProfileSteps | None,
+    signals: StopSignals,
+    vote: StopVote,
+    watchdog: Watchdog,
+) -> dict[str, Any]:
+    config, cluster = training.config, training.cluster
+    run_log = RunLog(
+        workdir,
+        step=training.step,
+        steps=config.train.steps,
+        chief=cluster.is_chief,
+        is_scored=training.valid is not None,
+    )
+    run_log.start(config, workdir=workdir)
+    watch = Watch(training, workdir, run_log=run_log, profile=profile)
+    loop = TrainLoop(training, workdir, watch, vote=vote, watchdog=watchdog)
+    signals.training_begins()
+    try:
+        loop.run()
+        valid = perplexity(*training.valid) if training.valid else None
+        watch.finish(valid_perplexity=valid)
+    finally:
+        watch.close()
+        run_log.close()
+    if cluster.is_chief:
+        marker = os.path.join(workdir, COMPLETED_FILE)
+        write_whole(marker, f"{training.step}\n")
+    # Who leaves early takes its part of TensorFlow's services away from the others.
+    watchdog.beat("waiting for the other workers to finish", slow=True)
+    cluster.wait_for_all()
+    return {"step": training.step, "valid_perplexity": valid}

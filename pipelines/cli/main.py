@@ -1,0 +1,119 @@
+"""The `charloom` command.
+
+Everything heavy is imported by the command that needs it, so that `--help` and a wrong
+flag are answered at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+
+from model.errors import EXIT_RESTARTABLE, CharloomError
+from pipelines.cli import kubeflow, models, registry, runs, serve, stages
+from pipelines.cli.shared import IS_PRODUCT
+from pipelines.cli.streams import LastingStream, ReaderGoneError, lasting_streams
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit code.
+
+    0 done, 1 failed, 2 bad input, 3 rejected (by the gate, or by a limit of drift), 75 interrupted
+    (SIGTERM, or a worker was lost too often), 130 Ctrl-C. A closed pipe changes none of them; only
+    a command whose output is its product ends early then, with 0.
+    """
+    with lasting_streams() as output:
+        return _run(arguments, output)
+
+
+def _run(arguments: Sequence[str] | None, output: LastingStream) -> int:
+    options = build_parser().parse_args(arguments)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _end)  # so that temporary folders are removed
+    output.is_product = getattr(options, IS_PRODUCT, False)
+    try:
+        options.command(options)
+        output.flush()
+    except ReaderGoneError:
+        return 0
+    except CharloomError as error:
+        return _report(error, " ".join(str(error).split()), error.exit_code, options.debug)
+    except _StoppedError as stop:
+        line = "stopped by SIGTERM; run the same command again"
+        return _report(stop, line, EXIT_RESTARTABLE, debug=False)
+    except KeyboardInterrupt as stop:
+        return _report(stop, str(stop) or "stopped", 130, debug=False)
+    except Exception as error:
+        name = type(error).__name__
+        line = f"internal error: {name}: {' '.join(str(error).split())[:500]}; --debug shows where"
+        return _report(error, line, 1, options.debug)
+    return 0
+
+
+class _StoppedError(SystemExit):
+    """SIGTERM came; no handler of mere errors keeps it."""
+
+
+def _end(*_: object) -> None:
+    raise _StoppedError(EXIT_RESTARTABLE)
+
+
+def _report(error: BaseException, line: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    with contextlib.suppress(ReaderGoneError, CharloomError):
+        sys.stdout.flush()
+    print(f"charloom: {line}", file=sys.stderr, flush=True)
+    return code
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, *unused: object) -> None:
+        from importlib.metadata import version
+
+        print(f"charloom {version('charloom')}")
+        raise SystemExit(0)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Returns the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="charloom",
+        description="Train, evaluate and export language models that read words and characters.",
+        epilog="exit codes: 0 done, 1 failed, 2 bad input, 3 rejected by the gate or by a limit of "
+        "drift, 75 interrupted, by SIGTERM or as a worker was lost too often, 130 stopped by Ctrl-C; "
+        "after 75 and 130 a training goes on with the same command",
+    )
+    parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for part in (stages, models, serve, registry, runs, kubeflow):
+        part.add_commands(_add, commands)
+    return parser
+
+
+def _add(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: object,
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text)
+    parser.set_defaults(command=function)
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

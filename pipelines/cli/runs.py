@@ -1,0 +1,131 @@
+"""The commands of the whole pipeline on this machine: run, demo, and compile."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from components.component_runtime import RESTARTS_VARIABLE
+from components.export.lineage import CHAMPION
+from components.export.registry import check_name, find_model
+from components.preprocess.analysis.drift_limits import NOTHING, Comparison
+from components.preprocess.inputs.warm_start_options import COLD, Start
+from model.config import Config
+from model.errors import RejectedError
+from model.text.vocab import read_words
+from pipelines.cli import flags, model_flags
+from pipelines.cli.shared import Add, import_tensorflow, read_settings
+
+
+def add_commands(add: Add, commands: Any) -> None:
+    """Adds the commands; `add` makes the parser of one."""
+    run = add(commands, "run", _run, "Run the whole pipeline on this machine.")
+    flags.add_input(run)
+    flags.add_vocab(run)
+    run.add_argument("--root", required=True, metavar="DIR", help="folder for all that is made")
+    run.add_argument("--name", default="lm", help="the model's name in the registry (default: lm)")
+    flags.add_comparison(run)
+    model_flags.add_warm_start(run, champion=True)
+    model_flags.add_require_improvement(run)
+    flags.add_workers(run, default=2)
+    flags.add_restarts(run)
+    flags.add_data(run)
+    flags.add_config(run)
+
+    demo = add(commands, "demo", _demo, "Run the whole pipeline on text that Python carries.")
+    demo.add_argument(
+        "--root", default="charloom-demo", metavar="DIR", help="folder (default: charloom-demo)"
+    )
+    flags.add_workers(demo, default=2)
+    flags.add_config(demo)
+
+    compiler = add(commands, "compile", _compile, "Write the pipeline as YAML for Kubeflow.")
+    flags.add_compile(compiler)
+
+
+def _run(options: argparse.Namespace) -> None:
+    # Of no meaning on a cluster, so it is no argument of the graph.
+    os.environ[RESTARTS_VARIABLE] = str(options.max_restarts)
+    _run_graph(
+        options.input,
+        root=options.root,
+        config=read_settings(options),
+        workers=options.workers,
+        name=options.name,
+        vocab=options.vocab,
+        source_root=options.source_root,
+        comparison=flags.read_comparison(options),
+        start=model_flags.read_start(options),
+    )
+
+
+def _run_graph(
+    inputs: Sequence[str],
+    *,
+    root: str,
+    config: Config,
+    workers: int,
+    name: str,
+    vocab: str = "",
+    source_root: str = "",
+    comparison: Comparison = NOTHING,
+    start: Start = COLD,
+) -> str:
+    """Runs the pipeline and says where its parts are; returns the new version's folder."""
+    from components.preprocess.inputs.listing import find_files
+
+    check_name(name)
+    find_files(inputs, source_root=source_root)  # so that a wrong name is told at once
+    if vocab:
+        read_words(vocab)
+    if start.warm_start not in ("", CHAMPION):
+        find_model(start.warm_start)
+    from pipelines.local.runner import run_pipeline
+
+    result = run_pipeline(
+        inputs=inputs,
+        root=root,
+        config=config,
+        workers=workers,
+        model_name=name,
+        vocab=vocab,
+        source_root=source_root,
+        comparison=comparison,
+        start=start,
+    )
+    print(f"records:  {result.records}")
+    print(f"workdir:  {result.workdir}")
+    print(f"report:   {result.report_html}")
+    if result.registry_version is None:
+        raise RejectedError(f"REJECTED: {'; '.join(result.reasons)}")
+    print(f"verdict:  {result.verdict}")
+    print(f"registry: {result.registry_version}", flush=True)
+    return result.registry_version
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from pipelines.local.demo import EXAMPLE, write_corpus
+
+    config = read_settings(options)
+    corpus = write_corpus(os.path.join(options.root, "corpus"))
+    version = _run_graph(
+        [os.path.join(corpus, "*.txt")],
+        root=options.root,
+        config=config,
+        workers=options.workers,
+        name="demo",
+    )
+    import_tensorflow()
+    from pipelines.cli import query
+
+    print(f'charloom next --model {version} "{EXAMPLE}"')
+    query.print_next_words(query.load(version), EXAMPLE, k=5)
+
+
+def _compile(options: argparse.Namespace) -> None:
+    from pipelines.compile import compile_pipeline
+
+    compile_pipeline(options.output, **flags.compile_settings(options))
+    print(f"wrote {options.output}")

@@ -1,0 +1,60 @@
+"""The command that serves a published model over HTTP."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from typing import Any
+
+from model.errors import InputError
+from pipelines.cli.shared import Add, import_tensorflow
+
+DEFAULT_PORT = 8501
+"""That of TensorFlow Serving's REST API."""
+
+
+def add_commands(add: Add, commands: Any) -> None:
+    """Adds the command; `add` makes its parser."""
+    serve = add(
+        commands, "serve", _serve, "Answer questions to a model over HTTP; follow its champion."
+    )
+    serve.add_argument(
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="<registry>/<name>, whose champion is followed, or a version's folder",
+    )
+    serve.add_argument(
+        "--host", default="localhost", help="where to listen (default: localhost; 0.0.0.0: all)"
+    )
+    serve.add_argument(
+        "--port",
+        type=int,
+        default=DEFAULT_PORT,
+        help=f"default: {DEFAULT_PORT}; 0: any free one",
+    )
+    serve.add_argument(
+        "--threads",
+        type=int,
+        default=0,
+        metavar="N",
+        help="requests that are computed at a time (default: one a processor)",
+    )
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from components.export.registry import find_model
+
+    if options.threads < 0:
+        raise InputError(f"--threads is {options.threads}; it must be at least 0")
+    # Uvicorn lets requests end, then hands the signal on: to have ended well is no failure.
+    signal.signal(signal.SIGTERM, _end)
+    find_model(options.model)  # so that a wrong name is told at once
+    import_tensorflow()
+    from components.serve.main import run
+
+    run(model=options.model, host=options.host, port=options.port, threads=options.threads)
+
+
+def _end(*_: object) -> None:
+    raise SystemExit(0)

@@ -1,0 +1,152 @@
+"""The commands of single stages: prepare, train, evaluate, export, and tensorboard."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from typing import Any
+
+from components.export.registry import check_name, find_model
+from model.config import read_config, with_overrides
+from model.errors import InputError, RejectedError
+from model.training.profiler import ProfileSteps
+from pipelines.cli import flags, model_flags
+from pipelines.cli.shared import Add, import_tensorflow, read_settings, refuse_sections
+
+
+def add_commands(add: Add, commands: Any) -> None:
+    """Adds the commands; `add` makes the parser of one."""
+    prepare = add(commands, "prepare", _prepare, "Turn raw text into records.")
+    flags.add_input(prepare, splits=True)
+    flags.add_vocab(prepare)
+    prepare.add_argument("--records", required=True, metavar="DIR", help="folder to make")
+    flags.add_comparison(prepare)
+    flags.add_beam(prepare)
+    flags.add_data(prepare)
+    flags.add_config(prepare)
+
+    train = add(commands, "train", _train, "Train a model, or go on with a training.")
+    flags.add_folders(train)
+    model_flags.add_warm_start(train)
+    flags.add_workers(train, default=1)
+    flags.add_profile(train)
+    flags.add_restarts(train)
+    flags.add_waits(train)
+    flags.add_config(train)
+
+    evaluate = add(
+        commands, "evaluate", _evaluate, "Score the test split; exit 3 if the gate says no."
+    )
+    flags.add_folders(evaluate)
+    flags.add_report(evaluate)
+    model_flags.add_champion(evaluate)
+    model_flags.add_require_improvement(evaluate)
+    flags.add_set(evaluate)
+
+    export = add(commands, "export", _export, "Publish a model that passed the gate.")
+    flags.add_folders(export)
+    flags.add_report(export)
+    export.add_argument("--registry", required=True, metavar="DIR", help="folder of all models")
+    export.add_argument("--name", default="lm", help="the model's name in it (default: lm)")
+    model_flags.add_budget(export)
+    model_flags.add_precision(export)
+
+    board = add(commands, "tensorboard", _tensorboard, "Watch trainings in a browser.")
+    flags.add_tensorboard(board)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    config, comparison = read_settings(options), flags.read_comparison(options)
+    import_tensorflow()
+    from components.preprocess.main import run
+
+    comparison.check_other(config.data)
+    run(
+        inputs=options.input,
+        train=options.train,
+        valid=options.valid,
+        test=options.test,
+        vocab=options.vocab,
+        extend_vocab=options.extend_vocab,
+        source_root=options.source_root,
+        records=options.records,
+        config=config.data,
+        beam_workers=options.beam_workers,
+        beam_options=shlex.split(options.beam_options),
+    )
+    comparison.apply(options.records)
+
+
+def _train(options: argparse.Namespace) -> None:
+    config = read_settings(options)
+    refuse_sections(options.set, "train", allowed=("model", "train", "gate"))
+    profile = ProfileSteps.parse(options.profile) if options.profile is not None else None
+    import_tensorflow()
+    from components.train.main import run
+
+    result = run(
+        records=options.records,
+        workdir=options.workdir,
+        config=config,
+        workers=options.workers,
+        warm_start=find_model(options.warm_start) if options.warm_start else "",
+        profile=profile,
+        max_restarts=options.max_restarts,
+        peer_seconds=options.peer_seconds,
+        stall_seconds=options.stall_seconds,
+    )
+    value = result["valid_perplexity"]
+    reached = f", validation perplexity {value:.2f}" if value else ""
+    print(f"trained: best checkpoint {result['checkpoint']}{reached}")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    path = os.path.join(options.workdir, "config.json")
+    if not os.path.exists(path):
+        raise InputError(f"{options.workdir} holds no training; run charloom train")
+    config = with_overrides(read_config(path), [*options.set, *model_flags.gate_settings(options)])
+    refuse_sections(options.set, "evaluate", allowed=("gate",))
+    champion, reference = model_flags.find_compared(options)
+    import_tensorflow()
+    from components.evaluate.main import run
+
+    report = options.report or os.path.join(options.workdir, "report")
+    result = run(
+        records=options.records,
+        workdir=options.workdir,
+        report=report,
+        config=config,
+        champion=champion,
+        reference=reference,
+    )
+    verdict = result["verdict"]
+    if verdict["status"] != "PASSED":
+        raise RejectedError(f"REJECTED: {'; '.join(verdict['reasons'])}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    check_name(options.name)
+    import_tensorflow()
+    from components.export.checking import Budget
+    from components.export.main import run
+
+    asked = {"latency_ms": options.max_latency_ms, "memory_mb": options.max_memory_mb}
+    limits = {name: value for name, value in asked.items() if value is not None}
+    run(
+        records=options.records,
+        workdir=options.workdir,
+        report=options.report or os.path.join(options.workdir, "report"),
+        registry=options.registry,
+        name=options.name,
+        budget=Budget(**limits) if limits else None,
+        precision=options.precision,
+    )
+
+
+def _tensorboard(options: argparse.Namespace) -> None:
+    from pipelines.cli.tensorboard import find_logdir, serve
+
+    logdir = find_logdir(options.workdir)
+    import_tensorflow()
+    serve(logdir, host=options.host, port=options.port)

@@ -1,0 +1,157 @@
+"""Shows how a run on Kubeflow Pipelines goes, until it ends."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from model.errors import CharloomError, InputError, RejectedError, RestartableError
+from pipelines.kubeflow.client import Kubeflow, UnavailableError
+
+POLL_SECONDS = 5.0
+LOST_SECONDS = 1800.0
+"""How long Kubeflow Pipelines may be away before we give up; the run doesn't need us."""
+
+REJECTED_TASK = "report-rejection"
+"""The task that runs only where the gate said no."""
+
+_ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
+_WORDS = {
+    "PENDING": "waits",
+    "RUNNING": "runs",
+    "SUCCEEDED": "done",
+    "SKIPPED": "skipped",
+    "FAILED": "FAILED",
+    "CANCELING": "is being stopped",
+    "CANCELED": "stopped",
+    "PAUSED": "is paused",
+}
+
+
+def task_names(spec: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the tasks of a pipeline spec, those inside of conditions too: key to shown name."""
+    spec = spec.get("pipeline_spec", spec)
+    names = {}
+    for component in [spec["root"], *spec.get("components", {}).values()]:
+        for key, task in component.get("dag", {}).get("tasks", {}).items():
+            if not key.startswith("condition-"):
+                names[key] = task.get("taskInfo", {}).get("name", key)
+    return names
+
+
+def follow(kubeflow: Kubeflow, run_id: str, tasks: Mapping[str, str]) -> None:
+    """Shows the states of a run's tasks until it ends.
+
+    Raises:
+      RejectedError: the gate said no.
+      CharloomError: the run failed or was stopped.
+      RestartableError: Kubeflow Pipelines was away for too long.
+      KeyboardInterrupt: the user has seen enough; the run goes on.
+    """
+    link = kubeflow.link("runs", "details", run_id)
+    view = _View(tasks)
+    try:
+        run = _poll(kubeflow, run_id, view)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"stopped waiting; the run goes on; to stop it, press Terminate on {link}"
+        ) from None
+    except InputError as error:
+        raise InputError(f"{error}; the run goes on: {link}") from None
+    finally:
+        view.finish()
+    if run.state != "SUCCEEDED":
+        raise CharloomError(
+            f"the run {'was stopped' if run.state == 'CANCELED' else 'failed'}"
+            f"{view.failures()}; its logs: {link}"
+        )
+    if view.states.get(REJECTED_TASK) == "SUCCEEDED":
+        raise RejectedError(f"REJECTED: the gate said no; its report: {link}")
+    print("the run is done")
+
+
+def _poll(kubeflow: Kubeflow, run_id: str, view: _View) -> Any:
+    """Asks until the run has ended; returns it."""
+    seen = time.monotonic()
+    pause = POLL_SECONDS / 5  # something happens soon after the start
+    while True:
+        try:
+            run = kubeflow.call(
+                kubeflow.client.runs.run_service_get_run, run_id, retry_seconds=POLL_SECONDS
+            )
+        except UnavailableError as error:
+            away = time.monotonic() - seen
+            if away > LOST_SECONDS:
+                link = kubeflow.link("runs", "details", run_id)
+                raise RestartableError(
+                    f"{error} (for {away / 60:.0f} minutes); the run goes on: {link}"
+                ) from None
+            view.status(f"no connection for {away:.0f} s; the run goes on")
+        else:
+            seen = time.monotonic()
+            view.update(run)
+            if run.state in _ENDED:
+                return run
+        time.sleep(pause)
+        pause = min(POLL_SECONDS, pause * 1.5)
+
+
+class _View:
+    """One line for each change of a task's state; on a terminal, below them what runs now."""
+
+    def __init__(self, tasks: Mapping[str, str]) -> None:
+        self._tasks = tasks
+        self.states: dict[str, str] = {}
+        self._errors: dict[str, str] = {}
+        self._begun = time.monotonic()
+        self._interactive = sys.stdout.isatty()
+        self._open = False
+
+    def update(self, run: Any) -> None:
+        """Shows what has changed."""
+        details = (run.run_details.task_details if run.run_details else None) or []
+        for task in details:
+            # a retried task is a node for each try, too: train(0)
+            name = str(task.display_name or "")
+            if name not in self._tasks or not task.state:
+                continue
+            state = str(task.state)
+            if task.error and task.error.message:
+                self._errors[name] = " ".join(task.error.message.split())[:200]
+            if self.states.get(name) != state:
+                self.states[name] = state
+                self._line(f"{self._tasks[name]}: {_WORDS.get(state, state.lower())}")
+        now = [self._tasks[name] for name, state in self.states.items() if state == "RUNNING"]
+        word = ", ".join(now) or _WORDS.get(str(run.state), "waits")
+        self.status(f"{word}, {time.monotonic() - self._begun:.0f} s")
+
+    def status(self, text: str) -> None:
+        """Shows a line that the next one replaces; on a terminal only."""
+        if self._interactive:
+            width = shutil.get_terminal_size().columns - 1
+            sys.stdout.write(f"\r\x1b[K{text[:width]}")
+            sys.stdout.flush()
+            self._open = True
+
+    def failures(self) -> str:
+        """Returns the tasks that failed, and why if it is known, for a message."""
+        failed = [name for name, state in self.states.items() if state == "FAILED"]
+        parts = [
+            self._tasks[name] + (f" ({self._errors[name]})" if name in self._errors else "")
+            for name in failed
+        ]
+        return f" at {', '.join(parts)}" if parts else ""
+
+    def finish(self) -> None:
+        """Ends the line that would be replaced."""
+        if self._open:
+            sys.stdout.write("\r\x1b[K")
+            sys.stdout.flush()
+            self._open = False
+
+    def _line(self, text: str) -> None:
+        self.finish()
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

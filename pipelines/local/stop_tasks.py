@@ -1,0 +1,100 @@
+"""Ends the tasks of a local run when a signal comes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from model.errors import CharloomError, RestartableError
+
+GRACE_SECONDS = 20.0
+"""How long a task may take to save and end after Ctrl-C, before it is killed."""
+
+
+class StoppableTasks:
+    """Makes Ctrl-C, SIGTERM and SIGHUP end the running task and all its processes.
+
+    kfp.local keeps the handle of a task's process to itself. So a task leads a process
+    group and writes its id to a file (components/component_runtime.py). The group gets SIGTERM, and
+    SIGKILL after a grace time or at a second Ctrl-C. Until then kfp goes on reading the
+    task's output, so that nothing it says on its way out is lost.
+    """
+
+    def __init__(self, group_file: str) -> None:
+        self._group_file = group_file
+        self._signal = 0
+        self._ended = threading.Event()
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> StoppableTasks:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._ended.set()
+        if kind is not None or self._signal:
+            self._send(signal.SIGKILL)  # workers that outlived their task
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self._signal)
+
+    def raise_if_stopped(self, reported: CharloomError | None) -> None:
+        """Raises what a signal that has stopped the run comes to.
+
+        Args:
+          reported: what the task that was stopped said of it.
+
+        Raises:
+          KeyboardInterrupt: Ctrl-C.
+          RestartableError: another signal.
+        """
+        if not self._signal:
+            return
+        text = f"stopped by {signal.Signals(self._signal).name}"
+        if isinstance(reported, RestartableError):  # it knows how to go on
+            text += f"; {str(reported).removeprefix('stopped by SIGTERM; ')}"
+        raise KeyboardInterrupt(text) if self._signal == signal.SIGINT else RestartableError(text)
+
+    def _stop(self, number: int, _: FrameType | None) -> None:
+        if self._signal:
+            self._send(signal.SIGKILL)
+            return
+        self._signal = number
+        threading.Thread(target=self._stop_group, daemon=True).start()
+
+    def _stop_group(self) -> None:
+        """Ends the running task, and the next if kfp was about to start it."""
+        deadline = time.monotonic() + GRACE_SECONDS
+        stopped: set[int] = set()
+        while not self._ended.wait(0.1):
+            group = self._group()
+            if time.monotonic() > deadline:
+                self._send(signal.SIGKILL)
+            elif group and group not in stopped:
+                stopped.add(group)
+                self._send(signal.SIGTERM)
+
+    def _group(self) -> int:
+        try:
+            with open(self._group_file, encoding="utf-8") as file:
+                return int(file.read())
+        except FileNotFoundError:  # the first task has not come so far
+            return 0
+
+    def _send(self, number: int) -> None:
+        group = self._group()
+        if group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)

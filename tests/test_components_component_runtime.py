@@ -1,0 +1,192 @@
+"""How a task reports a user's error, picks its metrics and leads a process group."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components import component_runtime
+from model.errors import CharloomError, InputError, RestartableError
+
+
+def test_a_users_error_is_one_line_and_an_exit_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(component_runtime.ERROR_FILE_VARIABLE, raising=False)
+    with pytest.raises(SystemExit) as raised, component_runtime.reporting_errors():
+        raise InputError("no file matches x.txt;\n  check --input")
+    assert raised.value.code == 2
+    assert capsys.readouterr().err == "error: no file matches x.txt; check --input\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(InputError, 2), (RestartableError, 75), (CharloomError, 1)]
+)
+def test_a_users_error_is_written_for_who_started_the_task(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: type[CharloomError],
+    code: int,
+) -> None:
+    monkeypatch.setenv(component_runtime.ERROR_FILE_VARIABLE, str(tmp_path / "error.json"))
+    with pytest.raises(SystemExit) as raised, component_runtime.reporting_errors():
+        raise error("shard 3 is cut short\nmake it again")
+    assert raised.value.code == code
+    assert json.loads((tmp_path / "error.json").read_text()) == {
+        "exit_code": code,
+        "kind": error.__name__,
+        "message": "shard 3 is cut short make it again",
+    }
+    assert os.listdir(tmp_path) == ["error.json"]  # no temporary file is left
+    assert capsys.readouterr().err == ""  # the owner of the file shows it
+
+
+def test_a_defect_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(component_runtime.ERROR_FILE_VARIABLE, str(tmp_path / "error.json"))
+    with pytest.raises(ZeroDivisionError), component_runtime.reporting_errors():
+        _ = 1 // 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_metrics_are_the_finite_numbers_only() -> None:
+    result = {"splits": {"test": {"perplexity": 93.5, "words": 7}}, "a": math.nan, "b": True}
+    paths = {
+        "perplexity": "splits.test.perplexity",
+        "words": "splits.test.words",
+        "not_there": "splits.valid.perplexity",
+        "below_a_number": "splits.test.words.x",
+        "not_a_number": "a",
+        "flag": "b",
+    }
+    assert component_runtime.select_numbers(result, paths) == {"perplexity": 93.5, "words": 7.0}
+
+
+def test_a_task_and_its_children_are_one_group(tmp_path: Path) -> None:
+    code = (
+        "import os, subprocess, sys\n"
+        "from components.component_runtime import reporting_errors\n"
+        "with reporting_errors():\n"
+        "    child = [sys.executable, '-c', 'import os; print(os.getpgrp())']\n"
+        "    subprocess.run(child, check=True)\n"
+        "    print(os.getpid())\n"
+    )
+    path = tmp_path / "group"
+    environment = {**os.environ, component_runtime.GROUP_FILE_VARIABLE: str(path)}
+    environment["PYTHONPATH"] = os.path.dirname(os.path.dirname(component_runtime.__file__))
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [path.read_text()] * 2
+
+
+def test_a_task_ends_with_its_charloom_run(tmp_path: Path) -> None:
+    code = (
+        "import time\n"
+        "from components.component_runtime import reporting_errors\n"
+        "with reporting_errors():\n"
+        "    print('started', flush=True)\n"
+        "    time.sleep(120)\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    environment = {**os.environ, component_runtime.GROUP_FILE_VARIABLE: str(tmp_path / "group")}
+    environment[component_runtime.OWNER_VARIABLE] = str(owner.pid)
+    environment["PYTHONPATH"] = os.path.dirname(os.path.dirname(component_runtime.__file__))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "started\n"
+    owner.kill()
+    owner.communicate()
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_the_image_can_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(component_runtime.IMAGE_VARIABLE, raising=False)
+    assert component_runtime.container_image() == component_runtime.DEFAULT_IMAGE
+    monkeypatch.setenv(component_runtime.IMAGE_VARIABLE, "example.org/charloom:7")
+    assert component_runtime.container_image() == "example.org/charloom:7"
+
+
+@pytest.fixture
+def pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of a task's pod."""
+    monkeypatch.setenv("KFP_POD_NAME", "train-language-model-abcde-123")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv(component_runtime.RUN_VARIABLE, "5f0c7f3e-run")
+
+
+@pytest.mark.parametrize("missing", ["KFP_POD_NAME", "KUBERNETES_SERVICE_HOST"])
+def test_a_pod_of_kfp_is_told_by_two_variables(
+    pod: None, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    assert component_runtime.in_cluster()
+    assert component_runtime.run_folder("/mnt/charloom") == "/mnt/charloom/runs/5f0c7f3e-run"
+    assert component_runtime.run_folder("") == ""
+    monkeypatch.delenv(missing)
+    assert not component_runtime.in_cluster()
+    assert component_runtime.run_folder("/mnt/charloom") == ""  # a laptop has no such volume
+
+
+@pytest.mark.parametrize("value", ["", "..", "../other", "a/b"])
+def test_a_pod_that_does_not_tell_its_run_is_bad_input(
+    pod: None, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv(component_runtime.RUN_VARIABLE, value)
+    with pytest.raises(InputError, match="CHARLOOM_RUN_ID holds no id of a run"):
+        component_runtime.run_folder("/mnt/charloom")
+
+
+def test_without_a_shared_volume_the_artifact_is_the_folder(tmp_path: Path) -> None:
+    artifact = str(tmp_path / "artifact")
+    assert component_runtime.output_folder(artifact, "", "records") == artifact
+    component_runtime.describe_output(artifact, artifact, "dataset.json")  # it is there already
+    assert component_runtime.input_folder(artifact) == artifact
+    assert os.listdir(tmp_path) == []
+
+
+def test_with_a_shared_volume_the_artifact_says_where_the_folder_is(tmp_path: Path) -> None:
+    artifact, shared = tmp_path / "artifact", tmp_path / "mnt" / "runs" / "r"
+    folder = Path(component_runtime.output_folder(str(artifact), str(shared), "records"))
+    assert folder == shared / "records"
+    assert (artifact / "LOCATION").read_text() == f"{folder}\n"
+    assert not folder.exists()  # the stage makes it, whole or not at all
+    folder.mkdir()
+    for name in ("dataset.json", "train-00000-of-00001.tfrecord", "COMPLETED"):
+        (folder / name).write_text(name)
+    component_runtime.describe_output(str(artifact), str(folder), "dataset.json")
+    assert sorted(os.listdir(artifact)) == ["LOCATION", "dataset.json"]
+    assert (artifact / "dataset.json").read_text() == "dataset.json"
+    assert component_runtime.input_folder(str(artifact)) == str(folder)
+    assert component_runtime.output_folder(str(artifact), str(shared), "records") == str(
+        folder
+    )  # a retry
+
+
+def test_a_folder_that_is_gone_or_not_finished_is_bad_input(tmp_path: Path) -> None:
+    artifact = str(tmp_path / "artifact")
+    folder = Path(component_runtime.output_folder(artifact, str(tmp_path / "runs"), "work"))
+    with pytest.raises(InputError, match=rf"the folder {folder}, .*, is gone; .* caching off"):
+        component_runtime.input_folder(artifact)
+    folder.mkdir()
+    with pytest.raises(InputError, match=rf"the folder {folder}, .*, lacks COMPLETED; "):
+        component_runtime.input_folder(artifact)
+    (folder / "COMPLETED").touch()
+    assert component_runtime.input_folder(artifact) == str(folder)
+
+
+def test_a_volume_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "mnt").write_text("no folder")
+    with pytest.raises(InputError, match=r"the shared volume can't be written at .*mnt/runs/r"):
+        component_runtime.output_folder(
+            str(tmp_path / "a"), str(tmp_path / "mnt" / "runs" / "r"), "records"
+        )

@@ -1,0 +1,345 @@
+"""What a run is made of: configuration, dates, patterns and the fingerprint of the files."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+from pathlib import Path
+
+import pytest
+from apache_beam.io.filesystems import FileSystems
+from apache_beam.options.pipeline_options import PipelineOptions
+from s3_server import BUCKET, S3Server, run_s3_server
+
+from components.export.manifest import write_manifest
+from components.preprocess.inputs.find import (
+    Found,
+    choose_config,
+    expand_dates,
+    find_inputs,
+    fingerprint,
+    read_patterns,
+)
+from components.preprocess.inputs.listing import find_files
+from components.preprocess.inputs.warm_start_options import COLD, Start
+from model.config import from_json, to_json, with_overrides
+from model.errors import InputError
+from model.presets import demo, tiny
+
+NOON = datetime.datetime(2026, 3, 2, 12, tzinfo=datetime.UTC)
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("some words\n")
+
+
+def find(folder: Path, **settings: object) -> Found:
+    return find_inputs(json.dumps([f"{folder}/*.txt"]), **settings)  # type: ignore[arg-type]
+
+
+def test_without_settings_a_run_is_of_the_preset_demo(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt", "b.txt")
+    found = find(tmp_path)
+    assert json.loads(found.inputs) == [f"{tmp_path}/*.txt"]
+    assert from_json(found.config) == from_json(found.judged) == demo()
+    assert json.loads(found.data) == {
+        "config_version": 1,
+        "data": json.loads(to_json(demo()))["data"],
+    }
+    assert from_json(found.data).data == demo().data
+
+
+def test_a_step_gets_only_what_it_depends_on(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt")
+    plain = find(tmp_path, preset="tiny")
+    stricter = find(tmp_path, preset="tiny", max_perplexity=90.5)
+    longer = find(tmp_path, config=to_json(with_overrides(tiny(), ["train.steps=61"])))
+    assert stricter[:4] == plain[:4]  # neither records nor training are made again
+    assert from_json(stricter.judged).gate.max_perplexity == 90.5
+    assert from_json(plain.judged) == tiny()
+    assert longer[:3] == plain[:3]  # the records are not made again
+    assert from_json(longer.config).train.steps == 61
+
+
+def publish(registry: Path, number: int, **report: object) -> str:
+    """Makes what looks like a version of a model `lm` of the preset tiny, and it the champion."""
+    version = registry / "lm" / str(number)
+    version.mkdir(parents=True)
+    (version / "saved_model.pb").write_bytes(b"")
+    (version / "config.json").write_text(to_json(tiny()))
+    (version / "report.json").write_text(json.dumps(report))
+    (registry / "lm" / "champion.json").write_text(json.dumps({"version": number}))
+    write_manifest(str(version), {"checkpoint": f"c{number}"})
+    return str(version)
+
+
+def test_a_run_begins_with_the_champion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "a.txt")
+    registry = tmp_path / "registry"
+    named: dict[str, object] = {
+        "preset": "tiny",
+        "registry": str(registry),
+        "model_name": "lm",
+        "start": Start(warm_start="champion", extend_vocab=True, require_improvement=True),
+    }
+    first = find(tmp_path, **named)
+    assert first[5:10] == ("", "", "", "", False)  # there is no champion: a cold start
+    assert from_json(first.config) == tiny()
+    assert from_json(first.judged).gate.require_improvement is True
+    assert "no champion to begin with yet" in capsys.readouterr().out
+    version = publish(registry, 1, run="another")
+    second = find(tmp_path, **named)
+    assert second[5:10] == (version, "", version, os.path.join(version, "vocab.txt"), True)
+    assert second.run != first.run  # it begins with other weights
+    assert second.fingerprint == first.fingerprint
+    assert from_json(second.config) == with_overrides(
+        tiny(), [f"train.steps={tiny().train.steps // 2}"]
+    )
+    begun = {"path": version, "checkpoint": "c1", "checkpoint_digest": "c1"}
+    again = publish(registry, 2, run=second.run, champion=begun, warm_start=begun)
+    assert find(tmp_path, **named)[5:10] == second[5:10]  # the same window twice
+    own = find(tmp_path, vocab=str(tmp_path / "a.txt"), **{**named, "start": COLD})
+    assert own[5:10] == (again, "", "", str(tmp_path / "a.txt"), False)
+
+
+def test_the_same_run_has_the_same_identity(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt")
+    run = find(tmp_path, preset="tiny").run
+    assert find(tmp_path, preset="tiny", max_perplexity=3.0).run == run  # it trains the same model
+    warm = Start(warm_start="champion", steps_share=0.3, extend_vocab=True)
+    assert find(tmp_path, preset="tiny", start=warm).run == run  # no champion: a cold start
+    others = [
+        find(tmp_path, config=to_json(with_overrides(tiny(), ["train.seed=7"]))).run,
+        find(tmp_path, preset="tiny", vocab=str(tmp_path / "a.txt")).run,
+    ]
+    version = publish(tmp_path / "registry", 1)
+    for start in (
+        COLD,
+        Start(warm_start="champion"),
+        Start(warm_start="champion", steps_share=0.3),
+        Start(warm_start="champion", extend_vocab=True),
+    ):
+        one = find(
+            tmp_path,
+            preset="tiny",
+            registry=str(tmp_path / "registry"),
+            model_name="lm",
+            start=start,
+        )
+        others.append(one.run)
+    named = find(
+        tmp_path,
+        preset="tiny",
+        registry=str(tmp_path / "registry"),
+        model_name="lm",
+        start=Start(warm_start=version),
+    )
+    assert named.run == others[3]  # by the digest, not by the name
+    write(tmp_path, "b.txt")
+    assert len({run, *others, find(tmp_path, preset="tiny").run}) == 8
+
+
+def test_one_window_another_and_the_first_again(tmp_path: Path) -> None:
+    """A, then B warm, then A warm: the third begins with B, and so is another run than the first."""
+    registry, start = tmp_path / "registry", Start(warm_start="champion")
+
+    def begin(window: str) -> Found:
+        return find(
+            tmp_path / window, preset="tiny", registry=str(registry), model_name="lm", start=start
+        )
+
+    def end(run: Found, number: int) -> None:
+        """Publishes what the run comes to, and makes it the champion."""
+        digest = f"c{os.path.basename(run.base)}" if run.base else None
+        begun = run.base and {"path": run.base, "checkpoint": digest, "checkpoint_digest": digest}
+        publish(registry, number, run=run.run, champion=begun or None, warm_start=begun or None)
+
+    write(tmp_path, "a/1.txt", "b/1.txt")
+    runs: list[Found] = []
+    for number, window in enumerate("aba", start=1):
+        runs.append(begin(window))
+        end(runs[-1], number)
+        assert begin(window)[5:10] == runs[-1][5:10]  # each of them, repeated, is the same run
+    assert [os.path.basename(run.base) for run in runs] == ["", "1", "2"]
+    assert len({run.run for run in runs}) == 3
+
+
+def test_a_champion_of_another_model_is_no_beginning(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt")
+    publish(tmp_path, 1)
+    with pytest.raises(InputError, match=r"lm/1 has model\.\w+=\d+, not \d+, so no training can"):
+        find(
+            tmp_path,
+            preset="demo",
+            registry=str(tmp_path),
+            model_name="lm",
+            start=Start(warm_start="champion"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("start", "vocab", "message"),
+    [
+        (
+            Start(warm_start="champion", steps_share=0.0),
+            "",
+            "steps_share is 0.0; it must be above 0",
+        ),
+        (Start(warm_start="champion", steps_share=1.5), "", "steps_share is 1.5"),
+        (Start(warm_start="champion", steps_share=float("nan")), "", "steps_share is nan"),
+        (Start(extend_vocab=True), "", "--extend-vocab needs words to extend"),
+    ],
+)
+def test_a_start_that_makes_no_sense(start: Start, vocab: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        find_inputs("[]", start=start, vocab=vocab)
+    Start(extend_vocab=True).check(vocab="words")
+    with pytest.raises(InputError, match="--steps-share shortens a training that begins with"):
+        COLD.check(vocab="", share_given=True)
+
+
+def test_a_limit_that_is_none_is_bad_input(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt")
+    with pytest.raises(InputError, match=r"gate\.max_perplexity is -1"):
+        find(tmp_path, max_perplexity=-1.0)
+
+
+def test_config_and_preset_exclude_each_other() -> None:
+    assert choose_config("", " tiny ") == tiny()
+    assert choose_config(to_json(tiny()), "") == tiny()
+    with pytest.raises(InputError, match="both config and preset=tiny are given"):
+        choose_config(to_json(tiny()), "tiny")
+    with pytest.raises(InputError, match=r"unknown preset 'tny'; .* did you mean tiny\?"):
+        choose_config("", "tny")
+    with pytest.raises(InputError, match="the parameter config is not JSON"):
+        choose_config("{", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "patterns"),
+    [
+        ('["a/*.txt", "b"]', ["a/*.txt", "b"]),
+        (" /data/x.txt ", ["/data/x.txt"]),  # one pattern, as a person writes it into the form
+    ],
+)
+def test_patterns_are_read(text: str, patterns: list[str]) -> None:
+    assert read_patterns(text) == patterns
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "inputs is empty"),
+        ("[]", "inputs is empty"),
+        ("[a]", "inputs is no JSON list"),
+        ('["a", 1]', "must be a JSON list of names"),
+    ],
+)
+def test_patterns_that_are_none_are_bad_input(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_patterns(text)
+
+
+def test_a_pattern_without_a_match_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no file matches"):
+        find(tmp_path)
+
+
+def test_the_fingerprint_tells_changed_files(tmp_path: Path) -> None:
+    write(tmp_path, "a.txt", "b.txt")
+    os.utime(tmp_path / "a.txt", ns=(1, 10**18))
+
+    def current(vocab: str = "") -> str:
+        return fingerprint(find_files([f"{tmp_path}/*.txt"]), vocab=vocab)
+
+    seen = [current()]
+    assert current() == seen[0]
+    os.utime(tmp_path / "a.txt", ns=(5 * 10**17, 10**18))  # it was only read
+    assert current() == seen[0]
+    os.utime(tmp_path / "a.txt", ns=(1, 10**18 + 1))
+    seen.append(current())
+    (tmp_path / "a.txt").write_text("other words\n")
+    os.utime(tmp_path / "a.txt", ns=(1, 10**18 + 1))
+    seen.append(current())
+    write(tmp_path, "c.txt")
+    seen.append(current())
+    (tmp_path / "c.txt").rename(tmp_path / "d.txt")
+    seen.append(current())
+    write(tmp_path, "vocab")
+    seen.append(current(str(tmp_path / "vocab")))
+    (tmp_path / "b.txt").unlink()
+    seen.append(current())
+    assert len(set(seen)) == 7
+    with pytest.raises(InputError, match="nothing can't be read"):
+        current(str(tmp_path / "nothing"))
+
+
+def test_what_was_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "2026-03-01.txt")
+    find_inputs(f"{tmp_path}/{{date:%Y-%m-%d}}.txt", window_days=2, times=["2026-03-02T00:00:00Z"])
+    pattern = f"{tmp_path}/{{date:%Y-%m-%d}}.txt"
+    assert capsys.readouterr().out == (
+        f"{pattern}: 1 of 2 dates have no file\n1 files, 11 bytes: {tmp_path}/2026-03-01.txt\n"
+    )
+
+
+def test_of_many_patterns_the_first_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(tmp_path / f"{number}.txt") for number in range(7)]
+    write(tmp_path, *(os.path.basename(name) for name in names))
+    found = find_inputs(json.dumps(names))
+    assert json.loads(found.inputs) == names
+    said = f"7 files, 77 bytes: {', '.join(names[:5])} and 2 more\n"
+    assert capsys.readouterr().out == said
+
+
+def test_a_run_is_known_by_what_the_store_says_of_its_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with run_s3_server(tmp_path) as s3:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        FileSystems.set_options(PipelineOptions([]))  # and so a new client
+        check_run(s3)
+
+
+def check_run(s3: S3Server) -> None:
+    s3.put("2026-03-01/a.txt", b"Some words.\n")
+    s3.put("2026-02-27/a.txt", b"Some words.\n")
+    pattern = f"s3://{BUCKET}/{{date:%Y-%m-%d}}/*.txt"
+    expanded = [f"s3://{BUCKET}/./2026-02-27/*.txt", f"s3://{BUCKET}/./2026-03-01/*.txt"]
+    assert expand_dates([pattern], days=4, end=NOON) == expanded
+    names = [file.name for file in find_files(expanded)]
+    assert names == ["2026-02-27/a.txt", "2026-03-01/a.txt"]
+    rooted = find_files(expanded[:1], source_root=f"s3://{BUCKET}")
+    assert [file.name for file in rooted] == names[:1]
+    plain = [one.replace("/./", "/") for one in expanded]
+    assert [f.name for f in find_files(plain, source_root=f"s3://{BUCKET}/")] == names
+    with pytest.raises(InputError, match=r"/a\.txt are both named 'a\.txt'; give --source-root"):
+        find_files(plain)
+    with pytest.raises(InputError, match="lies outside --source-root s3://other;"):
+        find_files(plain, source_root="s3://other")
+    with pytest.raises(InputError, match="on any day from 2026-02-28 to 2026-02-28"):
+        expand_dates([pattern], days=1, end=NOON - datetime.timedelta(days=1))
+
+    def current() -> str:
+        return fingerprint(find_files(expanded))
+
+    seen = [current()]
+    assert current() == seen[0]
+    s3.put("2026-03-01/a.txt", b"Other words.\n")
+    seen.append(current())
+    s3.put("2026-03-01/b.txt", b"Other words.\n")
+    seen.append(current())
+    before = find_files(expanded)[-1].modified
+    while find_files(expanded)[-1].modified == before:
+        s3.put("2026-03-01/b.txt", b"Still words.\n")
+    seen.append(current())
+    assert len(set(seen)) == 4
+    found = find_inputs(pattern, window_days=4, times=["2026-03-02T12:00:00Z"])
+    assert (json.loads(found.inputs), found.fingerprint) == (expanded, seen[-1])

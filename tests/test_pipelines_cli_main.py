@@ -1,0 +1,316 @@
+"""The command line as a person uses it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model.config import to_dict
+from model.presets import tiny
+from pipelines.cli import shared
+from pipelines.cli.main import build_parser, main
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
+    """Runs a command that must fail; returns its one line on stderr."""
+    assert main(arguments) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("charloom: ")
+    return lines[0].removeprefix("charloom: ")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from pipelines.cli.main import build_parser; build_parser().format_help(); "
+        "print([m for m in ('tensorflow', 'keras', 'kfp', 'apache_beam', 'numpy') "
+        "if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--preset", "dmo"],
+            "unknown preset 'dmo'; there are tiny, demo, small, brown, onebillion; did you mean demo?",
+        ),
+        (
+            ["--set", "train.stps=5"],
+            "--set names an unknown field 'train.stps'; did you mean train.steps",
+        ),
+        (["--set", "train.steps=no"], "train.steps is 'no'; it must be a whole number"),
+        (["--set", "train.steps"], "--set 'train.steps' has no '='"),
+        (["--config", "/no/such.json"], "/no/such.json: No such file or directory"),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "run", "prepare"])
+def test_bad_settings(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    command: str,
+    flags: list[str],
+    message: str,
+) -> None:
+    places = {
+        "train": ["--records", "r", "--workdir", str(tmp_path / "made")],
+        "run": ["--input", "x.txt", "--root", str(tmp_path / "made")],
+        "prepare": ["--input", "x.txt", "--records", str(tmp_path / "made")],
+    }
+    assert fails(capsys, command, *places[command], *flags).startswith(message)
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "setting", "allowed"),
+    [
+        ("train", "data.tokenizer=whitespace", "model, train, gate"),
+        ("evaluate", "model.lstm_dim=7", "gate"),
+    ],
+)
+def test_settings_without_effect(
+    capsys: pytest.CaptureFixture[str], tiny_training: str, command: str, setting: str, allowed: str
+) -> None:
+    folders = ["--records", "r", "--workdir", tiny_training]
+    assert fails(capsys, command, *folders, "--set", setting) == (
+        f"--set {setting} has no effect on charloom {command}, which takes fields of {allowed}; "
+        "set it where the folder is made"
+    )
+
+
+def test_a_config_that_is_no_text(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(b"\xff\xfe{}")
+    line = fails(capsys, "train", "--records", "r", "--workdir", "w", "--config", str(path))
+    assert line == f"{path} is no text in UTF-8; make it again"
+
+
+def test_a_wrong_input_is_told_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = fails(capsys, "run", "--input", "nope*.txt", "--root", str(tmp_path / "made"))
+    assert line == "no file matches --input 'nope*.txt'; check the path and the pattern"
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "changed"),
+    [
+        ("--on-bad-text=skip", {"on_bad_text": "skip", "max_stray_bytes": 0.0}),
+        ("--encoding=latin-1", {"encoding": "latin-1"}),
+        ("--tokenizer=whitespace", {"tokenizer": "whitespace"}),
+        ("--lowercase", {"lowercase": True}),
+        ("--no-sentence-marks", {"sentence_marks": False}),
+        ("--document=paragraph", {"document": "paragraph"}),
+        ("--vocab-size=77", {"vocab_size": 77}),
+        ("--min-count=5", {"min_count": 5}),
+    ],
+)
+@pytest.mark.parametrize("command", [["prepare", "--records", "r"], ["run", "--root", "r"]])
+def test_flags_set_fields_of_data(
+    command: list[str], flag: str, changed: dict[str, object]
+) -> None:
+    settings = ["--set", "data.sentence_marks=true", "--set", "data.max_stray_bytes=0.05"]
+    common = [*command, "--input", "x", "--preset", "tiny", *settings]
+    before, after = (
+        to_dict(shared.read_settings(build_parser().parse_args(arguments)).data)
+        for arguments in (common, [*common, flag])
+    )
+    assert before == {**to_dict(tiny().data), "sentence_marks": True, "max_stray_bytes": 0.05}
+    assert after == {**before, **changed}
+    assert after != before
+
+
+def test_a_flag_with_a_bad_value(capsys: pytest.CaptureFixture[str]) -> None:
+    places = ["--input", "x", "--records", "r"]
+    assert fails(capsys, "prepare", *places, "--vocab-size", "many") == (
+        "data.vocab_size is 'many'; it must be a whole number"
+    )
+
+
+def test_prepare_takes_splits_and_a_vocabulary(corpus: Path, tmp_path: Path) -> None:
+    first, second, third, *rest = sorted(str(path) for path in corpus.iterdir())
+    (tmp_path / "words").write_text("the\nof\n")
+    places = ["--train", first, *rest, "--valid", second, "--test", third]
+    records = ["--vocab", str(tmp_path / "words"), "--records", str(tmp_path / "records")]
+    assert main(["prepare", *places, *records]) == 0
+    info = json.loads((tmp_path / "records" / "dataset.json").read_text())
+    assert info["input"]["split_files"] == {"train": len(rest) + 1, "valid": 1, "test": 1}
+    assert (info["vocab"]["size"], info["vocab"]["given_words"]) == (5, 2)
+
+
+def test_splits_beside_input(capsys: pytest.CaptureFixture[str]) -> None:
+    line = fails(capsys, "prepare", "--input", "x", "--train", "y", "--records", "r")
+    assert line.startswith("--input and --train exclude each other; name all text with")
+    assert fails(capsys, "prepare", "--records", "r").startswith("no input given; name files")
+
+
+def test_a_bad_vocabulary_is_told_before_anything_is_made(
+    capsys: pytest.CaptureFixture[str], corpus: Path, tmp_path: Path
+) -> None:
+    places = ["--input", str(corpus), "--root", str(tmp_path / "made")]
+    line = fails(capsys, "run", *places, "--vocab", "/no/such")
+    assert line == "--vocab /no/such: No such file or directory"
+    assert not (tmp_path / "made").exists()
+
+
+def test_config_of_another_version(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"config_version": 0}')
+    line = fails(capsys, "run", "--input", "x", "--root", "r", "--config", str(path))
+    assert line == (
+        f"{path} was made by config version 0, this charloom reads version 1; "
+        "run the stage that made it again"
+    )
+
+
+def test_a_folder_that_is_no_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    line = fails(capsys, "score", "--model", str(tmp_path), "text")
+    assert line.startswith(f"{tmp_path} holds no exported model; name a version's folder")
+
+
+def test_internal_errors_have_no_traceback_without_debug(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = tmp_path / "1"
+    model.mkdir()
+    (model / "saved_model.pb").write_bytes(b"garbage")
+    assert "can't be loaded" in fails(capsys, "score", "--model", str(model), "text")
+    assert main(["--debug", "score", "--model", str(model), "text"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def version(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stages one by one; returns the published version."""
+    root = tmp_path_factory.mktemp("cli")
+    os.environ["NO_COLOR"] = "1"
+    records, workdir = str(root / "records"), str(root / "workdir")
+    folders = ["--records", records, "--workdir", workdir]
+    settings = ["--preset", "tiny", "--set", "train.steps=200"]
+    assert main(["prepare", "--input", str(corpus), "--records", records, *settings]) == 0
+    assert main(["train", *folders, *settings]) == 0
+    registry = ["--registry", str(root / "registry"), "--name", "toy"]
+    assert main(["export", *folders, *registry]) == 2  # not evaluated yet
+    assert main(["evaluate", *folders, "--set", "gate.max_perplexity=1"]) == 3
+    assert main(["export", *folders, *registry]) == 3
+    assert not list((root / "registry").glob("toy/[0-9]*"))
+    assert main(["evaluate", *folders]) == 0
+    assert main(["export", *folders, *registry]) == 0
+    return root / "registry" / "toy" / "1"
+
+
+def test_stages_leave_a_version(version: Path) -> None:
+    assert {path.name for path in version.iterdir()} >= {
+        "saved_model.pb",
+        "variables",
+        "model_card.md",
+        "report.json",
+        "config.json",
+    }
+    pointer = json.loads((version.parent / "champion.json").read_text())
+    assert (pointer["version"], pointer["history"]) == (1, [])
+    report = json.loads((version / "report.json").read_text())
+    assert report["verdict"]["status"] == "PASSED"
+
+
+def test_next(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["next", "--model", str(version), "the old man went to the"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == 5
+    probabilities = [float(probability) for probability, _ in rows]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert 0 < sum(probabilities) < 1
+    assert not {"<unk>", "<s>"} & {word for _, word in rows}
+
+
+def test_score_does_not_depend_on_company(
+    version: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["The cat sat by the fire.", "A boat came down the river\nin the snow."]
+
+    def scores(*chosen: str) -> list[str]:
+        assert main(["score", "--model", str(version.parent), *chosen]) == 0
+        header, *lines = capsys.readouterr().out.splitlines()
+        assert header == "log_likelihood\twords\tunknown_words\tperplexity\ttext"
+        return lines
+
+    together = scores(*texts)
+    assert together == scores(texts[0]) + scores(texts[1])
+    assert together[::-1] == scores(*texts[::-1])
+
+
+def test_score_reads_files_and_writes_json(
+    version: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("the cat\nthe boat and the frobnicated\n")
+    command = ["score", "--model", str(version), "--format", "jsonl", "--input", str(path)]
+    assert main(command) == 0
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["tokens"] for row in rows] == [
+        ["the", "cat"],
+        ["the", "boat", "and", "the", "frobnicated"],
+    ]
+    assert [row["unknown"] for row in rows] == [[False] * 2, [False] * 4 + [True]]
+    assert [row["unknown_words"] for row in rows] == [0, 1]
+    for row in rows:
+        assert sum(row["word_log_likelihoods"]) == pytest.approx(row["log_likelihood"], rel=1e-5)
+
+
+def test_embed(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["embed", "--model", str(version), "the frobnicated cat"]) == 0
+    row = json.loads(capsys.readouterr().out)
+    assert row["tokens"] == ["the", "frobnicated", "cat"]
+    assert [len(layers) for layers in row["embeddings"]] == [1, 1, 1]
+    assert len(row["embeddings"][0][0]) == 24
+
+
+def test_texts_that_are_not_utf_8(
+    version: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_bytes(b"the cat\nthe \xff cat\n")
+    command = ["score", "--model", str(version), "--input", str(path)]
+    assert fails(capsys, *command) == f"--input {path} is not UTF-8 in line 2 at byte 4"
+    for verb in ("score", "next"):
+        line = fails(capsys, verb, "--model", str(version), "a \udcff")
+        assert line == "the text is not UTF-8 at character 2: 'a \\udcff'"
+
+
+def test_queries_without_text(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = fails(capsys, "score", "--model", str(version))
+    assert line == "there is no text; give texts, --input FILE, or --input - for stdin"
+    assert fails(capsys, "next", "--model", str(version), "-k", "0", "the") == (
+        "-k is 0; it must be at least 1 and below 2^31"
+    )
+
+
+def test_the_demo_preset_tells_stray_bytes_from_another_encoding(
+    shared_data: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    records = tmp_path / "records"
+    nixon = ["prepare", "--preset", "demo", "--records", str(records)]
+    nixon += ["--input", str(shared_data / "state_union" / "197*.txt")]
+    assert "1970-Nixon.txt is no utf-8 text (the byte 0xa1 at byte offset 1520)" in fails(
+        capsys, *nixon, "--on-bad-text=error"
+    )
+    assert main(nixon) == 0
+    assert "329 stray bytes replaced" in capsys.readouterr().out
+    finnish = str(shared_data / "genesis" / "finnish.txt")
+    command = ["prepare", "--preset", "demo", "--input", finnish]
+    line = fails(capsys, *command, "--records", str(tmp_path / "made"))
+    assert line == (
+        f"{finnish} is no utf-8 text (the byte 0xe4 at byte offset 57); try --encoding latin-1, "
+        "or --on-bad-text=skip|replace"
+    )
+    assert not (tmp_path / "made").exists()
