@@ -144,7 +144,7 @@ def test_tests_are_flat() -> None:
             ["pipelines.cli.main.main"],
         ),
         ("model/text/tokenizer.py", "from . import config\nfrom .config import Config", []),
-        ("model/text/tokenizer.py", "from ..components import train", ["components.train"]),
+        ("model/text/tokenizer.py", "from ...components import train", ["components.train"]),
         ("model/text/tokenizer.py", "import modelling, componentsx", []),
         ("model/text/tokenizer.py", "import tests.conftest", ["tests.conftest"]),
         ("components/train/component.py", "from kfp import dsl", []),

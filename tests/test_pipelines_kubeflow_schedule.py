@@ -254,9 +254,10 @@ def test_ctrl_c_waits_for_the_switch(server: Server, capsys: pytest.CaptureFixtu
 
 RACE = """
 import pathlib, sys, time
-from pipelines import cli, connect, replace
+from pipelines.cli import main as cli
+from pipelines.kubeflow import swap_schedule
 
-make, folder, me = replace._create, pathlib.Path(sys.argv[1]), sys.argv[2]
+make, folder, me = swap_schedule._create, pathlib.Path(sys.argv[1]), sys.argv[2]
 
 def create(*args, **options):  # once both have looked at what is there
     (folder / me).touch()
@@ -266,7 +267,7 @@ def create(*args, **options):  # once both have looked at what is there
         time.sleep(0.01)
     return make(*args, **options)
 
-replace._create = create
+swap_schedule._create = create
 sys.exit(cli.main(["schedule", "create", *sys.argv[3:]]))
 """
 
