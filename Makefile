@@ -4,11 +4,12 @@ PYTHON ?=
 BROWN ?= ../shared/data/brown
 WORKERS ?= 2
 TESTS ?= 2
+TEST_FLAGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 LOWEST := .venv-lowest
 PIP = -m pip --disable-pip-version-check install --quiet
-PYTEST = -m pytest --numprocesses $(TESTS) --dist loadfile --durations 25
+PYTEST = -m pytest --numprocesses $(TESTS) --dist loadfile --no-loadscope-reorder --durations 40 $(TEST_FLAGS)
 COMPILE = uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --custom-compile-command 'make lock' --quiet $(LOCK_FLAGS)
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))

@@ -190,15 +190,14 @@ def test_internal_errors_have_no_traceback_without_debug(
 
 
 @pytest.fixture(scope="module")
-def version(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stages one by one; returns the published version."""
+def version(
+    tiny_records: str, tiny_training: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The stages after a training, one by one; returns the published version."""
     root = tmp_path_factory.mktemp("cli")
     os.environ["NO_COLOR"] = "1"
-    records, workdir = str(root / "records"), str(root / "workdir")
-    folders = ["--records", records, "--workdir", workdir]
-    settings = ["--preset", "tiny", "--set", "train.steps=200"]
-    assert main(["prepare", "--input", str(corpus), "--records", records, *settings]) == 0
-    assert main(["train", *folders, *settings]) == 0
+    folders = ["--records", tiny_records, "--workdir", tiny_training]
+    folders += ["--report", str(root / "report")]
     registry = ["--registry", str(root / "registry"), "--name", "toy"]
     assert main(["export", *folders, *registry]) == 2  # not evaluated yet
     assert main(["evaluate", *folders, "--set", "gate.max_perplexity=1"]) == 3

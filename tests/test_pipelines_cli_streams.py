@@ -238,6 +238,7 @@ def test_stages_into_closed_pipes(
     corpus: Path,
     tiny_training: str,
     tiny_records: str,
+    tiny_report: str,
     tmp_path: Path,
 ) -> None:
     """In this process, whose stdout is a pipe that its reader closes after one line."""
@@ -265,9 +266,9 @@ def test_stages_into_closed_pipes(
     assert sorted(os.listdir(os.path.join(workdir, "checkpoints")))[-1] == "step-00000020"
     assert os.path.exists(os.path.join(workdir, "COMPLETED"))
     folders = ["--records", tiny_records, "--workdir", tiny_training]
-    folders += ["--report", str(tmp_path / "report")]
-    assert run_here("evaluate", *folders, "--set", "gate.max_perplexity=1") == 3
-    assert run_here("evaluate", *folders) == 0
-    registry = str(tmp_path / "registry")
-    assert run_here("export", *folders, "--registry", registry) == 0
+    report = ["--report", str(tmp_path / "report")]
+    assert run_here("evaluate", *folders, *report, "--set", "gate.max_perplexity=1") == 3
+    assert (tmp_path / "report" / "COMPLETED").exists()
+    registry = ["--report", tiny_report, "--registry", str(tmp_path / "registry")]
+    assert run_here("export", *folders, *registry) == 0
     assert json.loads((tmp_path / "registry" / "lm" / "champion.json").read_text())["version"] == 1
