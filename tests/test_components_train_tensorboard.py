@@ -60,7 +60,7 @@ def server(folder: Path) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
 
 
 def get(url: str, **query: Any) -> bytes:
@@ -75,7 +75,7 @@ def get_json(url: str, **query: Any) -> Any:
 
 def wait_until_read(address: str) -> None:
     """Waits until TensorBoard, which reads the events in the background, has read all runs."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         tags = get_json(address + "scalars/tags")
         if len(tags) == 2 and all(FINAL_TAG in found for found in tags.values()):
