@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,6 +147,24 @@ def test_prepare_takes_splits_and_a_vocabulary(corpus: Path, tmp_path: Path) -> 
     info = json.loads((tmp_path / "records" / "dataset.json").read_text())
     assert info["input"]["split_files"] == {"train": len(rest) + 1, "valid": 1, "test": 1}
     assert (info["vocab"]["size"], info["vocab"]["given_words"]) == (5, 2)
+
+
+def test_prepare_and_run_name_files_below_the_source_root(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["--input", str(corpus), "--source-root", str(corpus.parent)]
+    assert main(["prepare", *given, "--preset", "tiny", "--records", str(tmp_path / "r")]) == 0
+    info = json.loads((tmp_path / "r" / "dataset.json").read_text())
+    assert info["input"]["source_root"] == str(corpus.parent)
+    found: list[str] = []
+
+    def graph(**arguments: Any) -> None:
+        found.append(arguments["source_root"])
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr("pipelines.local.runner._graph_for_here", lambda: graph)
+    assert main(["run", *given, "--preset", "tiny", "--root", str(tmp_path / "root")]) == 1
+    assert found == [str(corpus.parent)]
 
 
 def test_splits_beside_input(capsys: pytest.CaptureFixture[str]) -> None:

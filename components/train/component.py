@@ -33,6 +33,7 @@ def train(
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
     task_config: dsl.TaskConfig,
     warm_start: str = "",
+    begun: str = "",
     shared: str = "",
     task: str = "train",
     image: str = "",
@@ -55,6 +56,8 @@ def train(
         mlpipeline_ui_metadata: how KFP's page starts a TensorBoard; on a cluster only.
         task_config: what this task was given in KFP, for the workers.
         warm_start: folder of the version with whose weights training begins; empty: random ones.
+        begun: digest of that version's checkpoint, by which KFP's cache tells it from another that
+            has the same folder.
         shared: where a cluster's pods mount the shared volume.
         task: name of the task in its run.
         image: container image of the workers; empty: that of this task.
