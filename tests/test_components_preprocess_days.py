@@ -14,7 +14,7 @@ from components.preprocess.inputs.find import find_inputs
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.passes.segment import cut_block
 from components.preprocess.sources.blocks import read_blocks
-from components.preprocess.sources.files import InputFile
+from components.preprocess.sources.types import InputFile
 from model.config import Config, DataConfig, to_json
 from model.data.records import SPLITS
 

@@ -15,7 +15,8 @@ from components.preprocess.passes.file_scans import hash_text, scans_of_files
 from components.preprocess.passes.scan import scan_unit
 from components.preprocess.passes.work_units import make_units
 from components.preprocess.sources.blocks import read_blocks
-from components.preprocess.sources.files import InputFile, UnsteadyError, fingerprint, open_file
+from components.preprocess.sources.files import fingerprint, open_file
+from components.preprocess.sources.types import InputFile, UnsteadyError
 from model.config import DataConfig
 from model.errors import RestartableError
 

@@ -8,11 +8,11 @@ import shutil
 from model.checkpointing.checkpoints import read_meta
 from model.checkpointing.compatibility import check_same_model
 from model.checkpointing.published import load_published, read_trained_digest
+from model.checkpointing.seen_records import save_training
 from model.checkpointing.warm_start import FOLDER, TEMPORARY, write_warm_start
 from model.config import Config
 from model.data.records import Dataset
 from model.data.seen import SEEN_FILE
-from model.data.seen_records import save_training
 from model.errors import InputError
 
 BEGINNING = (FOLDER, TEMPORARY, SEEN_FILE)

@@ -24,7 +24,7 @@ from model.data.records import COMPLETED_FILE, Dataset
 from model.distributed.cluster import PEER_SECONDS
 from model.errors import InputError
 from model.files import write_whole
-from model.training.metrics_log import METRICS_FILE, perplexity
+from model.metrics import METRICS_FILE, perplexity
 from model.training.profiler import ProfileSteps
 from model.training.train import FREE_FIELDS, check_config
 

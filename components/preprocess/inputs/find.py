@@ -20,7 +20,7 @@ from components.export.target import check_target
 from components.preprocess.inputs.listing import exists, find_files
 from components.preprocess.inputs.split_names import find_place, mark_root, split_mark
 from components.preprocess.inputs.warm_start_options import COLD, Start
-from components.preprocess.sources.files import InputFile
+from components.preprocess.sources.types import InputFile
 from model.checkpointing.compatibility import check_same_model
 from model.config import (
     CONFIG_VERSION,

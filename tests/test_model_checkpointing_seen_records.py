@@ -14,10 +14,7 @@ import pytest
 from components.preprocess.main import run
 from components.train import initial_weights
 from model.checkpointing.checkpoints import write_checkpoint
-from model.config import DataConfig
-from model.data.records import Dataset
-from model.data.seen import SEEN_FILE, SeenText
-from model.data.seen_records import (
+from model.checkpointing.seen_records import (
     CHALLENGER,
     find_left_out,
     read_sides,
@@ -27,6 +24,9 @@ from model.data.seen_records import (
     save_training,
     save_version,
 )
+from model.config import DataConfig
+from model.data.records import Dataset
+from model.data.seen import SEEN_FILE, SeenText
 from model.errors import InputError
 from model.presets import tiny
 
