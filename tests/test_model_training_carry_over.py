@@ -14,8 +14,9 @@ from model.data.records import Dataset
 from model.distributed.cluster import Cluster
 from model.presets import tiny
 from model.training.carry_over import Carried, carry_over, is_due
+from model.training.config_checks import FREE_FIELDS, check_config
 from model.training.metrics_log import read_metrics
-from model.training.train import FREE_FIELDS, check_config, train_and_evaluate
+from model.training.train import train_and_evaluate
 
 
 def make_meta(

@@ -18,11 +18,12 @@ from model.distributed.cluster import Cluster
 from model.errors import CharloomError, InputError
 from model.presets import tiny
 from model.text.vocab import UNK_ID
+from model.training.config_checks import check_config
 from model.training.divergence import read_batch
 from model.training.metrics_log import read_metrics
 from model.training.profiler import ProfileSteps
 from model.training.reporter import count_words
-from model.training.train import check_config, train_and_evaluate
+from model.training.train import train_and_evaluate
 
 pytestmark = pytest.mark.slow
 SETTINGS = ["train.steps=12", "train.log_steps=4", "train.valid_steps=4"]

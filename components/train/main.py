@@ -21,12 +21,12 @@ from components.train.local.launcher import STALL_SECONDS, Follower, launch_loca
 from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.config import Config, read_config, to_json
 from model.data.records import COMPLETED_FILE, Dataset
-from model.distributed.cluster import PEER_SECONDS
+from model.distributed.rendezvous import PEER_SECONDS
 from model.errors import InputError
 from model.files import write_whole
+from model.training.config_checks import FREE_FIELDS, check_config
 from model.training.metrics_log import METRICS_FILE, perplexity
 from model.training.profiler import ProfileSteps
-from model.training.train import FREE_FIELDS, check_config
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"

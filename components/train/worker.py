@@ -19,6 +19,7 @@ from components.component_runtime import report_error, reporting_errors
 from components.train.cluster import pod
 from model.config import read_config
 from model.distributed.stop_signals import OrphanedError, StoppedError, StopSignals
+from model.distributed.tf_config import format_tf_config
 from model.distributed.watchdog import ExitTimer, Watchdog
 from model.errors import EXIT_ORPHANED, InputError, RestartableError
 
@@ -90,9 +91,7 @@ def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
             "must mount the same volume at the same path"
         )
     pod.keep_from_proxies(hosts, os.environ)
-    from model.distributed.cluster import tf_config  # TensorFlow comes with it
-
-    os.environ["TF_CONFIG"] = tf_config(hosts, index)
+    os.environ["TF_CONFIG"] = format_tf_config(hosts, index)
     attempt = os.environ.get(pod.ATTEMPT_VARIABLE) or "0"
     print(f"worker {index} of {options.workers} at {hosts[index]}, attempt {attempt}", flush=True)
     if options.lease and index == 0:
@@ -110,8 +109,9 @@ def _train(options: argparse.Namespace, signals: StopSignals) -> None:
     # Imported late, so that a wrong flag is told without waiting for TensorFlow.
     from model.data.records import Dataset
     from model.distributed.cluster import join_cluster
+    from model.training.config_checks import check_config
     from model.training.profiler import ProfileSteps
-    from model.training.train import check_config, train_and_evaluate
+    from model.training.train import train_and_evaluate
 
     cluster = join_cluster(threads=options.threads, peer_seconds=options.peer_seconds)
     logging.getLogger("tensorflow").handlers.clear()  # it has its own; every line came twice

@@ -17,8 +17,9 @@ from model.checkpointing.trained import check_spelling
 from model.checkpointing.variable_names import check_complete, join_named, name_variables, shapes_of
 from model.checkpointing.warm_start import describe_warm_start
 from model.config import Config, to_json
+from model.data.plan import own_lanes
 from model.data.records import Dataset
-from model.distributed.cluster import Cluster, own_lanes
+from model.distributed.cluster import Cluster
 from model.errors import InputError
 from model.network.joint_model import JointModel
 from model.training.carry_over import carry_over

@@ -28,7 +28,7 @@ from components.train.cluster.outcome import (
     worker_end,
 )
 from components.train.local.launcher import STALL_SECONDS, Follower, StopRequests, newest_step
-from model.distributed.cluster import PEER_SECONDS
+from model.distributed.rendezvous import PEER_SECONDS
 from model.errors import EXIT_BAD_INPUT, CharloomError, InputError, RestartableError
 
 WORKDIR_ANNOTATION = "charloom.dev/workdir"

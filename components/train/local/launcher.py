@@ -17,7 +17,7 @@ from typing import Any
 from components.component_runtime import MAX_RESTARTS
 from components.train.local.worker_group import WorkerGroup
 from model.checkpointing.checkpoints import list_checkpoints
-from model.distributed.cluster import PEER_SECONDS
+from model.distributed.rendezvous import PEER_SECONDS
 from model.distributed.stop_signals import StoppedError
 from model.errors import CharloomError, RestartableError
 

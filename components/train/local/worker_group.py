@@ -15,8 +15,8 @@ import time
 from collections.abc import Sequence
 
 from components.component_runtime import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE
-from model.distributed.cluster import tf_config
 from model.distributed.stop_signals import StoppedError
+from model.distributed.tf_config import format_tf_config
 from model.errors import (
     EXIT_BAD_INPUT,
     EXIT_RESTARTABLE,
@@ -82,7 +82,7 @@ class WorkerGroup:
         log = log_path(self._workdir, rank)
         error_file = os.path.join(self._messages.name, f"{rank}.json")
         environment = os.environ | {
-            "TF_CONFIG": tf_config(hosts, rank),
+            "TF_CONFIG": format_tf_config(hosts, rank),
             ERROR_FILE_VARIABLE: error_file,
             "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
             # The launcher's folder may differ from where our packages are.
