@@ -12,9 +12,10 @@ import pytest
 from components.preprocess.main import run as run_prepare
 from components.train.main import run as run_train
 from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, read_meta
+from model.checkpointing.origin import read_warm_start
 from model.checkpointing.published import Published, load_published
 from model.checkpointing.trained import load_model
-from model.checkpointing.warm_start import _regress, move_weights, read_warm_start
+from model.checkpointing.warm_start import _regress, move_weights
 from model.config import Config, with_overrides
 from model.data.records import Dataset
 from model.errors import InputError

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from components.component_runtime import MAX_RESTARTS
 from components.train.cluster.manifest import JobSetOptions
 from components.train.initial_weights import BEGINNING, begin
-from components.train.local.launcher import STALL_SECONDS, Follower, launch_local
+from components.train.launching import Follower
+from components.train.local.launcher import STALL_SECONDS, launch_local
 from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.config import Config, read_config, to_json
 from model.data.records import COMPLETED_FILE, Dataset

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     signals = StopSignals(lambda reason: _leave_stopped(reason, signals))
     signals.listen()
     if options.launcher is not None:
-        _end_with_launcher(options.launcher)
+        end_with_launcher(options.launcher)
     with reporting_errors():
         try:
             if options.host_pattern:
@@ -161,7 +161,7 @@ def _leave(error: RestartableError) -> None:
         os._exit(error.exit_code)
 
 
-def _end_with_launcher(launcher: int) -> None:
+def end_with_launcher(launcher: int) -> None:
     """Ends this process when its launcher is gone: nobody would read or restart it.
 
     Args:

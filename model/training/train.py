@@ -12,7 +12,7 @@ import os
 from typing import Any
 
 from model.checkpointing.checkpoints import disk_full_error, is_disk_full, read_newest
-from model.checkpointing.warm_start import read_warm_start
+from model.checkpointing.origin import read_warm_start
 from model.config import Config
 from model.data.records import COMPLETED_FILE, Dataset
 from model.distributed.cluster import Cluster, reporting_lost_peers

@@ -82,7 +82,6 @@ def _train(options: argparse.Namespace) -> None:
     config = read_settings(options)
     refuse_sections(options.set, "train", allowed=("model", "train", "gate"))
     profile = ProfileSteps.parse(options.profile) if options.profile is not None else None
-    import_tensorflow()
     from components.train.main import run
 
     result = run(

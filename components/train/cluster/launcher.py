@@ -27,7 +27,8 @@ from components.train.cluster.outcome import (
     waiting_reason,
     worker_end,
 )
-from components.train.local.launcher import STALL_SECONDS, Follower, StopRequests, newest_step
+from components.train.launching import Follower, StopRequests, newest_step
+from components.train.local.launcher import STALL_SECONDS
 from model.distributed.rendezvous import PEER_SECONDS
 from model.errors import EXIT_BAD_INPUT, CharloomError, InputError, RestartableError
 

@@ -1,22 +1,18 @@
 """Runs a training as worker processes on this machine, and restarts them when some are lost.
 
-On a cluster the workers are pods instead: launch_jobset.py.
+On a cluster the workers are pods instead: cluster/launcher.py.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
-import threading
 import time
-from types import FrameType
-from typing import Any
 
 from components.component_runtime import MAX_RESTARTS
+from components.train.launching import Follower, StopRequests, newest_step
 from components.train.local.worker_group import WorkerGroup
-from model.checkpointing.checkpoints import list_checkpoints
 from model.distributed.rendezvous import PEER_SECONDS
 from model.distributed.stop_signals import StoppedError
 from model.errors import CharloomError, RestartableError
@@ -25,17 +21,6 @@ STALL_SECONDS = 300.0
 
 SAVE_SECONDS = 15.0
 """How long workers that were asked to stop may take to save before they are killed."""
-
-
-class Follower:
-    """Hears how a training goes; this one prints restarts only."""
-
-    def update(self) -> None:
-        """Is called several times a second while workers run."""
-
-    def restarting(self, line: str, *, step: int) -> None:
-        """Hears why the workers are started again, and from which step."""
-        print(line, flush=True)
 
 
 def launch_local(
@@ -145,42 +130,3 @@ def _stop(group: WorkerGroup, requests: StopRequests) -> CharloomError | None:
     if group.finished:
         return None
     return group.failure() or StoppedError("killed while it saved")
-
-
-def newest_step(workdir: str) -> int:
-    """Returns the step of the newest checkpoint, whole or not; 0 without one."""
-    paths = list_checkpoints(workdir)
-    return int(os.path.basename(paths[0]).removeprefix("step-")) if paths else 0
-
-
-class StopRequests:
-    """Collects the signals that ask to stop, in place of what they do otherwise."""
-
-    def __init__(self) -> None:
-        self.numbers: list[int] = []
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequests:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
-                    self._handlers[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *unused: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def ended(self, *, step: int, how: str) -> BaseException:
-        """Returns the exception that tells that a signal ended the run.
-
-        Args:
-          step: of the newest checkpoint.
-          how: what makes the training go on.
-        """
-        name = signal.Signals(self.numbers[0]).name
-        text = f"stopped by {name}; go on from step {step} with: {how}"
-        return KeyboardInterrupt(text) if name == "SIGINT" else RestartableError(text)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.numbers.append(number)
