@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.train.curves import SHOWN_VALIDATIONS, render_curves, write_curves
-from model.training.metrics_log import METRICS_FILE
+from model.metrics import METRICS_FILE
 
 HOSTILE = "<script>alert(1)</script>\u202e&\"'"
 

@@ -25,8 +25,8 @@ from components.train.main import ProgressBar, run
 from model.checkpointing.checkpoints import list_checkpoints
 from model.config import read_config, with_overrides
 from model.errors import CharloomError, InputError, RestartableError
+from model.metrics import read_metrics
 from model.presets import tiny
-from model.training.metrics_log import read_metrics
 
 STEPS = 800
 """So many that a training is still on when it is disturbed."""

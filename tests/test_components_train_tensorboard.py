@@ -19,9 +19,9 @@ import pytest
 from components.train.main import run
 from model.config import with_overrides
 from model.data.records import Dataset
+from model.metrics import read_metrics
 from model.presets import tiny
 from model.training.hparams import FINAL_TAG, flat_config
-from model.training.metrics_log import read_metrics
 from model.training.profiler import ProfileSteps
 
 pytestmark = pytest.mark.slow

@@ -26,8 +26,8 @@ from components.preprocess.main import run as prepare
 from model.checkpointing.checkpoints import list_checkpoints, newest_checkpoint, read_checkpoint
 from model.config import to_json, with_overrides
 from model.distributed.tf_config import format_tf_config
+from model.metrics import read_metrics
 from model.presets import tiny
-from model.training.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.drills, pytest.mark.slow]
 

@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("pipelines", "components", "model")
 """A package imports only from itself and from those after it."""
 NOT_SHIPPED = ("tests", "bench")
-MAX_LINES = 400
+MAX_LINES = 500
+"""Of a file, docstrings not counted."""
 LIGHT = ("model/config.py", "model/text/vocab.py", "model/errors.py", "model/presets.py")
 HEAVY = {"tensorflow", "tensorflow_text", "keras", "apache_beam", "kfp", "kubernetes", "matplotlib"}
 """Slow to import: nothing in LIGHT imports them, itself or through our own modules."""
@@ -95,9 +96,22 @@ def own_files(name: str) -> list[str]:
     return files
 
 
+def code_lines(source: str) -> int:
+    """Returns the lines of a file that are not part of a docstring."""
+    docstrings = {
+        line
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }
+    return len(source.splitlines()) - len(docstrings)
+
+
 def long_files(files: Mapping[str, str]) -> list[str]:
     """Returns the files of more than MAX_LINES lines."""
-    lengths = {path: len(source.splitlines()) for path, source in files.items()}
+    lengths = {path: code_lines(source) for path, source in files.items()}
     return [f"{path}: {length} lines" for path, length in lengths.items() if length > MAX_LINES]
 
 
@@ -144,7 +158,7 @@ def test_tests_are_flat() -> None:
             ["pipelines.cli.main.main"],
         ),
         ("model/text/tokenizer.py", "from . import config\nfrom .config import Config", []),
-        ("model/text/tokenizer.py", "from ..components import train", ["components.train"]),
+        ("model/text/tokenizer.py", "from ...components import train", ["components.train"]),
         ("model/text/tokenizer.py", "import modelling, componentsx", []),
         ("model/text/tokenizer.py", "import tests.conftest", ["tests.conftest"]),
         ("components/train/component.py", "from kfp import dsl", []),
@@ -187,3 +201,7 @@ def test_heavy_imports_are_found_through_other_modules() -> None:
 def test_long_files_are_found() -> None:
     assert long_files({"a.py": "x = 1\n" * MAX_LINES}) == []
     assert long_files({"a.py": "x = 1\n" * (MAX_LINES + 1)}) == [f"a.py: {MAX_LINES + 1} lines"]
+    documented = '"""What\nit is."""\nclass A:\n    """Of\n\n    them."""\n    x = 1\n    """y"""\n'
+    assert code_lines(documented) == 2
+    assert long_files({"a.py": documented + "x = 1\n" * (MAX_LINES - 2)}) == []
+    assert long_files({"a.py": documented + "x = 1\n" * (MAX_LINES - 1)}) != []

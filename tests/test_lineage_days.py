@@ -16,15 +16,15 @@ import pytest
 
 from components.preprocess.inputs.find import find_inputs
 from components.preprocess.main import run
-from model.config import DataConfig, from_dict
-from model.data.records import Dataset
-from model.data.seen_records import (
+from model.checkpointing.seen_records import (
     CHALLENGER,
     find_left_out,
     read_training,
     save_training,
     save_version,
 )
+from model.config import DataConfig, from_dict
+from model.data.records import Dataset
 
 FIRST = datetime.date(2025, 12, 1)
 DAYS = 40

@@ -11,8 +11,8 @@ import pytest
 
 from model.baselines import bigram as ngram
 from model.baselines.bigram import RULE, BigramModel
+from model.baselines.unigram import unigram_log_probabilities
 from model.data.records import Dataset
-from model.network.joint_model import unigram_log_probabilities
 from model.text.vocab import BOS_ID, EOS_ID, UNK_ID, Vocabulary
 
 A, B, C = 3, 4, 5

@@ -11,6 +11,7 @@ import pytest
 
 from components.preprocess.main import run as run_prepare
 from components.train.main import run as run_train
+from model.baselines.unigram import unigram_log_probabilities
 from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.checkpointing.origin import read_warm_start
 from model.checkpointing.published import Published, load_published
@@ -20,7 +21,6 @@ from model.config import Config, with_overrides
 from model.data.records import Dataset
 from model.errors import InputError
 from model.network.char_vectors import char_vectors
-from model.network.joint_model import unigram_log_probabilities
 from model.presets import tiny
 from model.text.vocab import SPECIAL_WORDS, Vocabulary
 

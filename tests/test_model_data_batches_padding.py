@@ -15,11 +15,12 @@ from model.data.batches import Batch, LaneReader, train_batch
 from model.data.plan import TrainPlan
 from model.data.records import Record, encode_record, parse_record
 from model.data.target_sampling import TargetSampler
+from model.network.forward import batch_inputs
 from model.network.joint_model import JointModel
 from model.presets import tiny
 from model.text.vocab import DOCUMENT_START, Vocabulary
 from model.training.optimizer import AdamW
-from model.training.steps import Steps, batch_inputs
+from model.training.steps import Steps
 
 WORDS = [f"{'long' * (at % 4)}{at}".encode() for at in range(60)]
 COUNTS = {word: 90 - at for at, word in enumerate(WORDS[:40])}

@@ -14,10 +14,10 @@ from components.preprocess.main import run as run_prepare
 from components.train.main import run as run_train
 from model.checkpointing.compatibility import why_not
 from model.checkpointing.published import save_published
+from model.checkpointing.seen_records import save_version
 from model.checkpointing.trained import load_model
 from model.config import DataConfig, GateConfig, with_overrides
 from model.data.records import Dataset
-from model.data.seen_records import save_version
 from model.evaluation.champion import SHOWN_WORDS, differing_words, score_champion, score_reference
 from model.evaluation.evaluate import evaluate_checkpoint
 from model.evaluation.report import Scored, SplitWords

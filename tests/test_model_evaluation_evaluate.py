@@ -13,12 +13,12 @@ import tensorflow as tf
 
 from components.evaluate.main import run
 from model.baselines.byte_ngram import UnknownSpellings
+from model.checkpointing.seen_records import read_training
 from model.checkpointing.trained import Loaded, load_model, read_spelling
 from model.config import with_overrides
 from model.data.batches import spelling_matrix
 from model.data.records import Dataset, Record
 from model.data.seen import SEEN_FILE, SeenText, cut_units, hash_words
-from model.data.seen_records import read_training
 from model.errors import InputError
 from model.evaluation.evaluate import (
     describe_split,

@@ -17,8 +17,8 @@ from volume import keep_first
 
 from components.train.main import run
 from model.config import Config, with_overrides
+from model.metrics import read_metrics
 from model.presets import tiny
-from model.training.metrics_log import read_metrics
 
 GOLDEN = Path(__file__).resolve().parent / "data" / "golden_losses.json"
 STEPS = 100

@@ -13,11 +13,12 @@ from model.data.batches import LaneReader, train_batch
 from model.data.plan import TrainPlan
 from model.data.records import Record
 from model.data.target_sampling import TargetSampler
+from model.network.forward import batch_inputs
 from model.network.joint_model import JointModel
 from model.presets import onebillion
 from model.text.vocab import spell
 from model.training.optimizer import AdamW
-from model.training.steps import Steps, batch_inputs
+from model.training.steps import Steps
 
 V, LANES, WINDOW, WORDS = 800_000, 4, 8, 200
 

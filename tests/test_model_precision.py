@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from components.train.main import run
 from model.config import TrainConfig, with_overrides
+from model.metrics import read_metrics
 from model.network.lstm import FORWARD_BFLOAT16, multiply
 from model.presets import tiny
-from model.training.metrics_log import read_metrics
 from model.training.steps import product_precision
 
 

@@ -12,10 +12,10 @@ from model.checkpointing.checkpoints import list_checkpoints, read_checkpoint
 from model.config import Config, TrainConfig, to_json, with_overrides
 from model.data.records import Dataset
 from model.distributed.cluster import Cluster
+from model.metrics import read_metrics
 from model.presets import tiny
 from model.training.carry_over import Carried, carry_over, is_due
 from model.training.config_checks import FREE_FIELDS, check_config
-from model.training.metrics_log import read_metrics
 from model.training.train import train_and_evaluate
 
 

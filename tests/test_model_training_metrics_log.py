@@ -9,15 +9,9 @@ from typing import Any
 import pytest
 import tensorflow as tf
 
+from model.metrics import METRICS_FILE, read_metrics
 from model.presets import tiny
-from model.training.metrics_log import METRICS_FILE, Interval, RunLog, perplexity, read_metrics
-
-
-def test_perplexity() -> None:
-    assert perplexity(-2 * math.log(50.0), 2) == pytest.approx(50.0)
-    assert perplexity(0.0, 3) == 1.0
-    assert perplexity(-1e6, 1) == math.inf
-    assert math.isnan(perplexity(math.nan, 1))
+from model.training.metrics_log import Interval, RunLog
 
 
 def interval(**values: Any) -> Interval:
@@ -80,10 +74,6 @@ def test_rows(tmp_path: Path) -> None:
     assert (rows[2]["valid_log_likelihood"], rows[2]["valid_words"]) == (-20.0, 10)
     seconds = [row["seconds"] for row in rows]
     assert seconds == sorted(seconds)
-
-
-def test_no_metrics_yet(tmp_path: Path) -> None:
-    assert read_metrics(str(tmp_path)) == []
 
 
 @pytest.mark.parametrize("tail", ['{"step": 3', '{"step": 30, "lo', "\x00"])

@@ -16,11 +16,11 @@ from model.config import Config, with_overrides
 from model.data.records import Dataset
 from model.distributed.cluster import Cluster
 from model.errors import CharloomError, InputError
+from model.metrics import read_metrics
 from model.presets import tiny
 from model.text.vocab import UNK_ID
 from model.training.config_checks import check_config
 from model.training.divergence import read_batch
-from model.training.metrics_log import read_metrics
 from model.training.profiler import ProfileSteps
 from model.training.reporter import count_words
 from model.training.train import train_and_evaluate

@@ -11,9 +11,10 @@ import tensorflow as tf
 from model.config import Config, ModelConfig, TrainConfig
 from model.data.batches import Batch
 from model.data.target_sampling import TargetSampler
+from model.network.forward import batch_inputs, score_window
 from model.network.joint_model import JointModel
 from model.training.optimizer import AdamW
-from model.training.steps import StepResult, Steps, batch_inputs, score_window
+from model.training.steps import StepResult, Steps
 
 B, T, W, V, U, S = 4, 3, 6, 12, 5, 4
 COUNTS = [3, 1, 0, 20, 9, 8, 7, 6, 5, 4, 3, 2]

@@ -25,10 +25,10 @@ from model.distributed.cluster import Cluster
 from model.distributed.stop_signals import StoppedError, StopSignals
 from model.distributed.watchdog import Watchdog
 from model.errors import CharloomError, InputError, RestartableError
+from model.metrics import read_metrics
 from model.presets import tiny
 from model.training.config_checks import check_config
 from model.training.divergence import read_batch
-from model.training.metrics_log import read_metrics
 from model.training.state import build_training, restore
 from model.training.train import train_and_evaluate
 

@@ -18,8 +18,8 @@ from worker_processes import wait_for
 
 from model.checkpointing.checkpoints import list_checkpoints, read_checkpoint
 from model.config import to_json, with_overrides
+from model.metrics import read_metrics
 from model.presets import tiny
-from model.training.metrics_log import read_metrics
 
 pytestmark = [pytest.mark.netns, pytest.mark.slow]
 

@@ -14,7 +14,7 @@ from components.evaluate.page import SHOWN_POINTS, Points, draw_curves
 from components.evaluate.report_fields import format_figure
 from components.html import NOT_AVAILABLE, load_template, visible
 from model.files import write_whole
-from model.training.metrics_log import perplexity, read_metrics
+from model.metrics import perplexity, read_metrics
 
 SHOWN_VALIDATIONS = 50
 """Rows of the table; more passes over the validation split are thinned out."""

@@ -16,10 +16,10 @@ from components.component_runtime import read_error
 from components.train.launching import child_environment
 from model.checkpointing.checkpoints import read_meta
 from model.checkpointing.origin import TEMPORARY, WARM_START_FOLDER, read_trained_digest
+from model.checkpointing.seen_records import save_training
 from model.config import Config, to_json
 from model.data.records import Dataset
 from model.data.seen import SEEN_FILE
-from model.data.seen_records import save_training
 from model.errors import CharloomError, InputError
 
 BEGINNING = (WARM_START_FOLDER, TEMPORARY, SEEN_FILE)

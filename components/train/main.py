@@ -25,8 +25,8 @@ from model.data.records import COMPLETED_FILE, Dataset
 from model.distributed.rendezvous import PEER_SECONDS
 from model.errors import InputError
 from model.files import write_whole
+from model.metrics import METRICS_FILE, perplexity
 from model.training.config_checks import FREE_FIELDS, check_config
-from model.training.metrics_log import METRICS_FILE, perplexity
 from model.training.profiler import ProfileSteps
 
 CONFIG_FILE = "config.json"

@@ -5,11 +5,11 @@ the word before another,
 
   p(w | v) = share(v) count(v, w) / n(v) + (1 - share(v)) p(w)
 
-with the smoothed unigram p of `model.network.joint_model`. Shares are the same for all v with n(v) in one
-bucket, 1, 2-3, 4-7 and so on, and 0 for a word that was never read. They are those
-that fit the validation split best, found by expectation and maximisation, as if one more
-word there had been split by the fixed rule `sqrt(n) / (sqrt(n) + RULE)` at the bucket's lower
-end. So that rule decides where the validation split says nothing, and no share becomes 1.
+with the smoothed unigram p of `model.baselines.unigram`. All v with n(v) in one bucket, 1, 2-3,
+4-7 and so on, have the same share; a word that was never read has share 0. The shares are those
+that fit the validation split best, found by expectation and maximisation, as if one more word
+there had been split by the fixed rule `sqrt(n) / (sqrt(n) + RULE)` at the bucket's lower end. So
+that rule decides where the validation split says nothing, and no share becomes 1.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from model.baselines.unigram import unigram_log_probabilities
 from model.data.records import Dataset
 from model.data.seen import Mask
 from model.data.sorted_lookup import find
-from model.network.joint_model import unigram_log_probabilities
 
 RULE = 8.0
 """Of the fixed rule, whose perplexity is within 5 % of the fitted one (docs/decisions/0015)."""

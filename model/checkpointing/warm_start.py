@@ -16,13 +16,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from model.baselines.unigram import unigram_log_probabilities
 from model.checkpointing.checkpoints import Arrays, write_checkpoint
 from model.checkpointing.origin import TEMPORARY, WARM_START_FOLDER
 from model.checkpointing.published import Published
 from model.checkpointing.variable_names import name_variables
 from model.files import publish_folder
 from model.network.char_vectors import char_vectors
-from model.network.joint_model import JointModel, unigram_log_probabilities
+from model.network.joint_model import JointModel
 from model.text.vocab import SPECIAL_WORDS, UNK_ID, Vocabulary
 
 RIDGE = 1e-2

@@ -35,7 +35,7 @@ class Tested(NamedTuple):
     vocab: Vocabulary
     data: DataConfig
     unknown: Mapping[str, str] = {}
-    """Folder of a version -> why it can't be known what it has seen (`model.data.seen_records`)."""
+    """Folder of a version -> why it can't be known what it has seen (`model.checkpointing.seen_records`)."""
 
 
 def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, Any]:

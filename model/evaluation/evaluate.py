@@ -16,13 +16,14 @@ import tensorflow as tf
 
 from model.baselines.bigram import BigramModel
 from model.baselines.byte_ngram import UnknownSpellings
+from model.baselines.unigram import unigram_log_probabilities
+from model.checkpointing.seen_records import CHALLENGER, LeftOut, Sides, find_left_out, read_sides
 from model.checkpointing.trained import Loaded, load_model, read_spelling
 from model.config import to_json
 from model.data.batches import LaneReader
 from model.data.plan import EvalPlan, Segment
 from model.data.records import Dataset
 from model.data.seen import Mask
-from model.data.seen_records import CHALLENGER, LeftOut, Sides, find_left_out, read_sides
 from model.errors import InputError
 from model.evaluation.champion import Tested, score_champion, score_reference
 from model.evaluation.report import (
@@ -35,11 +36,10 @@ from model.evaluation.report import (
     with_unigrams,
 )
 from model.evaluation.scoring import score_words
-from model.network.joint_model import unigram_log_probabilities
+from model.metrics import perplexity, read_metrics
+from model.network.forward import batch_inputs
 from model.text.display import show_word
 from model.text.vocab import BOS_ID, UNK_ID, Vocabulary
-from model.training.metrics_log import perplexity, read_metrics
-from model.training.steps import batch_inputs
 
 REPORT_VERSION = 4
 """Raised whenever a report changes its form."""

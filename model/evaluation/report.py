@@ -15,8 +15,8 @@ import numpy.typing as npt
 from model.baselines.byte_ngram import UnknownSpellings
 from model.data.records import Dataset
 from model.data.seen import Mask
+from model.metrics import perplexity
 from model.text.vocab import BOS_ID, EOS_ID, UNK_ID, Vocabulary
-from model.training.metrics_log import perplexity
 
 SLICES = ("unknown", "1-5", "6-100", ">100")
 """Slices of the targets, by how often the target word is a target in the training split."""

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from model.data.batches import Batch, LaneReader, eval_batch, prefetch
 from model.data.plan import EvalPlan
+from model.network.forward import batch_inputs, score_window
 from model.network.joint_model import JointModel
-from model.training.steps import batch_inputs, score_window
 
 
 def score_batches(

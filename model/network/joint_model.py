@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
+from model.baselines.unigram import unigram_log_probabilities
 from model.config import ModelConfig
 from model.network.layers import CharCNN, Dropout
 from model.network.lstm import LSTM, multiply
@@ -206,9 +206,3 @@ def _keys(words: tf.Tensor, char_ids: tf.Tensor) -> tf.Tensor:
     """Returns `[U]` int32 numbers made of each word's id and spelling."""
     factors = [pow(31, place + 1, 1 << 20) for place in range(char_ids.shape[1])]
     return words + tf.reduce_sum(char_ids * tf.constant(factors, tf.int32), axis=1)
-
-
-def unigram_log_probabilities(vocab_counts: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Returns `[V]` log((count + 1) / (all counts + V)): the baseline and the first output bias."""
-    counts = np.asarray(vocab_counts, np.float64) + 1.0
-    return np.asarray(np.log(counts) - np.log(counts.sum()))

@@ -22,13 +22,13 @@ import numpy as np
 import numpy.typing as npt
 
 from model.arrays import write_arrays
+from model.baselines.unigram import unigram_log_probabilities
 from model.config import Config
 from model.data.batches import Batch, LaneReader, train_batch
 from model.data.plan import TrainPlan
 from model.data.records import Dataset
 from model.data.target_sampling import TargetSampler
 from model.errors import CharloomError
-from model.network.joint_model import unigram_log_probabilities
 
 FOLDER = "broken"
 BATCH_FILE, ARRAYS_FILE, META_FILE = "batch.npz", "arrays.npz", "meta.json"

@@ -16,11 +16,11 @@ from model.data.plan import EvalPlan, TrainPlan
 from model.data.target_sampling import TargetSampler
 from model.distributed.stop_signals import StopVote
 from model.distributed.watchdog import Watchdog
+from model.network.forward import batch_inputs
 from model.training.carry_over import is_due
 from model.training.optimizer import learning_rate
 from model.training.reporter import Watch
 from model.training.state import Training, deal_state, distribute, save
-from model.training.steps import batch_inputs
 from model.training.weight_average import enters_average
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
 import os
 import time
 from typing import Any
@@ -14,30 +13,10 @@ import tensorflow as tf
 
 from model.config import Config
 from model.files import write_whole
+from model.metrics import METRICS_FILE, perplexity, read_metrics
 from model.training import hparams
 
-METRICS_FILE = "metrics.jsonl"
 log = logging.getLogger(__name__)
-
-
-def perplexity(log_likelihood: float, words: int) -> float:
-    """Returns exp(-log-likelihood per word), inf where that overflows."""
-    try:
-        return math.exp(-log_likelihood / words)
-    except OverflowError:
-        return math.inf
-
-
-def read_metrics(workdir: str) -> list[dict[str, Any]]:
-    """Returns the lines of a workdir's metrics file; a line cut short ends them."""
-    rows: list[dict[str, Any]] = []
-    try:
-        with open(os.path.join(workdir, METRICS_FILE), encoding="utf-8") as file:
-            for line in file:
-                rows.append(json.loads(line))
-    except (FileNotFoundError, ValueError):
-        pass
-    return rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

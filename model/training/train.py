@@ -20,8 +20,9 @@ from model.distributed.stop_signals import StopSignals, StopVote
 from model.distributed.watchdog import Watchdog
 from model.errors import CharloomError
 from model.files import write_whole
+from model.metrics import perplexity
 from model.training.loop import TrainLoop
-from model.training.metrics_log import RunLog, perplexity
+from model.training.metrics_log import RunLog
 from model.training.profiler import ProfileSteps
 from model.training.reporter import Watch
 from model.training.state import Training, begin_with, build_training, checkpoint_bytes, restore

@@ -13,10 +13,7 @@ import pytest
 
 from components.preprocess.main import run
 from model.checkpointing.checkpoints import write_checkpoint
-from model.config import DataConfig
-from model.data.records import Dataset
-from model.data.seen import SEEN_FILE, SeenText
-from model.data.seen_records import (
+from model.checkpointing.seen_records import (
     CHALLENGER,
     find_left_out,
     read_sides,
@@ -26,6 +23,9 @@ from model.data.seen_records import (
     save_training,
     save_version,
 )
+from model.config import DataConfig
+from model.data.records import Dataset
+from model.data.seen import SEEN_FILE, SeenText
 from model.errors import InputError
 
 CONFIG = DataConfig(document="line", min_count=1, valid_fraction=0.0, test_fraction=0.5)

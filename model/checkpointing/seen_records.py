@@ -1,4 +1,4 @@
-"""What records, trainings and versions hold of the text seen; which records a comparison leaves out.
+"""The text that trainings and versions have seen, and the records a comparison leaves out for it.
 
 Records, a workdir and a version each hold `seen.npy` (`model.data.seen`): the records that of their
 training split, a workdir that of its records and of the version it was warm-started from, and a
