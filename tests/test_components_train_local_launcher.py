@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,23 @@ def test_workers_end_when_their_launcher_is_killed(tiny_records: str, tmp_path: 
     process.kill()
     process.communicate(timeout=60)
     wait_for(lambda: not worker_pids(workdir), "the workers' end")
+
+
+def test_the_command_does_without_tensorflow(
+    tiny_records: str, tiny_training: str, tmp_path: Path
+) -> None:
+    workdir = shutil.copytree(tiny_training, tmp_path / "workdir")
+    arguments = ["train", "--records", tiny_records, "--workdir", str(workdir)]
+    arguments += ["--config", str(workdir / "config.json")]
+    program = (
+        f"import sys; from pipelines.cli.main import main; code = main({arguments}); "
+        "print(code, sorted({'tensorflow', 'keras'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[0].startswith(f"{workdir} is already trained to step")
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
 
 def test_a_worker_s_bad_input_reaches_the_launcher(tmp_path: Path) -> None:
