@@ -75,12 +75,13 @@ def unsplit_records(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> s
 def tiny_training(tiny_records: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Workdir of a finished training on `tiny_records`, better than the unigrams; read only."""
     from components.train.main import run
+    from components.train.training_job import TrainingJob
     from model.config import with_overrides
     from model.presets import tiny
 
     workdir = str(tmp_path_factory.mktemp("tiny") / "workdir")
     settings = ["train.steps=200", "train.valid_steps=50", "train.checkpoint_steps=50"]
-    run(records=tiny_records, workdir=workdir, config=with_overrides(tiny(), settings))
+    run(TrainingJob(records=tiny_records, workdir=workdir), with_overrides(tiny(), settings))
     return workdir
 
 

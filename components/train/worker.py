@@ -18,9 +18,10 @@ import time
 from components.component_runtime import report_error, reporting_errors
 from components.train.cluster import pod
 from model.config import read_config
+from model.distributed.rendezvous import PEER_SECONDS
 from model.distributed.stop_signals import OrphanedError, StoppedError, StopSignals
 from model.distributed.tf_config import format_tf_config
-from model.distributed.watchdog import ExitTimer, Watchdog
+from model.distributed.watchdog import STALL_SECONDS, ExitTimer, Watchdog
 from model.errors import EXIT_ORPHANED, InputError, RestartableError
 
 _LEAVE_SECONDS = 30.0
@@ -41,12 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=0, help="cores for one op; 0: all")
     parser.add_argument("--profile", help="steps to trace, as in 100:110")
     parser.add_argument("--launcher", type=int, help="process id; end when it is gone")
-    parser.add_argument(
-        "--peer-seconds", type=float, default=300.0, help="how long to wait for the others"
-    )
-    parser.add_argument(
-        "--stall-seconds", type=float, default=300.0, help="how long to go without progress"
-    )
+    parser.add_argument("--peer-seconds", type=float, default=PEER_SECONDS)
+    parser.add_argument("--stall-seconds", type=float, default=STALL_SECONDS)
     _add_pod_options(parser)
     options = parser.parse_args(arguments)
     signals = StopSignals(lambda reason: _leave_stopped(reason, signals))
