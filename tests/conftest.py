@@ -98,12 +98,13 @@ def tiny_training(tiny_records: str, tmp_path_factory: pytest.TempPathFactory) -
 
     def make(folder: Path) -> None:
         from components.train.main import run
+        from components.train.training_job import TrainingJob
         from model.config import with_overrides
         from model.presets import tiny
 
         settings = ["train.steps=200", "train.valid_steps=50", "train.checkpoint_steps=50"]
-        config = with_overrides(tiny(), settings)
-        run(records=tiny_records, workdir=str(folder / "workdir"), config=config)
+        job = TrainingJob(records=tiny_records, workdir=str(folder / "workdir"))
+        run(job, with_overrides(tiny(), settings))
 
     return str(share(tmp_path_factory, "tiny-training", make) / "workdir")
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from components.train.main import run
+from components.train.training_job import TrainingJob
 from model.config import with_overrides
 from model.data.records import Dataset
 from model.metrics import read_metrics
@@ -36,10 +37,8 @@ def folder(tiny_records: str, tiny_training: str, tmp_path_factory: pytest.TempP
     shutil.copytree(tiny_training, folder / OLD)
     config = with_overrides(tiny(), [f"train.steps={STEPS}", "train.valid_steps=10"])
     run(
-        records=tiny_records,
-        workdir=str(folder / NEW),
-        config=config,
-        profile=ProfileSteps(5, 7),
+        TrainingJob(records=tiny_records, workdir=str(folder / NEW), profile=ProfileSteps(5, 7)),
+        config,
     )
     return folder
 

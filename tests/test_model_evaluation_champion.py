@@ -14,6 +14,7 @@ from components.evaluate.judging import BETTER, WORSE
 from components.evaluate.main import run as run_evaluate
 from components.preprocess.main import run as run_prepare
 from components.train.main import run as run_train
+from components.train.training_job import TrainingJob
 from model.checkpointing.compatibility import why_not
 from model.checkpointing.published import save_published
 from model.checkpointing.seen_records import save_version
@@ -55,7 +56,7 @@ def small_training(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     config = with_overrides(tiny(), ["data.vocab_size=13", *SETTINGS])
     records, workdir = str(folder / "records"), str(folder / "workdir")
     run_prepare(inputs=[str(corpus)], records=records, config=config.data)
-    run_train(records=records, workdir=workdir, config=config)
+    run_train(TrainingJob(records=records, workdir=workdir), config)
     return records, workdir
 
 

@@ -81,6 +81,7 @@ def train(
     from components.train.cluster.task_config import describe_viewer, jobset_options, pod_fragments
     from components.train.curves import write_curves
     from components.train.main import run
+    from components.train.training_job import TrainingJob
     from model.config import from_json
 
     fragments = pod_fragments(task_config)
@@ -96,15 +97,14 @@ def train(
                 gpus_per_worker=gpus_per_worker,
                 deadline_hours=deadline_hours,
             )
-        result = run(
+        job = TrainingJob(
             records=input_folder(records.path),
             workdir=folder,
-            config=from_json(config),
             workers=workers,
             warm_start=warm_start,
             max_restarts=max_restarts(),
-            jobset=jobset,
         )
+        result = run(job, from_json(config), jobset=jobset)
         describe_output(workdir.path, folder, "config.json")
         write_curves(folder, curves.path)
     viewer = describe_viewer(folder, image=image or container_image(), fragments=fragments)
