@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 from docs_pages import LANGUAGES, PAGES, ROOT, Block, all_blocks, read_blocks, split_commands
+from reference_pages import subcommands
+
+from pipelines.cli.main import build_parser
 
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -44,6 +47,22 @@ def test_documents_are_whole() -> None:
             assert all(isinstance(one, dict) for one in yaml.safe_load_all(block.text)), block
         elif block.language == "json":
             json.loads(block.text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_within_a_sentence_exist(page: str) -> None:
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text("utf-8"), flags=re.DOTALL)
+    for words in (code.split() for code in re.findall(r"`charloom\s([^`]+)`", text)):
+        parser = build_parser()
+        while words and words[0] in subcommands(parser):
+            parser = subcommands(parser)[words.pop(0)]
+        flags = {flag for action in parser._actions for flag in action.option_strings}
+        given = {
+            word.partition("=")[0].strip("[]") for word in words if word.startswith(("-", "[-"))
+        }
+        assert given <= flags, f"{parser.prog}: {' '.join(words)}"
+        is_unknown = subcommands(parser) and words and words[0][0] != "-" and words[0] != "COMMAND"
+        assert not is_unknown, f"{parser.prog}: {' '.join(words)}"
 
 
 def test_the_index_names_every_page() -> None:
