@@ -10,7 +10,8 @@ from tensorboard.plugins.projector import ProjectorConfig
 from model.config import ModelConfig
 from model.network.joint_model import JointModel
 from model.presets import tiny
-from model.text.vocab import SPECIAL_WORDS, Vocabulary, spell
+from model.text.spelling import spell
+from model.text.vocab import SPECIAL_WORDS, Vocabulary
 from model.training.projector import word_vectors, write_projector
 
 HOSTILE = ["plain", "a\tb", "line\nend", "\r", "", " ", "\x00\x07", "\u2028", "naïve", "x" * 500]
