@@ -17,7 +17,7 @@ from typing import Any
 
 from bench import _data, _sides
 from model.config import Config, to_dict
-from model.distributed.cluster import tf_config
+from model.distributed.tf_config import format_tf_config
 
 
 def main() -> None:
@@ -55,7 +55,7 @@ def main() -> None:
                     path,
                     cores=[core],
                     name=f"worker {index}",
-                    tf_config=tf_config(hosts, index),
+                    tf_config=format_tf_config(hosts, index),
                 )
                 for index, core in enumerate(cores)
             ],

@@ -19,8 +19,15 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from model.errors import CharloomError, InputError
-from model.files import write_whole
+from model.distributed.stop_signals import StoppedError
+from model.errors import (
+    EXIT_BAD_INPUT,
+    EXIT_RESTARTABLE,
+    CharloomError,
+    InputError,
+    RestartableError,
+)
+from model.files import read_json, write_whole
 
 DEFAULT_IMAGE = "charloom:0.1.0"
 
@@ -177,6 +184,19 @@ def report_error(error: CharloomError) -> None:
         write_whole(path, json.dumps(content))
     else:
         print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def read_error(path: str) -> CharloomError | None:
+    """Returns the error that `report_error` wrote to a file; None if there is none."""
+    content = read_json(path)
+    if "message" not in content:
+        return None
+    stopped = content.get("kind") == StoppedError.__name__
+    kinds = {
+        EXIT_BAD_INPUT: InputError,
+        EXIT_RESTARTABLE: StoppedError if stopped else RestartableError,
+    }
+    return kinds.get(content.get("exit_code", 1), CharloomError)(content["message"])
 
 
 def select_numbers(result: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, float]:

@@ -191,6 +191,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             config=found.outputs["config"],
             workers=workers,
             warm_start=found.outputs["base"],
+            begun=found.outputs["begun"],
             shared=shared,
             task=dsl.PIPELINE_TASK_NAME_PLACEHOLDER,
             image=image,

@@ -113,7 +113,7 @@ class Process:
     def ended(self) -> int:
         """Returns its exit code, once it has ended."""
         try:
-            return self.process.wait(timeout=240)
+            return self.process.wait(timeout=300)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it runs still:\n{self.output}") from None
 
@@ -127,7 +127,7 @@ class Launcher(Process):
         Args:
           folder: of its output.
           options: fields of `JobSetOptions`.
-          arguments: of `launch_jobset`, or of `Process`.
+          arguments: of `TrainingJob`, or of `Process`, or `pace`.
         """
         own = {
             name: arguments.pop(name) for name in ("environment", "secrets") if name in arguments
@@ -135,7 +135,6 @@ class Launcher(Process):
         given = {
             "records": "/mnt/charloom/runs/r/records",
             "workdir": "/mnt/charloom/runs/r/work",
-            "config": "/mnt/charloom/runs/r/config.json",
             "workers": 2,
             "options": {"lease_seconds": 4} | dict(options),
             "pace": PACE,
@@ -149,11 +148,12 @@ from components.component_runtime import reporting_errors
 from components.train.cluster.api import Pace
 from components.train.cluster.launcher import launch_jobset
 from components.train.cluster.manifest import JobSetOptions
+from components.train.training_job import TrainingJob
 
 given = json.loads(sys.argv[1])
 options, pace = JobSetOptions(**given.pop("options")), Pace(**given.pop("pace"))
 with reporting_errors():
-    launch_jobset(**given, options=options, pace=pace)
+    launch_jobset(TrainingJob(**given), options, pace=pace)
 """
 
 

@@ -73,7 +73,7 @@ class Server:
         self, method: str, path: str, body: bytes | str | None = None
     ) -> tuple[int, Any, dict[str, str]]:
         """Returns status, JSON (or text) and headers of an answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=300)
         try:
             connection.request(method, path, body)
             response = connection.getresponse()
@@ -117,7 +117,7 @@ def serving(model: str, *flags: str) -> Iterator[Server]:
         assert found, line
         yield Server(process, int(found[1]))
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+        process.wait(timeout=300)
     finally:
         process.kill()
         process.wait()

@@ -14,6 +14,7 @@ from components.preprocess.analysis.drift_limits import Comparison
 from components.preprocess.component import find_inputs, preprocess
 from components.preprocess.main import run
 from model.config import to_json, with_overrides
+from model.data.records import Dataset
 from model.errors import EXIT_REJECTED
 from model.presets import tiny
 
@@ -69,6 +70,15 @@ def run_preprocess(folder: Path, **arguments: Any) -> tuple[Path, Path, dict[str
         **arguments,
     )
     return folder / "records", folder / "card", metrics.metadata
+
+
+def test_both_tasks_name_files_below_the_source_root(tmp_path: Path) -> None:
+    plain, named = find(tmp_path), find(tmp_path, source_root=str(tmp_path.parent))
+    assert named[0] == plain[0]
+    assert named[1] != plain[1]  # the fingerprint
+    records, *_ = run_preprocess(tmp_path, source_root=str(tmp_path.parent))
+    with Dataset.open(str(records)) as dataset:
+        assert dataset.read("train", 0).source == f"{tmp_path.name}/new.txt:0"
 
 
 SIZES = {"train_words": 8.0, "valid_words": 0.0, "test_words": 0.0, "vocabulary": 5.0}

@@ -13,6 +13,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from s3_server import BUCKET, S3Server, run_s3_server
 
 from components.export.manifest import write_manifest
+from components.preprocess.inputs import find as inputs
 from components.preprocess.inputs.find import (
     Found,
     choose_config,
@@ -95,7 +96,8 @@ def test_a_run_begins_with_the_champion(tmp_path: Path, capsys: pytest.CaptureFi
     second = find(tmp_path, **named)
     assert second[5:10] == (version, "", version, os.path.join(version, "vocab.txt"), True)
     assert second.run != first.run  # it begins with other weights
-    assert second.fingerprint == first.fingerprint
+    assert (first.begun, second.begun) == ("", "c1")
+    assert second.fingerprint != first.fingerprint  # the version gives the words
     assert from_json(second.config) == with_overrides(
         tiny(), [f"train.steps={tiny().train.steps // 2}"]
     )
@@ -104,6 +106,26 @@ def test_a_run_begins_with_the_champion(tmp_path: Path, capsys: pytest.CaptureFi
     assert find(tmp_path, **named)[5:10] == second[5:10]  # the same window twice
     own = find(tmp_path, vocab=str(tmp_path / "a.txt"), **{**named, "start": COLD})
     assert own[5:10] == (again, "", "", str(tmp_path / "a.txt"), False)
+
+
+def test_what_is_cached_by_a_version_is_so_by_its_digest(tmp_path: Path) -> None:
+    """Another version in the same folder, once the whole registry was made anew."""
+    write(tmp_path, "a.txt", "words")
+    named: dict[str, object] = {"preset": "tiny", "registry": str(tmp_path), "model_name": "lm"}
+    warm = Start(warm_start="champion")
+    version = publish(tmp_path, 1)
+
+    def look() -> tuple[Found, Found]:
+        own = find(tmp_path, vocab=str(tmp_path / "words"), start=warm, **named)
+        return find(tmp_path, start=warm, **named), own
+
+    before = look()
+    write_manifest(version, {"checkpoint": "another"})
+    after = look()
+    assert [one.base for one in (*before, *after)] == [version] * 4
+    assert [one.begun for one in (*before, *after)] == ["c1", "c1", "another", "another"]
+    assert after[0].fingerprint != before[0].fingerprint
+    assert after[1].fingerprint == before[1].fingerprint  # its words are those of the file
 
 
 def test_the_same_run_has_the_same_identity(tmp_path: Path) -> None:
@@ -141,6 +163,25 @@ def test_the_same_run_has_the_same_identity(tmp_path: Path) -> None:
     assert named.run == others[3]  # by the digest, not by the name
     write(tmp_path, "b.txt")
     assert len({run, *others, find(tmp_path, preset="tiny").run}) == 8
+
+
+def test_the_version_that_training_begins_with_is_part_of_the_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the champion is; and so is the code, which may come to other results."""
+    write(tmp_path, "a.txt")
+    registry = tmp_path / "registry"
+    versions = [publish(registry, number) for number in (1, 2)]
+
+    def run(base: str) -> str:
+        named = {"registry": str(registry), "model_name": "lm", "start": Start(warm_start=base)}
+        return find(tmp_path, preset="tiny", **named).run
+
+    runs = [run(base) for base in (*versions, "champion")]
+    assert runs[1] == runs[2]  # by the digest, not by the name
+    assert runs[0] != runs[1]
+    monkeypatch.setattr(inputs, "code_version", lambda: "another")
+    assert run("champion") not in runs
 
 
 def test_one_window_another_and_the_first_again(tmp_path: Path) -> None:

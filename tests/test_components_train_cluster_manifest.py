@@ -16,7 +16,7 @@ from components.train.cluster.manifest import (
     jobset_name,
     render,
 )
-from model.distributed.cluster import tf_config
+from model.distributed.tf_config import format_tf_config
 from model.errors import InputError
 
 RUN = "0b7a4c1e-5d57-4a3e-9d0e-7f6f2c1d9a10"
@@ -218,7 +218,7 @@ def test_names_of_other_runs_and_tasks_differ() -> None:
 def test_tf_config_comes_from_the_names() -> None:
     pattern = host_pattern("train-r1")
     hosts = [f"{pattern.format(index=index)}:2222" for index in range(2)]
-    assert tf_config(hosts, 1) == (
+    assert format_tf_config(hosts, 1) == (
         '{"cluster": {"worker": ["train-r1-worker-0-0.train-r1:2222", '
         '"train-r1-worker-0-1.train-r1:2222"]}, "task": {"type": "worker", "index": 1}}'
     )

@@ -31,11 +31,11 @@ RUN = "7d1f0f6e-3d55-4f7a-9a53-2f6bd0c3a0a1"
 LAUNCHER = """
 import dataclasses, json, os, sys, types
 
-def launch_jobset(*, options, follower, **arguments):
+def launch_jobset(job, options, *, follower):
     from components.train.local.launcher import launch_local
     with open(os.environ["RECORDED"], "w") as file:
-        json.dump({"options": dataclasses.asdict(options), "arguments": arguments}, file)
-    launch_local(follower=follower, **arguments)
+        json.dump({"options": dataclasses.asdict(options), "job": dataclasses.asdict(job)}, file)
+    launch_local(job, follower=follower)
 
 module = types.ModuleType("components.train.cluster.launcher")
 module.launch_jobset = launch_jobset
@@ -199,10 +199,9 @@ def test_the_launcher_gets_what_the_task_was_given(
         task_config=given,
     )
     assert recorded["options"] == json.loads(json.dumps(dataclasses.asdict(options)))
-    arguments = recorded["arguments"]
-    assert (arguments["records"], arguments["workdir"]) == (str(prepared), str(trained))
-    assert arguments["config"] == str(trained / "config.json")
-    assert (arguments["workers"], arguments["max_restarts"]) == (1, 3)
+    job = recorded["job"]
+    assert (job["records"], job["workdir"]) == (str(prepared), str(trained))
+    assert (job["workers"], job["max_restarts"]) == (1, 3)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,8 +23,9 @@ from components.train.local import launcher
 from components.train.local.launcher import launch_local
 from components.train.local.worker_group import WorkerGroup, log_path
 from components.train.main import ProgressBar, run
+from components.train.training_job import TrainingJob
 from model.checkpointing.checkpoints import list_checkpoints
-from model.config import read_config, with_overrides
+from model.config import read_config, to_json, with_overrides
 from model.errors import CharloomError, InputError, RestartableError
 from model.metrics import read_metrics
 from model.presets import tiny
@@ -53,7 +55,7 @@ def test_a_killed_worker_ends_the_group_and_the_same_command_goes_on(
     process = start_training(tiny_records, workdir, "--max-restarts", "0")
     wait_for(lambda: len(list_checkpoints(str(workdir))) >= 2, "two checkpoints")
     os.kill(worker_pids(workdir)[1], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 75
     assert errors.strip().splitlines()[-1] == (
         "charloom: worker 1 was ended by SIGKILL; continue from the newest checkpoint with: "
@@ -66,7 +68,7 @@ def test_a_killed_worker_ends_the_group_and_the_same_command_goes_on(
     newest = list_checkpoints(str(workdir))[0]
     (Path(newest) / "arrays.npz").write_bytes(b"cut short")
     process = start_training(tiny_records, workdir)
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     whole = list_checkpoints_before(newest)
     assert f"continuing from step {whole} (" in output
@@ -92,9 +94,9 @@ def test_a_second_training_is_kept_out_and_ctrl_c_ends_all_workers(
     wait_for(lambda: list_checkpoints(str(workdir)), "a checkpoint")
     config = with_overrides(tiny(), [f"train.steps={STEPS}"])
     with pytest.raises(InputError, match=f"another training is running in workdir {workdir}"):
-        run(records=tiny_records, workdir=str(workdir), config=config, workers=2)
+        run(TrainingJob(records=tiny_records, workdir=str(workdir), workers=2), config)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     newest = int(list_checkpoints(str(workdir))[0][-8:])
     assert errors.strip().splitlines()[-1] == (
@@ -112,18 +114,30 @@ def test_workers_end_when_their_launcher_is_killed(tiny_records: str, tmp_path: 
     process = start_training(tiny_records, workdir)
     wait_for(lambda: len(worker_pids(workdir)) == 2, "both workers")  # they only begin to start
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     wait_for(lambda: not worker_pids(workdir), "the workers' end")
+
+
+def test_the_command_does_without_tensorflow(
+    tiny_records: str, tiny_training: str, tmp_path: Path
+) -> None:
+    workdir = shutil.copytree(tiny_training, tmp_path / "workdir")
+    arguments = ["train", "--records", tiny_records, "--workdir", str(workdir)]
+    arguments += ["--config", str(workdir / "config.json")]
+    program = (
+        f"import sys; from pipelines.cli.main import main; code = main({arguments}); "
+        "print(code, sorted({'tensorflow', 'keras'} & sys.modules.keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines()[0].startswith(f"{workdir} is already trained to step")
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
 
 
 def test_a_worker_s_bad_input_reaches_the_launcher(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"gone is no folder of records"):
-        launch_local(
-            records=str(tmp_path / "gone"),
-            workdir=str(tmp_path / "workdir"),
-            config=_config_file(tmp_path),
-            workers=1,
-        )
+        launch_local(_make_job(tmp_path, str(tmp_path / "gone")))
 
 
 def test_the_command_that_goes_on_is_whole(
@@ -134,11 +148,13 @@ def test_the_command_that_goes_on_is_whole(
     monkeypatch.setattr(main, "begin", lambda *args, **options: None)
     with pytest.raises(RestartableError) as raised:
         run(
-            records=tiny_records,
-            workdir="work",
-            config=tiny(),
-            warm_start="registry/my lm/3",
-            stall_seconds=12.5,
+            TrainingJob(
+                records=tiny_records,
+                workdir="work",
+                warm_start="registry/my lm/3",
+                stall_seconds=12.5,
+            ),
+            tiny(),
         )
     how = str(raised.value).split(" with: ")[1]
     assert shlex.split(how) == [
@@ -161,26 +177,23 @@ class _StoppingGroup(WorkerGroup):
 
 
 def test_a_worker_s_crash_names_its_log(tmp_path: Path, tiny_records: str) -> None:
-    workdir = tmp_path / "workdir"
-    workdir.mkdir()
-    (workdir / "metrics.jsonl").mkdir()  # a folder where a file belongs
+    job = _make_job(tmp_path, tiny_records)
+    (tmp_path / "workdir" / "metrics.jsonl").mkdir()  # a folder where a file belongs
     with pytest.raises(CharloomError) as caught:
-        launch_local(
-            records=tiny_records, workdir=str(workdir), config=_config_file(tmp_path), workers=1
-        )
-    log = log_path(str(workdir), 0)
+        launch_local(job)
+    log = log_path(job.workdir, 0)
     assert str(caught.value) == (
         f"training failed (worker 0 with code 1); the reason is at the end of {log}"
     )
     assert "IsADirectoryError" in Path(log).read_text()
 
 
-def _config_file(folder: Path) -> str:
-    from model.config import to_json
-
-    path = folder / "config.json"
-    path.write_text(to_json(tiny()))
-    return str(path)
+def _make_job(folder: Path, records: str) -> TrainingJob:
+    """Makes a workdir as the launcher finds it."""
+    job = TrainingJob(records=records, workdir=str(folder / "workdir"))
+    os.mkdir(job.workdir)
+    Path(job.config_file).write_text(to_json(tiny()))
+    return job
 
 
 def test_bad_workdirs(tiny_records: str, tmp_path: Path) -> None:
@@ -192,7 +205,7 @@ def test_bad_workdirs(tiny_records: str, tmp_path: Path) -> None:
         ("file", "can't be used (File exists); choose another"),
     ):
         with pytest.raises(InputError) as caught:
-            run(records=tiny_records, workdir=str(tmp_path / name), config=tiny())
+            run(TrainingJob(records=tiny_records, workdir=str(tmp_path / name)), tiny())
         assert str(caught.value) == f"workdir {tmp_path / name} {message}"
     assert (tmp_path / "taken" / "thesis.tex").read_text() == "precious"
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.tex"]
@@ -200,14 +213,14 @@ def test_bad_workdirs(tiny_records: str, tmp_path: Path) -> None:
 
 def test_lanes_that_workers_cannot_share(tiny_records: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"train.lanes is 4, which 3 workers .*train.lanes=3$"):
-        run(records=tiny_records, workdir=str(tmp_path / "w"), config=tiny(), workers=3)
+        run(TrainingJob(records=tiny_records, workdir=str(tmp_path / "w"), workers=3), tiny())
     assert not (tmp_path / "w").exists()
 
 
 def test_too_few_words_for_a_batch(tiny_records: str, tmp_path: Path) -> None:
     config = with_overrides(tiny(), ["train.lanes=256", "train.window=64"])
     with pytest.raises(InputError, match=r"one batch needs 16384 .*lower train.lanes or"):
-        run(records=tiny_records, workdir=str(tmp_path / "w"), config=config)
+        run(TrainingJob(records=tiny_records, workdir=str(tmp_path / "w")), config)
     assert not (tmp_path / "w").exists()
 
 
@@ -216,7 +229,7 @@ def test_a_finished_workdir_is_not_taken_for_other_records(
 ) -> None:
     settings = ["train.steps=200", "train.valid_steps=50", "train.checkpoint_steps=50"]
     config = with_overrides(tiny(), settings)
-    assert run(records=tiny_records, workdir=tiny_training, config=config)["step"] <= 200
+    assert run(TrainingJob(records=tiny_records, workdir=tiny_training), config)["step"] <= 200
     changed = tmp_path / "corpus"
     changed.mkdir()
     for path in (Path(__file__).parent / "data" / "corpus").iterdir():
@@ -224,15 +237,14 @@ def test_a_finished_workdir_is_not_taken_for_other_records(
     other = str(tmp_path / "records")
     prepare(inputs=[str(changed)], records=other, config=tiny().data)
     with pytest.raises(InputError, match=r"was trained on other records than .*records; choose"):
-        run(records=other, workdir=tiny_training, config=config)
+        run(TrainingJob(records=other, workdir=tiny_training), config)
 
 
 def test_fewer_steps_than_are_done(tiny_training: str, tiny_records: str) -> None:
     with pytest.raises(InputError, match=r"trained to step 200 already, beyond train.steps=30"):
         run(
-            records=tiny_records,
-            workdir=tiny_training,
-            config=with_overrides(tiny(), ["train.steps=30"]),
+            TrainingJob(records=tiny_records, workdir=tiny_training),
+            with_overrides(tiny(), ["train.steps=30"]),
         )
     assert read_config(os.path.join(tiny_training, "config.json")).train.steps == 200
 

@@ -23,6 +23,7 @@ from volume import keep_first
 from components.train.cluster.api import Pace
 from components.train.cluster.launcher import launch_jobset
 from components.train.cluster.manifest import JobSetOptions, jobset_name
+from components.train.training_job import TrainingJob
 from model.errors import CharloomError, InputError, RestartableError
 
 RUN = "0b7a4c1e-5d57-4a3e-9d0e-7f6f2c1d9a10"
@@ -30,7 +31,7 @@ NAME = jobset_name(RUN, "train")
 OPTIONS = {"run_id": RUN, "image": "registry.example/charloom:1.2.3", "lease_seconds": 1}
 PACE = {"tick": 0.02, "first_wait": 0.005, "longest_wait": 0.05, "patience": 20.0}
 PACE |= {"watch": 1.0, "stop": 30.0}
-FILES = {"records": "/mnt/charloom/r", "workdir": "/mnt/charloom/w", "config": "/mnt/charloom/c"}
+FILES = {"records": "/mnt/charloom/r", "workdir": "/mnt/charloom/w"}
 BAD = "error: records/dataset.json: is missing; run prepare"
 
 
@@ -56,13 +57,8 @@ def launch(
     output, error = io.StringIO(), None
     with contextlib.redirect_stdout(output), bounded():
         try:
-            launch_jobset(
-                **FILES,
-                workers=2,
-                options=JobSetOptions(**OPTIONS),
-                max_restarts=max_restarts,
-                pace=Pace(**PACE),
-            )
+            job = TrainingJob(**FILES, workers=2, max_restarts=max_restarts)
+            launch_jobset(job, JobSetOptions(**OPTIONS), pace=Pace(**PACE))
         except (CharloomError, KeyboardInterrupt) as caught:
             error = caught
     return output.getvalue().splitlines(), error

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from components.train.main import run
+from components.train.training_job import TrainingJob
 from model.config import with_overrides
 from model.data.records import Dataset
 from model.metrics import read_metrics
@@ -36,10 +37,8 @@ def folder(tiny_records: str, tiny_training: str, tmp_path_factory: pytest.TempP
     shutil.copytree(tiny_training, folder / OLD)
     config = with_overrides(tiny(), [f"train.steps={STEPS}", "train.valid_steps=10"])
     run(
-        records=tiny_records,
-        workdir=str(folder / NEW),
-        config=config,
-        profile=ProfileSteps(5, 7),
+        TrainingJob(records=tiny_records, workdir=str(folder / NEW), profile=ProfileSteps(5, 7)),
+        config,
     )
     return folder
 
@@ -60,7 +59,7 @@ def server(folder: Path) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
 
 
 def get(url: str, **query: Any) -> bytes:
@@ -75,7 +74,7 @@ def get_json(url: str, **query: Any) -> Any:
 
 def wait_until_read(address: str) -> None:
     """Waits until TensorBoard, which reads the events in the background, has read all runs."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         tags = get_json(address + "scalars/tags")
         if len(tags) == 2 and all(FINAL_TAG in found for found in tags.values()):

@@ -25,7 +25,7 @@ from components.component_runtime import ERROR_FILE_VARIABLE
 from components.preprocess.main import run as prepare
 from model.checkpointing.checkpoints import list_checkpoints, newest_checkpoint, read_checkpoint
 from model.config import to_json, with_overrides
-from model.distributed.cluster import tf_config
+from model.distributed.tf_config import format_tf_config
 from model.metrics import read_metrics
 from model.presets import tiny
 
@@ -247,7 +247,7 @@ def start_worker(
     command += ["--workdir", str(folder / "workdir"), "--config", str(config)]
     command += ["--peer-seconds", str(seconds)]
     environment = {
-        "TF_CONFIG": tf_config(hosts, rank),
+        "TF_CONFIG": format_tf_config(hosts, rank),
         ERROR_FILE_VARIABLE: str(folder / f"{rank}.json"),
         "PYTHONPATH": str(ROOT),
     }

@@ -59,11 +59,12 @@ def test_what_is_read_is_what_was_trained(version: str, loaded: Loaded, dataset:
 
 def test_averaged_weights_are_the_ones_published(tiny_records: str, tmp_path: Path) -> None:
     from components.train.main import run
+    from components.train.training_job import TrainingJob
 
     steps = 2 * EVERY
     settings = [f"train.steps={steps}", "train.average_last=1", f"train.valid_steps={steps}"]
     workdir, folder = str(tmp_path / "workdir"), tmp_path / "1"
-    run(records=tiny_records, workdir=workdir, config=with_overrides(tiny(), settings))
+    run(TrainingJob(records=tiny_records, workdir=workdir), with_overrides(tiny(), settings))
     with Dataset.open(tiny_records) as dataset:
         trained = load_model(workdir, dataset)
         folder.mkdir()

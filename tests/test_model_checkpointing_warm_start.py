@@ -11,11 +11,13 @@ import pytest
 
 from components.preprocess.main import run as run_prepare
 from components.train.main import run as run_train
+from components.train.training_job import TrainingJob
 from model.baselines.unigram import unigram_log_probabilities
 from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, read_meta
+from model.checkpointing.origin import read_warm_start
 from model.checkpointing.published import Published, load_published
 from model.checkpointing.trained import load_model
-from model.checkpointing.warm_start import _regress, move_weights, read_warm_start
+from model.checkpointing.warm_start import _regress, move_weights
 from model.config import Config, with_overrides
 from model.data.records import Dataset
 from model.errors import InputError
@@ -117,7 +119,9 @@ def test_a_training_begins_with_the_published_weights(
     tiny_records: str, tiny_training: str, tiny_version: str, tmp_path: Path
 ) -> None:
     workdir = str(tmp_path / "w")
-    run_train(records=tiny_records, workdir=workdir, config=config(*STILL), warm_start=tiny_version)
+    run_train(
+        TrainingJob(records=tiny_records, workdir=workdir, warm_start=tiny_version), config(*STILL)
+    )
     before, after = best_checkpoint(tiny_training), best_checkpoint(workdir)
     with Dataset.open(tiny_records) as dataset:
         old, new = load_model(tiny_training, dataset).model, load_model(workdir, dataset).model
@@ -159,7 +163,8 @@ def test_a_warm_training_is_ahead_of_a_cold_one(
     for name, start in (("cold", ""), ("warm", tiny_version)):
         workdir = str(tmp_path / name)
         found = run_train(
-            records=extended, workdir=workdir, config=config("train.steps=20"), warm_start=start
+            TrainingJob(records=extended, workdir=workdir, warm_start=start),
+            config("train.steps=20"),
         )
         reached[name] = found["valid_perplexity"]
     assert reached["warm"] < 0.8 * reached["cold"]
@@ -180,7 +185,7 @@ def test_a_training_goes_on_with_its_own_beginning_only(
     warm, cold = str(tmp_path / "warm"), str(tmp_path / "cold")
 
     def train(workdir: str, start: str) -> None:
-        run_train(records=extended, workdir=workdir, config=config(*STILL), warm_start=start)
+        run_train(TrainingJob(records=extended, workdir=workdir, warm_start=start), config(*STILL))
 
     train(warm, tiny_version)
     train(cold, "")
@@ -200,10 +205,8 @@ def test_what_a_start_that_was_killed_has_left_is_made_anew(
         (workdir / name).mkdir(parents=True)
         (workdir / name / "arrays.npz").write_text("half")
     run_train(
-        records=tiny_records,
-        workdir=str(workdir),
-        config=config(*STILL),
-        warm_start=tiny_version,
+        TrainingJob(records=tiny_records, workdir=str(workdir), warm_start=tiny_version),
+        config(*STILL),
     )
     start = read_warm_start(str(workdir))
     assert start is not None
@@ -214,7 +217,8 @@ def test_what_a_start_that_was_killed_has_left_is_made_anew(
 def test_damaged_weights_are_refused(tiny_records: str, tiny_version: str, tmp_path: Path) -> None:
     workdir = tmp_path / "w"
     run_train(
-        records=tiny_records, workdir=str(workdir), config=config(*STILL), warm_start=tiny_version
+        TrainingJob(records=tiny_records, workdir=str(workdir), warm_start=tiny_version),
+        config(*STILL),
     )
     with open(workdir / "warm_start" / "arrays.npz", "ab") as file:
         file.write(b"x")
@@ -235,10 +239,8 @@ def test_another_model_is_no_beginning(
     workdir = tmp_path / "w"
     with pytest.raises(InputError, match=message):
         run_train(
-            records=tiny_records,
-            workdir=str(workdir),
-            config=config(*STILL, setting),
-            warm_start=tiny_version,
+            TrainingJob(records=tiny_records, workdir=str(workdir), warm_start=tiny_version),
+            config(*STILL, setting),
         )
     assert not (workdir / "config.json").exists()
 
@@ -246,8 +248,8 @@ def test_another_model_is_no_beginning(
 def test_a_folder_without_a_model_is_no_beginning(tiny_records: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no version of a model"):
         run_train(
-            records=tiny_records,
-            workdir=str(tmp_path / "w"),
-            config=config(*STILL),
-            warm_start=str(tmp_path),
+            TrainingJob(
+                records=tiny_records, workdir=str(tmp_path / "w"), warm_start=str(tmp_path)
+            ),
+            config(*STILL),
         )

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from model.data.plan import EvalPlan, Segment, TrainPlan
+from model.data.plan import EvalPlan, Segment, TrainPlan, own_lanes
 from model.errors import InputError
 
 Lengths = npt.NDArray[np.int64]
@@ -247,3 +247,23 @@ def test_evaluation_of_nothing() -> None:
     plan = EvalPlan(np.asarray([], np.int64), lanes=3, window=5)
     assert plan.steps == 0
     assert plan.segment(0, 2) is None
+
+
+@pytest.mark.parametrize(("lanes", "count"), [(1, 1), (12, 1), (12, 2), (12, 3), (12, 12)])
+def test_lanes_are_dealt_evenly_and_in_order(lanes: int, count: int) -> None:
+    shares = [own_lanes(lanes, index=index, count=count) for index in range(count)]
+    assert [lane for share in shares for lane in share] == list(range(lanes))
+    assert {len(share) for share in shares} == {lanes // count}
+
+
+@pytest.mark.parametrize(
+    ("lanes", "count", "better"), [(32, 3, 33), (4, 3, 3), (1, 2, 2), (1, 3, 3), (7, 2, 8)]
+)
+def test_lanes_that_cannot_be_shared(lanes: int, count: int, better: int) -> None:
+    with pytest.raises(InputError) as caught:
+        own_lanes(lanes, index=0, count=count)
+    assert str(caught.value) == (
+        f"train.lanes is {lanes}, which {count} workers can't share evenly; "
+        f"use --set train.lanes={better}"
+    )
+    own_lanes(better, index=0, count=count)

@@ -16,6 +16,7 @@ import pytest
 from volume import keep_first
 
 from components.train.main import run
+from components.train.training_job import TrainingJob
 from model.config import Config, with_overrides
 from model.metrics import read_metrics
 from model.presets import tiny
@@ -46,7 +47,9 @@ def make_config(variant: str) -> Config:
 
 def train(records: str, workdir: str, *, variant: str, workers: int) -> dict[str, Any]:
     """Returns the losses of all steps, and the best validation perplexity."""
-    result = run(records=records, workdir=workdir, config=make_config(variant), workers=workers)
+    result = run(
+        TrainingJob(records=records, workdir=workdir, workers=workers), make_config(variant)
+    )
     losses = {row["step"]: row["loss"] for row in read_metrics(workdir) if "loss" in row}
     assert list(losses) == list(range(1, STEPS + 1))
     return {"losses": list(losses.values()), "valid_perplexity": result["valid_perplexity"]}

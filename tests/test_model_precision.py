@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from components.train.main import run
+from components.train.training_job import TrainingJob
 from model.config import TrainConfig, with_overrides
 from model.metrics import read_metrics
 from model.network.lstm import FORWARD_BFLOAT16, multiply
@@ -72,10 +73,8 @@ def test_two_workers_in_bfloat16_with_gradients_in_float32(
     for workers in (1, 2):
         workdir = str(tmp_path / str(workers))
         run(
-            records=tiny_records,
-            workdir=workdir,
-            config=with_overrides(tiny(), settings),
-            workers=workers,
+            TrainingJob(records=tiny_records, workdir=workdir, workers=workers),
+            with_overrides(tiny(), settings),
         )
         losses.append([row["loss"] for row in read_metrics(workdir) if "loss" in row])
     assert len(losses[0]) == 60

@@ -15,7 +15,8 @@ from model.distributed.cluster import Cluster
 from model.metrics import read_metrics
 from model.presets import tiny
 from model.training.carry_over import Carried, carry_over, is_due
-from model.training.train import FREE_FIELDS, check_config, train_and_evaluate
+from model.training.config_checks import FREE_FIELDS, check_config
+from model.training.train import train_and_evaluate
 
 
 def make_meta(

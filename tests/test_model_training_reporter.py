@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from components.train.main import run
+from components.train.training_job import TrainingJob
 from model.checkpointing.checkpoints import list_checkpoints, read_checkpoint
 from model.config import Config, with_overrides
 from model.data.records import Dataset
@@ -19,10 +20,11 @@ from model.errors import CharloomError, InputError
 from model.metrics import read_metrics
 from model.presets import tiny
 from model.text.vocab import UNK_ID
+from model.training.config_checks import check_config
 from model.training.divergence import read_batch
 from model.training.profiler import ProfileSteps
 from model.training.reporter import count_words
-from model.training.train import check_config, train_and_evaluate
+from model.training.train import train_and_evaluate
 
 pytestmark = pytest.mark.slow
 SETTINGS = ["train.steps=12", "train.log_steps=4", "train.valid_steps=4"]
@@ -90,7 +92,7 @@ def test_a_diverging_training_of_two_workers(tiny_records: str, tmp_path: Path) 
     workdir = tmp_path / "workdir"
     config = with_overrides(tiny(), ["train.learning_rate=10", "train.log_steps=4"])
     with pytest.raises(CharloomError) as caught:
-        run(records=tiny_records, workdir=str(workdir), config=config, workers=2)
+        run(TrainingJob(records=tiny_records, workdir=str(workdir), workers=2), config)
     assert caught.value.exit_code == 1
     # Steps 1 to 5 are warm-up; 6 to 8 and 9 to 12 are two intervals.
     (folder,) = (workdir / "broken").iterdir()
@@ -163,8 +165,6 @@ def test_a_profile_that_traces_nothing(tiny_training: str, tiny_records: str) ->
     settings = ["train.steps=200", "train.valid_steps=50", "train.checkpoint_steps=50"]
     with pytest.raises(InputError, match=r"^--profile 10:20 traces nothing: .* from step 200 to"):
         run(
-            records=tiny_records,
-            workdir=tiny_training,
-            config=with_overrides(tiny(), settings),
-            profile=ProfileSteps(10, 20),
+            TrainingJob(records=tiny_records, workdir=tiny_training, profile=ProfileSteps(10, 20)),
+            with_overrides(tiny(), settings),
         )

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from components.train.local.worker_group import log_path
 from components.train.main import run
+from components.train.training_job import TrainingJob
 from model.baselines.byte_ngram import KEYS, SpellingModel, learn_spellings
 from model.checkpointing.checkpoints import (
     list_checkpoints,
@@ -27,9 +28,10 @@ from model.distributed.watchdog import Watchdog
 from model.errors import CharloomError, InputError, RestartableError
 from model.metrics import read_metrics
 from model.presets import tiny
+from model.training.config_checks import check_config
 from model.training.divergence import read_batch
 from model.training.state import build_training, restore
-from model.training.train import check_config, train_and_evaluate
+from model.training.train import train_and_evaluate
 
 CONFIG = with_overrides(tiny(), ["train.log_steps=1"])
 assert CONFIG.model.hidden_dropout > 0
@@ -59,7 +61,7 @@ def cut_back(workdir: str, target: Path, *, to: int) -> str:
 @pytest.fixture(scope="module")
 def one_worker(tiny_records: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     workdir = str(tmp_path_factory.mktemp("one") / "workdir")
-    result = run(records=tiny_records, workdir=workdir, config=CONFIG, workers=1)
+    result = run(TrainingJob(records=tiny_records, workdir=workdir, workers=1), CONFIG)
     assert result["step"] == 60
     return workdir
 
@@ -67,7 +69,7 @@ def one_worker(tiny_records: str, tmp_path_factory: pytest.TempPathFactory) -> s
 @pytest.fixture(scope="module")
 def two_workers(tiny_records: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     workdir = str(tmp_path_factory.mktemp("two") / "workdir")
-    run(records=tiny_records, workdir=workdir, config=CONFIG, workers=2)
+    run(TrainingJob(records=tiny_records, workdir=workdir, workers=2), CONFIG)
     return workdir
 
 
@@ -93,7 +95,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(
 ) -> None:
     workdir = cut_back(one_worker, tmp_path / "workdir", to=40)
     assert len(losses(workdir)) == 60  # reported after the checkpoint, before the kill
-    run(records=tiny_records, workdir=workdir, config=CONFIG, workers=1)
+    run(TrainingJob(records=tiny_records, workdir=workdir, workers=1), CONFIG)
     assert (
         f"continuing from step 40 ({workdir}/checkpoints/step-00000040)" in capfd.readouterr().out
     )
@@ -110,7 +112,7 @@ def test_resumed_by_another_number_of_workers(
     one_worker: str, tiny_records: str, tmp_path: Path
 ) -> None:
     workdir = cut_back(one_worker, tmp_path / "workdir", to=40)
-    run(records=tiny_records, workdir=workdir, config=CONFIG, workers=2)
+    run(TrainingJob(records=tiny_records, workdir=workdir, workers=2), CONFIG)
     one, two = losses(one_worker), losses(workdir)
     assert list(two) == list(range(1, 61))
     for step, loss in one.items():
@@ -136,7 +138,9 @@ def test_another_setting_is_no_continuation(
 ) -> None:
     before = last_arrays(one_worker)
     with pytest.raises(InputError) as caught:
-        run(records=tiny_records, workdir=one_worker, config=with_overrides(CONFIG, [setting]))
+        run(
+            TrainingJob(records=tiny_records, workdir=one_worker), with_overrides(CONFIG, [setting])
+        )
     assert str(caught.value) == (
         f"workdir {one_worker} was begun with {message}; use the same setting or choose another "
         "--workdir"
@@ -149,7 +153,7 @@ def test_records_of_another_config_are_no_continuation(
     one_worker: str, unsplit_records: str
 ) -> None:
     with pytest.raises(InputError, match=r"begun with data\.valid_fraction=0\.15, not 0\.0;"):
-        run(records=unsplit_records, workdir=one_worker, config=CONFIG)
+        run(TrainingJob(records=unsplit_records, workdir=one_worker), CONFIG)
 
 
 @pytest.fixture

@@ -120,6 +120,9 @@ def test_what_is_cached_depends_on_nothing_that_is_new_in_every_run(spec: dict[s
     }
     same = ("inputs", "fingerprint", "vocab", "extend_vocab")
     assert keys == {"config": "data", **{name: name for name in same}}
+    sources = tasks["train"]["inputs"]["parameters"]
+    version = {name: sources[name]["taskOutputParameter"] for name in ("warm_start", "begun")}
+    assert [one["outputParameterKey"] for one in version.values()] == ["base", "begun"]
 
 
 def test_other_records_and_limits_reach_the_data_stage(spec: dict[str, Any]) -> None:

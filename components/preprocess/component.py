@@ -43,6 +43,7 @@ def find_inputs(
         ("vocab", str),
         ("extend_vocab", bool),
         ("run", str),
+        ("begun", str),
     ],
 ):
     """Looks up what the run is made of; never cached, so that changed text is noticed.
@@ -67,8 +68,8 @@ def find_inputs(
 
     Returns:
         inputs: JSON list of the patterns, dates filled in.
-        fingerprint: SHA-256 of names, sizes and times of change of the files, and of the digest of
-            the records to compare to.
+        fingerprint: SHA-256 of names, sizes and times of change of the files, and of the digests of
+            the records to compare to and of the base that gives the words.
         data: the data section of the configuration.
         config: the whole configuration.
         judged: the same with the run's own limits of the gate.
@@ -78,6 +79,7 @@ def find_inputs(
         vocab: file of the words of the vocabulary.
         extend_vocab: whether the text adds words to them.
         run: identity of the run.
+        begun: digest of the checkpoint of base.
     """
     from components.component_runtime import reporting_errors
     from components.preprocess.analysis.drift_limits import Comparison

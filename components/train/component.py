@@ -33,6 +33,7 @@ def train(
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
     task_config: dsl.TaskConfig,
     warm_start: str = "",
+    begun: str = "",
     shared: str = "",
     task: str = "train",
     image: str = "",
@@ -55,6 +56,8 @@ def train(
         mlpipeline_ui_metadata: how KFP's page starts a TensorBoard; on a cluster only.
         task_config: what this task was given in KFP, for the workers.
         warm_start: folder of the version with whose weights training begins; empty: random ones.
+        begun: digest of that version's checkpoint, by which KFP's cache tells it from another that
+            has the same folder.
         shared: where a cluster's pods mount the shared volume.
         task: name of the task in its run.
         image: container image of the workers; empty: that of this task.
@@ -78,6 +81,7 @@ def train(
     from components.train.cluster.task_config import describe_viewer, jobset_options, pod_fragments
     from components.train.curves import write_curves
     from components.train.main import run
+    from components.train.training_job import TrainingJob
     from model.config import from_json
 
     fragments = pod_fragments(task_config)
@@ -93,15 +97,14 @@ def train(
                 gpus_per_worker=gpus_per_worker,
                 deadline_hours=deadline_hours,
             )
-        result = run(
+        job = TrainingJob(
             records=input_folder(records.path),
             workdir=folder,
-            config=from_json(config),
             workers=workers,
             warm_start=warm_start,
             max_restarts=max_restarts(),
-            jobset=jobset,
         )
+        result = run(job, from_json(config), jobset=jobset)
         describe_output(workdir.path, folder, "config.json")
         write_curves(folder, curves.path)
     viewer = describe_viewer(folder, image=image or container_image(), fragments=fragments)

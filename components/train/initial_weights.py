@@ -1,21 +1,28 @@
-"""With which weights a training begins, kept in its folder so that it can go on."""
+"""The weights with which a training begins, kept in its folder so that it can go on.
+
+Those of a published version are written by another process, weights_writer.py: it needs
+TensorFlow, and nothing else of the launcher does.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import tempfile
 
+from components.component_runtime import read_error
+from components.train.launching import child_environment
 from model.checkpointing.checkpoints import read_meta
-from model.checkpointing.compatibility import check_same_model
-from model.checkpointing.published import load_published, read_trained_digest
+from model.checkpointing.origin import TEMPORARY, WARM_START_FOLDER, read_trained_digest
 from model.checkpointing.seen_records import save_training
-from model.checkpointing.warm_start import FOLDER, TEMPORARY, write_warm_start
-from model.config import Config
+from model.config import Config, to_json
 from model.data.records import Dataset
 from model.data.seen import SEEN_FILE
-from model.errors import InputError
+from model.errors import CharloomError, InputError
 
-BEGINNING = (FOLDER, TEMPORARY, SEEN_FILE)
+BEGINNING = (WARM_START_FOLDER, TEMPORARY, SEEN_FILE)
 """What a training that was stopped at once leaves in its folder; it then begins anew."""
 
 
@@ -34,18 +41,45 @@ def begin(workdir: str, config: Config, *, dataset: Dataset, warm_start: str, is
     Raises:
       InputError: the version can't be read or is of another model, or the training began with
         something else.
+      CharloomError: the weights could not be written.
     """
     if is_new:
-        shutil.rmtree(os.path.join(workdir, FOLDER), ignore_errors=True)
+        shutil.rmtree(os.path.join(workdir, WARM_START_FOLDER), ignore_errors=True)
         if warm_start:
-            published = load_published(warm_start)
-            check_same_model(warm_start, published.config, config)
-            write_warm_start(workdir, published, dataset.vocab)
+            _write_weights(workdir, config, records=dataset.path, version=warm_start)
     else:
         _check_beginning(workdir, warm_start)
     problem = save_training(workdir, dataset, base=warm_start, is_new=is_new)
     if problem:
         print(f"warning: {problem}; evaluate will reject the model", flush=True)
+
+
+def _write_weights(workdir: str, config: Config, *, records: str, version: str) -> None:
+    """Runs the writer; ends with it whatever ends this process."""
+    command = [sys.executable, "-m", "components.train.weights_writer", "--version", version]
+    command += ["--records", records, "--workdir", workdir, "--launcher", str(os.getpid())]
+    with tempfile.TemporaryDirectory(prefix="charloom-weights-") as folder:
+        error_file = os.path.join(folder, "error.json")
+        writer = subprocess.run(
+            command,
+            input=to_json(config),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=child_environment(error_file),
+            check=False,
+        )
+        if not writer.returncode:
+            return
+        error = read_error(error_file)
+        if error is None:
+            print(writer.stdout, file=sys.stderr, flush=True)
+            error = CharloomError(
+                f"the weights of {version} could not be read or written (exit code "
+                f"{writer.returncode}); the reason is above"
+            )
+        raise error
 
 
 def _check_beginning(workdir: str, warm_start: str) -> None:
@@ -62,7 +96,7 @@ def _check_beginning(workdir: str, warm_start: str) -> None:
 
 
 def _read_beginning(workdir: str) -> str:
-    path = os.path.join(workdir, FOLDER)
+    path = os.path.join(workdir, WARM_START_FOLDER)
     if not os.path.isdir(path):
         return ""
     try:

@@ -5,61 +5,38 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from tqdm import tqdm
 
-from components.component_runtime import MAX_RESTARTS
 from components.train.cluster.manifest import JobSetOptions
 from components.train.initial_weights import BEGINNING, begin
-from components.train.local.launcher import STALL_SECONDS, Follower, launch_local
+from components.train.launching import Follower
+from components.train.local.launcher import launch_local
+from components.train.training_job import CONFIG_FILE, TrainingJob
 from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.config import Config, read_config, to_json
 from model.data.records import COMPLETED_FILE, Dataset
-from model.distributed.cluster import PEER_SECONDS
 from model.errors import InputError
 from model.files import write_whole
 from model.metrics import METRICS_FILE, perplexity
-from model.training.profiler import ProfileSteps
-from model.training.train import FREE_FIELDS, check_config
+from model.training.config_checks import FREE_FIELDS, check_config
 
-CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 
 
-def run(
-    *,
-    records: str,
-    workdir: str,
-    config: Config,
-    workers: int = 1,
-    warm_start: str = "",
-    profile: ProfileSteps | None = None,
-    max_restarts: int = MAX_RESTARTS,
-    peer_seconds: float = PEER_SECONDS,
-    stall_seconds: float = STALL_SECONDS,
-    jobset: JobSetOptions | None = None,
-) -> dict[str, Any]:
+def run(job: TrainingJob, config: Config, *, jobset: JobSetOptions | None = None) -> dict[str, Any]:
     """Trains a model, or goes on with a training that was interrupted.
 
     Args:
-      records: folder that prepare made.
-      workdir: empty, new, or that of the same training; gets checkpoints/, tensorboard/,
-        logs/worker-<rank>.log, metrics.jsonl, config.json and, last, COMPLETED.
+      job: what to train; its workdir is empty, new, or that of the same training, and gets
+        checkpoints/, tensorboard/, logs/worker-<rank>.log, metrics.jsonl, config.json and, last,
+        COMPLETED.
       config: the whole config; its data section is replaced by that of the records.
-      workers: worker processes that share each global batch.
-      warm_start: folder of a published version with whose weights training begins; empty:
-        with random ones.
-      profile: the steps that worker 0 traces.
-      max_restarts: how often all workers are started again after one was lost; see
-        `launch_local`.
-      peer_seconds: how long a worker waits for the others to come.
-      stall_seconds: how long a worker may make no progress.
       jobset: how the workers run as pods of a cluster; None: as processes of this machine.
 
     Returns:
@@ -73,45 +50,19 @@ def run(
       KeyboardInterrupt: Ctrl-C; the training is saved, and the same call goes on.
       CharloomError: training failed.
     """
-    if workers < 1:
-        raise InputError(f"--workers is {workers}; it must be at least 1")
-    if max_restarts < 0:
-        raise InputError(f"--max-restarts is {max_restarts}; it must be at least 0")
-    with Dataset.open(records) as dataset:
-        config = check_config(config, dataset, workers=workers)
-        digest = dataset.digest
-    is_new = _open_workdir(workdir, config)
-    with _locked(workdir):
-        done = _steps_done(workdir, config, records=records, digest=digest)
-        with Dataset.open(records) as dataset:
-            begin(workdir, config, dataset=dataset, warm_start=warm_start, is_new=is_new)
-        if profile:
-            profile.check(done=done, steps=config.train.steps)
-        launch = functools.partial(
-            _launcher(jobset, warm_start),
-            records=os.path.abspath(records),
-            workdir=os.path.abspath(workdir),
-            workers=workers,
-            max_restarts=max_restarts,
-            peer_seconds=peer_seconds,
-            stall_seconds=stall_seconds,
-            profile=str(profile) if profile else "",
-        )
-        return _train(workdir, config, done=done, launch=launch)
+    workdir = job.workdir
+    with Dataset.open(job.records) as dataset:
+        config = check_config(config, dataset, workers=job.workers)
+        is_new = _open_workdir(workdir, config)
+        with _locked(workdir):
+            done = _steps_done(workdir, config, dataset=dataset)
+            begin(workdir, config, dataset=dataset, warm_start=job.warm_start, is_new=is_new)
+            if job.profile:
+                job.profile.check(done=done, steps=config.train.steps)
+            return _train(job, config, done=done, jobset=jobset)
 
 
-def _launcher(jobset: JobSetOptions | None, warm_start: str) -> Callable[..., None]:
-    if jobset is None:
-        begun_with = os.path.abspath(warm_start) if warm_start else ""
-        return functools.partial(launch_local, warm_start=begun_with)
-    from components.train.cluster.launcher import (
-        launch_jobset,  # Kubernetes' client takes a while
-    )
-
-    return functools.partial(launch_jobset, options=jobset)
-
-
-def _steps_done(workdir: str, config: Config, *, records: str, digest: str) -> int:
+def _steps_done(workdir: str, config: Config, *, dataset: Dataset) -> int:
     """Returns the step of the newest whole checkpoint, 0 without one.
 
     Raises:
@@ -121,9 +72,9 @@ def _steps_done(workdir: str, config: Config, *, records: str, digest: str) -> i
     if newest is None:
         return 0
     meta = read_meta(newest)
-    if meta.get("dataset_digest") != digest:
+    if meta.get("dataset_digest") != dataset.digest:
         raise InputError(
-            f"workdir {workdir} was trained on other records than {records}; choose another"
+            f"workdir {workdir} was trained on other records than {dataset.path}; choose another"
         )
     done = int(meta["step"])
     if done > config.train.steps:
@@ -138,23 +89,28 @@ def _steps_done(workdir: str, config: Config, *, records: str, digest: str) -> i
 
 
 def _train(
-    workdir: str, config: Config, *, done: int, launch: Callable[..., None]
+    job: TrainingJob, config: Config, *, done: int, jobset: JobSetOptions | None
 ) -> dict[str, Any]:
+    workdir = job.workdir
     marker = os.path.join(workdir, COMPLETED_FILE)
     if os.path.exists(marker):
         if done == config.train.steps:
             print(f"{workdir} is already trained to step {done}")
             return _result(workdir)
         os.remove(marker)
-    path = os.path.join(workdir, CONFIG_FILE)
     try:
-        write_whole(path, to_json(config))
+        write_whole(job.config_file, to_json(config))
     except OSError as error:
         raise InputError(
             f"workdir {workdir} can't be written ({error.strerror}); make room, or choose another"
         ) from None
     with ProgressBar(workdir, steps=config.train.steps, done=done) as bar:
-        launch(config=os.path.abspath(path), follower=bar)
+        if jobset is None:
+            launch_local(job.absolute(), follower=bar)
+        else:
+            from components.train.cluster.launcher import launch_jobset  # Kubernetes is slow
+
+            launch_jobset(job.absolute(), jobset, follower=bar)
     return _result(workdir)
 
 

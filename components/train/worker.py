@@ -18,8 +18,10 @@ import time
 from components.component_runtime import report_error, reporting_errors
 from components.train.cluster import pod
 from model.config import read_config
+from model.distributed.rendezvous import PEER_SECONDS
 from model.distributed.stop_signals import OrphanedError, StoppedError, StopSignals
-from model.distributed.watchdog import ExitTimer, Watchdog
+from model.distributed.tf_config import format_tf_config
+from model.distributed.watchdog import STALL_SECONDS, ExitTimer, Watchdog
 from model.errors import EXIT_ORPHANED, InputError, RestartableError
 
 _LEAVE_SECONDS = 30.0
@@ -40,18 +42,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=0, help="cores for one op; 0: all")
     parser.add_argument("--profile", help="steps to trace, as in 100:110")
     parser.add_argument("--launcher", type=int, help="process id; end when it is gone")
-    parser.add_argument(
-        "--peer-seconds", type=float, default=300.0, help="how long to wait for the others"
-    )
-    parser.add_argument(
-        "--stall-seconds", type=float, default=300.0, help="how long to go without progress"
-    )
+    parser.add_argument("--peer-seconds", type=float, default=PEER_SECONDS)
+    parser.add_argument("--stall-seconds", type=float, default=STALL_SECONDS)
     _add_pod_options(parser)
     options = parser.parse_args(arguments)
     signals = StopSignals(lambda reason: _leave_stopped(reason, signals))
     signals.listen()
     if options.launcher is not None:
-        _end_with_launcher(options.launcher)
+        end_with_launcher(options.launcher)
     with reporting_errors():
         try:
             if options.host_pattern:
@@ -90,9 +88,7 @@ def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
             "must mount the same volume at the same path"
         )
     pod.keep_from_proxies(hosts, os.environ)
-    from model.distributed.cluster import tf_config  # TensorFlow comes with it
-
-    os.environ["TF_CONFIG"] = tf_config(hosts, index)
+    os.environ["TF_CONFIG"] = format_tf_config(hosts, index)
     attempt = os.environ.get(pod.ATTEMPT_VARIABLE) or "0"
     print(f"worker {index} of {options.workers} at {hosts[index]}, attempt {attempt}", flush=True)
     if options.lease and index == 0:
@@ -110,8 +106,9 @@ def _train(options: argparse.Namespace, signals: StopSignals) -> None:
     # Imported late, so that a wrong flag is told without waiting for TensorFlow.
     from model.data.records import Dataset
     from model.distributed.cluster import join_cluster
+    from model.training.config_checks import check_config
     from model.training.profiler import ProfileSteps
-    from model.training.train import check_config, train_and_evaluate
+    from model.training.train import train_and_evaluate
 
     cluster = join_cluster(threads=options.threads, peer_seconds=options.peer_seconds)
     logging.getLogger("tensorflow").handlers.clear()  # it has its own; every line came twice
@@ -161,7 +158,7 @@ def _leave(error: RestartableError) -> None:
         os._exit(error.exit_code)
 
 
-def _end_with_launcher(launcher: int) -> None:
+def end_with_launcher(launcher: int) -> None:
     """Ends this process when its launcher is gone: nobody would read or restart it.
 
     Args:

@@ -11,18 +11,20 @@ import os
 from typing import NamedTuple
 
 from model.baselines.byte_ngram import KEYS, SpellingModel
-from model.checkpointing.checkpoints import Checkpoint, read_checkpoint, read_meta, write_checkpoint
+from model.checkpointing.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from model.checkpointing.origin import (
+    CHECKPOINT_FOLDER,
+    TRAINED_DIGEST,
+    VOCAB_DIGEST,
+    checkpoint_folder,
+    damaged_version,
+)
 from model.checkpointing.trained import Loaded, check_spelling, read_spelling
 from model.checkpointing.variable_names import check_complete, join_named, name_variables, shapes_of
 from model.config import Config, from_json
 from model.data.records import VOCAB_FILE, Dataset
-from model.errors import InputError
 from model.network.joint_model import JointModel
 from model.text.vocab import Vocabulary
-
-CHECKPOINT_FOLDER = "checkpoint"
-TRAINED_DIGEST, VOCAB_DIGEST = "trained_sha256", "vocab_sha256"
-"""Fields of meta.json beside those of a training: digests of its checkpoint, and of vocab.txt."""
 
 
 class Published(NamedTuple):
@@ -80,14 +82,14 @@ def load_published(version: str) -> Published:
     Raises:
       InputError: the folder holds none, or one that is not whole.
     """
-    path = _checkpoint_folder(version)
+    path = checkpoint_folder(version)
     try:
         checkpoint = read_checkpoint(path)
     except ValueError as error:
-        raise _damaged(path, str(error)) from None
+        raise damaged_version(path, str(error)) from None
     vocab = Vocabulary.load(os.path.join(version, VOCAB_FILE))
     if vocab.digest != checkpoint.meta.get(VOCAB_DIGEST):
-        raise _damaged(version, f"{VOCAB_FILE} was changed")
+        raise damaged_version(version, f"{VOCAB_FILE} was changed")
     config = from_json(json.dumps(checkpoint.meta["config"]), source=path)
     model = JointModel(config.model, vocab_counts=vocab.counts)
     variables = name_variables("model", model.weights)
@@ -95,36 +97,7 @@ def load_published(version: str) -> Published:
     try:
         check_complete(shapes_of(variables), shapes_of(found))
     except ValueError as error:
-        raise _damaged(path, f"it is of another model: {error}") from None
+        raise damaged_version(path, f"it is of another model: {error}") from None
     for name, variable in variables.items():
         variable.assign(checkpoint.arrays[name])
     return Published(model, config, vocab, read_spelling(checkpoint), checkpoint, version)
-
-
-def read_trained_digest(version: str) -> str:
-    """Returns the digest of the training's checkpoint of which a version was made.
-
-    Raises:
-      InputError: the folder holds none, or one that is not whole.
-    """
-    path = _checkpoint_folder(version)
-    try:
-        return str(read_meta(path)[TRAINED_DIGEST])
-    except (OSError, ValueError, KeyError) as error:
-        raise _damaged(path, str(error)) from None
-
-
-def _checkpoint_folder(version: str) -> str:
-    path = os.path.join(version, CHECKPOINT_FOLDER)
-    if not os.path.isdir(path):
-        if not os.path.exists(os.path.join(version, "saved_model.pb")):
-            raise InputError(f"{version} is no version of a model; name <registry>/<name>/<number>")
-        raise InputError(
-            f"{version} was published by an older charloom (no {CHECKPOINT_FOLDER}); "
-            "train and publish a model anew"
-        )
-    return path
-
-
-def _damaged(path: str, reason: str) -> InputError:
-    return InputError(f"{path} is not whole ({reason}); name another version")

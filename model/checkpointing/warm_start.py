@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from model.baselines.unigram import unigram_log_probabilities
-from model.checkpointing.checkpoints import Arrays, Checkpoint, read_checkpoint, write_checkpoint
+from model.checkpointing.checkpoints import Arrays, write_checkpoint
+from model.checkpointing.origin import TEMPORARY, WARM_START_FOLDER
 from model.checkpointing.published import Published
 from model.checkpointing.variable_names import name_variables
-from model.errors import InputError
 from model.files import publish_folder
 from model.network.char_vectors import char_vectors
 from model.network.joint_model import JointModel
 from model.text.vocab import SPECIAL_WORDS, UNK_ID, Vocabulary
 
-FOLDER, TEMPORARY = "warm_start", ".warm_start"
-KEPT_FIELDS = ("path", "checkpoint", "words", "new_words")
-"""Fields of meta.json that a training's checkpoints hand on."""
 RIDGE = 1e-2
 """Weight of the penalty of the regression, per word."""
 MAX_KNOWN = 50_000
@@ -56,7 +53,7 @@ def write_warm_start(workdir: str, published: Published, vocab: Vocabulary) -> N
       published: the model to begin with.
       vocab: the vocabulary of the training's records.
     """
-    path = os.path.join(workdir, FOLDER)
+    path = os.path.join(workdir, WARM_START_FOLDER)
     temporary = os.path.join(workdir, TEMPORARY)
     shutil.rmtree(temporary, ignore_errors=True)
     os.mkdir(temporary)
@@ -73,26 +70,6 @@ def write_warm_start(workdir: str, published: Published, vocab: Vocabulary) -> N
         },
     )
     publish_folder(temporary, path)
-
-
-def read_warm_start(workdir: str) -> Checkpoint | None:
-    """Reads the weights with which a training begins; None if it begins with random ones.
-
-    Raises:
-      InputError: they are not whole.
-    """
-    path = os.path.join(workdir, FOLDER)
-    if not os.path.isdir(path):
-        return None
-    try:
-        return read_checkpoint(path)
-    except ValueError as error:
-        raise InputError(f"{path} is not whole ({error}); choose another --workdir") from None
-
-
-def describe_warm_start(start: Checkpoint) -> dict[str, Any]:
-    """Returns what checkpoints and reports say of a warm start."""
-    return {name: start.meta[name] for name in KEPT_FIELDS}
 
 
 def move_weights(published: Published, vocab: Vocabulary) -> Arrays:

@@ -24,6 +24,21 @@ from model.errors import InputError
 IntArray = npt.NDArray[np.int64]
 
 
+def own_lanes(lanes: int, *, index: int, count: int) -> range:
+    """Returns the contiguous lanes that one of `count` replicas owns.
+
+    Raises:
+      InputError: the lanes can't be dealt evenly.
+    """
+    if lanes % count:
+        raise InputError(
+            f"train.lanes is {lanes}, which {count} workers can't share evenly; "
+            f"use --set train.lanes={max(1, round(lanes / count)) * count}"
+        )
+    share = lanes // count
+    return range(index * share, (index + 1) * share)
+
+
 class Segment(NamedTuple):
     """Words `start` to `stop` of one record; word 0 is the first one predicted."""
 

@@ -5,35 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import tensorflow as tf
 
-from model.distributed.rendezvous import wait_for_peers
+from model.distributed.rendezvous import PEER_SECONDS, wait_for_peers
+from model.distributed.tf_config import parse_tf_config
 from model.distributed.watchdog import ExitTimer
-from model.errors import InputError, RestartableError
-
-PEER_SECONDS = 300.0
-"""How long a worker waits for the others before it gives up."""
+from model.errors import RestartableError
 
 _JOIN_SECONDS = 60.0
-
-
-def tf_config(hosts: Sequence[str], index: int) -> str:
-    """Returns the TF_CONFIG of one worker.
-
-    Args:
-      hosts: `host:port` of every worker; worker 0 is the chief.
-      index: which of them this one is.
-    """
-    return json.dumps(
-        {"cluster": {"worker": list(hosts)}, "task": {"type": "worker", "index": index}}
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +79,8 @@ def join_cluster(*, threads: int = 0, peer_seconds: float = PEER_SECONDS) -> Clu
       RestartableError: a worker did not come, or left again. If one leaves in the very
         moment in which TensorFlow joins, this process ends with the restartable code.
     """
-    config = os.environ.get("TF_CONFIG", "")
-    try:
-        parsed: Any = json.loads(config or '{"cluster": {"worker": ["-"]}, "task": {"index": 0}}')
-        hosts, rank = list(parsed["cluster"]["worker"]), int(parsed["task"]["index"])
-        size = len(hosts)
-        if not 0 <= rank < size:
-            raise ValueError(f"task index {rank} of {size} workers")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"TF_CONFIG is malformed ({error}): {config}") from None
+    hosts, rank = parse_tf_config(os.environ.get("TF_CONFIG", ""))
+    size = len(hosts)
     if threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
     if size > 1:
@@ -144,18 +121,3 @@ def reporting_lost_peers(rank: int, doing: str | Callable[[], str]) -> Iterator[
         reason = f" ({' '.join(reasons[0].split())[:200]})" if reasons else ""
         where = doing if isinstance(doing, str) else doing()
         raise RestartableError(f"worker {rank} lost {peer} in {where}{reason}") from None
-
-
-def own_lanes(lanes: int, *, index: int, count: int) -> range:
-    """Returns the contiguous lanes that one of `count` replicas owns.
-
-    Raises:
-      InputError: the lanes can't be dealt evenly.
-    """
-    if lanes % count:
-        raise InputError(
-            f"train.lanes is {lanes}, which {count} workers can't share evenly; "
-            f"use --set train.lanes={max(1, round(lanes / count)) * count}"
-        )
-    share = lanes // count
-    return range(index * share, (index + 1) * share)

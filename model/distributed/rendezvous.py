@@ -20,6 +20,9 @@ from collections.abc import Sequence
 
 from model.errors import RestartableError
 
+PEER_SECONDS = 300.0
+"""How long a worker waits for the others before it gives up."""
+
 _ALL = b"all\n"
 _RETRY_SECONDS = 0.2
 

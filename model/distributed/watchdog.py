@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 
 from model.errors import EXIT_RESTARTABLE
 
+STALL_SECONDS = 300.0
+"""How long may pass without a sign of progress."""
+
 FIRST_SECONDS = 600.0
 """At least so long may take what compiles, reads or writes much."""
 
@@ -26,8 +29,8 @@ class Watchdog:
     a minute later, without a word.
     """
 
-    def __init__(self, end: Callable[[str], None] | None = None, *, seconds: float = 300.0):
-        """Watches nothing until `start`.
+    def __init__(self, end: Callable[[str], None] | None = None, *, seconds: float = STALL_SECONDS):
+        """Watches nothing until `watching`.
 
         Args:
           end: ends the process with the restartable code; gets the reason.

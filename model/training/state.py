@@ -12,13 +12,14 @@ import tensorflow as tf
 
 from model.baselines.byte_ngram import KEYS, learn_spellings
 from model.checkpointing.checkpoints import Arrays, Checkpoint, save_checkpoint
+from model.checkpointing.origin import describe_warm_start
 from model.checkpointing.retention import WholeCheck, prune_checkpoints
 from model.checkpointing.trained import check_spelling
 from model.checkpointing.variable_names import check_complete, join_named, name_variables, shapes_of
-from model.checkpointing.warm_start import describe_warm_start
 from model.config import Config, to_json
+from model.data.plan import own_lanes
 from model.data.records import Dataset
-from model.distributed.cluster import Cluster, own_lanes
+from model.distributed.cluster import Cluster
 from model.errors import InputError
 from model.network.joint_model import JointModel
 from model.training.carry_over import carry_over

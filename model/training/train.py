@@ -7,18 +7,15 @@ from a checkpoint ends as the undisturbed one.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 from typing import Any
 
 from model.checkpointing.checkpoints import disk_full_error, is_disk_full, read_newest
-from model.checkpointing.warm_start import read_warm_start
+from model.checkpointing.origin import read_warm_start
 from model.config import Config
-from model.data.plan import TrainPlan
 from model.data.records import COMPLETED_FILE, Dataset
-from model.data.target_sampling import TargetSampler
-from model.distributed.cluster import Cluster, own_lanes, reporting_lost_peers
+from model.distributed.cluster import Cluster, reporting_lost_peers
 from model.distributed.stop_signals import StopSignals, StopVote
 from model.distributed.watchdog import Watchdog
 from model.errors import CharloomError
@@ -31,23 +28,6 @@ from model.training.reporter import Watch
 from model.training.state import Training, begin_with, build_training, checkpoint_bytes, restore
 
 log = logging.getLogger(__name__)
-
-FREE_FIELDS = ("steps", "log_steps", "valid_steps", "checkpoint_steps", "keep_checkpoints")
-"""Fields of TrainConfig that may change when a training goes on."""
-
-
-def check_config(config: Config, dataset: Dataset, *, workers: int = 1) -> Config:
-    """Returns `config` with the data section of the records, after checking that it can train.
-
-    Raises:
-      InputError: lanes that can't be shared, fewer words than one batch, or fewer in the
-        vocabulary than the sampled softmax needs.
-    """
-    own_lanes(config.train.lanes, index=0, count=workers)
-    train = config.train
-    TrainPlan(dataset.lengths("train"), lanes=train.lanes, window=train.window, seed=train.seed)
-    TargetSampler(train, dataset.vocab.counts)
-    return dataclasses.replace(config, data=dataset.config)
 
 
 def train_and_evaluate(
@@ -65,7 +45,7 @@ def train_and_evaluate(
     Without one it begins with the weights of a warm start, if the workdir has them.
 
     Args:
-      config: as `check_config` returns it.
+      config: as `model.training.config_checks.check_config` returns it.
       dataset: the records.
       workdir: gets checkpoints/, tensorboard/, metrics.jsonl and, last, COMPLETED.
       cluster: this worker's place.

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from components.preprocess.analysis.drift_limits import NO_LIMIT, Comparison
+from components.train.training_job import TrainingJob
 from model import presets
 from model.config import BAD_TEXT, DOCUMENTS, TOKENIZERS
 
@@ -167,29 +168,26 @@ def add_restarts(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-restarts",
         type=int,
-        default=3,
+        default=TrainingJob.max_restarts,
         metavar="N",
-        help="start all workers again so often after one was lost; one that is asked to stop "
-        "does not count, except with 0: never start again (default: 3)",
+        help="restart all workers up to this many times after one was lost; one that is asked to "
+        f"stop does not count, except with 0: never restart (default: {TrainingJob.max_restarts})",
     )
 
 
 def add_waits(parser: argparse.ArgumentParser) -> None:
     """Adds how long workers wait before they give up."""
-    parser.add_argument(
-        "--peer-seconds",
-        type=float,
-        default=300.0,
-        metavar="S",
-        help="how long a worker waits for the others at the start (default: 300)",
-    )
-    parser.add_argument(
-        "--stall-seconds",
-        type=float,
-        default=300.0,
-        metavar="S",
-        help="how long a worker may make no progress before it ends (default: 300)",
-    )
+    for flag, seconds, text in (
+        ("--peer-seconds", TrainingJob.peer_seconds, "waits for the others at the start"),
+        ("--stall-seconds", TrainingJob.stall_seconds, "may make no progress before it ends"),
+    ):
+        parser.add_argument(
+            flag,
+            type=float,
+            default=seconds,
+            metavar="S",
+            help=f"how long a worker {text} (default: {seconds:g})",
+        )
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import shlex
 from typing import Any
 
 from components.export.registry import check_name, find_model
+from components.train.training_job import TrainingJob
 from model.config import read_config, with_overrides
 from model.errors import InputError, RejectedError
 from model.training.profiler import ProfileSteps
@@ -81,21 +82,19 @@ def _prepare(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     config = read_settings(options)
     refuse_sections(options.set, "train", allowed=("model", "train", "gate"))
-    profile = ProfileSteps.parse(options.profile) if options.profile is not None else None
-    import_tensorflow()
-    from components.train.main import run
-
-    result = run(
+    job = TrainingJob(
         records=options.records,
         workdir=options.workdir,
-        config=config,
         workers=options.workers,
         warm_start=find_model(options.warm_start) if options.warm_start else "",
-        profile=profile,
+        profile=ProfileSteps.parse(options.profile) if options.profile is not None else None,
         max_restarts=options.max_restarts,
         peer_seconds=options.peer_seconds,
         stall_seconds=options.stall_seconds,
     )
+    from components.train.main import run
+
+    result = run(job, config)
     value = result["valid_perplexity"]
     reached = f", validation perplexity {value:.2f}" if value else ""
     print(f"trained: best checkpoint {result['checkpoint']}{reached}")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from components.export.lineage import find_beginning
-from components.export.manifest import code_version
+from components.export.manifest import code_version, made_of
 from components.export.target import check_target
 from components.preprocess.inputs.listing import exists, find_files
 from components.preprocess.inputs.split_names import find_place, mark_root, split_mark
@@ -48,7 +48,8 @@ class Found(NamedTuple):
     inputs: str
     """JSON list of the patterns, with the dates of the window filled in."""
     fingerprint: str
-    """SHA-256 of names, sizes and times of change of all files."""
+    """SHA-256 of names, sizes and times of change of all files, and of the checkpoint of `base` if
+    it gives the words."""
     data: str
     """The configuration's `data` section alone, as JSON: all that preprocess depends on."""
     config: str
@@ -67,6 +68,9 @@ class Found(NamedTuple):
     """Whether the text gives more words than `vocab`."""
     run: str
     """Identity of the run: the same for the same configuration, text, beginning and champion."""
+    begun: str
+    """Digest of the checkpoint of `base`; empty: none. Training is cached by it: another version
+    may have the same folder one day."""
 
 
 def find_inputs(
@@ -105,7 +109,7 @@ def find_inputs(
       InputError: one of the arguments, or an input that no file matches.
     """
     start.check(vocab=vocab)
-    if registry:
+    if registry or model_name:
         check_target(registry, model_name)
     chosen = choose_config(config, preset)
     patterns = read_patterns(inputs)
@@ -123,6 +127,7 @@ def find_inputs(
         settings.append("gate.require_improvement=true")
     judged = with_overrides(shortened, settings)
     words = vocab or (begun.base and os.path.join(begun.base, VOCAB_FILE))
+    base_digest = made_of(begun.base) or "" if begun.base else ""
     more = f" and {len(expanded) - SHOWN_PATTERNS} more" if len(expanded) > SHOWN_PATTERNS else ""
     print(
         f"{len(files)} files, {sum(file.size for file in files):,} bytes: "
@@ -131,7 +136,7 @@ def find_inputs(
     )
     return Found(
         inputs=json.dumps(expanded),
-        fingerprint=digest,
+        fingerprint=digest if vocab else _with_words(digest, base_digest),
         data=json.dumps({"config_version": CONFIG_VERSION, "data": to_dict(shortened.data)}),
         config=to_json(shortened),
         judged=to_json(judged),
@@ -141,7 +146,13 @@ def find_inputs(
         vocab=words,
         extend_vocab=start.extend_vocab and bool(words),
         run=begun.run,
+        begun=base_digest,
     )
+
+
+def _with_words(fingerprint: str, base: str) -> str:
+    """Returns a fingerprint of the text and of the checkpoint that gives the words, if one does."""
+    return hashlib.sha256(f"{fingerprint} {base}".encode()).hexdigest() if base else fingerprint
 
 
 def _identify(

@@ -11,7 +11,6 @@ from typing import Any
 
 from kubernetes.client.exceptions import ApiException
 
-from components.component_runtime import MAX_RESTARTS
 from components.train.cluster.api import ClusterApi, Pace
 from components.train.cluster.lease_watch import LeaseKeeper, LogPrinter, Mirror
 from components.train.cluster.manifest import JobSetOptions, jobset_name, render
@@ -27,8 +26,8 @@ from components.train.cluster.outcome import (
     waiting_reason,
     worker_end,
 )
-from components.train.local.launcher import STALL_SECONDS, Follower, StopRequests, newest_step
-from model.distributed.cluster import PEER_SECONDS
+from components.train.launching import Follower, StopRequests, newest_step
+from components.train.training_job import TrainingJob
 from model.errors import EXIT_BAD_INPUT, CharloomError, InputError, RestartableError
 
 WORKDIR_ANNOTATION = "charloom.dev/workdir"
@@ -40,16 +39,9 @@ _REMOVAL_SECONDS = 300.0
 
 
 def launch_jobset(
-    *,
-    records: str,
-    workdir: str,
-    config: str,
-    workers: int,
+    job: TrainingJob,
     options: JobSetOptions,
-    max_restarts: int = MAX_RESTARTS,
-    peer_seconds: float = PEER_SECONDS,
-    stall_seconds: float = STALL_SECONDS,
-    profile: str = "",
+    *,
     follower: Follower | None = None,
     pace: Pace | None = None,
 ) -> None:
@@ -60,16 +52,8 @@ def launch_jobset(
     or, should nobody be left to do so, ends itself as its lease is not renewed.
 
     Args:
-      records: folder of records, on a volume that the workers mount.
-      workdir: the training's folder, on such a volume, too.
-      config: JSON file of the whole config, likewise.
-      workers: number of pods.
-      options: where and how they run.
-      max_restarts: how often all are started again from the newest checkpoint after one
-        failed. A worker that was asked to stop, or whose node went away, does not count.
-      peer_seconds: how long a worker waits for the others to come.
-      stall_seconds: how long a worker may make no progress.
-      profile: the steps that worker 0 traces, as in `100:110`.
+      job: what is trained; a worker whose node went away does not count as a restart, either.
+      options: where and how the workers run.
       follower: hears how it goes.
       pace: how often the API is asked.
 
@@ -80,26 +64,16 @@ def launch_jobset(
       KeyboardInterrupt: Ctrl-C.
       CharloomError: the training failed.
     """
-    arguments = ["--records", records, "--workdir", workdir, "--config", config]
-    arguments += ["--peer-seconds", f"{peer_seconds:g}", "--stall-seconds", f"{stall_seconds:g}"]
-    if profile:
-        arguments += ["--profile", profile]
     api = ClusterApi(pace=pace)
     with StopRequests() as requests:
-        launch = _Launch(
-            api,
-            options,
-            workdir=workdir,
-            max_restarts=max_restarts,
-            follower=follower or Follower(),
-        )
+        launch = _Launch(api, job, options=options, follower=follower or Follower())
         api.asked_to_stop = lambda: bool(requests.numbers)
         try:
-            launch.run(arguments, workers=workers)
+            launch.run()
         except (_StopAskedError, CharloomError):
             if not requests.numbers:
                 raise
-            raise requests.ended(step=newest_step(workdir), how="the same step again") from None
+            raise requests.ended(step=newest_step(job.workdir), how="the same step again") from None
         finally:
             api.stop.set()
 
@@ -128,32 +102,30 @@ class _Launch:
     def __init__(
         self,
         api: ClusterApi,
-        options: JobSetOptions,
+        job: TrainingJob,
         *,
-        workdir: str,
-        max_restarts: int,
+        options: JobSetOptions,
         follower: Follower,
     ):
         self._api = api
+        self._job = job
         self._options = options
         self._name = jobset_name(options.run_id, options.task)
-        self._workdir = workdir
-        self._max_restarts = max_restarts
         self._follower = follower
-        self._state = _State(step=newest_step(workdir))
+        self._state = _State(step=newest_step(job.workdir))
         self._uid = ""
         self._ours = False
         """Whether there may be a JobSet that this launcher has to remove."""
         self._sent = False
         """Whether this launcher has asked for the JobSet to be created, answered or not."""
 
-    def run(self, arguments: list[str], *, workers: int) -> None:
+    def run(self) -> None:
         """Creates or adopts the JobSet, follows it, and removes it unless it has ended.
 
         One that has ended holds no node, can be looked at, and is removed after its time.
         """
         try:
-            body = self._render(arguments, workers=workers)
+            body = self._render()
             jobset = self._create_or_adopt(body)
             self._uid = jobset["metadata"]["uid"]
             self._state.restarts = restarts_of(jobset)
@@ -168,18 +140,18 @@ class _Launch:
 
     # To begin with
 
-    def _render(self, arguments: list[str], *, workers: int) -> dict[str, Any]:
+    def _render(self) -> dict[str, Any]:
         name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
         owner = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid} if uid else None
         body = render(
             self._options,
             image=self._options.image or self._own_image(name),
-            workers=workers,
-            arguments=arguments,
-            max_restarts=self._max_restarts,
+            workers=self._job.workers,
+            arguments=self._job.worker_arguments(),
+            max_restarts=self._job.max_restarts,
             owner=owner,
         )
-        body["metadata"]["annotations"][WORKDIR_ANNOTATION] = self._workdir
+        body["metadata"]["annotations"][WORKDIR_ANNOTATION] = self._job.workdir
         return body
 
     def _own_image(self, pod: str | None) -> str:
@@ -248,10 +220,10 @@ class _Launch:
     def _check_ours(self, found: Mapping[str, Any]) -> None:
         annotations = found["metadata"].get("annotations") or {}
         other = annotations.get(WORKDIR_ANNOTATION)
-        if other != self._workdir:
+        if other != self._job.workdir:
             self._ours = False
             raise InputError(
-                f"JobSet {self._name} is there already, for workdir {other}, not {self._workdir}; "
+                f"JobSet {self._name} is there already, for workdir {other}, not {self._job.workdir}; "
                 "give each training of a run its own task name, or remove it: kubectl delete "
                 f"jobset {self._name}"
             )
@@ -335,7 +307,7 @@ class _Launch:
         restarts = restarts_of(jobset)
         if restarts <= self._state.restarts:
             return
-        step = newest_step(self._workdir)
+        step = newest_step(self._job.workdir)
         more = restarts - self._state.restarts
         self._state.idle_restarts = 0 if step > self._state.step else self._state.idle_restarts
         self._state.idle_restarts += more
@@ -348,11 +320,11 @@ class _Launch:
             if cause.code == EXIT_BAD_INPUT:  # its peers' end was seen first, by the JobSet
                 raise self._failure(jobset)
             why = cause.describe()
-        line = f"restarting from step {step} ({counted} of {self._max_restarts} counted): {why}"
+        line = f"restarting from step {step} ({counted} of {self._job.max_restarts} counted): {why}"
         self._follower.restarting(line, step=step)
         # Pods and JobSet are followed apart: ends of the new attempt may be known by now.
         self._state.ends = [one for one in self._state.ends if one[0] >= restarts]
-        limit = max(MIN_IDLE_RESTARTS, self._max_restarts)
+        limit = max(MIN_IDLE_RESTARTS, self._job.max_restarts)
         if self._state.idle_restarts > limit:
             raise RestartableError(
                 f"the workers were started again {self._state.idle_restarts} times without a newer "

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
 
-from components.component_runtime import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE
-from model.distributed.cluster import tf_config
+from components.component_runtime import read_error
+from components.train.launching import child_environment
 from model.distributed.stop_signals import StoppedError
-from model.errors import (
-    EXIT_BAD_INPUT,
-    EXIT_RESTARTABLE,
-    CharloomError,
-    InputError,
-    RestartableError,
-)
+from model.distributed.tf_config import format_tf_config
+from model.errors import EXIT_RESTARTABLE, CharloomError, RestartableError
 
 FOLLOW_SECONDS = 0.5
 """How long the others get to end as well after one has failed, so that the cause shows."""
@@ -81,21 +74,13 @@ class WorkerGroup:
     def _start(self, rank: int, hosts: Sequence[str]) -> Worker:
         log = log_path(self._workdir, rank)
         error_file = os.path.join(self._messages.name, f"{rank}.json")
-        environment = os.environ | {
-            "TF_CONFIG": tf_config(hosts, rank),
-            ERROR_FILE_VARIABLE: error_file,
-            "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
-            # The launcher's folder may differ from where our packages are.
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-        }
-        environment.pop(GROUP_FILE_VARIABLE, None)
         with open(log, "ab") as output:
             process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env=child_environment(error_file) | {"TF_CONFIG": format_tf_config(hosts, rank)},
                 # Ctrl-C in a terminal reaches the launcher only, which passes it on once: to a
                 # worker a second signal means to end without saving.
                 process_group=0,
@@ -164,16 +149,9 @@ def _error_of(worker: Worker) -> CharloomError:
     code = worker.process.poll()
     if code in (None, 0):
         return _StillRunningError(f"worker {worker.rank} runs")
-    with contextlib.suppress(OSError, ValueError):
-        with open(worker.error_file, encoding="utf-8") as file:
-            error = json.load(file)
-        if error["exit_code"] == code:
-            message = error["message"]
-            if code == EXIT_BAD_INPUT:
-                return InputError(message)
-            if error["kind"] == StoppedError.__name__:
-                return StoppedError(message)
-            return RestartableError(message) if code == EXIT_RESTARTABLE else CharloomError(message)
+    reported = read_error(worker.error_file)
+    if reported is not None and reported.exit_code == code:
+        return reported
     if code is not None and code < 0:
         return _KilledError(f"worker {worker.rank} was ended by {signal.Signals(-code).name}")
     if code == EXIT_RESTARTABLE:
