@@ -145,7 +145,7 @@ def config_page() -> str:
     lines = [
         "# Configuration",
         "",
-        "Generated from the field docstrings of `model/config.py` and `model/gate_config.py` by `make docs`.",
+        "Generated from the field docstrings of `model/config.py` by `make docs`.",
         "",
         "`--preset NAME` chooses a whole configuration, `--config FILE` the `config.json` of an earlier run, and",
         "`--set section.field=value` changes one field. A value is JSON or plain text; a list is written `1,2,3`.",

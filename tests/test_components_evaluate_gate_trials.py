@@ -14,7 +14,7 @@ import pytest
 
 from bench.gate import CHAINS, CORRELATIONS, SOURCES, chain, rates, simulate, worst_of_chains
 from components.evaluate.judging import JUDGED, lost_slices
-from model.gate_config import GateConfig
+from model.config import GateConfig
 
 BETTER_AT_MOST, SLICES_AT_MOST, FOUND_AT_LEAST = 0.035, 0.03, 0.95
 LIMITS = GateConfig()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from components.evaluate.judging import JUDGED, MIN_SLICE_WORDS, lost_slices, merge_slices
+from model.config import GateConfig
 from model.evaluation.slices import SLICES
-from model.gate_config import GateConfig
 
 
 def test_words_that_one_model_knows_are_one_slice() -> None:

@@ -22,8 +22,8 @@ from model.config import with_overrides
 from model.data.records import Dataset
 from model.metrics import read_metrics
 from model.presets import tiny
-from model.training.hparams import FINAL_TAG, flat_config
 from model.training.profiler import ProfileSteps
+from model.training.tensorboard import FINAL_TAG, flat_config
 
 pytestmark = pytest.mark.slow
 RUN = "one/tensorboard"

@@ -17,7 +17,6 @@ from model.baselines.byte_ngram import UnknownSpellings
 from model.checkpointing.seen_records import read_training
 from model.checkpointing.trained import Loaded, load_model, read_spelling
 from model.config import with_overrides
-from model.data.batches import spelling_matrix
 from model.data.records import Dataset, Record
 from model.data.seen import SEEN_FILE, SeenText, cut_units, hash_words
 from model.errors import InputError
@@ -31,6 +30,7 @@ from model.evaluation.evaluate import (
 from model.evaluation.report import SLICES, slice_of_word
 from model.network.losses import word_log_likelihoods
 from model.presets import tiny
+from model.text.spelling import spelling_matrix
 from model.text.vocab import BOS_ID, UNK_ID, Vocabulary
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from components.component_runtime import COMPLETED_FILE
-from model.checks import check_range
+from model.config import check_range
 from model.errors import InputError, RejectedError
 
 if TYPE_CHECKING:
