@@ -314,7 +314,7 @@ def test_the_gpu_settings_are_parameters_of_a_run() -> None:
         worker["matchLabels"].items()
         <= worker_pod(JobSetOptions(run_id="r"))["metadata"]["labels"].items()
     )
-    assert data["image"].rpartition(":")[2] == importlib.metadata.version("charloom")
+    assert data["worker_image"].rpartition(":")[2] == importlib.metadata.version("charloom")
 
 
 # In another namespace, as the README says
