@@ -165,6 +165,7 @@ def read_run(
     """
     if not all(isinstance(one, str) for one in settings):
         raise InputError(f'{source} must be a JSON list of texts, as in ["train.steps=5000"]')
-    sections = {one.name: getattr(config, one.name) for one in dataclasses.fields(Config)}
-    whole = with_overrides(_Run(**sections), settings, source=source)
-    return Config(**{name: getattr(whole, name) for name in sections}), whole.run
+    names = [one.name for one in dataclasses.fields(Config)]
+    given = _Run(**{name: getattr(config, name) for name in names})
+    whole = with_overrides(given, settings, source=source)
+    return Config(**{name: getattr(whole, name) for name in names}), whole.run
