@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from components.export.manifest import made_of
-from components.export.registry import champion_folder, entry_folder, find_model, read_pointer
+from components.export.registry import RegisteredModel, find_model
 from model.errors import InputError
+from model.files import holds_saved_model
 
 CHAMPION = "champion"
 """Stands for the folder of the registry's champion."""
@@ -41,22 +42,20 @@ Identify = Callable[[str, str], str]
 compared with; empty where there is none."""
 
 
-def find_beginning(registry: str, name: str, *, warm_start: str, identify: Identify) -> Beginning:
+def find_beginning(model: RegisteredModel, *, warm_start: str, identify: Identify) -> Beginning:
     """Looks up what a run begins with and is compared with, and which run it is.
 
     Args:
-      registry: folder of all models.
-      name: the model's name in it.
+      model: the model of which the run makes a new version.
       warm_start: empty, `CHAMPION`, or the folder of a version or of a model.
       identify: gives the run's identity.
 
     Raises:
       InputError: a version is damaged or can't be found.
     """
-    champion = champion_folder(registry, name) or ""
+    champion = model.champion_folder() or ""
     follows = warm_start == CHAMPION or (
-        bool(champion)
-        and os.path.realpath(warm_start) == os.path.realpath(os.path.join(registry, name))
+        bool(champion) and os.path.realpath(warm_start) == os.path.realpath(model.folder)
     )
     base = champion if follows else _find(warm_start)
     report = _read_report(champion) if champion else {}
@@ -69,24 +68,7 @@ def find_beginning(registry: str, name: str, *, warm_start: str, identify: Ident
             reference = _named_in(report, "reference")  # if it is gone, the gate says so
             return Beginning(_path_in(report, "champion"), base, run, reference)
     run = identify(_digest_of(base), _digest_of(champion))
-    return Beginning(champion, base, run, find_reference(os.path.join(registry, name)))
-
-
-def find_reference(model: str) -> str:
-    """Returns the folder of a model's best version so far, whether it is still there or not.
-
-    Args:
-      model: a model's folder, `<registry>/<name>`; for any other the result is empty, as it is
-        where no reference was set.
-
-    Raises:
-      InputError: champion.json is damaged, or the folder holds another version by now.
-    """
-    pointer = read_pointer(model)
-    if pointer is None or pointer.reference is None:
-        return ""
-    folder = os.path.join(model, str(pointer.reference.version))
-    return entry_folder(model, pointer.reference) if os.path.isdir(folder) else folder
+    return Beginning(champion, base, run, model.reference_folder() or "")
 
 
 def _find(warm_start: str) -> str:
@@ -121,7 +103,7 @@ def _named_in(report: dict[str, Any], part: str) -> str:
 def _path_in(report: dict[str, Any], part: str) -> str:
     """Returns the version that a part of a report names, if it is still there."""
     path = _named_in(report, part)
-    if path and not os.path.exists(os.path.join(path, "saved_model.pb")):
+    if path and not holds_saved_model(path):
         print(f"{path} is gone, and left out", flush=True)
         return ""
     return path

@@ -16,6 +16,7 @@ from components.export.manifest import MANIFEST_FILE, verify
 from components.export.probe import as_plain, as_tensors, differs
 from components.export.registry import version_digest
 from model.errors import InputError
+from model.files import version_number
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,7 @@ class LoadedVersion:
           InputError: it can't be loaded, differs from its manifest, or answers otherwise.
         """
         self.path = path
-        name = os.path.basename(os.path.normpath(path))
-        self.number = int(name) if name.isdecimal() else 0
+        self.number = version_number(path) or 0
         started = time.monotonic()
         try:
             self.digest = version_digest(path)

@@ -17,6 +17,7 @@ from model.checkpointing.variable_names import check_complete, join_named, name_
 from model.config import Config, from_json
 from model.data.records import VOCAB_FILE, Dataset
 from model.errors import InputError
+from model.files import holds_saved_model
 from model.network.joint_model import JointModel
 from model.text.vocab import Vocabulary
 
@@ -117,7 +118,7 @@ def read_trained_digest(version: str) -> str:
 def _checkpoint_folder(version: str) -> str:
     path = os.path.join(version, CHECKPOINT_FOLDER)
     if not os.path.isdir(path):
-        if not os.path.exists(os.path.join(version, "saved_model.pb")):
+        if not holds_saved_model(version):
             raise InputError(f"{version} is no version of a model; name <registry>/<name>/<number>")
         raise InputError(
             f"{version} was published by an older charloom (no {CHECKPOINT_FOLDER}); "

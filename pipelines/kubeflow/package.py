@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from components.export.registry import RegisteredModel
 from components.export.target import check_target
 from components.preprocess.analysis.drift_limits import Comparison
 from components.preprocess.inputs.warm_start_options import Start
@@ -134,7 +135,7 @@ def read_parameters(spec: Mapping[str, Any], options: argparse.Namespace) -> dic
 
 def _check_values(values: Mapping[str, Any]) -> None:
     """Raises InputError for what only a late step would notice."""
-    check_target(values["registry"], values["model_name"], mount=MOUNT)
+    check_target(RegisteredModel(values["registry"], values["model_name"]), mount=MOUNT)
     Start(
         warm_start=values["warm_start"],
         steps_share=values["steps_share"],

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 from components.export.lineage import find_beginning
 from components.export.manifest import code_version
+from components.export.registry import RegisteredModel
 from components.export.target import check_target
 from components.preprocess.inputs.listing import exists, find_files
 from components.preprocess.inputs.split_names import find_place, mark_root, split_mark
@@ -105,8 +106,9 @@ def find_inputs(
       InputError: one of the arguments, or an input that no file matches.
     """
     start.check(vocab=vocab)
+    model = RegisteredModel(registry, model_name)
     if registry:
-        check_target(registry, model_name)
+        check_target(model)
     chosen = choose_config(config, preset)
     patterns = read_patterns(inputs)
     expanded = expand_dates(patterns, days=window_days, end=start_time(times), mark=not source_root)
@@ -116,7 +118,7 @@ def find_inputs(
     def identify(base: str, champion: str) -> str:
         return _identify(chosen, digest, start, vocab=vocab, base=base, champion=champion)
 
-    begun = find_beginning(registry, model_name, warm_start=start.warm_start, identify=identify)
+    begun = find_beginning(model, warm_start=start.warm_start, identify=identify)
     shortened = _shorten(chosen, begun.base, start)
     settings = [f"gate.max_perplexity={max_perplexity!r}"] if max_perplexity else []
     if start.require_improvement:
