@@ -17,7 +17,7 @@ from components.export.pointer import Entry, Pointer
 from components.export.promoting import promote, rollback
 from components.export.registry import RegisteredModel, version_digest
 from components.serve import follower as module
-from components.serve.follower import FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, Follower
+from components.serve.follower import FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, ChampionFollower
 from components.serve.loaded import LoadedVersion
 from components.serve.metrics import Metrics
 from model.errors import InputError
@@ -59,7 +59,7 @@ class Lab:
         self.make(1)
         self.point(1)
         self.metrics = Metrics()
-        self.follower = Follower(str(self.folder), self.metrics)
+        self.follower = ChampionFollower(str(self.folder), self.metrics)
         FakeVersion.loaded.clear()
 
     def make(self, number: int, content: str = "", *, broken: bool = False) -> None:
@@ -270,7 +270,7 @@ def test_a_changed_version_is_not_loaded(model: Path, change: Any, problem: str)
 def test_a_changed_champion_is_not_served(model: Path) -> None:
     registered = RegisteredModel.at(str(model))
     promote(registered, 1)
-    follower = Follower(str(model), Metrics())
+    follower = ChampionFollower(str(model), Metrics())
     promote(registered, 2)
     change_weights(model / "2")
     follower.look()
@@ -278,7 +278,7 @@ def test_a_changed_champion_is_not_served(model: Path) -> None:
     assert (state["version"], state["status"]) == (1, "behind")
     assert "was changed" in state["problem"]
     with pytest.raises(InputError, match="was changed"):  # with nothing else to serve
-        Follower(str(model), Metrics())
+        ChampionFollower(str(model), Metrics())
     rollback(registered)
     follower.look()
     assert follower.state()["status"] == "ok"
@@ -295,7 +295,7 @@ def test_a_version_of_an_older_charloom_has_no_manifest(
         f"{model}/2 has no MANIFEST.json: its files are not checked"
     ]
     (model / "champion.json").write_text('{"version": 2, "history": [1]}')
-    follower = Follower(str(model), Metrics())
+    follower = ChampionFollower(str(model), Metrics())
     assert follower.state()["champion"] == {"version": 2, "digest": None}
     before = follower.current
     follower.look()
@@ -303,4 +303,4 @@ def test_a_version_of_an_older_charloom_has_no_manifest(
     pointer = Pointer(2, "0" * 64, history=(Entry(1),))
     RegisteredModel.at(str(model)).write_pointer(pointer)
     with pytest.raises(InputError, match=r"is not the version 2 that champion.json names"):
-        Follower(str(model), Metrics())
+        ChampionFollower(str(model), Metrics())

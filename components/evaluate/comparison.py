@@ -52,7 +52,7 @@ class SliceChange:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """How the challenger does against another model."""
 
     unit: str
@@ -103,7 +103,7 @@ class Comparison:
 
 def compare_with_champion(
     report: object, limits: GateConfig, problems: list[str]
-) -> Comparison | None:
+) -> ModelComparison | None:
     """Compares a report's two models; says in `problems` what keeps it from doing so."""
     pair = _read_models(report, "champion", problems)
     if pair is None:
@@ -119,7 +119,7 @@ def compare_with_champion(
 
 def compare_with_reference(
     report: object, path: str, limits: GateConfig, problems: list[str]
-) -> Comparison | None:
+) -> ModelComparison | None:
     """Compares the challenger with the best version so far, without slices.
 
     Args:
@@ -169,10 +169,10 @@ def _compare(
     margin: float,
     tail: float,
     slices: tuple[SliceChange, ...] = (),
-) -> Comparison:
+) -> ModelComparison:
     words, differences = pair.in_groups()
     interval = estimate(differences, words, tail=tail)
-    return Comparison(
+    return ModelComparison(
         unit="source",
         units=int((pair.words > 0).sum()),
         effective_units=float(effective_sources(words)),

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.evaluate.comparison import (
-    Comparison,
+    ModelComparison,
     SliceChange,
     compare_with_champion,
     compare_with_reference,
@@ -39,15 +39,15 @@ REPORT_FORMAT = 4
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the gate decided, and why."""
+    """The gate's decision and its reasons."""
 
     status: str
     """`PASSED` or `REJECTED`."""
     reasons: tuple[str, ...]
     """If rejected, everything that speaks against the model; if passed, what was checked."""
-    comparison: Comparison | None = None
+    comparison: ModelComparison | None = None
     """With the champion, where there is one and it can be compared."""
-    reference: Comparison | None = None
+    reference: ModelComparison | None = None
     """With the best version so far, the same."""
 
     @property
@@ -67,7 +67,7 @@ class Verdict:
 
 @dataclasses.dataclass
 class _Findings:
-    """What speaks for a model, and what against it."""
+    """Checks that a model passed, and problems that reject it."""
 
     checks: list[str] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
@@ -169,7 +169,7 @@ def _check_baseline(model: Score, baseline: Score, name: str, found: _Findings) 
     )
 
 
-def _check_champion(report: object, limits: GateConfig, found: _Findings) -> Comparison | None:
+def _check_champion(report: object, limits: GateConfig, found: _Findings) -> ModelComparison | None:
     champion = _read_version(report, "champion", found)
     if champion is None:
         return None
@@ -205,7 +205,9 @@ def _why_refused(version: Mapping[str, Any], name: str) -> str:
     return refused if isinstance(refused, str) and refused else f"{name}.refused is no text"
 
 
-def _check_reference(report: object, limits: GateConfig, found: _Findings) -> Comparison | None:
+def _check_reference(
+    report: object, limits: GateConfig, found: _Findings
+) -> ModelComparison | None:
     """Checks that many small losses, each within the tolerance, don't add up."""
     reference = _read_version(report, "reference", found)
     if reference is None:
@@ -238,7 +240,7 @@ def _check_reference(report: object, limits: GateConfig, found: _Findings) -> Co
     return compared
 
 
-def _interval(compared: Comparison) -> str:
+def _interval(compared: ModelComparison) -> str:
     change = _percent(compared.perplexity_change)
     low = _percent(compared.perplexity_change_low)
     high = _percent(compared.perplexity_change_high)
@@ -249,7 +251,7 @@ def _interval(compared: Comparison) -> str:
     )
 
 
-def _check_difference(compared: Comparison, limits: GateConfig, found: _Findings) -> None:
+def _check_difference(compared: ModelComparison, limits: GateConfig, found: _Findings) -> None:
     interval = _interval(compared)
     if compared.relation == BETTER:
         found.checks.append(f"better than the champion: {interval}")
@@ -270,7 +272,7 @@ def _check_difference(compared: Comparison, limits: GateConfig, found: _Findings
         )
 
 
-def _check_slices(compared: Comparison, limits: GateConfig, found: _Findings) -> None:
+def _check_slices(compared: ModelComparison, limits: GateConfig, found: _Findings) -> None:
     lost = [one for one in compared.slices if one.lost]
     found.problems += [_slice_text(one, compared.slice_confidence, limits) for one in lost]
     if not lost:

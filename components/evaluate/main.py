@@ -43,7 +43,7 @@ def run(
 ) -> dict[str, Any]:
     """Evaluates the best checkpoint and writes a report with the gate's verdict.
 
-    A rejection is no error: the caller looks at the verdict.
+    A rejection is not an error: the caller checks the verdict.
 
     Args:
       records: folder that prepare made.
@@ -56,7 +56,7 @@ def run(
       identity: of the run of the pipeline, if this is part of one.
 
     Returns:
-      What `report.json` holds.
+      The content of `report.json`.
 
     Raises:
       InputError: a folder can't be read or written, or `report` holds something else.
@@ -117,7 +117,7 @@ def check_folder(folder: str) -> None:
     """Makes sure that a report can be written to `folder`; makes the folders above it.
 
     Raises:
-      InputError: it can't be written, or it holds something that is no report of ours.
+      InputError: it can't be written, or it holds something other than a report.
     """
     target = os.path.realpath(folder)
     parent = os.path.dirname(target)
@@ -128,7 +128,7 @@ def check_folder(folder: str) -> None:
         raise _not_writable(folder, error) from None
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"{parent} is not writable; choose another folder for the report")
-    # A folder of the registry holds a report.json as well, beside a model we must not remove.
+    # A folder of the registry holds a report.json as well, next to a model we must not remove.
     if found and (REPORT_FILE not in found or not found <= _OUR_FILES):
         other = sorted(found - _OUR_FILES or found)[0]
         raise InputError(

@@ -17,7 +17,7 @@ ROUNDED = 1e-3
 """By how much the differences of the slices of a source may miss its difference, in nats."""
 
 
-class Row(NamedTuple):
+class DocumentSums(NamedTuple):
     """Sums over a document, which is a record of the test split."""
 
     source: str
@@ -42,7 +42,7 @@ class Pair(NamedTuple):
         return words.astype(np.float64), differences.astype(np.float64)
 
 
-def read_pair(ours: list[Row], theirs: list[Row], *, spelled: bool) -> Pair:
+def read_pair(ours: list[DocumentSums], theirs: list[DocumentSums], *, spelled: bool) -> Pair:
     """Adds two models' documents up by source.
 
     Args:
@@ -62,7 +62,7 @@ def read_pair(ours: list[Row], theirs: list[Row], *, spelled: bool) -> Pair:
     return Pair(names, *sums)
 
 
-def read_documents(report: object, path: str, problems: list[str]) -> list[Row]:
+def read_documents(report: object, path: str, problems: list[str]) -> list[DocumentSums]:
     """Reads the documents of a split, which have to add up to its sums."""
     documents = look_up(report, f"{path}.documents", missing=MISSING)
     if not isinstance(documents, list) or not documents:
@@ -70,7 +70,7 @@ def read_documents(report: object, path: str, problems: list[str]) -> list[Row]:
             f"{path}.documents is {_lacking(documents)}; it must be a list of documents"
         )
         return []
-    rows, found = list[Row](), list[str]()
+    rows, found = list[DocumentSums](), list[str]()
     for at, document in enumerate(documents):
         rows.append(_read_row(document, found))
         if found:
@@ -79,7 +79,7 @@ def read_documents(report: object, path: str, problems: list[str]) -> list[Row]:
     return _checked_sums(report, path, rows, problems)
 
 
-def _read_row(values: object, problems: list[str]) -> Row:
+def _read_row(values: object, problems: list[str]) -> DocumentSums:
     source = look_up(values, "source")
     if not isinstance(source, str) or not source:
         problems.append("source is missing; it must name the file of the document")
@@ -90,10 +90,12 @@ def _read_row(values: object, problems: list[str]) -> Row:
     for field, value in (("log_likelihood", total), ("spelling_log_likelihood", paid)):
         if value is not None and value > 0:
             problems.append(f"{field} is {value:g}; it must not be above 0")
-    return Row(source, words or 0, total or 0.0, paid or 0.0)
+    return DocumentSums(source, words or 0, total or 0.0, paid or 0.0)
 
 
-def _checked_sums(report: object, path: str, rows: list[Row], problems: list[str]) -> list[Row]:
+def _checked_sums(
+    report: object, path: str, rows: list[DocumentSums], problems: list[str]
+) -> list[DocumentSums]:
     """Returns the rows if they add up to the sums of the split."""
     found: list[str] = []
     words = read_words(report, f"{path}.words", found)

@@ -1,10 +1,10 @@
-"""What a run begins with and is compared with: its place in the line of champions.
+"""The versions that a run begins with and is compared with: its place in the line of champions.
 
-A run is known by an identity, which report and manifest of what it published carry. It holds the
-digests of what the run begins with and is compared with: the same text after another champion is
-another run. Run again, it begins with what it began with before, and is compared with the same
-version, although what it made has become the champion meanwhile; so it comes to the same model,
-which is there already.
+A run has an identity, which its report and the manifest of its version carry. It includes the
+digests of the versions that the run begins with and is compared with: the same text after another
+champion is another run. Run again, it begins with the same version and is compared with the same
+one, even if its own version has become the champion meanwhile; so it arrives at the same model,
+which is already published.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ compared with; empty where there is none."""
 
 
 def find_beginning(model: RegisteredModel, *, warm_start: str, identify: Identify) -> Beginning:
-    """Looks up what a run begins with and is compared with, and which run it is.
+    """Finds the versions that a run begins with and is compared with, and the run's identity.
 
     Args:
       model: the model of which the run makes a new version.

@@ -19,12 +19,12 @@ from model.files import read_json, version_number
 
 
 def describe_export(precision: str) -> dict[str, str]:
-    """Returns what, besides the checkpoint, decides what a version holds."""
+    """Returns the settings that, with the checkpoint, determine a version's content."""
     return {"precision": precision, "code": code_version()}
 
 
 def describe_digests(report: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what a version is made of: digests of checkpoint, records, vocabulary and run.
+    """Returns the digests of a version's ingredients: checkpoint, records, vocabulary and run.
 
     Args:
       report: the report on its checkpoint.
@@ -68,7 +68,7 @@ def publish_once(
     """Makes a filled folder a version, unless another export has published the same meanwhile.
 
     Returns:
-      The version's folder; where `staged` is still there, that of the other export.
+      The version's folder; if `staged` still exists, the other export's version.
     """
 
     def find() -> str | None:
@@ -78,10 +78,10 @@ def publish_once(
 
 
 def finish(model: RegisteredModel, version: str, *, report: Mapping[str, Any]) -> str:
-    """Makes a published version the champion if that is still to be decided.
+    """Makes a published version the champion if its promotion is still undecided.
 
-    It is where its publisher has not come so far, and where the report compares it with another
-    champion than its own report does. Else a person may have rolled it back.
+    It is undecided if its publisher did not get that far, or if `report` compares it with another
+    champion than its own report does. Otherwise, a person may have rolled it back.
 
     Args:
       model: the model.

@@ -37,20 +37,20 @@ class _Failure:
     """Monotonic time."""
 
 
-class Follower:
+class ChampionFollower:
     """Keeps the champion and, for a rollback, the version before in memory; follows `champion.json`.
 
     A request takes `current` once and keeps it, so that its answer is of one version, which stays
-    in memory until then. A version is known by number and digest: where a number has become that of
-    another folder, what is in memory is not it.
+    in memory until then. A version is known by number and digest: a folder that has taken
+    over a number is another version than the one in memory.
     """
 
     def __init__(self, model: str, metrics: Metrics):
         """Loads what is to be served.
 
         Args:
-          model: a model's folder, `<registry>/<name>`, or that of one version, which then stays.
-          metrics: are told of what is loaded.
+          model: a model's folder, `<registry>/<name>`, or a version's, which is then served throughout.
+          metrics: record what is loaded.
 
         Raises:
           InputError: there is no such model, or it can't be loaded or was changed.

@@ -25,7 +25,7 @@ Values = dict[str, Any]
 
 
 class InputSpec(NamedTuple):
-    """What a signature takes under a name."""
+    """Type and rank of one named input or output of a signature."""
 
     dtype: tf.DType
     rank: int
@@ -35,7 +35,7 @@ class LoadedVersion:
     """A SavedModel in memory. Threads may ask it at the same time."""
 
     def __init__(self, path: str):
-        """Loads a version, if it is as it was published, and asks it what it was asked then.
+        """Loads a version if it is unchanged, and repeats the requests recorded at its publication.
 
         Args:
           path: the version's folder. One of an older charloom has no manifest; then only its

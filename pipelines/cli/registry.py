@@ -50,9 +50,9 @@ def add_commands(add: Add, commands: Any) -> None:
         type=int,
         default=KEEP,
         metavar="N",
-        help=f"so many of the newest versions stay (default: {KEEP})",
+        help=f"number of newest versions that stay (default: {KEEP})",
     )
-    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    gc.add_argument("--dry-run", action="store_true", help="only print what would be removed")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -112,7 +112,7 @@ def _describe_versions(model: RegisteredModel) -> list[dict[str, Any]]:
 def _list(options: argparse.Namespace) -> None:
     path = os.path.normpath(options.path)
     if not os.path.isdir(path):
-        raise InputError(f"{path} is no folder; name a registry, or <registry>/<name>")
+        raise InputError(f"{path} is not a folder; name a registry, or <registry>/<name>")
     models = [RegisteredModel.at(path)]
     if not models[0].versions():
         there = (RegisteredModel(path, name) for name in sorted(os.listdir(path)))
