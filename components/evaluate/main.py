@@ -16,6 +16,7 @@ from typing import Any
 from components.evaluate.gate import decide
 from components.evaluate.markdown import render_markdown
 from components.evaluate.page import render_page
+from components.evaluate.report import Report
 from components.evaluate.report_fields import format_figure, look_up
 from model.config import Config, to_dict
 from model.errors import InputError
@@ -72,7 +73,7 @@ def run(
 
 def judge(measured: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Returns a report with the gate's verdict and the limits that it applied."""
-    verdict = decide(measured, limits=config.gate)
+    verdict = decide(Report.from_dict(measured), limits=config.gate)
     return {**measured, "gate": to_dict(config.gate), "verdict": verdict.to_dict()}
 
 
