@@ -112,6 +112,14 @@ def verify(folder: str) -> list[str]:
     return sorted(problems)
 
 
+def check_unchanged(folder: str, *, instead: str) -> None:
+    """Raises InputError, which ends with what to do `instead`, if a version is not whole."""
+    problems = verify(folder)
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise InputError(f"{folder} is damaged: {problems[0]}{more}; {instead}")
+
+
 def _files(folder: str) -> Iterator[tuple[str, str]]:
     """Yields name below the folder and path of all its files, sorted, the manifest left out."""
     names = (

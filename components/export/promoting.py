@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from components.export.manifest import made_of, verify
+from components.export.manifest import check_unchanged, made_of
 from components.export.pointer import Entry, Pointer
 from components.export.registry import STAGING_PREFIX, RegisteredModel
 from model.errors import InputError
@@ -190,12 +190,8 @@ def check_whole(model: RegisteredModel, version: int) -> str | None:
     Returns:
       The digest of the manifest that its files were compared with.
     """
-    folder = model.version_folder(version)
     digest = model.digest_of(version)
-    problems = verify(folder)
-    if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise InputError(f"{folder} is damaged: {problems[0]}{more}; take another version")
+    check_unchanged(model.version_folder(version), instead="take another version")
     return digest
 
 

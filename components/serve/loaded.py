@@ -12,7 +12,7 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
 from components.export.checking import REQUESTS_FILE
-from components.export.manifest import MANIFEST_FILE, verify
+from components.export.manifest import MANIFEST_FILE, check_unchanged
 from components.export.probe import as_plain, as_tensors, differs
 from components.export.registry import version_digest
 from model.errors import InputError
@@ -92,11 +92,8 @@ class LoadedVersion:
     def _check_files(self) -> None:
         if self.digest is None:
             log.warning("%s has no %s: its files are not checked", self.path, MANIFEST_FILE)
-            return
-        problems = verify(self.path)
-        if problems:
-            more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-            raise InputError(f"{self.path} is damaged: {problems[0]}{more}; publish it again")
+        else:
+            check_unchanged(self.path, instead="publish it again")
 
     def _warm_up(self) -> None:
         path = os.path.join(self.path, REQUESTS_FILE)
