@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from components.evaluate.report_fields import look_up
 from components.export.manifest import made_of
 from components.export.registry import RegisteredModel, find_model
 from model.errors import InputError
@@ -60,12 +61,12 @@ def find_beginning(model: RegisteredModel, *, warm_start: str, identify: Identif
     base = champion if follows else _find(warm_start)
     report = _read_report(champion) if champion else {}
     if report.get("run"):
-        begun = _digest_in(report, "warm_start", "checkpoint") if follows else _digest_of(base)
-        run = identify(begun, _digest_in(report, "champion", "checkpoint_digest"))
+        begun = _text(report, "warm_start.checkpoint") if follows else _digest_of(base)
+        run = identify(begun, _text(report, "champion.checkpoint_digest"))
         if run == report["run"]:
             print(f"{champion} was made by this very run", flush=True)
             base = _path_in(report, "warm_start") if follows else base
-            reference = _named_in(report, "reference")  # if it is gone, the gate says so
+            reference = _text(report, "reference.path")  # if it is gone, the gate says so
             return Beginning(_path_in(report, "champion"), base, run, reference)
     run = identify(_digest_of(base), _digest_of(champion))
     return Beginning(champion, base, run, model.reference_folder() or "")
@@ -88,21 +89,14 @@ def _digest_of(version: str) -> str:
     return digest
 
 
-def _digest_in(report: dict[str, Any], part: str, field: str) -> str:
-    """Returns a digest in a part of a report; an empty one if there is none."""
-    found = report.get(part)
-    return str(found.get(field) or "") if isinstance(found, dict) else ""
-
-
-def _named_in(report: dict[str, Any], part: str) -> str:
-    """Returns the version that a part of a report names."""
-    found = report.get(part)
-    return str(found.get("path") or "") if isinstance(found, dict) else ""
+def _text(report: dict[str, Any], path: str) -> str:
+    """Returns the text at a dotted path of a report; an empty one if there is none."""
+    return str(look_up(report, path) or "")
 
 
 def _path_in(report: dict[str, Any], part: str) -> str:
     """Returns the version that a part of a report names, if it is still there."""
-    path = _named_in(report, part)
+    path = _text(report, f"{part}.path")
     if path and not holds_saved_model(path):
         print(f"{path} is gone, and left out", flush=True)
         return ""

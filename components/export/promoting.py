@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from components.evaluate.report_fields import look_up
 from components.export.manifest import check_unchanged, made_of
 from components.export.pointer import Entry, Pointer
 from components.export.registry import STAGING_PREFIX, RegisteredModel
@@ -114,14 +115,12 @@ def _next_reference(
         return new
     if report is None:
         report = read_json(os.path.join(model.version_folder(new.version), "report.json"))
-    compared, verdict = report.get("reference"), report.get("verdict")
-    found = verdict.get("reference") if isinstance(verdict, Mapping) else None
-    if not isinstance(compared, Mapping) or not isinstance(found, Mapping):
+    if look_up(report, "verdict.reference.relation") != "better":
         return reference
     with contextlib.suppress(InputError):
         known = made_of(model.folder_of(reference, is_reference=True))
-        if known and known == compared.get("checkpoint_digest"):
-            return new if found.get("relation") == "better" else reference
+        if known and known == look_up(report, "reference.checkpoint_digest"):
+            return new
     return reference
 
 

@@ -7,15 +7,20 @@ has decided yet is promoted then. No TensorFlow here.
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from components.evaluate.report_fields import look_up
 from components.export.manifest import EXPORT, MANIFEST_FILE, code_version, made_of, verify
 from components.export.promoting import check_whole, promote_if
 from components.export.registry import RegisteredModel
 from model.files import read_json, version_number
+
+COMPARED = "champion.checkpoint_digest"
+"""Where a report has the digest of the checkpoint of the champion that it compares with."""
 
 
 def describe_export(precision: str) -> dict[str, str]:
@@ -70,10 +75,7 @@ def publish_once(
     Returns:
       The version's folder; if `staged` still exists, the other export's version.
     """
-
-    def find() -> str | None:
-        return find_published(model, digests=digests, export=export)
-
+    find = functools.partial(find_published, model, digests=digests, export=export)
     return model.publish(staged, find=find)
 
 
@@ -97,7 +99,9 @@ def finish(model: RegisteredModel, version: str, *, report: Mapping[str, Any]) -
     number = version_number(version)
     assert number is not None, version
     own = read_json(os.path.join(version, "report.json"))
-    if number in model.read_numbers().unfinished or _compared(own) != _compared(report):
+    if number in model.read_numbers().unfinished or look_up(own, COMPARED) != look_up(
+        report, COMPARED
+    ):
         return _promote(model, number, report)
     champion = model.champion()
     present = champion.version if champion else None
@@ -109,15 +113,9 @@ def finish(model: RegisteredModel, version: str, *, report: Mapping[str, Any]) -
     )
 
 
-def _compared(report: Mapping[str, Any]) -> str | None:
-    """Returns the checkpoint's digest of the champion that a report compares with."""
-    champion = report.get("champion")
-    return champion.get("checkpoint_digest") if isinstance(champion, Mapping) else None
-
-
 def _promote(model: RegisteredModel, number: int, report: Mapping[str, Any]) -> str:
     """Makes a version the champion if it was compared with the present one; says which is."""
-    champion, compared = model.champion(), _compared(report)
+    champion, compared = model.champion(), look_up(report, COMPARED)
     present = champion.version if champion else None
     digest = None if present is None else made_of(model.version_folder(present))
     check_whole(model, number)
