@@ -22,7 +22,7 @@ from typing import Any
 
 from bench import _sides
 from bench._data import ROOT, say
-from components.export.registry import read_champion
+from components.export.registry import RegisteredModel
 from model.errors import InputError
 
 TEXTS = os.path.join(os.path.dirname(ROOT), "shared", "data", "state_union")
@@ -65,6 +65,7 @@ def _measure(options: argparse.Namespace, root: str) -> dict[str, Any]:
     best = min(cold_curve, key=lambda row: row["perplexity"])
     reached = [row for row in warm_curve if row["perplexity"] <= best["perplexity"]]
     comparison = report["verdict"]["comparison"]
+    champion = RegisteredModel(os.path.join(root, "registry"), "lm").champion()
     return {
         "ratio": round(best["step"] / reached[0]["step"], 3) if reached else None,
         "cold_steps": best["step"],
@@ -82,7 +83,7 @@ def _measure(options: argparse.Namespace, root: str) -> dict[str, Any]:
             for name in ("perplexity_change_low", "perplexity_change", "perplexity_change_high")
         ],
         "verdict": report["verdict"]["status"],
-        "champion": read_champion(os.path.join(root, "registry"), "lm"),
+        "champion": champion.version if champion else None,
         "curves": {
             name: [[row["step"], round(row["perplexity"], 2)] for row in curve]
             for name, curve in (("cold", cold_curve), ("warm", warm_curve))

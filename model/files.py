@@ -90,3 +90,14 @@ def hash_file(path: str) -> str:
     """Returns the SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def holds_saved_model(folder: str) -> bool:
+    """Returns whether a folder holds an exported model, as a version in the registry does."""
+    return os.path.exists(os.path.join(folder, "saved_model.pb"))
+
+
+def version_number(folder: str) -> int | None:
+    """Returns the number by which a version's folder is named; None if its name is not one."""
+    name = os.path.basename(os.path.normpath(folder))
+    return int(name) if name.isdecimal() else None

@@ -20,13 +20,7 @@ from typing import Any
 from components.export.manifest import made_of, verify, write_manifest
 from components.export.promoting import collect, pin, promote, rebase, rollback
 from components.export.publishing import describe_export, find_published, finish, publish_once
-from components.export.registry import (
-    champion_folder,
-    read_numbers,
-    read_pointer,
-    staging_folder,
-    versions,
-)
+from components.export.registry import RegisteredModel
 from model.errors import InputError
 
 NAME = "m"
@@ -35,6 +29,11 @@ PATCHED = (
     *((os, name) for name in ("rmdir", "chmod", "close")),
     (fcntl, "flock"),
 )
+
+
+def registered(root: str) -> RegisteredModel:
+    """Returns the model that is changed, in a registry."""
+    return RegisteredModel(root, NAME)
 
 
 class Operations:
@@ -73,7 +72,7 @@ def report(mark: str, champion: str | None) -> dict[str, Any]:
 
 def stage(root: str, mark: str, champion: str | None) -> str:
     """Fills a staging folder as an export does."""
-    staged = Path(staging_folder(root, NAME))
+    staged = Path(registered(root).stage())
     (staged / "variables").mkdir()
     (staged / "variables" / "data").write_text(mark * 100)
     (staged / "saved_model.pb").write_text(mark)
@@ -87,15 +86,15 @@ def export(
 ) -> str:
     """Does what `components.export.main.run` does, without a model."""
     how: dict[str, Any] = {"digests": {"checkpoint": mark}, "export": describe_export("float32")}
-    version = find_published(root, NAME, **how)
+    version = find_published(registered(root), **how)
     if version is None:
         staged = stage(root, mark, champion)
         try:
             when_filled()
-            version = publish_once(root, NAME, staged=staged, **how)
+            version = publish_once(registered(root), staged, **how)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
-    finish(root, NAME, version, report(mark, champion))
+    finish(registered(root), version, report=report(mark, champion))
     return version
 
 
@@ -106,7 +105,7 @@ def prepare(root: str, scenario: str) -> None:
     if scenario in ("promote", "rollback", "rebase", "pin", "collect"):
         export(root, "b", "a")
     if scenario == "promote":
-        promote(root, NAME, 1)
+        promote(registered(root), 1)
     if scenario == "collect":
         export(root, "c", "b")
         export(root, "d", "c")
@@ -117,39 +116,42 @@ def change(root: str, scenario: str) -> None:
     actions: dict[str, Callable[[], object]] = {
         "first": lambda: export(root, "a", None),
         "publish": lambda: export(root, "b", "a"),
-        "promote": lambda: promote(root, NAME, 2),
-        "rollback": lambda: rollback(root, NAME),
-        "rebase": lambda: rebase(root, NAME, 2),
-        "pin": lambda: pin(root, NAME, 1),
-        "collect": lambda: collect(root, NAME, keep=1),
+        "promote": lambda: promote(registered(root), 2),
+        "rollback": lambda: rollback(registered(root)),
+        "rebase": lambda: rebase(registered(root), 2),
+        "pin": lambda: pin(registered(root), 1),
+        "collect": lambda: collect(registered(root), keep=1),
     }
     actions[scenario]()
 
 
 def look(root: str) -> str | None:
     """Checks all that a reader may meet; returns the mark of the champion."""
-    marks = [made_of(os.path.join(root, NAME, str(one))) for one in versions(root, NAME)]
+    model = registered(root)
+    folders = [model.version_folder(one) for one in model.versions()]
+    marks = [made_of(folder) for folder in folders]
     assert len(set(marks)) == len(marks), marks  # each is published once
-    for version in versions(root, NAME):
-        assert verify(os.path.join(root, NAME, str(version))) == []
-    folder = champion_folder(root, NAME)
-    return None if folder is None else made_of(folder)
+    for folder in folders:
+        assert verify(folder) == []
+    champion = model.champion_folder()
+    return None if champion is None else made_of(champion)
 
 
 def state(root: str) -> dict[str, Any]:
     """Returns what a finished change leaves, numbers that a killed one has used up aside."""
-    pointer = read_pointer(os.path.join(root, NAME))
+    model = registered(root)
+    pointer = model.read_pointer()
     assert pointer is not None
 
     def mark(version: int) -> str | None:
-        return made_of(os.path.join(root, NAME, str(version)))
+        return made_of(model.version_folder(version))
 
     return {
-        "versions": [mark(one) for one in versions(root, NAME)],
+        "versions": [mark(one) for one in model.versions()],
         "champion": mark(pointer.version),
         "history": [mark(one.version) for one in pointer.history],
         "reference": pointer.reference and mark(pointer.reference.version),
-        "unfinished": read_numbers(os.path.join(root, NAME)).unfinished,
+        "unfinished": model.read_numbers().unfinished,
     }
 
 
@@ -203,7 +205,7 @@ def drill(scenario: str, folder: str) -> list[tuple[str, str]]:
             change(root, scenario)
         assert look(root) == after
         assert state(root) == expected, (operations[kill_at], state(root), expected)
-        collect(root, NAME, keep=9)  # finds no more than a folder that was being filled
+        collect(registered(root), keep=9)  # finds no more than a folder that was being filled
         left = [one for one in os.listdir(os.path.join(root, NAME)) if "-" in one]
         assert all(one.startswith(".staging-") for one in left), left
         shutil.rmtree(root)
@@ -244,7 +246,7 @@ def race(folder: str, *, exports: int) -> list[str]:
         assert os.waitpid(child, 0)[1] == 0
     assert look(folder) == "b"
     try:
-        promote(folder, NAME, 3)
+        promote(registered(folder), 3)
         raise AssertionError("there must be no third version")
     except InputError:
         return [Path(folder, f"result{index}").read_text() for index in range(exports)]

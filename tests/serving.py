@@ -32,7 +32,8 @@ def make_registry(folder: Path, *, versions: int) -> str:
 
     from components.export.checking import record_requests
     from components.export.manifest import write_manifest
-    from components.export.registry import Entry, Pointer, write_pointer
+    from components.export.pointer import Entry, Pointer
+    from components.export.registry import RegisteredModel
     from model.config import with_overrides
     from model.network.joint_model import JointModel
     from model.presets import tiny
@@ -57,7 +58,8 @@ def make_registry(folder: Path, *, versions: int) -> str:
         record_requests(path, ["the cat sat"])
         write_manifest(path, {"checkpoint": str(number)})
     before = tuple(Entry(number) for number in range(1, versions))
-    write_pointer(str(model_folder), Pointer(versions, history=before, newest=versions))
+    pointer = Pointer(versions, history=before, newest=versions)
+    RegisteredModel(str(folder), NAME).write_pointer(pointer)
     return str(model_folder)
 
 

@@ -1,4 +1,4 @@
-"""What page and Markdown say of the model beside the champion."""
+"""What page and Markdown say of the model against the champion."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_components_evaluate_page import HOSTILE, REPORT, changed, parse, tables
 
-from components.evaluate.champion_view import Row, card_address, read_beside
+from components.evaluate.champion_view import ViewRow, card_address, read_champion_view
 from components.evaluate.markdown import render_markdown
 from components.evaluate.page import render_page
 from model.text.display import markdown
@@ -52,40 +52,40 @@ def report(**champion: Any) -> dict[str, Any]:
 
 
 def test_figures_become_texts() -> None:
-    beside = read_beside(report())
-    assert beside is not None
-    assert beside.champion == "version 3"
-    assert beside.summary == (
+    view = read_champion_view(report())
+    assert view is not None
+    assert view.champion == "version 3"
+    assert view.summary == (
         "Perplexity \u221229.00\u00a0% against the champion, version 3 (95\u00a0% interval "
         "\u221237.00\u00a0% to \u221220.00\u00a0%, over 58 files): significantly better."
     )
-    assert beside.slices == [
-        Row(
+    assert view.slices == [
+        ViewRow(
             "known to both, seen up to 5 times",
             "1,487",
             "+3.40\u00a0% (\u22121.00\u00a0% to +8.00\u00a0%)",
         ),
-        Row("\u2013 only to the champion", "7", "+50.00\u00a0%"),
-        Row("x", "not available", "not available"),
+        ViewRow("\u2013 only to the champion", "7", "+50.00\u00a0%"),
+        ViewRow("x", "not available", "not available"),
     ]
-    assert beside.sources == {
-        "better": [Row("a.txt", "300", "\u221250.00\u00a0%")],
-        "worse": [Row("b.txt", "2", "not available")],
+    assert view.sources == {
+        "better": [ViewRow("a.txt", "300", "\u221250.00\u00a0%")],
+        "worse": [ViewRow("b.txt", "2", "not available")],
     }
-    assert beside.words == {
-        "better": [Row("Applause", "34", "\u221220.0")],
-        "worse": [Row("the", "2,154", "+1.0")],
+    assert view.words == {
+        "better": [ViewRow("Applause", "34", "\u221220.0")],
+        "worse": [ViewRow("the", "2,154", "+1.0")],
     }
 
 
 def test_other_vocabularies_are_told() -> None:
-    beside = read_beside(report(same_vocabulary=False))
-    assert beside is not None
-    assert "over 58 files; as their vocabularies differ, unknown words pay" in beside.summary
+    view = read_champion_view(report(same_vocabulary=False))
+    assert view is not None
+    assert "over 58 files; as their vocabularies differ, unknown words pay" in view.summary
 
 
 def test_no_champion_no_part() -> None:
-    assert read_beside(REPORT) is None
+    assert read_champion_view(REPORT) is None
     assert "Against the champion" not in render_page(REPORT)
     assert "Against the champion" not in render_markdown(REPORT)
 
@@ -103,9 +103,9 @@ def test_what_could_not_be_compared(
 ) -> None:
     made = report(**champion)
     made["verdict"]["comparison"] = comparison
-    beside = read_beside(made)
-    assert beside is not None
-    assert beside.summary.endswith(summary)
+    view = read_champion_view(made)
+    assert view is not None
+    assert view.summary.endswith(summary)
     assert summary in render_page(made).replace("&#39;", "'")
 
 
@@ -136,9 +136,9 @@ def test_what_could_not_be_compared(
 def test_the_best_version_so_far(reference: object, compared: object, text: str) -> None:
     made = report()
     made["reference"], made["verdict"]["reference"] = reference, compared
-    beside = read_beside(made)
-    assert beside is not None
-    assert beside.reference == text
+    view = read_champion_view(made)
+    assert view is not None
+    assert view.reference == text
     assert text in parse(render_page(made)).text
     assert markdown(text) in render_markdown(made)
 
@@ -147,7 +147,7 @@ def test_the_best_version_so_far(reference: object, compared: object, text: str)
 def test_figures_that_are_none_break_nothing(bad: object) -> None:
     made = report(version=bad, words=bad)
     made["verdict"]["comparison"] = dict.fromkeys(COMPARISON, bad)
-    assert read_beside(made) is not None
+    assert read_champion_view(made) is not None
     render_page(made)
     render_markdown(made)
 

@@ -8,6 +8,7 @@ import pytest
 from gate_reports import make_report, score
 
 from components.evaluate.gate import PASSED, REJECTED, Verdict, decide
+from components.evaluate.report import Report
 from components.evaluate.report_fields import format_figure, look_up
 from model.config import GateConfig
 
@@ -272,12 +273,12 @@ REJECTIONS = {
 
 @pytest.mark.parametrize(("report", "reasons"), PASSES.values(), ids=PASSES)
 def test_passes(report: Any, reasons: tuple[str, ...]) -> None:
-    assert decide(report, limits=LIMITS) == Verdict(PASSED, reasons)
+    assert decide(Report.from_dict(report), limits=LIMITS) == Verdict(PASSED, reasons)
 
 
 @pytest.mark.parametrize(("report", "reasons"), REJECTIONS.values(), ids=REJECTIONS)
 def test_rejects_with_all_reasons(report: Any, reasons: tuple[str, ...]) -> None:
-    verdict = decide(report, limits=LIMITS)
+    verdict = decide(Report.from_dict(report), limits=LIMITS)
     assert verdict == Verdict(REJECTED, reasons)
     assert not verdict.passed
 
@@ -285,13 +286,15 @@ def test_rejects_with_all_reasons(report: Any, reasons: tuple[str, ...]) -> None
 def test_limit_itself_passes() -> None:
     report = make_report(model=150.0)
     exact = report["splits"]["test"]["perplexity"]
-    assert decide(report, limits=GateConfig(max_perplexity=exact)).passed
+    assert decide(Report.from_dict(report), limits=GateConfig(max_perplexity=exact)).passed
     below = math.nextafter(exact, 0.0)
-    assert not decide(report, limits=GateConfig(max_perplexity=below)).passed
+    assert not decide(Report.from_dict(report), limits=GateConfig(max_perplexity=below)).passed
 
 
 def test_limit_of_one_rejects_every_model() -> None:
-    verdict = decide(make_report(model=1.0000001), limits=GateConfig(max_perplexity=1.0))
+    verdict = decide(
+        Report.from_dict(make_report(model=1.0000001)), limits=GateConfig(max_perplexity=1.0)
+    )
     assert verdict.reasons == (
         "test perplexity 1.0000001 is above the limit of 1.0000000 (gate.max_perplexity)",
     )
@@ -300,7 +303,7 @@ def test_limit_of_one_rejects_every_model() -> None:
 def test_leaves_the_report_alone() -> None:
     report = make_report()
     before = copy.deepcopy(report)
-    decide(report, limits=GateConfig())
+    decide(Report.from_dict(report), limits=GateConfig())
     assert report == before
 
 
@@ -327,7 +330,7 @@ def test_says_what_is_left_out(case: str) -> None:
     words, unknown, reasons = LEFT_OUT[case]
     least = 1_001 if case == "too few are left" else 1_000
     report = changed(f"{TEST}.left_out", {"words": words, "unknown": unknown})
-    verdict = decide(report, limits=GateConfig(min_test_words=least))
+    verdict = decide(Report.from_dict(report), limits=GateConfig(min_test_words=least))
     assert verdict.passed == (case == "enough is left")
     assert verdict.reasons[: len(reasons)] == reasons
 
@@ -335,7 +338,7 @@ def test_says_what_is_left_out(case: str) -> None:
 def test_nothing_left_is_rejected_with_the_reason() -> None:
     sums = {"log_likelihood": 0.0, "words": 0, "perplexity": None}
     report = changed(TEST, {**sums, "left_out": {"words": 50, "unknown": None}})
-    verdict = decide(report, limits=GateConfig())
+    verdict = decide(Report.from_dict(report), limits=GateConfig())
     assert verdict.status == REJECTED
     assert (
         "only 0 test words that no model has seen (50 seen ones were left out); 100 are needed "
@@ -345,7 +348,9 @@ def test_nothing_left_is_rejected_with_the_reason() -> None:
 
 @pytest.mark.parametrize("value", [..., None, True, "1", [], {}, {"words": 0}, {"unknown": None}])
 def test_rejects_without_what_was_left_out(value: object) -> None:
-    assert not decide(changed(f"{TEST}.left_out", value), limits=GateConfig()).passed
+    assert not decide(
+        Report.from_dict(changed(f"{TEST}.left_out", value)), limits=GateConfig()
+    ).passed
 
 
 def test_removing_any_field_rejects() -> None:
@@ -354,7 +359,10 @@ def test_removing_any_field_rejects() -> None:
         for value in (..., None, True, "1", [], {}, math.nan, math.inf, -math.inf):
             if value is None and path in ("champion", "reference"):
                 continue
-            assert not decide(changed(path, value), limits=GateConfig()).passed, (path, value)
+            assert not decide(Report.from_dict(changed(path, value)), limits=GateConfig()).passed, (
+                path,
+                value,
+            )
 
 
 def test_verdict_as_json_values() -> None:

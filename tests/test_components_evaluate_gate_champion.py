@@ -21,6 +21,7 @@ from gate_reports import (
 
 from components.evaluate.gate import decide
 from components.evaluate.judging import BETTER, NOT_WORSE, UNCLEAR, WORSE
+from components.evaluate.report import Report
 from model.config import GateConfig
 
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
@@ -334,7 +335,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
 @pytest.mark.parametrize(("report", "limits", "passed", "reason"), CASES.values(), ids=CASES)
 def test_verdict(report: Any, limits: dict[str, Any], passed: bool, reason: str) -> None:
     before = copy.deepcopy(report)
-    verdict = decide(report, limits=GateConfig(**limits))
+    verdict = decide(Report.from_dict(report), limits=GateConfig(**limits))
     assert any(one.startswith(reason) for one in verdict.reasons), verdict.reasons
     assert verdict.passed == passed
     np.testing.assert_equal(report, before)
@@ -351,7 +352,7 @@ def test_verdict(report: Any, limits: dict[str, Any], passed: bool, reason: str)
     ],
 )
 def test_relation(report: Any, relation: str) -> None:
-    compared = decide(report, limits=GateConfig()).comparison
+    compared = decide(Report.from_dict(report), limits=GateConfig()).comparison
     assert compared is not None
     assert compared.relation == relation
     assert compared.low <= compared.difference <= compared.high
@@ -359,7 +360,7 @@ def test_relation(report: Any, relation: str) -> None:
 
 def test_comparison_has_what_the_page_shows() -> None:
     report = make_pair(0.01, apart=0.05)
-    compared = decide(report, limits=GateConfig()).to_dict()["comparison"]
+    compared = decide(Report.from_dict(report), limits=GateConfig()).to_dict()["comparison"]
     assert (compared["unit"], compared["units"], compared["words"]) == ("source", 40, 40_000)
     assert compared["effective_units"] == pytest.approx(40.0)
     assert compared["difference"] == pytest.approx(0.01)
@@ -391,5 +392,7 @@ def test_comparison_has_what_the_page_shows() -> None:
 
 
 def test_same_report_same_interval() -> None:
-    first, second = (decide(make_pair(0.001, apart=0.1), limits=GateConfig()) for _ in range(2))
+    first, second = (
+        decide(Report.from_dict(make_pair(0.001, apart=0.1)), limits=GateConfig()) for _ in range(2)
+    )
     assert first == second

@@ -11,6 +11,7 @@ from gate_reports import make_pair, sums, with_champion, with_reference
 
 from components.evaluate.gate import decide
 from components.evaluate.judging import BETTER, NOT_WORSE, WORSE
+from components.evaluate.report import Report
 from model.config import GateConfig
 
 DRIFTS: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
@@ -83,7 +84,7 @@ DRIFTS: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
 
 @pytest.mark.parametrize(("report", "limits", "passed", "reason"), DRIFTS.values(), ids=DRIFTS)
 def test_drift(report: Any, limits: dict[str, Any], passed: bool, reason: str) -> None:
-    verdict = decide(report, limits=GateConfig(**limits))
+    verdict = decide(Report.from_dict(report), limits=GateConfig(**limits))
     assert any(one.startswith(reason) for one in verdict.reasons), verdict.reasons
     assert verdict.passed == passed
 
@@ -91,7 +92,7 @@ def test_drift(report: Any, limits: dict[str, Any], passed: bool, reason: str) -
 def test_relation_to_the_reference() -> None:
     for better, expected in ((-0.02, BETTER), (0.0, NOT_WORSE), (0.04, WORSE)):
         report = with_reference(make_pair(0.0, apart=0.001), better)
-        verdict = decide(report, limits=GateConfig()).to_dict()
+        verdict = decide(Report.from_dict(report), limits=GateConfig()).to_dict()
         assert verdict["reference"]["relation"] == expected
         assert verdict["comparison"]["relation"] == NOT_WORSE
 
@@ -106,7 +107,7 @@ def test_pieces_of_a_file_are_one_source() -> None:
     for test in (ours, theirs):
         for at, one in enumerate(test["documents"]):
             one["source"] = f"{at // pieces}.txt:{at % pieces}"
-    compared = decide(with_champion(ours, theirs), limits=GateConfig()).comparison
+    compared = decide(Report.from_dict(with_champion(ours, theirs)), limits=GateConfig()).comparison
     assert compared is not None
     assert (compared.unit, compared.units, compared.words) == ("source", files, 100_000)
     by_file = gaps[::pieces]
@@ -125,6 +126,8 @@ def test_many_sources_are_grouped() -> None:
     for one in report["champion"]["slices"].values():
         for field in ("words", "difference"):
             one[field] = np.bincount(groups, one[field]).tolist()
-    compared = decide(with_champion(ours, theirs) | report, limits=GateConfig()).comparison
+    compared = decide(
+        Report.from_dict(with_champion(ours, theirs) | report), limits=GateConfig()
+    ).comparison
     assert compared is not None
     assert (compared.units, compared.relation) == (2_500, BETTER)

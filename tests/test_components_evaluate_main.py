@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from components.evaluate import component, gate, main, report_tables
+from components.evaluate import component, main, report_tables
 from components.evaluate.main import check_folder, judge, publish, run, summarise
 from components.evaluate.markdown import render_markdown
 from components.evaluate.page import render_page
+from components.evaluate.report import REPORT_FORMAT
 from model.config import Config, GateConfig, to_dict, to_json
 from model.errors import InputError
 from model.evaluation import evaluate
@@ -58,7 +59,7 @@ def read_all(folder: Path) -> dict[str, bytes]:
 
 
 def test_gate_and_page_know_the_form_of_the_report() -> None:
-    assert gate.REPORT_FORMAT == evaluate.REPORT_VERSION
+    assert REPORT_FORMAT == evaluate.REPORT_VERSION
     assert tuple(report_tables.SLICES) == model_report.SLICES
 
 

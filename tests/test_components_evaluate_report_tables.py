@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from components.evaluate.markdown import render_markdown
-from components.evaluate.report_tables import list_facts
+from components.evaluate.report_tables import list_figures
 from components.html import NOT_AVAILABLE
 
 REMARK = "unknown words by their spelling"
@@ -25,5 +25,5 @@ def test_bits_per_estimated_character_are_marked(
     test: dict[str, Any], value: str, remark: str
 ) -> None:
     report = {"splits": {"test": test}}
-    assert ("Bits per character", value, remark) in list_facts(report)
+    assert ("Bits per character", value, remark) in list_figures(report)
     assert ("estimated" in render_markdown(report)) == (remark == ESTIMATED)

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from components.export.lineage import CHAMPION, Beginning, find_beginning, find_reference
+from components.export.lineage import CHAMPION, Beginning, find_beginning
 from components.export.manifest import write_manifest
+from components.export.registry import RegisteredModel
 from model.errors import InputError
 
 
@@ -26,8 +27,7 @@ def add_version(model: Path, number: int, **report: Any) -> str:
 
 def find(model: Path, warm_start: str = CHAMPION, run: str = "this") -> Beginning:
     return find_beginning(
-        str(model.parent),
-        model.name,
+        RegisteredModel.at(str(model)),
         warm_start=warm_start,
         identify=lambda base, champion: f"{run}: {base} > {champion}",
     )
@@ -67,22 +67,22 @@ def set_reference(model: Path, number: int) -> str:
 
 
 def test_the_reference_is_handed_on_even_if_it_is_gone(model: Path) -> None:
-    second = add_version(model, 2, run="another")
-    assert find_reference(str(model)) == ""
+    second, registered = add_version(model, 2, run="another"), RegisteredModel.at(str(model))
+    assert registered.reference_folder() is None
     gone = set_reference(model, 1)
     assert find(model) == (second, second, "this: lm-2 > lm-2", gone)
-    assert find_reference(str(model)) == gone
-    assert find_reference(second) == ""
+    assert registered.reference_folder() == gone
+    assert RegisteredModel.at(second).reference_folder() is None
     (model / "champion.json").write_text('{"version": 2, "reference": "x"}')
     with pytest.raises(InputError, match=r"champion\.json is damaged; charloom registry promote"):
-        find_reference(str(model))
+        registered.reference_folder()
 
 
 def test_a_reference_that_was_replaced_is_refused(model: Path) -> None:
     add_version(model, 1, run="another")
     add_version(model, 2, run="another")
     folder = set_reference(model, 1)  # by a digest that is not that of the folder
-    for call in (lambda: find_reference(str(model)), lambda: find(model)):
+    for call in (RegisteredModel.at(str(model)).reference_folder, lambda: find(model)):
         with pytest.raises(InputError) as caught:
             call()
         assert str(caught.value) == (

@@ -15,7 +15,7 @@ from components.export.main import run
 from components.export.manifest import read_manifest, verify, write_manifest
 from components.export.model_card import model_card
 from components.export.promoting import promote
-from components.export.registry import read_pointer
+from components.export.registry import RegisteredModel
 from model.checkpointing.checkpoints import best_checkpoint, list_checkpoints
 from model.errors import CharloomError, InputError, RejectedError
 
@@ -30,7 +30,7 @@ FILES = {
 
 def champions(model: Path) -> tuple[int, tuple[int, ...]]:
     """Returns the numbers of the champion and of those before it."""
-    pointer = read_pointer(str(model))
+    pointer = RegisteredModel.at(str(model)).read_pointer()
     assert pointer is not None
     return pointer.version, tuple(entry.version for entry in pointer.history)
 
@@ -249,7 +249,7 @@ def published(case: Case, tiny_version: str, filled: None) -> Case:
         shutil.copytree(tiny_version, folder)
         (folder / "MANIFEST.json").unlink()
         write_manifest(str(folder), {"checkpoint": str(number)})
-        promote(str(case.registry), "m", number)
+        promote(RegisteredModel(str(case.registry), "m"), number)
     return case
 
 

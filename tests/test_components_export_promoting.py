@@ -21,117 +21,109 @@ from components.export.promoting import (
     read_pins,
     rollback,
 )
-from components.export.registry import (
-    CHAMPION_FILE,
-    champion_folder,
-    find_model,
-    publish,
-    read_champion,
-    read_pointer,
-    staging_folder,
-    version_digest,
-    versions,
-)
+from components.export.registry import CHAMPION_FILE, RegisteredModel, find_model
 from model.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def publish_new(root: Path) -> int:
-    staged = Path(staging_folder(str(root), "m"))
+def publish_new(model: RegisteredModel) -> int:
+    staged = Path(model.stage())
     (staged / "saved_model.pb").write_text("model")
     (staged / "variables").mkdir()
     (staged / "variables" / "variables.index").write_text("weights")
     write_manifest(str(staged), {"checkpoint": "c"})
-    return int(Path(publish(str(root), "m", staged=str(staged))).name)
+    return int(Path(model.publish(str(staged))).name)
 
 
-def champions(root: str) -> tuple[int, tuple[int, ...]]:
+def champions(model: RegisteredModel) -> tuple[int, tuple[int, ...]]:
     """Returns the numbers of the champion and of those before it."""
-    pointer = read_pointer(f"{root}/m")
+    pointer = model.read_pointer()
     assert pointer is not None
     return pointer.version, tuple(entry.version for entry in pointer.history)
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> str:
-    """A registry with five versions, the second one champion after the first."""
+def model(tmp_path: Path) -> RegisteredModel:
+    """A model with five versions, the second one champion after the first."""
+    model = RegisteredModel(str(tmp_path), "m")
     for _ in range(5):
-        publish_new(tmp_path)
-    promote(str(tmp_path), "m", 1)
-    promote(str(tmp_path), "m", 2)
-    return str(tmp_path)
+        publish_new(model)
+    promote(model, 1)
+    promote(model, 2)
+    return model
 
 
-def test_promotion_and_rollback(root: str) -> None:
-    assert champions(root) == (2, (1,))
-    assert promote(root, "m", 4) == 2
-    assert promote(root, "m", 4) == 4  # nothing changes
-    assert champions(root) == (4, (1, 2))
-    assert rollback(root, "m") == (4, 2)
-    assert rollback(root, "m") == (2, 1)
-    assert champions(root) == (1, ())
+def test_promotion_and_rollback(model: RegisteredModel) -> None:
+    assert champions(model) == (2, (1,))
+    assert promote(model, 4) == 2
+    assert promote(model, 4) == 4  # nothing changes
+    assert champions(model) == (4, (1, 2))
+    assert rollback(model) == (4, 2)
+    assert rollback(model) == (2, 1)
+    assert champions(model) == (1, ())
     with pytest.raises(InputError) as caught:
-        rollback(root, "m")
+        rollback(model)
     assert str(caught.value) == (
-        f"{root}/m had no champion before; charloom registry promote takes any version"
+        f"{model.folder} had no champion before; charloom registry promote takes any version"
     )
-    assert json.loads(Path(root, "m", CHAMPION_FILE).read_text()) == {
+    assert json.loads(Path(model.folder, CHAMPION_FILE).read_text()) == {
         "format": 2,
         "version": 1,
-        "digest": version_digest(f"{root}/m/1"),
+        "digest": model.digest_of(1),
         "history": [],
         "newest": 5,
-        "reference": {"version": 1, "digest": version_digest(f"{root}/m/1")},
+        "reference": {"version": 1, "digest": model.digest_of(1)},
     }
 
 
 def test_without_a_champion(tmp_path: Path) -> None:
-    assert read_champion(str(tmp_path), "m") is None
-    assert champion_folder(str(tmp_path), "m") is None
-    publish_new(tmp_path)
-    assert champion_folder(str(tmp_path), "m") is None
+    model = RegisteredModel(str(tmp_path), "m")
+    assert model.champion() is None
+    assert model.champion_folder() is None
+    publish_new(model)
+    assert model.champion_folder() is None
     with pytest.raises(InputError, match="had no champion before"):
-        rollback(str(tmp_path), "m")
-    assert promote(str(tmp_path), "m", 1) is None
-    assert champion_folder(str(tmp_path), "m") == f"{tmp_path}/m/1" == find_model(f"{tmp_path}/m")
+        rollback(model)
+    assert promote(model, 1) is None
+    assert model.champion_folder() == f"{tmp_path}/m/1" == find_model(f"{tmp_path}/m")
 
 
-def test_promotion_on_condition(root: str) -> None:
-    assert not promote_if(root, "m", 3, champion=1)
-    assert not promote_if(root, "m", 3, champion=None)
-    assert champions(root) == (2, (1,))
-    assert promote_if(root, "m", 3, champion=2)
-    assert champions(root) == (3, (1, 2))
+def test_promotion_on_condition(model: RegisteredModel) -> None:
+    assert not promote_if(model, 3, champion=1)
+    assert not promote_if(model, 3, champion=None)
+    assert champions(model) == (2, (1,))
+    assert promote_if(model, 3, champion=2)
+    assert champions(model) == (3, (1, 2))
 
 
-def test_a_pointer_of_an_older_charloom(root: str) -> None:
-    Path(root, "m", CHAMPION_FILE).write_text('{"version": 5}\n')
-    assert champions(root) == (5, ())
-    promote(root, "m", 3)
-    assert rollback(root, "m") == (3, 5)
+def test_a_pointer_of_an_older_charloom(model: RegisteredModel) -> None:
+    Path(model.folder, CHAMPION_FILE).write_text('{"version": 5}\n')
+    assert champions(model) == (5, ())
+    promote(model, 3)
+    assert rollback(model) == (3, 5)
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", "{}", '{"version": "1"}', '{"version": 1, "history": 3}', '{"version"']
 )
-def test_a_damaged_pointer_is_made_anew_by_promote(root: str, content: str) -> None:
-    Path(root, "m", CHAMPION_FILE).write_text(content)
-    for call in (rollback, read_champion):
+def test_a_damaged_pointer_is_made_anew_by_promote(model: RegisteredModel, content: str) -> None:
+    Path(model.folder, CHAMPION_FILE).write_text(content)
+    for call in (rollback, RegisteredModel.champion):
         with pytest.raises(InputError, match=r"champion.json is damaged; charloom registry promot"):
-            call(root, "m")
-    assert promote(root, "m", 3) is None
-    assert champions(root) == (3, ())
+            call(model)
+    assert promote(model, 3) is None
+    assert champions(model) == (3, ())
 
 
-def test_a_version_that_is_not_there(root: str) -> None:
+def test_a_version_that_is_not_there(model: RegisteredModel) -> None:
     for call in (promote, pin):
         with pytest.raises(InputError) as caught:
-            call(root, "m", 9)
-        assert str(caught.value) == f"{root}/m has no version 9; there are 1, 2, 3, 4, 5"
+            call(model, 9)
+        assert str(caught.value) == f"{model.folder} has no version 9; there are 1, 2, 3, 4, 5"
     with pytest.raises(InputError, match=r"/other has no version 1; there is none$"):
-        promote(root, "other", 1)
-    assert not Path(root, "other").exists()
+        promote(RegisteredModel(model.registry, "other"), 1)
+    assert not Path(model.registry, "other").exists()
 
 
 @pytest.mark.parametrize(
@@ -146,26 +138,28 @@ def test_a_version_that_is_not_there(root: str) -> None:
         (lambda v: (v / "more").touch(), "more is not of this version"),
     ],
 )
-def test_a_damaged_version_is_not_promoted(root: str, damage: object, problem: str) -> None:
-    damage(Path(root, "m", "1"))  # type: ignore[operator]
-    assert verify(f"{root}/m/1") == [problem]
-    for call in (lambda: promote(root, "m", 1), lambda: rollback(root, "m")):
+def test_a_damaged_version_is_not_promoted(
+    model: RegisteredModel, damage: object, problem: str
+) -> None:
+    damage(Path(model.folder, "1"))  # type: ignore[operator]
+    assert verify(f"{model.folder}/1") == [problem]
+    for call in (lambda: promote(model, 1), lambda: rollback(model)):
         with pytest.raises(InputError) as caught:
             call()
-        assert str(caught.value) == f"{root}/m/1 is damaged: {problem}; take another version"
-    assert champions(root) == (2, (1,))
+        assert str(caught.value) == f"{model.folder}/1 is damaged: {problem}; take another version"
+    assert champions(model) == (2, (1,))
 
 
-def test_a_version_without_a_manifest_is_not_promoted(root: str) -> None:
-    path = Path(root, "m", "3", MANIFEST_FILE)
+def test_a_version_without_a_manifest_is_not_promoted(model: RegisteredModel) -> None:
+    path = Path(model.folder, "3", MANIFEST_FILE)
     for content in ("", "[]", '{"manifest_version": 2}'):
         path.write_text(content)
         with pytest.raises(InputError, match=r"MANIFEST.json is missing or damaged"):
-            promote(root, "m", 3)
+            promote(model, 3)
 
 
-def test_what_a_manifest_says(root: str) -> None:
-    manifest = read_manifest(f"{root}/m/1")
+def test_what_a_manifest_says(model: RegisteredModel) -> None:
+    manifest = read_manifest(f"{model.folder}/1")
     assert manifest["digests"] == {"checkpoint": "c"}
     assert manifest["files"] == {
         "saved_model.pb": {
@@ -179,62 +173,62 @@ def test_what_a_manifest_says(root: str) -> None:
     }
 
 
-def test_collection_keeps_what_may_be_needed(root: str) -> None:
-    pin(root, "m", 3)
-    assert read_pins(root, "m") == [3]
-    assert collect(root, "m", keep=1, dry_run=True) == [4]
-    assert versions(root, "m") == [1, 2, 3, 4, 5]
-    assert collect(root, "m", keep=1) == [4]  # 2 is champion, 1 was it before, 5 is the newest
-    assert versions(root, "m") == [1, 2, 3, 5]
-    pin(root, "m", 3, pinned=False)
-    promote(root, "m", 5)
-    assert collect(root, "m", keep=1) == [3]  # 1 is the reference, being the first champion
-    assert versions(root, "m") == [1, 2, 5]
-    assert rollback(root, "m") == (5, 2)
+def test_collection_keeps_what_may_be_needed(model: RegisteredModel) -> None:
+    pin(model, 3)
+    assert read_pins(model) == [3]
+    assert collect(model, keep=1, dry_run=True) == [4]
+    assert model.versions() == [1, 2, 3, 4, 5]
+    assert collect(model, keep=1) == [4]  # 2 is champion, 1 was it before, 5 is the newest
+    assert model.versions() == [1, 2, 3, 5]
+    pin(model, 3, pinned=False)
+    promote(model, 5)
+    assert collect(model, keep=1) == [3]  # 1 is the reference, being the first champion
+    assert model.versions() == [1, 2, 5]
+    assert rollback(model) == (5, 2)
     files = [".lock", "champion.json", "numbers.json", "pins.json"]
-    assert sorted(os.listdir(f"{root}/m")) == sorted(["1", "2", "5", *files])
+    assert sorted(os.listdir(model.folder)) == sorted(["1", "2", "5", *files])
 
 
-def test_rollback_passes_over_what_was_collected(root: str) -> None:
+def test_rollback_passes_over_what_was_collected(model: RegisteredModel) -> None:
     for version in (3, 4, 5):
-        promote(root, "m", version)
-    assert collect(root, "m", keep=1) == [2, 3]  # 1 is the reference
-    assert champions(root) == (5, (1, 2, 3, 4))
-    assert rollback(root, "m") == (5, 4)
-    assert champions(root) == (4, (1,))
+        promote(model, version)
+    assert collect(model, keep=1) == [2, 3]  # 1 is the reference
+    assert champions(model) == (5, (1, 2, 3, 4))
+    assert rollback(model) == (5, 4)
+    assert champions(model) == (4, (1,))
 
 
-def test_collection_takes_what_dead_publishers_left(root: str) -> None:
-    stale, fresh = (Path(staging_folder(root, "m")) for _ in range(2))
+def test_collection_takes_what_dead_publishers_left(model: RegisteredModel) -> None:
+    stale, fresh = (Path(model.stage()) for _ in range(2))
     (stale / "saved_model.pb").touch()
     now = stale.stat().st_mtime
     os.utime(stale, (now, now - STALE_SECONDS - 60))
-    Path(root, "m", ".removed-abc").mkdir()
-    assert collect(root, "m", keep=9) == []
-    hidden = [name for name in os.listdir(f"{root}/m") if name.startswith(".")]
+    Path(model.folder, ".removed-abc").mkdir()
+    assert collect(model, keep=9) == []
+    hidden = [name for name in os.listdir(model.folder) if name.startswith(".")]
     assert sorted(hidden) == [".lock", fresh.name]
 
 
-def test_bad_collections(root: str, tmp_path: Path) -> None:
+def test_bad_collections(model: RegisteredModel) -> None:
     with pytest.raises(InputError, match="--keep is 0; it must be at least 1"):
-        collect(root, "m", keep=0)
+        collect(model, keep=0)
     with pytest.raises(InputError, match="can't be changed"):
-        collect(root, "other", keep=1)
-    Path(root, "m", "pins.json").write_text("{")
+        collect(RegisteredModel(model.registry, "other"), keep=1)
+    Path(model.folder, "pins.json").write_text("{")
     with pytest.raises(InputError, match=r"pins\.json is damaged"):
-        collect(root, "m", keep=1)
-    assert versions(root, "m") == [1, 2, 3, 4, 5]
+        collect(model, keep=1)
+    assert model.versions() == [1, 2, 3, 4, 5]
 
 
 PUBLISHER = """
 import os, sys, time
 from pathlib import Path
-from components.export import registry
 from components.export.manifest import write_manifest
 from components.export.promoting import promote
-from components.export.registry import locked, publish, staging_folder
+from components.export.registry import RegisteredModel
 
 root, mark, count, stop_at = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+model = RegisteredModel(root, "m")
 os.getpid = lambda: 7  # two containers may give their processes the same id
 
 def wait_at(point):
@@ -245,16 +239,16 @@ def wait_at(point):
 print("ready", flush=True)
 sys.stdin.readline()
 for index in range(count):
-    staged = staging_folder(root, "m")
+    staged = model.stage()
     (Path(staged) / "saved_model.pb").write_text(f"{mark}{index}" * 100)
     wait_at("filling")
     write_manifest(staged, {"checkpoint": f"{mark}{index}"})
-    version = int(Path(publish(root, "m", staged=staged)).name)
+    version = int(Path(model.publish(staged)).name)
     wait_at("published")
     if stop_at == "locked":
-        with locked(root, "m"):
+        with model.locked():
             wait_at("locked")
-    promote(root, "m", version)
+    promote(model, version)
 """
 
 
@@ -284,25 +278,26 @@ def test_eight_publishers_at_once_one_killed(tmp_path: Path, point: str) -> None
     victim.send_signal(signal.SIGKILL)
     assert [process.wait(timeout=300) for process in publishers] == [0] * 7 + [-signal.SIGKILL]
 
+    model = RegisteredModel(root, "m")
     published = 7 * count + (point != "filling")
-    assert versions(root, "m") == list(range(1, published + 1))
+    assert model.versions() == list(range(1, published + 1))
     digests = [
-        read_manifest(f"{root}/m/{one}")["digests"]["checkpoint"] for one in versions(root, "m")
+        read_manifest(f"{model.folder}/{one}")["digests"]["checkpoint"] for one in model.versions()
     ]
     expected = {f"{mark}{index}" for mark in "abcdefg" for index in range(count)}
     assert set(digests) == expected | ({"h0"} if point != "filling" else set())
     assert len(set(digests)) == published  # no version is another's
-    assert all(verify(f"{root}/m/{one}") == [] for one in versions(root, "m"))
-    champion, before = champions(root)
+    assert all(verify(f"{model.folder}/{one}") == [] for one in model.versions())
+    champion, before = champions(model)
     assert len({*before, champion}) == len(before) + 1 == 7 * count  # each was champion once
-    assert champion_folder(root, "m") == f"{root}/m/{champion}"
-    left = [name for name in os.listdir(f"{root}/m") if name.startswith(".staging-")]
+    assert model.champion_folder() == f"{model.folder}/{champion}"
+    left = [name for name in os.listdir(model.folder) if name.startswith(".staging-")]
     assert len(left) == (point == "filling")
-    assert publish_new(tmp_path) == published + 1  # and it goes on
-    assert promote(root, "m", published + 1) == champion
+    assert publish_new(model) == published + 1  # and it goes on
+    assert promote(model, published + 1) == champion
 
 
-def test_a_version_that_was_collected_meanwhile_is_not_promoted(root: str) -> None:
-    assert not promote_if(root, "m", 9, champion=2)
-    assert champions(root) == (2, (1,))
-    assert promote_if(root, "m", 5, champion=2)
+def test_a_version_that_was_collected_meanwhile_is_not_promoted(model: RegisteredModel) -> None:
+    assert not promote_if(model, 9, champion=2)
+    assert champions(model) == (2, (1,))
+    assert promote_if(model, 5, champion=2)

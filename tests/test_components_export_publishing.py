@@ -8,22 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_points import export, report
+from kill_points import export, registered, report
 
 from components.export import publishing
 from components.export.manifest import write_manifest
 from components.export.promoting import collect, promote, rebase, rollback
 from components.export.publishing import describe_export, find_published, finish
-from components.export.registry import (
-    Numbers,
-    find_model,
-    publish,
-    read_numbers,
-    read_pointer,
-    version_digest,
-    versions,
-    write_numbers,
-)
+from components.export.registry import Numbers, find_model
 from model.config import CONFIG_VERSION
 from model.data.records import FORMAT_VERSION
 from model.errors import InputError
@@ -39,13 +30,13 @@ def root(tmp_path: Path) -> str:
 
 
 def champions(root: str) -> tuple[int, list[int]]:
-    pointer = read_pointer(f"{root}/m")
+    pointer = registered(root).read_pointer()
     assert pointer is not None
     return pointer.version, [entry.version for entry in pointer.history]
 
 
 def reference(root: str) -> int:
-    pointer = read_pointer(f"{root}/m")
+    pointer = registered(root).read_pointer()
     assert pointer is not None
     assert pointer.reference is not None
     return pointer.reference.version
@@ -53,7 +44,7 @@ def reference(root: str) -> int:
 
 def test_a_number_does_not_come_back(root: str) -> None:
     export(root, "c", "b")
-    promote(root, "m", 2)
+    promote(registered(root), 2)
     shutil.rmtree(f"{root}/m/3")  # the newest, which is not the champion
     assert export(root, "d", "x") == f"{root}/m/4"
     shutil.rmtree(f"{root}/m/4")
@@ -65,10 +56,10 @@ def test_a_number_does_not_come_back(root: str) -> None:
 def test_a_number_does_not_come_back_without_a_champion(tmp_path: Path) -> None:
     root = str(tmp_path)
     assert export(root, "a", "x") == f"{root}/m/1"
-    assert read_pointer(f"{root}/m") is None
+    assert registered(root).read_pointer() is None
     shutil.rmtree(f"{root}/m/1")
     assert export(root, "b", "x") == f"{root}/m/2"
-    assert read_numbers(f"{root}/m") == Numbers(2, ())
+    assert registered(root).read_numbers() == Numbers(2, ())
 
 
 def replace_version(root: str, version: int) -> None:
@@ -84,10 +75,13 @@ def replace_version(root: str, version: int) -> None:
 def test_a_folder_with_the_number_of_another_version_is_refused(root: str, version: int) -> None:
     before = champions(root), reference(root)
     replace_version(root, version)
-    calls: list[Any] = [lambda: promote(root, "m", version), lambda: collect(root, "m", keep=1)]
-    calls.append(lambda: rebase(root, "m", version))
+    calls: list[Any] = [
+        lambda: promote(registered(root), version),
+        lambda: collect(registered(root), keep=1),
+    ]
+    calls.append(lambda: rebase(registered(root), version))
     if version == 1:
-        calls.append(lambda: rollback(root, "m"))
+        calls.append(lambda: rollback(registered(root)))
     else:
         calls.append(lambda: find_model(f"{root}/m"))
         calls.append(lambda: export(root, "c", "other"))
@@ -102,7 +96,7 @@ def test_digests_of_an_older_pointer_are_filled_in(root: str) -> None:
     path.write_text('{"version": 2, "history": [1]}')
     assert find_model(f"{root}/m") == f"{root}/m/2"
     export(root, "c", "b")
-    digests = [version_digest(f"{root}/m/{number}") for number in (1, 2, 3)]
+    digests = [registered(root).digest_of(number) for number in (1, 2, 3)]
     assert None not in digests
     assert read_json(str(path)) == {
         "format": 2,
@@ -119,36 +113,37 @@ def test_digests_of_an_older_pointer_are_filled_in(root: str) -> None:
 
 def test_a_version_whose_publisher_died_is_promoted_by_the_next_export(root: str) -> None:
     export(root, "c", "x")  # published, and not promoted
-    write_numbers(f"{root}/m", Numbers(3, (3,)))  # as its publisher would have left it
-    finish(root, "m", f"{root}/m/3", report("c", "b"))
+    registered(root).write_numbers(Numbers(3, (3,)))  # as its publisher would have left it
+    finish(registered(root), f"{root}/m/3", report=report("c", "b"))
     assert champions(root) == (3, [1, 2])
-    assert read_numbers(f"{root}/m") == Numbers(3, ())
+    assert registered(root).read_numbers() == Numbers(3, ())
 
 
 def test_it_is_not_promoted_once_the_champion_is_another(root: str) -> None:
-    write_numbers(f"{root}/m", Numbers(2, (2,)))
-    promote(root, "m", 1)
+    registered(root).write_numbers(Numbers(2, (2,)))
+    promote(registered(root), 1)
     export(root, "c", "a")
     assert champions(root) == (3, [1, 2, 1])
     assert "stays version 3, with which this one was not compared" in finish(
-        root, "m", f"{root}/m/2", report("b", "x")
+        registered(root), f"{root}/m/2", report=report("b", "x")
     )
     assert champions(root) == (3, [1, 2, 1])
 
 
 def test_a_version_that_was_rolled_back_is_not_made_champion_again(root: str) -> None:
-    rollback(root, "m")
+    rollback(registered(root))
     assert export(root, "b", "a") == f"{root}/m/2"  # the same run again
     assert champions(root) == (1, [])
-    assert finish(root, "m", f"{root}/m/2", report("b", "a")) == (
+    assert finish(registered(root), f"{root}/m/2", report=report("b", "a")) == (
         f"the champion of {root}/m is version 1; charloom registry promote {root}/m 2 makes this "
         "one the champion"
     )
-    write_numbers(f"{root}/m", Numbers(2, (2,)))  # had its publisher died after the promotion
-    promote(root, "m", 2)
-    assert read_numbers(f"{root}/m") == Numbers(2, ())
-    write_numbers(f"{root}/m", Numbers(2, (2,)))
-    rollback(root, "m")
+    model = registered(root)
+    model.write_numbers(Numbers(2, (2,)))  # had its publisher died after the promotion
+    promote(model, 2)
+    assert model.read_numbers() == Numbers(2, ())
+    model.write_numbers(Numbers(2, (2,)))
+    rollback(model)
     export(root, "b", "a")
     assert champions(root) == (1, [])
 
@@ -186,7 +181,7 @@ def test_what_the_same_run_made_is_the_same(root: str) -> None:
 def test_a_damaged_version_is_published_again(root: str) -> None:
     Path(root, "m", "2", "saved_model.pb").write_text("x")
     assert export(root, "b", "b") == f"{root}/m/3"
-    assert versions(root, "m") == [1, 2, 3]
+    assert registered(root).versions() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +198,7 @@ def test_the_reference_moves_to_what_is_better_than_it(
         "reference": compared and {"checkpoint_digest": compared},
         "verdict": {"reference": {"relation": relation}},
     }
-    finish(root, "m", f"{root}/m/3", content)
+    finish(registered(root), f"{root}/m/3", report=content)
     assert champions(root) == (3, [1, 2])
     assert reference(root) == expected
 
@@ -211,21 +206,23 @@ def test_the_reference_moves_to_what_is_better_than_it(
 def test_the_reference_is_moved_on_purpose_and_kept(root: str) -> None:
     for mark, champion in ("cb", "dc", "ed"):
         export(root, mark, champion)
-    assert rebase(root, "m", 2) == 1
+    assert rebase(registered(root), 2) == 1
     assert (reference(root), champions(root)) == (2, (5, [1, 2, 3, 4]))
-    assert rollback(root, "m") == (5, 4)
+    assert rollback(registered(root)) == (5, 4)
     assert reference(root) == 2
-    assert collect(root, "m", keep=1) == [1]  # 4 champion, 3 before it, 2 reference, 5 newest
+    assert collect(registered(root), keep=1) == [
+        1
+    ]  # 4 champion, 3 before it, 2 reference, 5 newest
     Path(root, "m", "3", "saved_model.pb").write_text("x")
     with pytest.raises(InputError, match=r"m/3 is damaged: saved_model\.pb was changed"):
-        rebase(root, "m", 3)
+        rebase(registered(root), 3)
     assert reference(root) == 2
 
 
 def test_there_is_no_reference_without_a_champion(tmp_path: Path) -> None:
     export(str(tmp_path), "a", "x")
     with pytest.raises(InputError, match="m has no champion, and so needs no reference"):
-        rebase(str(tmp_path), "m", 1)
+        rebase(registered(str(tmp_path)), 1)
 
 
 def test_a_champion_without_a_digest_is_not_what_a_first_version_was_compared_with(
@@ -235,7 +232,7 @@ def test_a_champion_without_a_digest_is_not_what_a_first_version_was_compared_wi
     staged.mkdir(parents=True)
     (staged / "saved_model.pb").touch()
     write_manifest(str(staged), {})
-    publish(str(tmp_path), "m", staged=str(staged))
-    promote(str(tmp_path), "m", 1)
+    registered(str(tmp_path)).publish(str(staged))
+    promote(registered(str(tmp_path)), 1)
     export(str(tmp_path), "b", None)
     assert champions(str(tmp_path)) == (1, [])

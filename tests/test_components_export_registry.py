@@ -7,33 +7,35 @@ from pathlib import Path
 
 import pytest
 
-from components.export import registry
 from components.export.promoting import promote_if
 from components.export.registry import (
     CHAMPION_FILE,
     LOCK_FILE,
     NUMBERS_FILE,
+    RegisteredModel,
     check_name,
     find_model,
-    publish,
-    staging_folder,
-    versions,
 )
 from model.errors import InputError
 
 
+def registered(root: Path, name: str = "m") -> RegisteredModel:
+    return RegisteredModel(str(root), name)
+
+
 def stage(root: Path, *, name: str = "m", mark: str = "x") -> str:
     """Fills a staging folder as export does, as far as the registry looks at it."""
-    staged = staging_folder(str(root), name)
+    staged = registered(root, name).stage()
     (Path(staged) / "saved_model.pb").write_text(mark, encoding="utf-8")
     return staged
 
 
 def publish_new(root: Path, *, name: str = "m", mark: str = "x") -> Path:
     """Publishes a version and makes it the champion."""
-    version = Path(publish(str(root), name, staged=stage(root, name=name, mark=mark)))
-    before = registry.read_champion(str(root), name)
-    assert promote_if(str(root), name, int(version.name), champion=before)
+    model = registered(root, name)
+    version = Path(model.publish(stage(root, name=name, mark=mark)))
+    before = model.champion()
+    assert promote_if(model, int(version.name), champion=before and before.version)
     return version
 
 
@@ -47,11 +49,29 @@ def names(root: Path, name: str = "m") -> list[str]:
     return sorted(os.listdir(root / name))
 
 
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("models/m", ("models", "m")),
+        ("./models/m/", ("./models", "m")),
+        ("/models/m", ("/models", "m")),
+        ("m", ("", "m")),
+        (".", ("", ".")),
+        ("/", ("/", "")),
+    ],
+)
+def test_a_models_folder_gives_registry_and_name(path: str, expected: tuple[str, str]) -> None:
+    model = RegisteredModel.at(path)
+    assert model == RegisteredModel(*expected)
+    assert model.folder == (path.rstrip("/") or path)
+    assert model.version_folder(3) == f"{path.rstrip('/')}/3"
+
+
 def test_versions_count_up(tmp_path: Path) -> None:
     for number in range(1, 12):
         assert publish_new(tmp_path, mark=str(number)) == tmp_path / "m" / str(number)
         assert champion(tmp_path) == number
-    assert versions(str(tmp_path), "m") == list(range(1, 12))
+    assert registered(tmp_path).versions() == list(range(1, 12))
     assert names(tmp_path) == sorted(
         [*map(str, range(1, 12)), CHAMPION_FILE, LOCK_FILE, NUMBERS_FILE]
     )
@@ -64,35 +84,35 @@ def test_models_are_apart(tmp_path: Path) -> None:
     publish_new(tmp_path, name="one")
     publish_new(tmp_path, name="two")
     assert (champion(tmp_path, "one"), champion(tmp_path, "two")) == (2, 1)
-    assert versions(str(tmp_path), "three") == []
+    assert registered(tmp_path, "three").versions() == []
 
 
 def test_numbers_are_not_used_again(tmp_path: Path) -> None:
     (tmp_path / "m" / "7").mkdir(parents=True)  # even an empty one
     for name in ("8x", "-9", "1.5", ".staging-10", "latest"):
         (tmp_path / "m" / name).mkdir()
-    assert versions(str(tmp_path), "m") == [7]
+    assert registered(tmp_path).versions() == [7]
     assert publish_new(tmp_path).name == "8"
 
 
 def test_a_version_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     publish_new(tmp_path, mark="first")
     staged = stage(tmp_path, mark="mine")
-    real = registry.versions
+    real = RegisteredModel.versions
     calls = 0
 
-    def late(*arguments: str) -> list[int]:
+    def late(model: RegisteredModel) -> list[int]:
         """Another publisher takes the number between our looking and our renaming."""
         nonlocal calls
         calls += 1
-        found = real(*arguments)
+        found = real(model)
         if calls == 1:
             (tmp_path / "m" / "2").mkdir()
             (tmp_path / "m" / "2" / "saved_model.pb").write_text("theirs", encoding="utf-8")
         return found
 
-    monkeypatch.setattr(registry, "versions", late)
-    assert publish(str(tmp_path), "m", staged=staged) == str(tmp_path / "m" / "3")
+    monkeypatch.setattr(RegisteredModel, "versions", late)
+    assert registered(tmp_path).publish(staged) == str(tmp_path / "m" / "3")
     texts = [(tmp_path / "m" / n / "saved_model.pb").read_text() for n in ("1", "2", "3")]
     assert texts == ["first", "theirs", "mine"]
 
@@ -104,7 +124,7 @@ def test_publishers_in_threads(tmp_path: Path) -> None:
 
     def run(index: int) -> None:
         start.wait()
-        got[index] = publish(str(tmp_path), "m", staged=staged[index])
+        got[index] = registered(tmp_path).publish(staged[index])
 
     threads = [threading.Thread(target=run, args=(index,)) for index in range(len(staged))]
     for thread in threads:
@@ -171,7 +191,7 @@ def test_a_damaged_champion_is_no_model(tmp_path: Path, content: str) -> None:
     "name", ["", ".", "..", "../m", "a/b", "/m", ".hidden", "-m", "_m", "a b", "é", "m\n", "m:1"]
 )
 def test_bad_names(tmp_path: Path, name: str) -> None:
-    for call in (check_name, lambda name: staging_folder(str(tmp_path / "new"), name)):
+    for call in (check_name, lambda name: registered(tmp_path / "new", name).stage()):
         with pytest.raises(InputError, match="must begin with a letter or digit"):
             call(name)
     assert list(tmp_path.iterdir()) == []
@@ -195,16 +215,16 @@ def test_good_names(name: str) -> None:
 
 
 def test_staging_folders_are_new_and_readable(tmp_path: Path) -> None:
-    folders = {staging_folder(str(tmp_path / "new" / "registry"), "m") for _ in range(3)}
+    folders = {registered(tmp_path / "new" / "registry").stage() for _ in range(3)}
     assert len(folders) == 3
     for folder in map(Path, folders):
         assert list(folder.iterdir()) == []
         assert folder.stat().st_mode & 0o777 == 0o755  # a server runs as someone else
         assert folder.parent == tmp_path / "new" / "registry" / "m"
-    assert versions(str(tmp_path / "new" / "registry"), "m") == []
+    assert registered(tmp_path / "new" / "registry").versions() == []
 
 
 def test_a_registry_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"can't be written \(Not a directory\); choose another"):
-        staging_folder(str(tmp_path / "file"), "m")
+        registered(tmp_path / "file").stage()

@@ -13,10 +13,11 @@ import pytest
 from serving import NAME, make_registry
 
 from components.export.manifest import write_manifest
+from components.export.pointer import Entry, Pointer
 from components.export.promoting import promote, rollback
-from components.export.registry import Entry, Pointer, version_digest, write_pointer
+from components.export.registry import RegisteredModel, version_digest
 from components.serve import follower as module
-from components.serve.follower import FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, Follower
+from components.serve.follower import FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, ChampionFollower
 from components.serve.loaded import LoadedVersion
 from components.serve.metrics import Metrics
 from model.errors import InputError
@@ -51,13 +52,14 @@ class Lab:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         FakeVersion.loaded = []
         self.folder = folder / "registry" / "lm"
+        self.model = RegisteredModel.at(str(self.folder))
         self.clock = Clock()
         monkeypatch.setattr(module, "LoadedVersion", FakeVersion)
         monkeypatch.setattr(module, "time", self.clock)
         self.make(1)
         self.point(1)
         self.metrics = Metrics()
-        self.follower = Follower(str(self.folder), self.metrics)
+        self.follower = ChampionFollower(str(self.folder), self.metrics)
         FakeVersion.loaded.clear()
 
     def make(self, number: int, content: str = "", *, broken: bool = False) -> None:
@@ -69,10 +71,10 @@ class Lab:
         write_manifest(str(version), {"checkpoint": content})
 
     def point(self, number: int, digest: str | None = None) -> None:
-        write_pointer(str(self.folder), Pointer(number, digest))
+        self.model.write_pointer(Pointer(number, digest))
 
     def digest(self, number: int) -> str | None:
-        return version_digest(str(self.folder / str(number)))
+        return self.model.digest_of(number)
 
     def look(self) -> tuple[int, str]:
         """Returns which version is served, and what /readyz says of it."""
@@ -98,7 +100,7 @@ def test_a_folder_that_comes_after_the_pointer_is_served(lab: Lab, tmp_path: Pat
     lab.make(2)
     hidden = tmp_path / "2"
     (lab.folder / "2").rename(hidden)
-    write_pointer(str(lab.folder), Pointer(2, version_digest(str(hidden))))
+    lab.model.write_pointer(Pointer(2, version_digest(str(hidden))))
     assert lab.look() == (1, "behind")
     state = lab.follower.state()
     assert state["champion"] == {"version": 2, "digest": version_digest(str(hidden))}
@@ -266,18 +268,18 @@ def test_a_changed_version_is_not_loaded(model: Path, change: Any, problem: str)
 
 @pytest.mark.slow
 def test_a_changed_champion_is_not_served(model: Path) -> None:
-    registry = str(model.parent)
-    promote(registry, NAME, 1)
-    follower = Follower(str(model), Metrics())
-    promote(registry, NAME, 2)
+    registered = RegisteredModel.at(str(model))
+    promote(registered, 1)
+    follower = ChampionFollower(str(model), Metrics())
+    promote(registered, 2)
     change_weights(model / "2")
     follower.look()
     state = follower.state()
     assert (state["version"], state["status"]) == (1, "behind")
     assert "was changed" in state["problem"]
     with pytest.raises(InputError, match="was changed"):  # with nothing else to serve
-        Follower(str(model), Metrics())
-    rollback(registry, NAME)
+        ChampionFollower(str(model), Metrics())
+    rollback(registered)
     follower.look()
     assert follower.state()["status"] == "ok"
 
@@ -293,11 +295,12 @@ def test_a_version_of_an_older_charloom_has_no_manifest(
         f"{model}/2 has no MANIFEST.json: its files are not checked"
     ]
     (model / "champion.json").write_text('{"version": 2, "history": [1]}')
-    follower = Follower(str(model), Metrics())
+    follower = ChampionFollower(str(model), Metrics())
     assert follower.state()["champion"] == {"version": 2, "digest": None}
     before = follower.current
     follower.look()
     assert follower.current is before
-    write_pointer(str(model), Pointer(2, "0" * 64, history=(Entry(1),)))
+    pointer = Pointer(2, "0" * 64, history=(Entry(1),))
+    RegisteredModel.at(str(model)).write_pointer(pointer)
     with pytest.raises(InputError, match=r"is not the version 2 that champion.json names"):
-        Follower(str(model), Metrics())
+        ChampionFollower(str(model), Metrics())

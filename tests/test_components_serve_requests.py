@@ -70,7 +70,7 @@ def test_good_requests(body: dict[str, Any], question: Question) -> None:
         (b'{"instances": ["a\\u0000"]}', "texts holds a NUL character"),
         (b'{"instances": ["\\ud800"]}', "texts holds half of a surrogate pair at character 0"),
         (b'{"instances": ["\xff"]}', "the body is not UTF-8 at byte 16"),
-        (b'{"instances": [NaN]}', "NaN is no JSON"),
+        (b'{"instances": [NaN]}', "NaN is not JSON"),
         (b"[" * 100_000, f"nested deeper than {MAX_DEPTH} brackets"),
         (b'{"a":' * 9, "nested deeper"),
         (b'{"instances": [' + b"9" * 5000 + b"]}", "a number has more than 20 digits"),

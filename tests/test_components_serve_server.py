@@ -25,6 +25,7 @@ from test_components_evaluate_browser import FLAGS
 from volume import keep_first
 
 from components.export.promoting import promote, rollback
+from components.export.registry import RegisteredModel
 
 pytestmark = pytest.mark.slow
 
@@ -39,10 +40,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def registry(model: str, tmp_path: Path) -> tuple[str, str]:
-    """A copy that may be changed: the registry and the model's folder."""
+def registered(model: str, tmp_path: Path) -> RegisteredModel:
+    """A copy that may be changed."""
     shutil.copytree(model, tmp_path / "registry" / NAME)
-    return str(tmp_path / "registry"), str(tmp_path / "registry" / NAME)
+    return RegisteredModel(str(tmp_path / "registry"), NAME)
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +101,12 @@ def _metric(server: Server, name: str) -> float:
     return next((float(one.rsplit(" ", 1)[1]) for one in lines if one.startswith(f"{name} ")), 0.0)
 
 
-def test_it_follows_the_champion_and_keeps_what_it_has(registry: tuple[str, str]) -> None:
-    folder, model = registry
-    promote(folder, NAME, 1)
+def test_it_follows_the_champion_and_keeps_what_it_has(registered: RegisteredModel) -> None:
+    model = registered.folder
+    promote(registered, 1)
     with serving(model) as server:
         assert server.ask("GET", "/healthz")[1]["version"] == 1
-        promote(folder, NAME, 2)
+        promote(registered, 2)
         _wait_for(server, 2)
         assert _metric(server, "charloom_model_switches_total") == 2
         before = server.ask("POST", f"/v1/models/{NAME}/versions/1:predict", GOOD)
@@ -135,9 +136,9 @@ def _wait_for(server: Server, number: int) -> float:
 
 
 @pytest.mark.extra
-def test_a_rollback_while_fifty_clients_ask(registry: tuple[str, str]) -> None:
-    folder, model = registry
-    promote(folder, NAME, 1)
+def test_a_rollback_while_fifty_clients_ask(registered: RegisteredModel) -> None:
+    model = registered.folder
+    promote(registered, 1)
     answers = {str(number): expected(model, number) for number in (1, 2)}
     assert answers["1"] != answers["2"]
     stop = threading.Event()
@@ -160,10 +161,10 @@ def test_a_rollback_while_fifty_clients_ask(registry: tuple[str, str]) -> None:
         try:
             clients = [pool.submit(ask, server) for _ in range(50)]
             time.sleep(1)
-            promote(folder, NAME, 2)
+            promote(registered, 2)
             _wait_for(server, 2)
             time.sleep(1)
-            assert rollback(folder, NAME) == (2, 1)
+            assert rollback(registered) == (2, 1)
             _wait_for(server, 1)
             time.sleep(1)
         finally:

@@ -12,6 +12,7 @@ import pytest
 from components.evaluate.gate import decide
 from components.evaluate.judging import BETTER, WORSE
 from components.evaluate.main import run as run_evaluate
+from components.evaluate.report import Report
 from components.preprocess.main import run as run_prepare
 from components.train.main import run as run_train
 from components.train.training_job import TrainingJob
@@ -73,7 +74,7 @@ def test_a_model_beside_itself(tiny_records: str, tiny_training: str, large: str
     champion = report["champion"]
     once = dict.fromkeys(("test", "slices", "words"))
     assert report["reference"] == {**champion, **once, "is_champion": True}
-    assert decide(report, limits=LIMITS).reference is not None
+    assert decide(Report.from_dict(report), limits=LIMITS).reference is not None
     assert champion["version"] == 7
     assert champion["path"] == large
     assert champion["checkpoint_digest"] == report["checkpoint"]["digest"]
@@ -84,7 +85,7 @@ def test_a_model_beside_itself(tiny_records: str, tiny_training: str, large: str
         if name != "slices":  # those of the challenger have the unigrams, too
             assert value == report["splits"]["test"][name], name
     assert champion["words"] == {"better": [], "worse": []}
-    compared = decide(report, limits=LIMITS).comparison
+    compared = decide(Report.from_dict(report), limits=LIMITS).comparison
     assert compared is not None
     assert (compared.difference, compared.low, compared.high) == (0.0, 0.0, 0.0)
 
@@ -101,7 +102,7 @@ def test_a_smaller_vocabulary_lowers_the_perplexity_and_does_not_win(
     assert ours["bits_per_character"] > theirs["bits_per_character"]
     slices = report["champion"]["slices"]
     assert sum(slices["champion only"]["words"]) > sum(slices["challenger only"]["words"]) == 0
-    verdict = decide(report, limits=LIMITS)
+    verdict = decide(Report.from_dict(report), limits=LIMITS)
     assert not verdict.passed
     assert verdict.comparison is not None
     assert verdict.comparison.relation == WORSE
@@ -113,7 +114,7 @@ def test_the_other_way_round_it_wins(
 ) -> None:
     small = publish(*small_training, tmp_path / "lm" / "1")
     report = evaluate_checkpoint(records=tiny_records, workdir=tiny_training, champion=small)
-    compared = decide(report, limits=LIMITS).comparison
+    compared = decide(Report.from_dict(report), limits=LIMITS).comparison
     assert compared is not None
     assert compared.relation == BETTER
 

@@ -57,7 +57,7 @@ def test_similar_words_of_a_model_that_has_none(old: Any) -> None:
 def test_another_model(tmp_path: Path) -> None:
     path = str(tmp_path / "1")
     tf.saved_model.save(tf.Module(), path)
-    with pytest.raises(InputError, match=f"^{path} is no model that charloom exported$"):
+    with pytest.raises(InputError, match=f"^{path} is not a model that charloom exported$"):
         query.load(path)
 
 

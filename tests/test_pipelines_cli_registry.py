@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from components.export.manifest import write_manifest
-from components.export.registry import publish, read_pointer, staging_folder
+from components.export.registry import RegisteredModel
 from pipelines.cli.main import main
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> str:
     """A model of three versions."""
+    registered = RegisteredModel(str(tmp_path), "lm")
     for number in (1, 2, 3):
-        staged = Path(staging_folder(str(tmp_path), "lm"))
+        staged = Path(registered.stage())
         (staged / "saved_model.pb").touch()
         (staged / "model_card.md").write_text("# lm\n")
         test = {"perplexity": 100.0 + number, "bits_per_character": 2.0, "words": 1000}
@@ -24,8 +25,8 @@ def model(tmp_path: Path) -> str:
             test["characters_estimated"] = False
         (staged / "report.json").write_text(json.dumps({"splits": {"test": test}}))
         write_manifest(str(staged), {"checkpoint": f"c{number}"})
-        publish(str(tmp_path), "lm", staged=str(staged))
-    return str(tmp_path / "lm")
+        registered.publish(str(staged))
+    return registered.folder
 
 
 def test_a_life(model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +59,7 @@ def test_a_life(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         f"unpinned {model}: version 2",
         "removed 2",
     ]
-    pointer = read_pointer(model)
+    pointer = RegisteredModel.at(model).read_pointer()
     assert pointer is not None
     assert (pointer.version, pointer.history) == (1, ())
 
@@ -110,7 +111,7 @@ def test_show(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["gc", "{model}", "--keep", "0"], "--keep is 0; it must be at least 1"),
         (["show", "{model}", "7"], "has no version 7"),
         (["show", "{model}/1"], "holds no published model; name <registry>/<name>"),
-        (["list", "{model}/nothing"], "is no folder"),
+        (["list", "{model}/nothing"], "is not a folder"),
         (["list", "{model}/1"], "holds no published model"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What a report says of the model against the champion, for its page and for Markdown."""
+"""The comparison with the champion as texts, for a report's page and for Markdown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SLICES = {
 """Slices of a comparison, and their names for people."""
 
 
-class Row(NamedTuple):
+class ViewRow(NamedTuple):
     """A slice, a source or a word, and how the models differ there."""
 
     name: str
@@ -43,7 +43,7 @@ class Row(NamedTuple):
     change: str
 
 
-class Beside(NamedTuple):
+class ChampionView(NamedTuple):
     """The comparison, as texts."""
 
     champion: str
@@ -52,14 +52,14 @@ class Beside(NamedTuple):
     """One sentence."""
     reference: str
     """One sentence on the best version so far; empty where there is none."""
-    slices: list[Row]
-    sources: dict[str, list[Row]]
+    slices: list[ViewRow]
+    sources: dict[str, list[ViewRow]]
     """`better` and `worse`."""
-    words: dict[str, list[Row]]
+    words: dict[str, list[ViewRow]]
 
 
-def read_beside(report: Mapping[str, Any]) -> Beside | None:
-    """Returns what a report says of the champion; None if it was compared with none.
+def read_champion_view(report: Mapping[str, Any]) -> ChampionView | None:
+    """Returns the comparison of a report with the champion; None if there was no champion.
 
     Args:
       report: a report; what it lacks is left out.
@@ -70,7 +70,7 @@ def read_beside(report: Mapping[str, Any]) -> Beside | None:
     version = find_number(champion, "version")
     named = f"version {version:.0f}" if version is not None else _name(champion, "path")
     compared = look_up(report, "verdict.comparison")
-    return Beside(
+    return ChampionView(
         champion=named,
         summary=_summary(champion, compared, named),
         reference=_reference(report),
@@ -92,7 +92,7 @@ def read_beside(report: Mapping[str, Any]) -> Beside | None:
 
 def _rows(
     values: object, path: str, names: tuple[str, str, str], how: Callable[[float | None], str]
-) -> list[Row]:
+) -> list[ViewRow]:
     """Returns the entries of a list as texts.
 
     Args:
@@ -103,7 +103,7 @@ def _rows(
     """
     name, count, change = names
     return [
-        Row(
+        ViewRow(
             _name(row, name),
             format_or_missing(find_number(row, count), format_count),
             how(find_number(row, change)),
@@ -112,7 +112,7 @@ def _rows(
     ]
 
 
-def _slices(compared: object) -> list[Row]:
+def _slices(compared: object) -> list[ViewRow]:
     """Returns the slices with their intervals, where they have one."""
     rows = _rows(compared, "slices", ("name", "words", "change"), _percent)
     shown = []
@@ -120,7 +120,7 @@ def _slices(compared: object) -> list[Row]:
         low, high = find_number(values, "low"), find_number(values, "high")
         between = "" if low is None or high is None else f" ({_percent(low)} to {_percent(high)})"
         name = SLICES.get(row.name, row.name)
-        shown.append(Row(name, row.times, row.change + between))
+        shown.append(ViewRow(name, row.times, row.change + between))
     return shown
 
 

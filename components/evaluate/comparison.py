@@ -1,6 +1,6 @@
 """The challenger against another model, on the same raw text, with a confidence interval.
 
-Everything is read from the report, where both models have their sums over the same words.
+Both models have their sums over the same words in the report.
 If their vocabularies differ, unknown words also pay for their spelling on both sides
 (docs/decisions/0015), so neither gains by knowing less. What is resampled is sources, the files
 of the corpus (docs/decisions/0024).
@@ -24,13 +24,12 @@ from components.evaluate.judging import (
     relation,
     slice_tail,
 )
-from components.evaluate.report_fields import MISSING, look_up
-from components.evaluate.sums import Pair, read_documents, read_pair, read_slices
+from components.evaluate.report import SliceSums
+from components.evaluate.sums import Pair
 from model.config import GateConfig
 from model.evaluation.slices import CHALLENGER_ONLY, CHAMPION_ONLY, SLICES
 
 SHOWN_SOURCES = 10
-_OURS = "splits.test"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +51,7 @@ class SliceChange:
 
 
 @dataclasses.dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """How the challenger does against another model."""
 
     unit: str
@@ -101,65 +100,38 @@ class Comparison:
         }
 
 
-def compare_with_champion(
-    report: object, limits: GateConfig, problems: list[str]
-) -> Comparison | None:
-    """Compares a report's two models; says in `problems` what keeps it from doing so."""
-    pair = _read_models(report, "champion", problems)
-    if pair is None:
-        return None
-    read = read_slices(report, "champion.slices", pair, SLICES, problems)
-    if read is None or not _is_decidable(pair, "champion", limits, problems):
-        return None
-    slices = _judge_slices(*read, limits)
+def compare_with_champion(pair: Pair, slices: SliceSums, limits: GateConfig) -> ModelComparison:
+    """Compares the challenger with the champion, and the slices of their words."""
+    judged = _judge_slices(slices.words, slices.differences, limits)
     return _compare(
-        pair, limits, margin=limits.tolerance, tail=champion_tail(limits), slices=slices
+        pair, limits, margin=limits.tolerance, tail=champion_tail(limits), slices=judged
     )
 
 
-def compare_with_reference(
-    report: object, path: str, limits: GateConfig, problems: list[str]
-) -> Comparison | None:
-    """Compares the challenger with the best version so far, without slices.
-
-    Args:
-      report: a report.
-      path: where that version's sums are: `reference`, or `champion` where both are one.
-      limits: those of the gate.
-      problems: gets what keeps it from comparing.
-    """
-    pair = _read_models(report, path, problems)
-    if pair is None or not _is_decidable(pair, "reference", limits, problems):
-        return None
+def compare_with_reference(pair: Pair, limits: GateConfig) -> ModelComparison:
+    """Compares the challenger with the best version so far, without slices."""
     return _compare(pair, limits, margin=limits.max_drift, tail=reference_tail(limits))
 
 
-def _read_models(report: object, path: str, problems: list[str]) -> Pair | None:
-    found: list[str] = []
-    same = look_up(report, f"{path}.same_vocabulary", missing=MISSING)
-    if type(same) is not bool:
-        found.append(f"{path}.same_vocabulary is not true or false")
-    theirs = f"{path}.test"
-    mine, other = (read_documents(report, one, found) for one in (_OURS, theirs))
-    if not found and [row[:2] for row in mine] != [row[:2] for row in other]:
-        found.append(f"{_OURS}.documents and {theirs}.documents are of other documents")
-    problems += [one for one in found if one not in problems]
-    return None if found else read_pair(mine, other, spelled=not same)
+def why_undecidable(pair: Pair, other: str, limits: GateConfig) -> str:
+    """Returns why the test text has too few sources for an interval; empty if it has enough.
 
-
-def _is_decidable(pair: Pair, other: str, limits: GateConfig, problems: list[str]) -> bool:
+    Args:
+      pair: the two models.
+      other: what the challenger is compared with, for the text.
+      limits: of the gate.
+    """
     words, _ = pair.in_groups()
     if can_decide(words, limits):
-        return True
+        return ""
     count = int((pair.words > 0).sum())
-    problems.append(
+    return (
         f"it can't be decided whether the model is worse than the {other}: the test text comes "
         f"from {count:,} {'file' if count == 1 else 'files'}, which count as "
         f"{float(effective_sources(words)):.1f} of equal size, and {limits.min_units} are needed "
         "(gate.min_units), as pieces of one file are alike; split the text into more files, one "
         "for each article, chapter or day, and prepare it again"
     )
-    return False
 
 
 def _compare(
@@ -169,10 +141,10 @@ def _compare(
     margin: float,
     tail: float,
     slices: tuple[SliceChange, ...] = (),
-) -> Comparison:
+) -> ModelComparison:
     words, differences = pair.in_groups()
     interval = estimate(differences, words, tail=tail)
-    return Comparison(
+    return ModelComparison(
         unit="source",
         units=int((pair.words > 0).sum()),
         effective_units=float(effective_sources(words)),

@@ -1,8 +1,7 @@
 """The gate: may this model be exported? Pure, and closed unless everything is clear.
 
-Whatever the report lacks or contradicts is a reason to reject, so a defect upstream
-never lets a model through. Perplexities are computed here from the sums; the ratios in
-the report only have to agree with them. docs/decisions/0014 and 0024 say why the rules are these.
+Whatever the report lacks or contradicts is a reason to reject (`components.evaluate.report`), so a
+defect upstream never lets a model through. docs/decisions/0014 and 0024 say why the rules are these.
 """
 
 from __future__ import annotations
@@ -10,44 +9,42 @@ from __future__ import annotations
 import dataclasses
 import os
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 from components.evaluate.comparison import (
-    Comparison,
+    ModelComparison,
     SliceChange,
     compare_with_champion,
     compare_with_reference,
+    why_undecidable,
 )
 from components.evaluate.judging import BETTER, NOT_WORSE, UNCLEAR, WORSE
-from components.evaluate.report_fields import (
-    MISSING,
+from components.evaluate.report import (
+    REPORT_FORMAT,
+    Problems,
+    Report,
     Score,
-    format_apart,
-    look_up,
-    read_score,
-    read_words,
+    T,
 )
+from components.evaluate.report_fields import format_apart
+from components.evaluate.sums import Pair
 from model.config import GateConfig
 
 PASSED = "PASSED"
 REJECTED = "REJECTED"
 
-REPORT_FORMAT = 4
-"""The `format_version` of the reports that the gate understands."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the gate decided, and why."""
+    """The gate's decision and its reasons."""
 
     status: str
     """`PASSED` or `REJECTED`."""
     reasons: tuple[str, ...]
     """If rejected, everything that speaks against the model; if passed, what was checked."""
-    comparison: Comparison | None = None
+    comparison: ModelComparison | None = None
     """With the champion, where there is one and it can be compared."""
-    reference: Comparison | None = None
+    reference: ModelComparison | None = None
     """With the best version so far, the same."""
 
     @property
@@ -67,7 +64,7 @@ class Verdict:
 
 @dataclasses.dataclass
 class _Findings:
-    """What speaks for a model, and what against it."""
+    """Checks that a model passed, and problems that reject it."""
 
     checks: list[str] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
@@ -79,8 +76,22 @@ class _Findings:
         else:
             self.problems.append(text + hint)
 
+    def take(self, part: T | Problems) -> T | None:
+        """Returns a part of the report; None, with its problems noted once, if it has any."""
+        if not isinstance(part, Problems):
+            return part
+        self.problems += [one for one in part.texts if one not in self.problems]
+        return None
 
-def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
+    def can_decide(self, pair: Pair, other: str, limits: GateConfig) -> bool:
+        """Returns whether the test text has enough sources; notes a problem if not."""
+        problem = why_undecidable(pair, other, limits)
+        if problem:
+            self.problems.append(problem)
+        return not problem
+
+
+def decide(report: Report, *, limits: GateConfig) -> Verdict:
     """Decides whether the model of a report may be exported.
 
     The rules: the test perplexity is at most `limits.max_perplexity`, and not above that of
@@ -91,25 +102,24 @@ def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
     significantly not worse than it by more than `limits.max_drift`.
 
     Args:
-      report: what `evaluate_checkpoint` returns, without JSON's nulls for non-finite numbers.
+      report: the report.
       limits: what the model must reach.
 
     Returns:
       PASSED with what was checked, or REJECTED with all that fails.
     """
     found = _Findings()
-    version = look_up(report, "format_version")
-    if type(version) is not int or version != REPORT_FORMAT:
+    if not report.known_format:
         found.problems.append(
             f"format_version is not {REPORT_FORMAT}, which is all this gate reads"
         )
-    model = read_score(report, "splits.test", found.problems)
-    if model or look_up(report, "splits.test.left_out.words"):
+    model = found.take(report.test)
+    if model or (report.left_out and not isinstance(report.left_out, Problems)):
         _check_left_out(report, model, limits, found)
     if model:
         _check_limit(model, limits, found)
     for name in limits.beat:
-        baseline = read_score(report, f"baseline.{name}", found.problems)
+        baseline = found.take(report.baselines[name])
         if model and baseline:
             _check_baseline(model, baseline, name, found)
     comparison = _check_champion(report, limits, found)
@@ -120,15 +130,14 @@ def decide(report: Mapping[str, Any], *, limits: GateConfig) -> Verdict:
 
 
 def _check_left_out(
-    report: object, model: Score | None, limits: GateConfig, found: _Findings
+    report: Report, model: Score | None, limits: GateConfig, found: _Findings
 ) -> None:
     """Checks that what the model has seen is known, and that enough of the test text is not."""
-    words = model.words if model else 0
-    left_out = read_words(report, "splits.test.left_out.words", found.problems, least=0)
-    unknown = look_up(report, "splits.test.left_out.unknown", missing=MISSING)
-    if unknown is not None:
-        text = unknown if isinstance(unknown, str) and unknown else "left_out.unknown is no text"
-        found.problems.append(f"it can't be known what test text the model has seen: {text}")
+    words, left_out = model.words if model else 0, found.take(report.left_out)
+    if report.seen_unknown:
+        found.problems.append(
+            f"it can't be known what test text the model has seen: {report.seen_unknown}"
+        )
     if left_out is None:
         return
     text = f"{words:,} test words that no model has seen"
@@ -169,76 +178,56 @@ def _check_baseline(model: Score, baseline: Score, name: str, found: _Findings) 
     )
 
 
-def _check_champion(report: object, limits: GateConfig, found: _Findings) -> Comparison | None:
-    champion = _read_version(report, "champion", found)
+def _check_champion(report: Report, limits: GateConfig, found: _Findings) -> ModelComparison | None:
+    if report.champion is None:
+        found.checks.append("there is no champion to compare with")
+        return None
+    champion = found.take(report.champion)
     if champion is None:
         return None
-    refused = _why_refused(champion, "champion")
-    if refused:
-        found.problems.append(f"the champion can't be compared with: {refused}")
+    if champion.refused:
+        found.problems.append(f"the champion can't be compared with: {champion.refused}")
         return None
-    comparison = compare_with_champion(report, limits, found.problems)
-    if comparison:
-        _check_difference(comparison, limits, found)
-        _check_slices(comparison, limits, found)
+    pair, slices = found.take(champion.pair), found.take(champion.slices)
+    if pair is None or slices is None or not found.can_decide(pair, "champion", limits):
+        return None
+    comparison = compare_with_champion(pair, slices, limits)
+    _check_difference(comparison, limits, found)
+    _check_slices(comparison, limits, found)
     return comparison
 
 
-def _read_version(report: object, name: str, found: _Findings) -> Mapping[str, Any] | None:
-    """Returns the part of a report on another version; None where there is none, or it is bad."""
-    version = look_up(report, name, missing=MISSING)
-    if version is None:
-        if name == "champion":
-            found.checks.append("there is no champion to compare with")
-        return None
-    if not isinstance(version, Mapping):
-        lacking = "missing" if version is MISSING else f"a {type(version).__name__}"
-        found.problems.append(f"{name} is {lacking}; it must be a {name} or null")
-        return None
-    return version
-
-
-def _why_refused(version: Mapping[str, Any], name: str) -> str:
-    refused = version.get("refused", MISSING)
-    if refused is None:
-        return ""
-    return refused if isinstance(refused, str) and refused else f"{name}.refused is no text"
-
-
-def _check_reference(report: object, limits: GateConfig, found: _Findings) -> Comparison | None:
-    """Checks that many small losses, each within the tolerance, don't add up."""
-    reference = _read_version(report, "reference", found)
+def _check_reference(
+    report: Report, limits: GateConfig, found: _Findings
+) -> ModelComparison | None:
+    """Checks that many small losses, each within the margin, don't add up."""
+    reference = found.take(report.reference)
     if reference is None:
         return None
-    path = str(reference.get("path"))
-    named = f"the best version so far ({os.path.basename(os.path.normpath(path))})"
-    rebase = f"charloom registry rebase {shlex.quote(os.path.dirname(path) or '.')} VERSION"
-    refused = _why_refused(reference, "reference")
-    if refused:
+    named = f"the best version so far ({os.path.basename(os.path.normpath(reference.path))})"
+    model = shlex.quote(os.path.dirname(reference.path) or ".")
+    rebase = f"charloom registry rebase {model} VERSION"
+    if reference.refused:
         found.problems.append(
-            f"{named} can't be compared with: {refused}; {rebase} takes another as reference"
+            f"{named} can't be compared with: {reference.refused}; {rebase} takes another as "
+            "reference"
         )
         return None
-    is_champion = reference.get("is_champion")
-    if type(is_champion) is not bool:
-        found.problems.append("reference.is_champion is not true or false")
+    pair = found.take(reference.pair)
+    if pair is None or not found.can_decide(pair, "reference", limits):
         return None
-    if is_champion and look_up(report, "champion.path") != reference.get("path"):
-        found.problems.append("reference.is_champion is true, but the champion is another version")
-        return None
-    where = "champion" if is_champion else "reference"
-    compared = compare_with_reference(report, where, limits, found.problems)
-    if compared:
-        found.judge(
-            compared.relation in (BETTER, NOT_WORSE),
-            f"{'not ' if compared.relation in (BETTER, NOT_WORSE) else 'may be '}worse than "
-            f"{named} by more than {limits.max_drift:.2%}: {_interval(compared)}",
-            hint=f" (gate.max_drift); train on, or accept the loss by {rebase}",
-        )
+    compared = compare_with_reference(pair, limits)
+    good = compared.relation in (BETTER, NOT_WORSE)
+    found.judge(
+        good,
+        f"{'not ' if good else 'may be '}worse than {named} by more than {limits.max_drift:.2%}: "
+        f"{_interval(compared)}",
+        hint=f" (gate.max_drift); train on, or accept the loss by {rebase}",
+    )
     return compared
 
 
-def _interval(compared: Comparison) -> str:
+def _interval(compared: ModelComparison) -> str:
     change = _percent(compared.perplexity_change)
     low = _percent(compared.perplexity_change_low)
     high = _percent(compared.perplexity_change_high)
@@ -249,7 +238,7 @@ def _interval(compared: Comparison) -> str:
     )
 
 
-def _check_difference(compared: Comparison, limits: GateConfig, found: _Findings) -> None:
+def _check_difference(compared: ModelComparison, limits: GateConfig, found: _Findings) -> None:
     interval = _interval(compared)
     if compared.relation == BETTER:
         found.checks.append(f"better than the champion: {interval}")
@@ -270,7 +259,7 @@ def _check_difference(compared: Comparison, limits: GateConfig, found: _Findings
         )
 
 
-def _check_slices(compared: Comparison, limits: GateConfig, found: _Findings) -> None:
+def _check_slices(compared: ModelComparison, limits: GateConfig, found: _Findings) -> None:
     lost = [one for one in compared.slices if one.lost]
     found.problems += [_slice_text(one, compared.slice_confidence, limits) for one in lost]
     if not lost:

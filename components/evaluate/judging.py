@@ -1,4 +1,4 @@
-"""What the differences between two models say: pure functions of arrays of sums.
+"""Judges differences between two models: pure functions of arrays of sums.
 
 All take any number of leading axes, so that the simulation of `bench.gate` judges many trials
 at once by the very rules of the gate.
@@ -15,7 +15,7 @@ from model.evaluation.slices import CHALLENGER_ONLY, CHAMPION_ONLY, NEITHER, SLI
 
 BETTER, NOT_WORSE, WORSE, UNCLEAR = "better", "not worse", "worse", "unclear"
 NIGHTS = 100
-"""A reference is compared with that often; the level of its interval allows for all of them."""
+"""How often a version is compared with one reference; the level of its interval allows for all of them."""
 MIN_SLICE_WORDS = 200
 """A slice with fewer words says nothing."""
 ONE = "known to one"

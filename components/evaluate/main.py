@@ -16,6 +16,7 @@ from typing import Any
 from components.evaluate.gate import decide
 from components.evaluate.markdown import render_markdown
 from components.evaluate.page import render_page
+from components.evaluate.report import Report
 from components.evaluate.report_fields import format_figure, look_up
 from model.config import Config, to_dict
 from model.errors import InputError
@@ -43,7 +44,7 @@ def run(
 ) -> dict[str, Any]:
     """Evaluates the best checkpoint and writes a report with the gate's verdict.
 
-    A rejection is no error: the caller looks at the verdict.
+    A rejection is not an error: the caller checks the verdict.
 
     Args:
       records: folder that prepare made.
@@ -56,7 +57,7 @@ def run(
       identity: of the run of the pipeline, if this is part of one.
 
     Returns:
-      What `report.json` holds.
+      The content of `report.json`.
 
     Raises:
       InputError: a folder can't be read or written, or `report` holds something else.
@@ -72,7 +73,7 @@ def run(
 
 def judge(measured: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Returns a report with the gate's verdict and the limits that it applied."""
-    verdict = decide(measured, limits=config.gate)
+    verdict = decide(Report.from_dict(measured), limits=config.gate)
     return {**measured, "gate": to_dict(config.gate), "verdict": verdict.to_dict()}
 
 
@@ -117,7 +118,7 @@ def check_folder(folder: str) -> None:
     """Makes sure that a report can be written to `folder`; makes the folders above it.
 
     Raises:
-      InputError: it can't be written, or it holds something that is no report of ours.
+      InputError: it can't be written, or it holds something other than a report.
     """
     target = os.path.realpath(folder)
     parent = os.path.dirname(target)
@@ -128,7 +129,7 @@ def check_folder(folder: str) -> None:
         raise _not_writable(folder, error) from None
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"{parent} is not writable; choose another folder for the report")
-    # A folder of the registry holds a report.json as well, beside a model we must not remove.
+    # A folder of the registry holds a report.json as well, next to a model we must not remove.
     if found and (REPORT_FILE not in found or not found <= _OUR_FILES):
         other = sorted(found - _OUR_FILES or found)[0]
         raise InputError(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from components.evaluate.champion_view import Row, card_address, read_beside
+from components.evaluate.champion_view import ViewRow, card_address, read_champion_view
 from components.evaluate.gate import PASSED, REJECTED
 from components.evaluate.report_fields import find_items, look_up
-from components.evaluate.report_tables import list_facts, slice_rows
+from components.evaluate.report_tables import list_figures, slice_rows
 from components.html import visible
 from model.text.display import markdown, table
 
@@ -26,10 +26,10 @@ def render_markdown(report: Mapping[str, Any]) -> str:
             f"- {markdown(visible(reason))}" for reason in find_items(report, "verdict.reasons")
         ),
         "## Figures",
-        table(["", "", ""], [list(fact) for fact in list_facts(report)]),
+        table(["", "", ""], [list(figure) for figure in list_figures(report)]),
         "## Slices of the test words",
         table(["in training", "words", "share", "model", "unigram"], slice_rows(report)),
-        *_beside(report),
+        *_compare(report),
     ]
     card = card_address(report)
     if card:
@@ -37,15 +37,15 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _beside(report: Mapping[str, Any]) -> list[str]:
-    beside = read_beside(report)
-    if beside is None:
+def _compare(report: Mapping[str, Any]) -> list[str]:
+    view = read_champion_view(report)
+    if view is None:
         return []
-    parts = ["## Against the champion", markdown(beside.summary), markdown(beside.reference)]
+    parts = ["## Against the champion", markdown(view.summary), markdown(view.reference)]
     for title, last, rows in (
-        ("slice", "perplexity", {"": beside.slices}),
-        ("source", "perplexity", beside.sources),
-        ("word", "bits in all", beside.words),
+        ("slice", "perplexity", {"": view.slices}),
+        ("source", "perplexity", view.sources),
+        ("word", "bits in all", view.words),
     ):
         for way, found in rows.items():
             if found:
@@ -54,5 +54,5 @@ def _beside(report: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _table(name: str, last: str, rows: list[Row]) -> str:
+def _table(name: str, last: str, rows: list[ViewRow]) -> str:
     return table([name, "count", last], [list(row) for row in rows])

@@ -20,14 +20,14 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from components.evaluate.champion_view import card_address, read_beside
+from components.evaluate.champion_view import card_address, read_champion_view
 from components.evaluate.gate import PASSED, REJECTED
 from components.evaluate.report_fields import find_items, find_number, format_figure, look_up
 from components.evaluate.report_tables import (
     format_count,
     format_or_missing,
     format_percent,
-    list_facts,
+    list_figures,
     list_slices,
 )
 from components.html import LINE_END, NOT_AVAILABLE, load_template, visible
@@ -74,13 +74,13 @@ def render_page(report: Mapping[str, Any]) -> str:
         status=PASSED if passed else REJECTED,
         reasons=[visible(reason) for reason in find_items(report, "verdict.reasons")],
         perplexity=format_or_missing(find_number(report, "splits.test.perplexity"), format_figure),
-        facts=list_facts(report),
+        figures=list_figures(report),
         curves=draw_curves(train, valid),
         curves_note=_curves_note(valid),
         slices=slices,
         bars=draw_bars([(row["name"], row["model"], row["unigram"]) for row in slices]),
         samples=_sample_rows(report),
-        beside=read_beside(report),
+        view=read_champion_view(report),
         card=card_address(report),
         worst=sources[:SHOWN_SOURCES],
         best=sources[SHOWN_SOURCES:][-SHOWN_SOURCES:],
@@ -171,7 +171,7 @@ def _origins(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _config_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns `section.field` and value; the gate's limits are those of the verdict."""
+    """Returns `section.field` and value; the gate's limits are the ones that the verdict applied."""
     config = look_up(report, "config")
     sections = dict(config) if isinstance(config, Mapping) else {}
     if isinstance(look_up(report, "gate"), Mapping):
@@ -186,7 +186,7 @@ def _config_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def draw_curves(train: Points, valid: Points) -> Markup | None:
-    """Returns perplexity by step as SVG, or None when there is no point."""
+    """Returns perplexity by step as SVG, or None if there are no points."""
     if not train and not valid:
         return None
     with matplotlib.style.context(_STYLE, after_reset=True):

@@ -61,7 +61,7 @@ def _remark_bits(report: Mapping[str, Any]) -> str:
     return f"estimated, with a space after each word; {remark}"
 
 
-def list_facts(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def list_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Returns label, value and remark of the key figures."""
     number = functools.partial(find_number, report)
     test, words = number("splits.test.perplexity"), number("splits.test.words")

@@ -1,23 +1,18 @@
-"""Reads the sums over documents and slices of a report; what is wrong with them is a problem."""
+"""Sums over documents, and what two models differ by on the sources of the documents."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from components.evaluate.report_fields import AGREEMENT, MISSING, look_up, read_number, read_words
 from model.evaluation.sources import group_numbers, number_sources
 
 Floats = npt.NDArray[np.float64]
-ROUNDED = 1e-3
-"""By how much the differences of the slices of a source may miss its difference, in nats."""
 
 
-class Row(NamedTuple):
+class DocumentSums(NamedTuple):
     """Sums over a document, which is a record of the test split."""
 
     source: str
@@ -42,7 +37,7 @@ class Pair(NamedTuple):
         return words.astype(np.float64), differences.astype(np.float64)
 
 
-def read_pair(ours: list[Row], theirs: list[Row], *, spelled: bool) -> Pair:
+def pair_documents(ours: list[DocumentSums], theirs: list[DocumentSums], *, spelled: bool) -> Pair:
     """Adds two models' documents up by source.
 
     Args:
@@ -60,114 +55,3 @@ def read_pair(ours: list[Row], theirs: list[Row], *, spelled: bool) -> Pair:
     words = np.asarray([row.words for row in ours], np.float64)
     sums = (np.bincount(where, one).astype(np.float64) for one in (words, gaps))
     return Pair(names, *sums)
-
-
-def read_documents(report: object, path: str, problems: list[str]) -> list[Row]:
-    """Reads the documents of a split, which have to add up to its sums."""
-    documents = look_up(report, f"{path}.documents", missing=MISSING)
-    if not isinstance(documents, list) or not documents:
-        problems.append(
-            f"{path}.documents is {_lacking(documents)}; it must be a list of documents"
-        )
-        return []
-    rows, found = list[Row](), list[str]()
-    for at, document in enumerate(documents):
-        rows.append(_read_row(document, found))
-        if found:
-            problems.append(f"{path}.documents[{at}]: {found[0]}")
-            return []
-    return _checked_sums(report, path, rows, problems)
-
-
-def _read_row(values: object, problems: list[str]) -> Row:
-    source = look_up(values, "source")
-    if not isinstance(source, str) or not source:
-        problems.append("source is missing; it must name the file of the document")
-        source = ""
-    words = read_words(values, "words", problems, least=0)
-    total = read_number(values, "log_likelihood", problems)
-    paid = read_number(values, "spelling_log_likelihood", problems)
-    for field, value in (("log_likelihood", total), ("spelling_log_likelihood", paid)):
-        if value is not None and value > 0:
-            problems.append(f"{field} is {value:g}; it must not be above 0")
-    return Row(source, words or 0, total or 0.0, paid or 0.0)
-
-
-def _checked_sums(report: object, path: str, rows: list[Row], problems: list[str]) -> list[Row]:
-    """Returns the rows if they add up to the sums of the split."""
-    found: list[str] = []
-    words = read_words(report, f"{path}.words", found)
-    totals = [
-        read_number(report, f"{path}.{field}", found)
-        for field in ("log_likelihood", "spelling_log_likelihood")
-    ]
-    if not found:
-        counted = sum(row.words for row in rows)
-        if counted != words:
-            found.append(f"{path}.documents has {counted:,} words, not {words:,}")
-        sums = (row.log_likelihood for row in rows), (row.spelling for row in rows)
-        for values, total in zip(sums, totals, strict=True):
-            added = math.fsum(values)
-            if not math.isclose(added, total or 0.0, rel_tol=AGREEMENT, abs_tol=AGREEMENT):
-                found.append(f"{path}.documents adds up to {added:.9g}, not {total:.9g}")
-    problems += [one for one in found if one not in problems]
-    return [] if found else rows
-
-
-def read_slices(
-    report: object, path: str, pair: Pair, names: tuple[str, ...], problems: list[str]
-) -> tuple[Floats, Floats] | None:
-    """Reads the slices of a comparison, which have to add up to its sources.
-
-    Args:
-      report: a report.
-      path: dotted, of the slices.
-      pair: the sources.
-      names: of the slices, K of them.
-      problems: gets what is wrong.
-
-    Returns:
-      `[K, G]` words and differences by group of sources.
-    """
-    slices = look_up(report, path, missing=MISSING)
-    if not isinstance(slices, Mapping) or set(slices) != set(names):
-        problems.append(f"{path} must be the slices {', '.join(names)}")
-        return None
-    words, differences = pair.in_groups()
-    read = []
-    for field in ("words", "difference"):
-        columns = [_read_column(slices, name, field, len(words)) for name in names]
-        for name, column in zip(names, columns, strict=True):
-            if column is None:
-                problems.append(f"{path}.{name}.{field} must be {len(words):,} finite numbers")
-                return None
-        read.append(np.asarray(columns))
-    counts, gaps = read
-    if (counts < 0).any() or (counts.sum(0) != words).any():
-        problems.append(f"{path} have other words than the sources")
-    elif not np.allclose(gaps.sum(0), differences, rtol=AGREEMENT, atol=ROUNDED):
-        problems.append(f"{path} don't add up to the differences of the sources")
-    elif gaps[counts == 0].any():
-        problems.append(f"{path} have differences without words")
-    else:
-        return counts, gaps
-    return None
-
-
-def _read_column(slices: Mapping[str, Any], name: str, field: str, size: int) -> Floats | None:
-    values = look_up(slices[name], field)
-    if not isinstance(values, list) or len(values) != size:
-        return None
-    if not all(type(one) in (int, float) for one in values):
-        return None
-    try:
-        column = np.asarray(values, np.float64)
-    except OverflowError:
-        return None
-    return column if np.isfinite(column).all() else None
-
-
-def _lacking(value: object) -> str:
-    if value is MISSING:
-        return "missing"
-    return "empty" if isinstance(value, list) else f"a {type(value).__name__}"

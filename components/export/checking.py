@@ -33,7 +33,7 @@ TIMEOUT_SECONDS = 600
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """What a model may take to answer one request."""
+    """Limits on the time and memory that a model takes to answer one request."""
 
     latency_ms: float = 2_000.0
     """Of the slowest recorded request, the median of some tries."""
@@ -80,7 +80,7 @@ def check_in_fresh_process(
 
     Args:
       folder: of the SavedModel, with its requests.json.
-      budget: what it may take.
+      budget: limits on its time and memory.
       otherwise: what an error says of the model's fate.
 
     Returns:

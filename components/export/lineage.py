@@ -1,10 +1,10 @@
-"""What a run begins with and is compared with: its place in the line of champions.
+"""The versions that a run begins with and is compared with: its place in the line of champions.
 
-A run is known by an identity, which report and manifest of what it published carry. It holds the
-digests of what the run begins with and is compared with: the same text after another champion is
-another run. Run again, it begins with what it began with before, and is compared with the same
-version, although what it made has become the champion meanwhile; so it comes to the same model,
-which is there already.
+A run has an identity, which its report and the manifest of its version carry. It includes the
+digests of the versions that the run begins with and is compared with: the same text after another
+champion is another run. Run again, it begins with the same version and is compared with the same
+one, even if its own version has become the champion meanwhile; so it arrives at the same model,
+which is already published.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from components.evaluate.report_fields import look_up
 from components.export.manifest import made_of
-from components.export.registry import champion_folder, entry_folder, find_model, read_pointer
+from components.export.registry import RegisteredModel, find_model
 from model.errors import InputError
+from model.files import holds_saved_model
 
 CHAMPION = "champion"
 """Stands for the folder of the registry's champion."""
@@ -41,54 +43,33 @@ Identify = Callable[[str, str], str]
 compared with; empty where there is none."""
 
 
-def find_beginning(registry: str, name: str, *, warm_start: str, identify: Identify) -> Beginning:
-    """Looks up what a run begins with and is compared with, and which run it is.
+def find_beginning(model: RegisteredModel, *, warm_start: str, identify: Identify) -> Beginning:
+    """Finds the versions that a run begins with and is compared with, and the run's identity.
 
     Args:
-      registry: folder of all models.
-      name: the model's name in it.
+      model: the model of which the run makes a new version.
       warm_start: empty, `CHAMPION`, or the folder of a version or of a model.
       identify: gives the run's identity.
 
     Raises:
       InputError: a version is damaged or can't be found.
     """
-    champion = champion_folder(registry, name) or ""
+    champion = model.champion_folder() or ""
     follows = warm_start == CHAMPION or (
-        bool(champion)
-        and os.path.realpath(warm_start) == os.path.realpath(os.path.join(registry, name))
+        bool(champion) and os.path.realpath(warm_start) == os.path.realpath(model.folder)
     )
     base = champion if follows else _find(warm_start)
     report = _read_report(champion) if champion else {}
     if report.get("run"):
-        begun = _digest_in(report, "warm_start", "checkpoint") if follows else _digest_of(base)
-        run = identify(begun, _digest_in(report, "champion", "checkpoint_digest"))
+        begun = _text(report, "warm_start.checkpoint") if follows else _digest_of(base)
+        run = identify(begun, _text(report, "champion.checkpoint_digest"))
         if run == report["run"]:
             print(f"{champion} was made by this very run", flush=True)
             base = _path_in(report, "warm_start") if follows else base
-            reference = _named_in(report, "reference")  # if it is gone, the gate says so
+            reference = _text(report, "reference.path")  # if it is gone, the gate says so
             return Beginning(_path_in(report, "champion"), base, run, reference)
     run = identify(_digest_of(base), _digest_of(champion))
-    return Beginning(champion, base, run, find_reference(os.path.join(registry, name)))
-
-
-def find_reference(model: str) -> str:
-    """Returns the folder of a model's best version so far, whether it is still there or not.
-
-    Args:
-      model: a model's folder, `<registry>/<name>`; for any other the result is empty, as it is
-        where no reference was set.
-
-    Raises:
-      InputError: champion.json is damaged, or the folder holds another version by now.
-    """
-    pointer = read_pointer(model)
-    if pointer is None or pointer.reference is None:
-        return ""
-    folder = os.path.join(model, str(pointer.reference.version))
-    if not os.path.isdir(folder):
-        return folder
-    return entry_folder(model, pointer.reference, is_reference=True)
+    return Beginning(champion, base, run, model.reference_folder() or "")
 
 
 def _find(warm_start: str) -> str:
@@ -108,22 +89,15 @@ def _digest_of(version: str) -> str:
     return digest
 
 
-def _digest_in(report: dict[str, Any], part: str, field: str) -> str:
-    """Returns a digest in a part of a report; an empty one if there is none."""
-    found = report.get(part)
-    return str(found.get(field) or "") if isinstance(found, dict) else ""
-
-
-def _named_in(report: dict[str, Any], part: str) -> str:
-    """Returns the version that a part of a report names."""
-    found = report.get(part)
-    return str(found.get("path") or "") if isinstance(found, dict) else ""
+def _text(report: dict[str, Any], path: str) -> str:
+    """Returns the text at a dotted path of a report; an empty one if there is none."""
+    return str(look_up(report, path) or "")
 
 
 def _path_in(report: dict[str, Any], part: str) -> str:
     """Returns the version that a part of a report names, if it is still there."""
-    path = _named_in(report, part)
-    if path and not os.path.exists(os.path.join(path, "saved_model.pb")):
+    path = _text(report, f"{part}.path")
+    if path and not holds_saved_model(path):
         print(f"{path} is gone, and left out", flush=True)
         return ""
     return path

@@ -23,7 +23,7 @@ from components.export.publishing import (
     finish,
     publish_once,
 )
-from components.export.registry import check_name, staging_folder
+from components.export.registry import RegisteredModel, check_name
 from model.checkpointing.published import save_published
 from model.checkpointing.seen_records import save_version
 from model.checkpointing.trained import load_model
@@ -73,14 +73,14 @@ def run(
         nothing is published, or nothing changes where it was before.
     """
     check_name(name)
-    content = _read_report(report)
+    model, content = RegisteredModel(registry, name), _read_report(report)
     digests, export = describe_digests(content), describe_export(precision)
-    published = find_published(registry, name, digests=digests, export=export)
+    published = find_published(model, digests=digests, export=export)
     if published:
         if budget is not None:
             check_in_fresh_process(published, budget, otherwise=f"{published} stays as it is")
-        return _finish(registry, name, published, content)
-    staged = staging_folder(registry, name)
+        return _finish(model, published, content)
+    staged = model.stage()
     try:
         checked = _fill(
             staged,
@@ -93,25 +93,25 @@ def run(
         checked |= check_in_fresh_process(staged, budget or Budget())
         _write(staged, "model_card.md", model_card(content, name=name, checked=checked))
         write_manifest(staged, digests, export=export)
-        version = publish_once(registry, name, staged=staged, digests=digests, export=export)
+        version = publish_once(model, staged, digests=digests, export=export)
         is_new = not os.path.exists(staged)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
     if not is_new:
-        return _finish(registry, name, version, content)
+        return _finish(model, version, content)
     print(
         f"published {version} (compared with its checkpoint on {checked['words']:,} words, "
         f"largest difference {checked['max_difference']:.1g} nats; "
         f"{checked['latency_ms']:.1f} ms a request, {checked['memory_mb']:,.0f} MB)",
         flush=True,
     )
-    print(finish(registry, name, version, content), flush=True)
+    print(finish(model, version, report=content), flush=True)
     return version
 
 
-def _finish(registry: str, name: str, published: str, content: Mapping[str, Any]) -> str:
+def _finish(model: RegisteredModel, published: str, content: Mapping[str, Any]) -> str:
     """Finishes what an earlier or another export of the same has begun."""
-    said = finish(registry, name, published, content)
+    said = finish(model, published, report=content)
     print(f"{published} is published already; {said}", flush=True)
     return published
 

@@ -20,7 +20,7 @@ EXPORT = "export"
 
 
 def code_version() -> str:
-    """Returns the version of this package and of what it reads and writes.
+    """Returns the version of this package and of the formats it reads and writes.
 
     It is part of every identity: another version may come to other results.
     """
@@ -37,7 +37,7 @@ def write_manifest(
 
     Args:
       folder: a version that is otherwise whole.
-      digests: of what it was made of: checkpoint, vocab, dataset.
+      digests: of its ingredients: checkpoint, vocab, dataset.
       export: the settings it was made with.
     """
     files = {
@@ -77,11 +77,11 @@ def read_manifest(folder: str) -> dict[str, Any]:
 
 
 def made_of(folder: str, name: str = "checkpoint") -> str | None:
-    """Returns the digest of what a version was made of, by its manifest; None where it has none.
+    """Returns the digest of an ingredient of a version from its manifest; None if it has none.
 
     Args:
       folder: the version's folder.
-      name: of the digest, as `write_manifest` got it.
+      name: of the ingredient, as given to `write_manifest`.
     """
     try:
         found = read_manifest(folder)["digests"].get(name)
@@ -91,7 +91,7 @@ def made_of(folder: str, name: str = "checkpoint") -> str | None:
 
 
 def verify(folder: str) -> list[str]:
-    """Returns what of a version differs from its manifest; empty if it is whole.
+    """Returns the differences between a version and its manifest; empty if it is whole.
 
     Raises:
       InputError: it has no manifest.
@@ -110,6 +110,14 @@ def verify(folder: str) -> list[str]:
         elif hash_file(path) != entry["sha256"]:
             problems.append(f"{name} was changed")
     return sorted(problems)
+
+
+def check_unchanged(folder: str, *, instead: str) -> None:
+    """Raises InputError, which ends with what to do `instead`, if a version is not whole."""
+    problems = verify(folder)
+    if problems:
+        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
+        raise InputError(f"{folder} is damaged: {problems[0]}{more}; {instead}")
 
 
 def _files(folder: str) -> Iterator[tuple[str, str]]:

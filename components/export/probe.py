@@ -1,7 +1,7 @@
-"""Loads a SavedModel as a server would, and asks it what was asked before.
+"""Loads a SavedModel as a server would, and repeats the recorded requests.
 
-Run by path, in a process of its own, `python -I -S probe.py FOLDER ...`: it must do without our
-package, so it imports none of it, and sees only the folders that it is told. Prints one JSON line.
+Run by path, in a process of its own, `python -I -S probe.py FOLDER ...`: it must work without our
+package, so it imports none of it, and sees only the folders it is given. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROUNDS = 5
 
 
 class _NoPackageOfOurs:
-    """Refuses to import our package, should it be installed beside TensorFlow."""
+    """Refuses to import our package, should it be installed next to TensorFlow."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name.partition(".")[0] in OURS:

@@ -12,21 +12,10 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from components.export.manifest import made_of, verify
-from components.export.registry import (
-    CHAMPION_FILE,
-    STAGING_PREFIX,
-    Entry,
-    Pointer,
-    entry_folder,
-    locked,
-    read_numbers,
-    read_pointer,
-    settle,
-    version_digest,
-    versions,
-    write_pointer,
-)
+from components.evaluate.report_fields import look_up
+from components.export.manifest import check_unchanged, made_of
+from components.export.pointer import Entry, Pointer
+from components.export.registry import STAGING_PREFIX, RegisteredModel
 from model.errors import InputError
 from model.files import flush_folder, read_json, write_whole
 
@@ -36,8 +25,8 @@ STALE_SECONDS = 24 * 3600
 """A staging folder that nobody has changed for so long was left by a publisher that died."""
 
 
-def promote(registry: str, name: str, version: int) -> int | None:
-    """Makes a version the champion, once it is seen to be whole.
+def promote(model: RegisteredModel, version: int) -> int | None:
+    """Makes a version the champion after checking that it is whole.
 
     Returns:
       The champion before; None if there was none.
@@ -45,25 +34,23 @@ def promote(registry: str, name: str, version: int) -> int | None:
     Raises:
       InputError: there is no such version, or it is damaged or not the one known by its number.
     """
-    model_dir = os.path.join(registry, name)
-    _check_version(registry, name, version)
-    digest = check_whole(registry, name, version)
-    with locked(registry, name):
-        _check_version(registry, name, version)  # nobody has collected it meanwhile
+    model.check_version(version)
+    digest = check_whole(model, version)
+    with model.locked():
+        model.check_version(version)  # nobody has collected it meanwhile
         try:
-            before = read_pointer(model_dir)
+            before = model.read_pointer()
         except InputError:  # a damaged one is made anew
             before = None
-        _check_same(model_dir, before, Entry(version, digest))
+        _check_same(model, before, Entry(version, digest))
         if before is None or before.version != version or before.digest is None:
-            write_pointer(model_dir, _moved(model_dir, before, Entry(version, digest), None))
-        settle(model_dir, version)
+            model.write_pointer(_moved(model, before, Entry(version, digest), None))
+        model.settle(version)
         return before.version if before else None
 
 
 def promote_if(
-    registry: str,
-    name: str,
+    model: RegisteredModel,
     version: int,
     *,
     champion: int | None,
@@ -72,8 +59,7 @@ def promote_if(
     """Makes a new version the champion if the champion still is the one it was compared with.
 
     Args:
-      registry: folder of all models.
-      name: the model's name.
+      model: the model.
       version: the new version's number.
       champion: number of the version that it was compared with; None: there was none.
       report: the comparison; None: the version's own report.json.
@@ -84,42 +70,41 @@ def promote_if(
     Raises:
       InputError: champion.json is damaged, or names a version that was replaced.
     """
-    model_dir = os.path.join(registry, name)
-    with locked(registry, name):
-        before = read_pointer(model_dir)
+    with model.locked():
+        before = model.read_pointer()
         if before is not None and before.version == version:
-            entry_folder(model_dir, before.champion)
-            settle(model_dir, version)
+            model.folder_of(before.champion)
+            model.settle(version)
             return True  # by another process that finished the same publication
         if (before.version if before else None) != champion:
             return False  # somebody else promoted meanwhile
-        if version not in versions(registry, name):
+        if version not in model.versions():
             return False  # or collected
         if before is not None:
-            entry_folder(model_dir, before.champion)
-        entry = Entry(version, version_digest(os.path.join(model_dir, str(version))))
-        _check_same(model_dir, before, entry)
-        write_pointer(model_dir, _moved(model_dir, before, entry, report))
-        settle(model_dir, version)
+            model.folder_of(before.champion)
+        entry = Entry(version, model.digest_of(version))
+        _check_same(model, before, entry)
+        model.write_pointer(_moved(model, before, entry, report))
+        model.settle(version)
         return True
 
 
 def _moved(
-    model_dir: str, before: Pointer | None, new: Entry, report: Mapping[str, Any] | None
+    model: RegisteredModel, before: Pointer | None, new: Entry, report: Mapping[str, Any] | None
 ) -> Pointer:
     """Returns the pointer after a promotion; see `_next_reference` for the reference."""
-    newest = read_numbers(model_dir).newest
+    newest = model.read_numbers().newest
     if before is None:
         return Pointer(new.version, new.digest, (), newest, new)
     history = before.history
     if before.version != new.version:
         history = (*history, before.champion)
-    reference = _next_reference(model_dir, before.reference, new, report)
+    reference = _next_reference(model, before.reference, new, report)
     return Pointer(new.version, new.digest, history, newest, reference)
 
 
 def _next_reference(
-    model_dir: str, reference: Entry | None, new: Entry, report: Mapping[str, Any] | None
+    model: RegisteredModel, reference: Entry | None, new: Entry, report: Mapping[str, Any] | None
 ) -> Entry:
     """Returns the reference after a promotion.
 
@@ -129,19 +114,17 @@ def _next_reference(
     if reference is None:
         return new
     if report is None:
-        report = read_json(os.path.join(model_dir, str(new.version), "report.json"))
-    compared, verdict = report.get("reference"), report.get("verdict")
-    found = verdict.get("reference") if isinstance(verdict, Mapping) else None
-    if not isinstance(compared, Mapping) or not isinstance(found, Mapping):
+        report = read_json(os.path.join(model.version_folder(new.version), "report.json"))
+    if look_up(report, "verdict.reference.relation") != "better":
         return reference
     with contextlib.suppress(InputError):
-        known = made_of(entry_folder(model_dir, reference, is_reference=True))
-        if known and known == compared.get("checkpoint_digest"):
-            return new if found.get("relation") == "better" else reference
+        known = made_of(model.folder_of(reference, is_reference=True))
+        if known and known == look_up(report, "reference.checkpoint_digest"):
+            return new
     return reference
 
 
-def rebase(registry: str, name: str, version: int) -> int | None:
+def rebase(model: RegisteredModel, version: int) -> int | None:
     """Makes a version the reference, which bounds how far a chain of champions may drift.
 
     Returns:
@@ -151,27 +134,23 @@ def rebase(registry: str, name: str, version: int) -> int | None:
       InputError: there is no champion or no such version, or the version is damaged or not the one
         known by its number.
     """
-    model_dir = os.path.join(registry, name)
-    _check_version(registry, name, version)
-    digest = check_whole(registry, name, version)
-    with locked(registry, name):
-        _check_version(registry, name, version)
-        pointer = read_pointer(model_dir)
+    model.check_version(version)
+    reference = Entry(version, check_whole(model, version))
+    with model.locked():
+        model.check_version(version)
+        pointer = model.read_pointer()
         if pointer is None:
             raise InputError(
-                f"{model_dir} has no champion, and so needs no reference; charloom registry "
+                f"{model.folder} has no champion, and so needs no reference; charloom registry "
                 "promote takes any version"
             )
-        _check_same(model_dir, pointer, Entry(version, digest))
-        newest = read_numbers(model_dir).newest
-        write_pointer(
-            model_dir,
-            dataclasses.replace(pointer, newest=newest, reference=Entry(version, digest)),
-        )
+        _check_same(model, pointer, reference)
+        newest = model.read_numbers().newest
+        model.write_pointer(dataclasses.replace(pointer, newest=newest, reference=reference))
         return pointer.reference.version if pointer.reference else None
 
 
-def rollback(registry: str, name: str) -> tuple[int, int]:
+def rollback(model: RegisteredModel) -> tuple[int, int]:
     """Restores the previous champion; the reference stays.
 
     Returns:
@@ -180,60 +159,48 @@ def rollback(registry: str, name: str) -> tuple[int, int]:
     Raises:
       InputError: there was none before, or it is damaged, gone or replaced by another version.
     """
-    model_dir = os.path.join(registry, name)
-    with locked(registry, name):
-        pointer = read_pointer(model_dir)
-        there = set(versions(registry, name))
+    with model.locked():
+        pointer = model.read_pointer()
+        there = set(model.versions())
         history = [one for one in (pointer.history if pointer else ()) if one.version in there]
         if pointer is None or not history:
             raise InputError(
-                f"{model_dir} had no champion before; charloom registry promote takes any version"
+                f"{model.folder} had no champion before; charloom registry promote takes any version"
             )
-        entry_folder(model_dir, history[-1])
-        digest = check_whole(registry, name, history[-1].version)
-        settle(model_dir, pointer.version)  # a publisher that died does not bring it back
-        now = Entry(history[-1].version, digest)
-        newest = read_numbers(model_dir).newest
-        write_pointer(
-            model_dir,
-            Pointer(now.version, now.digest, tuple(history[:-1]), newest, pointer.reference),
-        )
-        return pointer.version, now.version
+        model.folder_of(history[-1])
+        now = history[-1].version
+        digest = check_whole(model, now)
+        model.settle(pointer.version)  # a publisher that died does not bring it back
+        newest = model.read_numbers().newest
+        model.write_pointer(Pointer(now, digest, tuple(history[:-1]), newest, pointer.reference))
+        return pointer.version, now
 
 
-def _check_same(model_dir: str, pointer: Pointer | None, version: Entry) -> None:
+def _check_same(model: RegisteredModel, pointer: Pointer | None, version: Entry) -> None:
     """Refuses a folder that has the number, but not the digest, of a version the pointer names."""
     for entry in pointer.entries if pointer else ():
         if entry.version == version.version and entry.digest not in (None, version.digest):
-            raise InputError(
-                f"{os.path.join(model_dir, str(version.version))} is not the version "
-                f"{version.version} that {CHAMPION_FILE} names (its MANIFEST.json is another one); "
-                "put that version back, or take another number"
-            )
+            raise model.replaced_error(version.version, "take another number")
 
 
-def check_whole(registry: str, name: str, version: int) -> str | None:
+def check_whole(model: RegisteredModel, version: int) -> str | None:
     """Raises InputError if files of a version are missing or were changed.
 
     Returns:
       The digest of the manifest that its files were compared with.
     """
-    folder = os.path.join(registry, name, str(version))
-    digest = version_digest(folder)
-    problems = verify(folder)
-    if problems:
-        more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-        raise InputError(f"{folder} is damaged: {problems[0]}{more}; take another version")
+    digest = model.digest_of(version)
+    check_unchanged(model.version_folder(version), instead="take another version")
     return digest
 
 
-def read_pins(registry: str, name: str) -> list[int]:
+def read_pins(model: RegisteredModel) -> list[int]:
     """Returns the versions that are pinned, oldest first.
 
     Raises:
       InputError: pins.json is damaged.
     """
-    path = os.path.join(registry, name, PINS_FILE)
+    path = os.path.join(model.folder, PINS_FILE)
     try:
         with open(path, encoding="utf-8") as file:
             return sorted({int(one) for one in json.load(file)})
@@ -243,28 +210,27 @@ def read_pins(registry: str, name: str) -> list[int]:
         raise InputError(f"{path} is damaged; write a JSON list of versions into it") from None
 
 
-def pin(registry: str, name: str, version: int, *, pinned: bool = True) -> None:
+def pin(model: RegisteredModel, version: int, *, pinned: bool = True) -> None:
     """Pins a version, which is then never collected, or unpins it.
 
     Raises:
       InputError: there is no such version.
     """
-    _check_version(registry, name, version)
-    with locked(registry, name):
-        _check_version(registry, name, version)
-        pins = set(read_pins(registry, name)) - {version}
+    model.check_version(version)
+    with model.locked():
+        model.check_version(version)
+        pins = set(read_pins(model)) - {version}
         pins |= {version} if pinned else set()
-        write_whole(os.path.join(registry, name, PINS_FILE), json.dumps(sorted(pins)) + "\n")
+        write_whole(os.path.join(model.folder, PINS_FILE), json.dumps(sorted(pins)) + "\n")
 
 
-def collect(registry: str, name: str, *, keep: int, dry_run: bool = False) -> list[int]:
-    """Removes old versions, and what publishers that died have left.
+def collect(model: RegisteredModel, *, keep: int, dry_run: bool = False) -> list[int]:
+    """Removes old versions, and what publishers that died left behind.
 
     The champion, the one before it, the reference, pinned versions and the newest ones stay.
 
     Args:
-      registry: folder of all models.
-      name: the model's name.
+      model: the model.
       keep: how many of the newest versions stay, at least 1.
       dry_run: whether nothing is removed.
 
@@ -278,43 +244,42 @@ def collect(registry: str, name: str, *, keep: int, dry_run: bool = False) -> li
     if keep < 1:
         raise InputError(f"--keep is {keep}; it must be at least 1")
     removed = []
-    with locked(registry, name):
-        model_dir, all_versions = os.path.join(registry, name), versions(registry, name)
-        needed = _needed(model_dir, set(all_versions))
-        stay = {*needed, *read_pins(registry, name), *all_versions[-keep:]}
+    with model.locked():
+        all_versions = model.versions()
+        stay = {*_needed(model, set(all_versions)), *read_pins(model), *all_versions[-keep:]}
         for version in all_versions:
             if version not in stay:
                 removed.append(version)
                 if not dry_run:
-                    _remove(registry, name, str(version))
+                    _remove(model, version)
         if not dry_run:
-            for entry in _left_behind(model_dir):
-                _delete(os.path.join(model_dir, entry))
+            for entry in _left_behind(model.folder):
+                _delete(os.path.join(model.folder, entry))
     return removed
 
 
-def _needed(model_dir: str, there: set[int]) -> set[int]:
-    """Returns what the pointer needs: the champion, the newest one before that is there, the reference."""
-    pointer = read_pointer(model_dir)
+def _needed(model: RegisteredModel, there: set[int]) -> set[int]:
+    """Returns the champion, its newest predecessor that is still there, and the reference."""
+    pointer = model.read_pointer()
     if pointer is None:
         return set()
     before = [entry for entry in pointer.history if entry.version in there][-1:]
     for entry in (pointer.champion, *before):
         if entry.version in there:
-            entry_folder(model_dir, entry)
+            model.folder_of(entry)
     needed = {entry.version for entry in (pointer.champion, *before)}
     if pointer.reference is None:
         return needed
     if pointer.reference.version in there:
-        entry_folder(model_dir, pointer.reference, is_reference=True)
+        model.folder_of(pointer.reference, is_reference=True)
     return {*needed, pointer.reference.version}
 
 
-def _remove(registry: str, name: str, entry: str) -> None:
+def _remove(model: RegisteredModel, version: int) -> None:
     """Removes a version: first from sight, so that nobody finds half of it."""
-    hidden = os.path.join(registry, name, f"{REMOVED_PREFIX}{uuid.uuid4().hex}")
-    os.rename(os.path.join(registry, name, entry), hidden)
-    flush_folder(os.path.join(registry, name))
+    hidden = os.path.join(model.folder, f"{REMOVED_PREFIX}{uuid.uuid4().hex}")
+    os.rename(model.version_folder(version), hidden)
+    flush_folder(model.folder)
     shutil.rmtree(hidden, ignore_errors=True)
 
 
@@ -338,10 +303,3 @@ def _left_behind(folder: str) -> list[str]:
             if now - max(times, default=now) > STALE_SECONDS:
                 stale.append(entry)
     return stale
-
-
-def _check_version(registry: str, name: str, version: int) -> None:
-    found = versions(registry, name)
-    if version not in found:
-        there = f"there are {', '.join(map(str, found))}" if found else "there is none"
-        raise InputError(f"{os.path.join(registry, name)} has no version {version}; {there}")

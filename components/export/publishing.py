@@ -7,37 +7,29 @@ has decided yet is promoted then. No TensorFlow here.
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from components.export.manifest import (
-    EXPORT,
-    MANIFEST_FILE,
-    code_version,
-    made_of,
-    verify,
-)
+from components.evaluate.report_fields import look_up
+from components.export.manifest import EXPORT, MANIFEST_FILE, code_version, made_of, verify
 from components.export.promoting import check_whole, promote_if
-from components.export.registry import (
-    locked,
-    publish,
-    read_champion,
-    read_numbers,
-    settle,
-    versions,
-)
-from model.files import read_json
+from components.export.registry import RegisteredModel
+from model.files import read_json, version_number
+
+COMPARED = "champion.checkpoint_digest"
+"""Where a report has the digest of the checkpoint of the champion that it compares with."""
 
 
 def describe_export(precision: str) -> dict[str, str]:
-    """Returns what, besides the checkpoint, decides what a version holds."""
+    """Returns the settings that, with the checkpoint, determine a version's content."""
     return {"precision": precision, "code": code_version()}
 
 
 def describe_digests(report: Mapping[str, Any]) -> dict[str, str]:
-    """Returns what a version is made of: digests of checkpoint, records, vocabulary and run.
+    """Returns the digests of a version's ingredients: checkpoint, records, vocabulary and run.
 
     Args:
       report: the report on its checkpoint.
@@ -54,19 +46,18 @@ def describe_digests(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def find_published(
-    registry: str, name: str, *, digests: Mapping[str, str], export: Mapping[str, str]
+    model: RegisteredModel, *, digests: Mapping[str, str], export: Mapping[str, str]
 ) -> str | None:
     """Returns the folder of the newest whole version that is the same, or None.
 
     Args:
-      registry: folder of all models.
-      name: the model's name in it.
+      model: the model.
       digests: `checkpoint` and, if a run made it, `run`; a version that the same run made counts
         as well, although its checkpoint may differ in some bits.
       export: as `describe_export` gives it.
     """
-    for number in reversed(versions(registry, name)):
-        folder = os.path.join(registry, name, str(number))
+    for number in reversed(model.versions()):
+        folder = model.version_folder(number)
         if read_json(os.path.join(folder, MANIFEST_FILE)).get(EXPORT) != export:
             continue
         run = digests.get("run")
@@ -77,83 +68,71 @@ def find_published(
 
 
 def publish_once(
-    registry: str,
-    name: str,
-    *,
-    staged: str,
-    digests: Mapping[str, str],
-    export: Mapping[str, str],
+    model: RegisteredModel, staged: str, *, digests: Mapping[str, str], export: Mapping[str, str]
 ) -> str:
     """Makes a filled folder a version, unless another export has published the same meanwhile.
 
     Returns:
-      The version's folder; where `staged` is still there, that of the other export.
+      The version's folder; if `staged` still exists, the other export's version.
     """
-
-    def find() -> str | None:
-        return find_published(registry, name, digests=digests, export=export)
-
-    return publish(registry, name, staged=staged, find=find)
+    find = functools.partial(find_published, model, digests=digests, export=export)
+    return model.publish(staged, find=find)
 
 
-def finish(registry: str, name: str, version: str, report: Mapping[str, Any]) -> str:
-    """Makes a published version the champion if that is still to be decided.
+def finish(model: RegisteredModel, version: str, *, report: Mapping[str, Any]) -> str:
+    """Makes a published version the champion if its promotion is still undecided.
 
-    It is where its publisher has not come so far, and where the report compares it with another
-    champion than its own report does. Else a person may have rolled it back.
+    It is undecided if its publisher did not get that far, or if `report` compares it with another
+    champion than its own report does. Otherwise, a person may have rolled it back.
 
     Args:
-      registry: folder of all models.
-      name: the model's name.
+      model: the model.
       version: the version's folder.
       report: the report on it, which passed the gate.
 
     Returns:
-      What to tell about it, in a line.
+      One line that says which version is the champion now.
 
     Raises:
       InputError: champion.json is damaged, or the version is.
     """
-    model_dir, number = os.path.join(registry, name), int(os.path.basename(version))
+    number = version_number(version)
+    assert number is not None, version
     own = read_json(os.path.join(version, "report.json"))
-    if number in read_numbers(model_dir).unfinished or _compared(own) != _compared(report):
-        return _promote(registry, name, number, report)
-    champion = read_champion(registry, name)
-    if champion == number:
-        return f"champion of {model_dir}: version {number}"
+    if number in model.read_numbers().unfinished or look_up(own, COMPARED) != look_up(
+        report, COMPARED
+    ):
+        return _promote(model, number, report)
+    champion = model.champion()
+    present = champion.version if champion else None
+    if present == number:
+        return f"champion of {model.folder}: version {number}"
     return (
-        f"the champion of {model_dir} is version {champion}; charloom registry promote "
-        f"{shlex.quote(model_dir)} {number} makes this one the champion"
+        f"the champion of {model.folder} is version {present}; charloom registry promote "
+        f"{shlex.quote(model.folder)} {number} makes this one the champion"
     )
 
 
-def _compared(report: Mapping[str, Any]) -> str | None:
-    """Returns the checkpoint's digest of the champion that a report compares with."""
-    champion = report.get("champion")
-    return champion.get("checkpoint_digest") if isinstance(champion, Mapping) else None
-
-
-def _promote(registry: str, name: str, number: int, report: Mapping[str, Any]) -> str:
+def _promote(model: RegisteredModel, number: int, report: Mapping[str, Any]) -> str:
     """Makes a version the champion if it was compared with the present one; says which is."""
-    model_dir = os.path.join(registry, name)
-    present, compared = read_champion(registry, name), _compared(report)
-    digest = None if present is None else made_of(os.path.join(model_dir, str(present)))
-    check_whole(registry, name, number)
+    champion, compared = model.champion(), look_up(report, COMPARED)
+    present = champion.version if champion else None
+    digest = None if present is None else made_of(model.version_folder(present))
+    check_whole(model, number)
     same = (present is None) if compared is None else (digest == compared)
     may_be = same or present == number  # another process has just done it
-    if may_be and promote_if(registry, name, number, champion=present, report=report):
-        return f"champion of {model_dir}: version {number}"
-    with locked(registry, name):
-        settle(model_dir, number)
-    kept = read_champion(registry, name)
-    by_hand = f"or charloom registry promote {shlex.quote(model_dir)} {number}"
+    if may_be and promote_if(model, number, champion=present, report=report):
+        return f"champion of {model.folder}: version {number}"
+    with model.locked():
+        model.settle(number)
+    kept, quoted = model.champion(), shlex.quote(model.folder)
+    by_hand = f"or charloom registry promote {quoted} {number}"
     if kept is None:
         return (
-            f"{model_dir} has no champion, and this version was compared with one; run charloom "
+            f"{model.folder} has no champion, and this version was compared with one; run charloom "
             f"evaluate again without --champion, {by_hand}"
         )
     return (
-        f"the champion of {model_dir} stays version {kept}, with which this one was not compared; "
-        f"run charloom evaluate --champion {shlex.quote(model_dir)} and charloom export again, "
-        f"{by_hand}"
+        f"the champion of {model.folder} stays version {kept.version}, with which this one was not "
+        f"compared; run charloom evaluate --champion {quoted} and charloom export again, {by_hand}"
     )

@@ -5,23 +5,23 @@ from __future__ import annotations
 import os
 
 from components.component_runtime import in_cluster
-from components.export.registry import check_name
+from components.export.registry import RegisteredModel, check_name
 from model.errors import InputError
 
 
-def check_target(registry: str, name: str, *, mount: str = "") -> None:
+def check_target(model: RegisteredModel, *, mount: str = "") -> None:
     """Checks the registry and the name under which a run publishes its model.
 
     Args:
-      registry: folder of all models.
-      name: the model's name in it.
+      model: where it will be published.
       mount: where the run's pods mount their volume, if this is not one of them. In a pod, any
         volume that it mounts will do.
 
     Raises:
       InputError: the name can't be used, or what is published would vanish with the pod.
     """
-    check_name(name)
+    check_name(model.name)
+    registry = model.registry
     place = os.path.normpath(registry) if registry else ""
     if not registry.startswith("/") and (mount or in_cluster()):
         raise InputError(f"registry is {registry!r}; it must be a folder, as the pods see it")

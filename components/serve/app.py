@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from components.serve.follower import Follower
+from components.serve.follower import ChampionFollower
 from components.serve.loaded import InputSpec, LoadedVersion
 from components.serve.metrics import Metrics
 from components.serve.requests import Question, RefusedError, format_answer, parse_question
@@ -27,7 +27,7 @@ MAX_BODY_BYTES = 1 << 20
 BODY_SECONDS = 10.0
 """How long the body of a request may take to come."""
 MAX_WAITING = 512
-"""Requests that may wait or be computed at a time; more are told to come again."""
+"""Requests that may wait or be computed at a time; further ones get status 503."""
 PAGE_FILES = {"/": "page.html", "/page.js": "page.js", "/page.css": "page.css"}
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -43,7 +43,7 @@ _TYPES = {"string": "DT_STRING", "float32": "DT_FLOAT", "int32": "DT_INT32", "in
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def make_app(follower: Follower, metrics: Metrics, *, threads: int) -> Starlette:
+def make_app(follower: ChampionFollower, metrics: Metrics, *, threads: int) -> Starlette:
     """Returns the application.
 
     Args:
@@ -66,7 +66,7 @@ def make_app(follower: Follower, metrics: Metrics, *, threads: int) -> Starlette
 
 
 class _Server:
-    def __init__(self, follower: Follower, metrics: Metrics, *, threads: int):
+    def __init__(self, follower: ChampionFollower, metrics: Metrics, *, threads: int):
         self._follower = follower
         self._metrics = metrics
         self._waiting = 0
@@ -127,10 +127,10 @@ class _Server:
         return response
 
     def _find(self, rest: str) -> tuple[str, LoadedVersion]:
-        """Returns what is wanted of which version.
+        """Returns the verb of an address and the version it names.
 
         Raises:
-          RefusedError: there is no such thing.
+          RefusedError: there is no such address, model or version.
         """
         found = _MODEL.fullmatch(rest)
         if not found:
@@ -152,7 +152,7 @@ class _Server:
         body = await _read_body(request)
         if self._waiting >= MAX_WAITING:
             raise RefusedError(503, "too many requests are waiting; try again in a second")
-        _, version = self._find(rest)  # that of now: the body may have taken its time
+        _, version = self._find(rest)  # again: the champion may have changed while the body arrived
         self._waiting += 1
         self._metrics.waiting.inc()
         started = time.monotonic()
@@ -171,7 +171,7 @@ class _Server:
         )
 
     async def refuse_http(self, request: Request, error: Exception) -> Response:
-        """Answers an address or method that is none."""
+        """Answers a request with an unknown address or method."""
         status = error.status_code if isinstance(error, HTTPException) else 400
         self._metrics.requests.labels("other", status).inc()
         return self._json({"error": "no such address or method"}, status=status)

@@ -9,16 +9,12 @@ import threading
 import time
 from typing import Any
 
-from components.export.registry import (
-    CHAMPION_FILE,
-    Entry,
-    entry_folder,
-    read_pointer,
-    version_digest,
-)
+from components.export.pointer import Entry
+from components.export.registry import CHAMPION_FILE, RegisteredModel
 from components.serve.loaded import LoadedVersion
 from components.serve.metrics import Metrics
 from model.errors import InputError
+from model.files import holds_saved_model
 
 log = logging.getLogger(__name__)
 
@@ -41,20 +37,20 @@ class _Failure:
     """Monotonic time."""
 
 
-class Follower:
+class ChampionFollower:
     """Keeps the champion and, for a rollback, the version before in memory; follows `champion.json`.
 
     A request takes `current` once and keeps it, so that its answer is of one version, which stays
-    in memory until then. A version is known by number and digest: where a number has become that of
-    another folder, what is in memory is not it.
+    in memory until then. A version is known by number and digest: a folder that has taken
+    over a number is another version than the one in memory.
     """
 
     def __init__(self, model: str, metrics: Metrics):
         """Loads what is to be served.
 
         Args:
-          model: a model's folder, `<registry>/<name>`, or that of one version, which then stays.
-          metrics: are told of what is loaded.
+          model: a model's folder, `<registry>/<name>`, or a version's, which is then served throughout.
+          metrics: record what is loaded.
 
         Raises:
           InputError: there is no such model, or it can't be loaded or was changed.
@@ -67,16 +63,16 @@ class Follower:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         path = os.path.abspath(model)
-        self._follows = not os.path.exists(os.path.join(path, "saved_model.pb"))
-        self._folder = path if self._follows else os.path.dirname(path)
-        self.name = os.path.basename(self._folder)
+        self._follows = not holds_saved_model(path)
+        self._model = RegisteredModel.at(path if self._follows else os.path.dirname(path))
+        self.name = self._model.name
         if self._follows:
-            self._champion = self._read_champion()
+            self._champion = self._model.champion()
             if self._champion is None:
                 raise InputError(
                     f"{model} has no {CHAMPION_FILE}; name <registry>/<name> of a published model"
                 )
-            path = entry_folder(self._folder, self._champion)
+            path = self._model.folder_of(self._champion)
         self.current = LoadedVersion(path)
         self._serve(self.current)
 
@@ -128,9 +124,9 @@ class Follower:
     def look(self) -> None:
         """Serves the champion if it is another one; keeps what is served if that can't be."""
         try:
-            champion = self._read_champion()
+            champion = self._model.champion()
             if champion is None:
-                raise InputError(f"{os.path.join(self._folder, CHAMPION_FILE)} is gone")
+                raise InputError(f"{os.path.join(self._model.folder, CHAMPION_FILE)} is gone")
         except (InputError, OSError) as error:
             self._champion = None
             self._tell_difference()
@@ -150,15 +146,15 @@ class Follower:
 
     def _load(self, champion: Entry) -> LoadedVersion | None:
         """Loads the champion; None if that can't be, or if another one is champion by now."""
-        manifest = version_digest(os.path.join(self._folder, str(champion.version)))
+        manifest = self._model.digest_of(champion.version)
         try:
-            loaded = LoadedVersion(entry_folder(self._folder, champion))
+            loaded = LoadedVersion(self._model.folder_of(champion))
             if not _is(loaded, champion):
                 raise InputError(f"{loaded.path} was replaced while it was loaded")
         except (InputError, OSError) as error:
             self._put_off(champion, manifest, str(error))
             return None
-        return loaded if self._read_champion() == champion else None
+        return loaded if self._model.champion() == champion else None
 
     def _in_memory(self, champion: Entry) -> LoadedVersion | None:
         for version in (self.current, self._before):
@@ -170,8 +166,7 @@ class Follower:
         failure = self._failure
         if failure is None or failure.champion != champion or time.monotonic() >= failure.retry_at:
             return True
-        folder = os.path.join(self._folder, str(champion.version))
-        return version_digest(folder) != failure.manifest
+        return self._model.digest_of(champion.version) != failure.manifest
 
     def _put_off(self, champion: Entry, manifest: str | None, problem: str) -> None:
         seconds, failure = FIRST_RETRY_SECONDS, self._failure
@@ -198,14 +193,6 @@ class Follower:
             behind = champion is None or not _is(self.current, champion)
             self._metrics.champion.set(champion.version if champion else 0)
             self._metrics.behind.set(behind)
-
-    def _read_champion(self) -> Entry | None:
-        """Returns the champion; its digest, too, where the pointer is of the older form."""
-        pointer = read_pointer(self._folder)
-        if pointer is None:
-            return None
-        folder = os.path.join(self._folder, str(pointer.version))
-        return Entry(pointer.version, pointer.digest or version_digest(folder))
 
 
 def _is(version: LoadedVersion, entry: Entry) -> bool:

@@ -12,10 +12,11 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
 from components.export.checking import REQUESTS_FILE
-from components.export.manifest import MANIFEST_FILE, verify
+from components.export.manifest import MANIFEST_FILE, check_unchanged
 from components.export.probe import as_plain, as_tensors, differs
 from components.export.registry import version_digest
 from model.errors import InputError
+from model.files import version_number
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ Values = dict[str, Any]
 
 
 class InputSpec(NamedTuple):
-    """What a signature takes under a name."""
+    """Type and rank of one named input or output of a signature."""
 
     dtype: tf.DType
     rank: int
@@ -34,7 +35,7 @@ class LoadedVersion:
     """A SavedModel in memory. Threads may ask it at the same time."""
 
     def __init__(self, path: str):
-        """Loads a version, if it is as it was published, and asks it what it was asked then.
+        """Loads a version if it is unchanged, and repeats the requests recorded at its publication.
 
         Args:
           path: the version's folder. One of an older charloom has no manifest; then only its
@@ -44,8 +45,7 @@ class LoadedVersion:
           InputError: it can't be loaded, differs from its manifest, or answers otherwise.
         """
         self.path = path
-        name = os.path.basename(os.path.normpath(path))
-        self.number = int(name) if name.isdecimal() else 0
+        self.number = version_number(path) or 0
         started = time.monotonic()
         try:
             self.digest = version_digest(path)
@@ -92,11 +92,8 @@ class LoadedVersion:
     def _check_files(self) -> None:
         if self.digest is None:
             log.warning("%s has no %s: its files are not checked", self.path, MANIFEST_FILE)
-            return
-        problems = verify(self.path)
-        if problems:
-            more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
-            raise InputError(f"{self.path} is damaged: {problems[0]}{more}; publish it again")
+        else:
+            check_unchanged(self.path, instead="publish it again")
 
     def _warm_up(self) -> None:
         path = os.path.join(self.path, REQUESTS_FILE)

@@ -10,7 +10,7 @@ import sys
 import uvicorn
 
 from components.serve.app import make_app
-from components.serve.follower import Follower
+from components.serve.follower import ChampionFollower
 from components.serve.metrics import Metrics
 from model.errors import InputError
 
@@ -38,7 +38,7 @@ def run(*, model: str, host: str, port: int, threads: int = 0) -> None:
             stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
         )
         metrics = Metrics()
-        follower = Follower(model, metrics)
+        follower = ChampionFollower(model, metrics)
         app = make_app(follower, metrics, threads=threads or len(os.sched_getaffinity(0)))
         listener.listen(BACKLOG)  # those who come before uvicorn has started wait
         shown = f"[{host}]" if ":" in host else host

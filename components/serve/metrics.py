@@ -1,4 +1,4 @@
-"""What Prometheus is told of a server."""
+"""A server's metrics, in Prometheus' format."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def parse_question(body: bytes, version: LoadedVersion) -> Question:
     """Reads the body of a request.
 
     Raises:
-      RefusedError: it is no request that the version can answer.
+      RefusedError: the version can't answer it.
     """
     content = _parse_json(body)
     if not isinstance(content, dict):
@@ -130,7 +130,7 @@ def _check_depth(text: str) -> None:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _parse_int(text: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from model.checkpointing.checkpoints import Checkpoint, read_checkpoint, read_meta
 from model.errors import InputError
+from model.files import holds_saved_model
 
 WARM_START_FOLDER, TEMPORARY = "warm_start", ".warm_start"
 KEPT_FIELDS = ("path", "checkpoint", "words", "new_words")
@@ -63,7 +64,7 @@ def checkpoint_folder(version: str) -> str:
     """
     path = os.path.join(version, CHECKPOINT_FOLDER)
     if not os.path.isdir(path):
-        if not os.path.exists(os.path.join(version, "saved_model.pb")):
+        if not holds_saved_model(version):
             raise InputError(f"{version} is no version of a model; name <registry>/<name>/<number>")
         raise InputError(
             f"{version} was published by an older charloom (no {CHECKPOINT_FOLDER}); "

@@ -21,6 +21,7 @@ from model.errors import InputError
 from model.evaluation.report import Scored, SplitWords, sums, with_spellings
 from model.evaluation.scoring import score_words
 from model.evaluation.slices import differences_of, slice_of_words, slice_sums
+from model.files import version_number
 from model.text.display import show_word
 from model.text.vocab import Vocabulary
 
@@ -52,7 +53,7 @@ def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, 
       differ most; or why it can't be compared with.
     """
     found: dict[str, Any] = {
-        "version": _number_of(version),
+        "version": version_number(version),
         "path": version,
         "checkpoint_digest": None,
         "vocab_digest": None,
@@ -170,8 +171,3 @@ def _score(champion: Published, dataset: Dataset, words: SplitWords) -> Scored:
         lengths=words.lengths,
     )
     return with_spellings(scores, words, UnknownSpellings(champion.spelling, champion.vocab))
-
-
-def _number_of(version: str) -> int | None:
-    name = os.path.basename(os.path.normpath(version))
-    return int(name) if name.isdecimal() else None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 
-from components.export.lineage import find_reference
-from components.export.registry import CHAMPION_FILE, find_model
+from components.export.registry import RegisteredModel, find_model
 from model.errors import InputError
 
 
@@ -44,10 +42,12 @@ def find_compared(options: argparse.Namespace) -> tuple[str, str]:
     """
     champion = find_model(options.champion) if options.champion else ""
     if options.reference is None:
-        return champion, find_reference(options.champion) if options.champion else ""
-    if not os.path.exists(os.path.join(options.reference, CHAMPION_FILE)):
+        model = RegisteredModel.at(options.champion) if options.champion else None
+        return champion, (model and model.reference_folder()) or ""
+    model = RegisteredModel.at(options.reference)
+    if not model.has_pointer():
         return champion, find_model(options.reference)
-    reference = find_reference(options.reference)
+    reference = model.reference_folder()
     if not reference:
         raise InputError(
             f"{options.reference} has no reference yet; charloom registry rebase "

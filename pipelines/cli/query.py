@@ -1,4 +1,4 @@
-"""Asks an exported model; prints what it answers."""
+"""Queries an exported model and prints its answers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(path: str) -> Any:
     """Loads a SavedModel.
 
     Raises:
-      InputError: it is damaged or has not our functions.
+      InputError: it is damaged or lacks our functions.
     """
     try:
         model = tf.saved_model.load(path)
@@ -32,7 +32,7 @@ def load(path: str) -> Any:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{path} can't be loaded ({reason}); export it again") from None
     if not all(hasattr(model, name) for name in ("score", "next_word", "embed")):
-        raise InputError(f"{path} is no model that charloom exported")
+        raise InputError(f"{path} is not a model that charloom exported")
     return model
 
 
@@ -128,7 +128,7 @@ def print_scores(model: Any, texts: Iterable[str], *, form: str) -> None:
     """Prints a line a text: TSV with a header, or JSON with every word's score.
 
     Raises:
-      InputError: the model does not tell unknown words.
+      InputError: the model does not mark unknown words.
     """
     if "unknown" not in model.signatures["score"].structured_outputs:
         raise InputError("the model is of an older charloom; train and export it anew")

@@ -7,6 +7,9 @@ import json
 import os
 from typing import Any
 
+from components.export import promoting
+from components.export.manifest import read_manifest, verify
+from components.export.registry import RegisteredModel
 from model.errors import CharloomError, InputError
 from model.files import read_json
 from pipelines.cli.shared import IS_PRODUCT, Add
@@ -47,9 +50,9 @@ def add_commands(add: Add, commands: Any) -> None:
         type=int,
         default=KEEP,
         metavar="N",
-        help=f"so many of the newest versions stay (default: {KEEP})",
+        help=f"number of newest versions that stay (default: {KEEP})",
     )
-    gc.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+    gc.add_argument("--dry-run", action="store_true", help="only print what would be removed")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -65,31 +68,26 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def split_model(path: str) -> tuple[str, str]:
-    """Returns registry and name of `<registry>/<name>`.
+def _find_model(path: str) -> RegisteredModel:
+    """Returns the model of a folder `<registry>/<name>`.
 
     Raises:
       InputError: there is no model.
     """
-    from components.export.registry import versions
-
-    registry, name = os.path.split(os.path.normpath(path))
-    if not versions(registry, name):
+    model = RegisteredModel.at(os.path.normpath(path))
+    if not model.versions():
         raise InputError(f"{path} holds no published model; name <registry>/<name>")
-    return registry, name
+    return model
 
 
-def describe_versions(registry: str, name: str) -> list[dict[str, Any]]:
-    """Returns of each version, oldest first, what a list shows."""
-    from components.export.promoting import read_pins
-    from components.export.registry import read_pointer, versions
-
-    pointer, pins = read_pointer(os.path.join(registry, name)), read_pins(registry, name)
+def _describe_versions(model: RegisteredModel) -> list[dict[str, Any]]:
+    """Returns one row per version, oldest first."""
+    pointer, pins = model.read_pointer(), promoting.read_pins(model)
     champion = pointer.version if pointer else None
     reference = pointer.reference.version if pointer and pointer.reference else None
     rows = []
-    for version in versions(registry, name):
-        folder = os.path.join(registry, name, str(version))
+    for version in model.versions():
+        folder = model.version_folder(version)
         files = ("report.json", "MANIFEST.json")
         report, manifest = (read_json(os.path.join(folder, file)) for file in files)
         test = report.get("splits", {}).get("test", {})
@@ -112,21 +110,16 @@ def describe_versions(registry: str, name: str) -> list[dict[str, Any]]:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from components.export.registry import versions
-
     path = os.path.normpath(options.path)
     if not os.path.isdir(path):
-        raise InputError(f"{path} is no folder; name a registry, or <registry>/<name>")
-    registry, name = os.path.split(path)
-    if versions(registry, name):
-        models = [name]
-    else:
-        registry, models = path, sorted(one for one in os.listdir(path) if versions(path, one))
+        raise InputError(f"{path} is not a folder; name a registry, or <registry>/<name>")
+    models = [RegisteredModel.at(path)]
+    if not models[0].versions():
+        there = (RegisteredModel(path, name) for name in sorted(os.listdir(path)))
+        models = [model for model in there if model.versions()]
     if not models:
         raise InputError(f"{path} holds no published model; charloom export makes one")
-    rows = [
-        {"model": model, **row} for model in models for row in describe_versions(registry, model)
-    ]
+    rows = [{"model": model.name, **row} for model in models for row in _describe_versions(model)]
     if options.json:
         print(json.dumps(rows, indent=2))
         return
@@ -145,12 +138,10 @@ def _figure(value: Any, digits: int) -> str:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from components.export.manifest import read_manifest, verify
-    from components.export.registry import read_champion
-
-    registry, name = split_model(options.model)
-    version = options.version if options.version is not None else read_champion(registry, name)
-    rows = [row for row in describe_versions(registry, name) if row["version"] == version]
+    model, version = _find_model(options.model), options.version
+    if version is None and (champion := model.champion()):
+        version = champion.version
+    rows = [row for row in _describe_versions(model) if row["version"] == version]
     if not rows:
         wanted = "no champion" if version is None else f"no version {version}"
         raise InputError(f"{options.model} has {wanted}; charloom registry list shows them")
@@ -158,7 +149,9 @@ def _show(options: argparse.Namespace) -> None:
     problems = verify(folder)
     if options.json:
         manifest = read_manifest(folder)
-        print(json.dumps({"model": name, **rows[0], "problems": problems, **manifest}, indent=2))
+        print(
+            json.dumps({"model": model.name, **rows[0], "problems": problems, **manifest}, indent=2)
+        )
     else:
         for field, value in rows[0].items():
             print(f"{field}: {value}")
@@ -172,46 +165,32 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _promote(options: argparse.Namespace) -> None:
-    from components.export.promoting import promote
-
-    registry, name = split_model(options.model)
-    before = promote(registry, name, options.version)
+    before = promoting.promote(_find_model(options.model), options.version)
     print(f"champion of {options.model}: version {options.version} (before: {before or 'none'})")
 
 
 def _rollback(options: argparse.Namespace) -> None:
-    from components.export.promoting import rollback
-
-    before, now = rollback(*split_model(options.model))
+    before, now = promoting.rollback(_find_model(options.model))
     print(f"champion of {options.model}: version {now} (before: {before})")
 
 
 def _rebase(options: argparse.Namespace) -> None:
-    from components.export.promoting import rebase
-
-    registry, name = split_model(options.model)
-    before = rebase(registry, name, options.version)
+    before = promoting.rebase(_find_model(options.model), options.version)
     print(f"reference of {options.model}: version {options.version} (before: {before or 'none'})")
 
 
 def _pin(options: argparse.Namespace) -> None:
-    from components.export.promoting import pin
-
-    pin(*split_model(options.model), options.version)
+    promoting.pin(_find_model(options.model), options.version)
     print(f"pinned {options.model}: version {options.version}")
 
 
 def _unpin(options: argparse.Namespace) -> None:
-    from components.export.promoting import pin
-
-    pin(*split_model(options.model), options.version, pinned=False)
+    promoting.pin(_find_model(options.model), options.version, pinned=False)
     print(f"unpinned {options.model}: version {options.version}")
 
 
 def _collect(options: argparse.Namespace) -> None:
-    from components.export.promoting import collect
-
-    registry, name = split_model(options.model)
-    removed = collect(registry, name, keep=options.keep, dry_run=options.dry_run)
+    model = _find_model(options.model)
+    removed = promoting.collect(model, keep=options.keep, dry_run=options.dry_run)
     word = "would remove" if options.dry_run else "removed"
     print(f"{word} {', '.join(map(str, removed)) or 'nothing'}")

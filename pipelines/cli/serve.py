@@ -10,7 +10,7 @@ from model.errors import InputError
 from pipelines.cli.shared import Add, import_tensorflow
 
 DEFAULT_PORT = 8501
-"""That of TensorFlow Serving's REST API."""
+"""The port of TensorFlow Serving's REST API."""
 
 
 def add_commands(add: Add, commands: Any) -> None:
@@ -47,9 +47,9 @@ def _serve(options: argparse.Namespace) -> None:
 
     if options.threads < 0:
         raise InputError(f"--threads is {options.threads}; it must be at least 0")
-    # Uvicorn lets requests end, then hands the signal on: to have ended well is no failure.
+    # Uvicorn lets requests end, then passes the signal on: a clean end is not a failure.
     signal.signal(signal.SIGTERM, _end)
-    find_model(options.model)  # so that a wrong name is told at once
+    find_model(options.model)  # so that a wrong name is reported at once
     import_tensorflow()
     from components.serve.main import run
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
+from components.export.registry import RegisteredModel
 from components.export.target import check_target
 from components.run_settings import choose_config, read_run, setting_names
 from model.config import read_config, to_json
@@ -147,7 +148,7 @@ def _check_values(values: Mapping[str, Any], *, source: str) -> None:
       values: of all parameters.
       source: where the settings come from.
     """
-    check_target(values["model_registry"], values["model_name"], mount=MOUNT)
+    check_target(RegisteredModel(values["model_registry"], values["model_name"]), mount=MOUNT)
     read_run(choose_config(values["preset"]), values["settings"], source=source)
     for name, least in (("workers", 1), ("worker_gpus", 0), ("corpus_window_days", 1)):
         if values[name] < least:

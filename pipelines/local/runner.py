@@ -26,7 +26,7 @@ from kfp import dsl, local
 
 from components.component_runtime import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE, OWNER_VARIABLE
 from components.evaluate.gate import PASSED
-from components.export.registry import CHAMPION_FILE, check_name
+from components.export.registry import RegisteredModel, check_name
 from components.run_settings import DEFAULTS, RunSettings
 from model.config import Config, to_json
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
@@ -94,11 +94,12 @@ def run_pipeline(
       CharloomError: a task failed otherwise.
       KeyboardInterrupt: Ctrl-C; the tasks have ended.
     """
+    model = RegisteredModel(os.path.join(os.path.abspath(root), "registry"), model_name)
     arguments = {
         "corpus": json.dumps(list(inputs)),
         "preset": to_json(config),
         "settings": settings.to_settings(),
-        "model_registry": os.path.join(os.path.abspath(root), "registry"),
+        "model_registry": model.registry,
         "model_name": model_name,
         "workers": workers,
     }
@@ -113,31 +114,25 @@ def run_pipeline(
     log = _make_folders(os.path.abspath(root))
     with (
         tempfile.TemporaryDirectory(prefix="charloom-", ignore_cleanup_errors=True) as scratch,
-        _saying_how_to_go_on(os.path.join(os.path.abspath(root), "registry", model_name)),
+        _saying_how_to_go_on(model),
     ):
         outputs = _execute(arguments, root=os.path.abspath(root), scratch=scratch, log=log)
     return _read_result(outputs, log)
 
 
 @contextlib.contextmanager
-def _saying_how_to_go_on(model: str) -> Iterator[None]:
-    """Completes what an interruption says: the graph itself can't go on where it was.
-
-    Args:
-      model: the model's folder in the registry.
-    """
+def _saying_how_to_go_on(model: RegisteredModel) -> Iterator[None]:
+    """Completes what an interruption says: the graph itself can't go on where it was."""
     try:
         yield
     except (RestartableError, KeyboardInterrupt) as stop:
         text = str(stop)
         if "charloom train " in text:  # the command with which the training goes on
-            registry, name = os.path.split(model)
-            champion = os.path.exists(os.path.join(model, CHAMPION_FILE))
-            compared = f" --champion {shlex.quote(model)}" if champion else ""
+            compared = f" --champion {shlex.quote(model.folder)}" if model.has_pointer() else ""
             text += (
                 f" (then, with the same --records and --workdir, charloom evaluate{compared}, and "
-                f"charloom export --registry {shlex.quote(registry)} --name {name}; charloom run "
-                "begins anew)"
+                f"charloom export --registry {shlex.quote(model.registry)} --name {model.name}; "
+                "charloom run begins anew)"
             )
         else:
             text += "; charloom run begins anew"

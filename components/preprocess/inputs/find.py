@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from components.export.lineage import find_beginning
 from components.export.manifest import code_version, made_of
+from components.export.registry import RegisteredModel
 from components.export.target import check_target
 from components.preprocess.analysis.drift_limits import extend_fingerprint
 from components.preprocess.inputs.listing import exists, find_files
@@ -95,8 +96,9 @@ def find_inputs(
     """
     base = choose_config(preset)
     chosen, run = read_run(base, settings, source="settings")
+    model = RegisteredModel(registry, model_name)
     if registry or model_name:
-        check_target(registry, model_name)
+        check_target(model)
     patterns = read_patterns(corpus)
     mark = not run.source_root
     expanded = expand_dates(patterns, days=window_days, end=start_time(times), mark=mark)
@@ -106,7 +108,7 @@ def find_inputs(
     def identify(base: str, champion: str) -> str:
         return _identify(chosen, digest, run, base=base, champion=champion)
 
-    begun = find_beginning(registry, model_name, warm_start=run.warm_start, identify=identify)
+    begun = find_beginning(model, warm_start=run.warm_start, identify=identify)
     judged = _shorten(chosen, begun.base, run)
     words = run.vocab or (begun.base and os.path.join(begun.base, VOCAB_FILE))
     prepared = dataclasses.replace(run, vocab=words, extend_vocab=run.extend_vocab and bool(words))
