@@ -19,8 +19,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from model.errors import CharloomError, InputError
-from model.files import write_whole
+from model.errors import ENDINGS, CharloomError, InputError
+from model.files import read_json, write_whole
 
 DEFAULT_IMAGE = "charloom:0.1.0"
 
@@ -177,6 +177,20 @@ def report_error(error: CharloomError) -> None:
         write_whole(path, json.dumps(content))
     else:
         print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def read_error(path: str) -> CharloomError | None:
+    """Returns the error that `report_error` wrote to a file; None if there is none."""
+    content = read_json(path)
+    if "message" not in content:
+        return None
+    known = [
+        ending.error
+        for ending in reversed(ENDINGS)
+        if ending.code == content.get("exit_code") and issubclass(ending.error, CharloomError)
+    ]
+    kind = max(known or [CharloomError], key=lambda cls: cls.__name__ == content.get("kind"))
+    return kind(content["message"])
 
 
 def select_numbers(result: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, float]:

@@ -18,9 +18,15 @@ import time
 from components.component_runtime import report_error, reporting_errors
 from components.train.cluster import pod
 from model.config import read_config
-from model.distributed.stop_signals import OrphanedError, StoppedError, StopSignals
+from model.distributed.stop_signals import StopSignals
 from model.distributed.watchdog import ExitTimer, Watchdog
-from model.errors import EXIT_ORPHANED, InputError, RestartableError
+from model.errors import (
+    EXIT_ORPHANED,
+    InputError,
+    OrphanedError,
+    RestartableError,
+    StoppedError,
+)
 
 _LEAVE_SECONDS = 30.0
 """How long TensorFlow may take to close when all is done and saved."""

@@ -29,7 +29,7 @@ from components.train.cluster.outcome import (
 )
 from components.train.local.launcher import STALL_SECONDS, Follower, StopRequests, newest_step
 from model.distributed.cluster import PEER_SECONDS
-from model.errors import EXIT_BAD_INPUT, CharloomError, InputError, RestartableError
+from model.errors import CharloomError, InputError, RestartableError
 
 WORKDIR_ANNOTATION = "charloom.dev/workdir"
 
@@ -345,7 +345,7 @@ class _Launch:
         before = [end for attempt, end in self._state.ends if attempt < restarts]
         if before:
             cause = cause_of(before)
-            if cause.code == EXIT_BAD_INPUT:  # its peers' end was seen first, by the JobSet
+            if cause.kind is InputError:  # its peers' end was seen first, by the JobSet
                 raise self._failure(jobset)
             why = cause.describe()
         line = f"restarting from step {step} ({counted} of {self._max_restarts} counted): {why}"

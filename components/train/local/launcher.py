@@ -18,8 +18,7 @@ from components.component_runtime import MAX_RESTARTS
 from components.train.local.worker_group import WorkerGroup
 from model.checkpointing.checkpoints import list_checkpoints
 from model.distributed.cluster import PEER_SECONDS
-from model.distributed.stop_signals import StoppedError
-from model.errors import CharloomError, RestartableError
+from model.errors import CharloomError, Restart, RestartableError, StoppedError, ending_for
 
 STALL_SECONDS = 300.0
 
@@ -99,12 +98,13 @@ def launch_local(
                 failure = _attempt(group, requests, follower)
             if failure is None:
                 return
-            if not isinstance(failure, RestartableError):
+            restart = ending_for(failure).local
+            if restart is Restart.NEVER:
                 raise failure
             step = newest_step(workdir)
             if requests.numbers:
                 raise requests.ended(step=step, how=shlex.join(again))
-            counts = not isinstance(failure, StoppedError)
+            counts = restart is Restart.COUNTED
             restarts += counts
             if restarts > max_restarts or not max_restarts:
                 often = f", after {max_restarts} restarts" if max_restarts else ""
