@@ -29,7 +29,6 @@ from model.config import CONFIG_VERSION, Config, DataConfig, to_dict, with_overr
 from model.data.batches import LaneReader, train_batch
 from model.data.plan import TrainPlan
 from model.data.records import (
-    COMPLETED_FILE,
     FORMAT_VERSION,
     INFO_FILE,
     SPLITS,
@@ -42,6 +41,7 @@ from model.data.records import (
     shard_name,
 )
 from model.data.target_sampling import TargetSampler
+from model.files import COMPLETED_FILE
 from model.presets import get_preset
 from model.text.vocab import DOCUMENT_START, Vocabulary
 

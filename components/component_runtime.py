@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from model.errors import ENDINGS, CharloomError, InputError
-from model.files import read_json, write_whole
+from model.files import COMPLETED_FILE, is_complete, read_json, write_whole
 
 DEFAULT_IMAGE = "charloom:0.1.0"
 
@@ -48,9 +48,6 @@ would take it for an input, and never find a task done already."""
 
 LOCATION_FILE = "LOCATION"
 """In an artifact whose content is on the shared volume: one line, the folder."""
-
-COMPLETED_FILE = "COMPLETED"
-"""The marker that a stage writes last into its folder."""
 
 
 def max_restarts() -> int:
@@ -137,7 +134,7 @@ def input_folder(artifact_path: str) -> str:
             folder = file.read().strip()
     except FileNotFoundError:
         return artifact_path
-    if not os.path.exists(os.path.join(folder, COMPLETED_FILE)):
+    if not is_complete(folder):
         problem = f"lacks {COMPLETED_FILE}" if os.path.isdir(folder) else "is gone"
         raise InputError(
             f"the folder {folder}, which an earlier task filled, {problem}; start a run with "

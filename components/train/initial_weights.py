@@ -8,14 +8,15 @@ import shutil
 from model.checkpointing.checkpoints import read_meta
 from model.checkpointing.compatibility import check_same_model
 from model.checkpointing.published import load_published, read_trained_digest
-from model.checkpointing.warm_start import FOLDER, TEMPORARY, write_warm_start
+from model.checkpointing.warm_start import FOLDER, write_warm_start
 from model.config import Config
 from model.data.records import Dataset
 from model.data.seen import SEEN_FILE
 from model.data.seen_records import save_training
 from model.errors import InputError
+from model.files import remove_temporaries
 
-BEGINNING = (FOLDER, TEMPORARY, SEEN_FILE)
+BEGINNING = (FOLDER, SEEN_FILE)
 """What a training that was stopped at once leaves in its folder; it then begins anew."""
 
 
@@ -36,6 +37,7 @@ def begin(workdir: str, config: Config, *, dataset: Dataset, warm_start: str, is
         something else.
     """
     if is_new:
+        remove_temporaries(workdir)
         shutil.rmtree(os.path.join(workdir, FOLDER), ignore_errors=True)
         if warm_start:
             published = load_published(warm_start)

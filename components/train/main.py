@@ -20,10 +20,10 @@ from components.train.initial_weights import BEGINNING, begin
 from components.train.local.launcher import STALL_SECONDS, Follower, launch_local
 from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.config import Config, read_config, to_json
-from model.data.records import COMPLETED_FILE, Dataset
+from model.data.records import Dataset
 from model.distributed.cluster import PEER_SECONDS
 from model.errors import InputError
-from model.files import write_whole
+from model.files import COMPLETED_FILE, TEMPORARY_MARK, is_complete, write_whole
 from model.training.metrics_log import METRICS_FILE, perplexity
 from model.training.profiler import ProfileSteps
 from model.training.train import FREE_FIELDS, check_config
@@ -131,8 +131,7 @@ def _steps_done(workdir: str, config: Config, *, records: str, digest: str) -> i
             f"workdir {workdir} is trained to step {done} already, beyond train.steps="
             f"{config.train.steps}; raise train.steps or choose another --workdir"
         )
-    finished = os.path.exists(os.path.join(workdir, COMPLETED_FILE))
-    if done < config.train.steps or not finished:
+    if done < config.train.steps or not is_complete(workdir):
         print(f"continuing from step {done} ({newest})", flush=True)
     return done
 
@@ -140,12 +139,11 @@ def _steps_done(workdir: str, config: Config, *, records: str, digest: str) -> i
 def _train(
     workdir: str, config: Config, *, done: int, launch: Callable[..., None]
 ) -> dict[str, Any]:
-    marker = os.path.join(workdir, COMPLETED_FILE)
-    if os.path.exists(marker):
+    if is_complete(workdir):
         if done == config.train.steps:
             print(f"{workdir} is already trained to step {done}")
             return _result(workdir)
-        os.remove(marker)
+        os.remove(os.path.join(workdir, COMPLETED_FILE))
     path = os.path.join(workdir, CONFIG_FILE)
     try:
         write_whole(path, to_json(config))
@@ -182,14 +180,14 @@ def _open_workdir(workdir: str, config: Config) -> bool:
     """Makes the workdir, or checks that it is of the same training; returns whether it is new."""
     try:
         os.makedirs(workdir, exist_ok=True)
-        names = os.listdir(workdir)
+        names = {name.partition(TEMPORARY_MARK)[0] for name in os.listdir(workdir)}
     except OSError as error:
         raise InputError(
             f"workdir {workdir} can't be used ({error.strerror}); choose another"
         ) from None
     if not os.access(workdir, os.W_OK):
         raise InputError(f"workdir {workdir} is not writable; choose another")
-    if not set(names) - {LOCK_FILE, *BEGINNING}:
+    if not names - {LOCK_FILE, *BEGINNING}:
         return True
     path = os.path.join(workdir, CONFIG_FILE)
     if not os.path.exists(path):

@@ -10,7 +10,6 @@ of the known words' rows on their char-CNN vectors says (docs/decisions/0018).
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,12 +19,12 @@ from model.checkpointing.checkpoints import Arrays, Checkpoint, read_checkpoint,
 from model.checkpointing.published import Published
 from model.checkpointing.variable_names import name_variables
 from model.errors import InputError
-from model.files import publish_folder
+from model.files import publish_folder, temporary_folder
 from model.network.char_vectors import char_vectors
 from model.network.joint_model import JointModel, unigram_log_probabilities
 from model.text.vocab import SPECIAL_WORDS, UNK_ID, Vocabulary
 
-FOLDER, TEMPORARY = "warm_start", ".warm_start"
+FOLDER = "warm_start"
 KEPT_FIELDS = ("path", "checkpoint", "words", "new_words")
 """Fields of meta.json that a training's checkpoints hand on."""
 RIDGE = 1e-2
@@ -56,22 +55,16 @@ def write_warm_start(workdir: str, published: Published, vocab: Vocabulary) -> N
       vocab: the vocabulary of the training's records.
     """
     path = os.path.join(workdir, FOLDER)
-    temporary = os.path.join(workdir, TEMPORARY)
-    shutil.rmtree(temporary, ignore_errors=True)
-    os.mkdir(temporary)
-    write_checkpoint(
-        temporary,
-        step=0,
-        arrays=move_weights(published, vocab),
-        meta={
-            "path": published.path,
-            "checkpoint": published.trained_digest,
-            "vocab": vocab.digest,
-            "words": len(vocab),
-            "new_words": len(match_rows(published.vocab, vocab).new),
-        },
-    )
-    publish_folder(temporary, path)
+    meta = {
+        "path": published.path,
+        "checkpoint": published.trained_digest,
+        "vocab": vocab.digest,
+        "words": len(vocab),
+        "new_words": len(match_rows(published.vocab, vocab).new),
+    }
+    with temporary_folder(path) as temporary:
+        write_checkpoint(temporary, step=0, arrays=move_weights(published, vocab), meta=meta)
+        publish_folder(temporary, path)
 
 
 def read_warm_start(workdir: str) -> Checkpoint | None:

@@ -16,13 +16,13 @@ from model.checkpointing.checkpoints import disk_full_error, is_disk_full, read_
 from model.checkpointing.warm_start import read_warm_start
 from model.config import Config
 from model.data.plan import TrainPlan
-from model.data.records import COMPLETED_FILE, Dataset
+from model.data.records import Dataset
 from model.data.target_sampling import TargetSampler
 from model.distributed.cluster import Cluster, own_lanes, reporting_lost_peers
 from model.distributed.stop_signals import StopSignals, StopVote
 from model.distributed.watchdog import Watchdog
 from model.errors import CharloomError
-from model.files import write_whole
+from model.files import COMPLETED_FILE, write_whole
 from model.training.loop import TrainLoop
 from model.training.metrics_log import RunLog, perplexity
 from model.training.profiler import ProfileSteps

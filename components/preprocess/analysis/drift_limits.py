@@ -10,9 +10,9 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from components.component_runtime import COMPLETED_FILE
 from model.checks import check_range
 from model.errors import InputError, RejectedError
+from model.files import COMPLETED_FILE
 
 if TYPE_CHECKING:
     from components.preprocess.analysis.drift import Drift

@@ -12,8 +12,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from model.data.records import COMPLETED_FILE
 from model.errors import InputError
+from model.files import COMPLETED_FILE
 
 MAGIC = re.compile(r"[*?[]")
 """What makes a name a pattern."""
