@@ -27,6 +27,7 @@ import tensorflow as tf
 from bench import _data, _sides
 from model.config import CONFIG_VERSION, Config, DataConfig, to_dict, with_overrides
 from model.data.batches import LaneReader, train_batch
+from model.data.example_writer import frame
 from model.data.plan import TrainPlan
 from model.data.records import (
     FORMAT_VERSION,
@@ -35,7 +36,6 @@ from model.data.records import (
     VOCAB_FILE,
     Dataset,
     encode_record,
-    framed_size,
     load_index,
     save_index,
     shard_name,
@@ -217,7 +217,7 @@ def write_split(
                 writer.write(data)
                 offsets.append(size)
                 lengths.append(len(text) - 1)
-                size += framed_size(data)
+                size += len(frame(data))
         entries.append({"file": name, "records": len(texts), "bytes": size})
     index = save_index(folder, split, offsets, lengths)
     words = sum(lengths)

@@ -122,11 +122,6 @@ _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
 
 
-def framed_size(data: bytes) -> int:
-    """Returns the bytes that a record takes in a TFRecord file."""
-    return _HEADER.size + len(data) + _CRC.size
-
-
 def read_framed(file: BinaryIO, offset: int) -> bytes:
     """Reads the record at a byte offset of a TFRecord file.
 
