@@ -21,6 +21,7 @@ from model.errors import (
     ending_for,
     ending_of,
 )
+from pipelines.cli.main import build_parser
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "exit-codes.md"
 
@@ -87,6 +88,14 @@ def test_what_a_restart_would_not_mend_comes_first() -> None:
 def test_jobset_has_a_rule_for_each_end_that_is_final_on_a_cluster() -> None:
     final = [one for one in ENDINGS if one.worker and one.cluster is Restart.NEVER]
     assert [one for one in ENDINGS if one.rule] == final
+
+
+def test_the_help_lists_what_a_command_ends_with() -> None:
+    assert build_parser().epilog == (
+        "exit codes: 0 done, 1 failed, 2 bad input, 3 rejected by the gate or by a limit of drift, "
+        "75 interrupted by SIGTERM, or by losing workers too often, 130 stopped by Ctrl-C; after 75 "
+        "and 130 the same command continues a training"
+    )
 
 
 def test_the_documentation_has_the_same_table() -> None:
