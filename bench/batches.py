@@ -27,21 +27,21 @@ import tensorflow as tf
 from bench import _data, _sides
 from model.config import CONFIG_VERSION, Config, DataConfig, to_dict, with_overrides
 from model.data.batches import LaneReader, train_batch
+from model.data.example_writer import frame
 from model.data.plan import TrainPlan
 from model.data.records import (
-    COMPLETED_FILE,
     FORMAT_VERSION,
     INFO_FILE,
     SPLITS,
     VOCAB_FILE,
     Dataset,
     encode_record,
-    framed_size,
     load_index,
     save_index,
     shard_name,
 )
 from model.data.target_sampling import TargetSampler
+from model.files import COMPLETED_FILE
 from model.presets import get_preset
 from model.text.vocab import DOCUMENT_START, Vocabulary
 
@@ -217,7 +217,7 @@ def write_split(
                 writer.write(data)
                 offsets.append(size)
                 lengths.append(len(text) - 1)
-                size += framed_size(data)
+                size += len(frame(data))
         entries.append({"file": name, "records": len(texts), "bytes": size})
     index = save_index(folder, split, offsets, lengths)
     words = sum(lengths)

@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -118,12 +119,15 @@ def _export(config: Config, dataset: Dataset, folder: str, *, table: bool) -> No
 
     from model.network.joint_model import JointModel
     from model.serving.saved_model import ServedModel
+    from model.serving.words import ServedWords
 
     say(f"a SavedModel {'with' if table else 'without'} the table")
     model = JointModel(config.model, vocab_counts=dataset.vocab.counts)
-    served = ServedModel(model, config=config, vocab=dataset.vocab, table=table)
+    served = ServedModel(model, config=config, vocab=dataset.vocab)
     signatures = {"score": served.score, "next_word": served.next_word, "embed": served.embed}
-    tf.saved_model.save(served, folder, signatures=signatures)
+    gates = ServedWords.gates if table else ServedWords._compute
+    with mock.patch.object(ServedWords, "gates", gates):
+        tf.saved_model.save(served, folder, signatures=signatures)
 
 
 def _read_texts(dataset: Dataset, *, words: int) -> list[list[bytes]]:

@@ -19,15 +19,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from model.distributed.stop_signals import StoppedError
-from model.errors import (
-    EXIT_BAD_INPUT,
-    EXIT_RESTARTABLE,
-    CharloomError,
-    InputError,
-    RestartableError,
-)
-from model.files import read_json, write_whole
+from model.errors import ENDINGS, CharloomError, InputError
+from model.files import COMPLETED_FILE, is_complete, read_json, write_whole
 
 DEFAULT_IMAGE = "charloom:0.1.0"
 
@@ -52,9 +45,6 @@ would take it for an input, and never find a task done already."""
 
 LOCATION_FILE = "LOCATION"
 """In an artifact whose content is on the shared volume: one line, the folder."""
-
-COMPLETED_FILE = "COMPLETED"
-"""The marker that a stage writes last into its folder."""
 
 
 def container_image() -> str:
@@ -136,7 +126,7 @@ def input_folder(artifact_path: str) -> str:
             folder = file.read().strip()
     except FileNotFoundError:
         return artifact_path
-    if not os.path.exists(os.path.join(folder, COMPLETED_FILE)):
+    if not is_complete(folder):
         problem = f"lacks {COMPLETED_FILE}" if os.path.isdir(folder) else "is gone"
         raise InputError(
             f"the folder {folder}, which an earlier task filled, {problem}; start a run with "
@@ -183,12 +173,13 @@ def read_error(path: str) -> CharloomError | None:
     content = read_json(path)
     if "message" not in content:
         return None
-    stopped = content.get("kind") == StoppedError.__name__
-    kinds = {
-        EXIT_BAD_INPUT: InputError,
-        EXIT_RESTARTABLE: StoppedError if stopped else RestartableError,
-    }
-    return kinds.get(content.get("exit_code", 1), CharloomError)(content["message"])
+    known = [
+        ending.error
+        for ending in reversed(ENDINGS)
+        if ending.code == content.get("exit_code") and issubclass(ending.error, CharloomError)
+    ]
+    kind = max(known or [CharloomError], key=lambda cls: cls.__name__ == content.get("kind"))
+    return kind(content["message"])
 
 
 def select_numbers(result: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, float]:

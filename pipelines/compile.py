@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
 import re
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from kfp import compiler, dsl
 
 from components.component_runtime import IMAGE_VARIABLE, container_image
 from model.errors import InputError
+from model.files import write_whole
 from pipelines.graph import build, train_language_model
 
 
@@ -38,16 +40,13 @@ def compile_pipeline(
     if not os.path.isdir(folder):
         raise InputError(f"the folder {folder} of the output does not exist; make it first")
     graph = _with_image(_graph(workspace, storage_class), image or container_image())
-    # The compiler looks at the suffix, so the temporary name has it too.
-    temporary = f"{os.path.abspath(output).removesuffix(suffix)}.{os.getpid()}.tmp{suffix}"
     try:
-        compiler.Compiler().compile(graph, temporary)
-        os.replace(temporary, output)
+        with tempfile.TemporaryDirectory(prefix="charloom-") as scratch:
+            package = Path(scratch, f"pipeline{suffix}")
+            compiler.Compiler().compile(graph, str(package))
+            write_whole(output, package.read_bytes())
     except OSError as error:
         raise InputError(f"can't write {output} ({error.strerror})") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
 
 
 def _graph(workspace: str, storage_class: str) -> Any:

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from tokenizing import tokenize_text
 
 from model.config import Config
 from model.network.joint_model import Encoded, JointModel
 from model.network.losses import word_log_likelihoods
 from model.text.spelling import spell_rows
-from model.text.tokenizer import tokenize_text
 from model.text.vocab import DOCUMENT_START, Vocabulary
 
 Floats = npt.NDArray[np.float32]

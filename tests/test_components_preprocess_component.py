@@ -15,7 +15,6 @@ from components.preprocess.component import find_inputs, preprocess
 from components.preprocess.main import run
 from model.config import to_json, with_overrides
 from model.data.records import Dataset
-from model.errors import EXIT_REJECTED
 from model.presets import tiny
 
 # Of 8 words: new a 4, c 4; old a 4, b 4. So half of the words are new. Divergence: b and c each
@@ -117,7 +116,7 @@ def test_above_a_limit_the_task_fails_and_leaves_card_and_records(
     monkeypatch.setenv(component_runtime.ERROR_FILE_VARIABLE, str(error_file))
     with pytest.raises(SystemExit) as raised:
         run_preprocess(tmp_path, compare_to=old, max_new_word_rate=0.25)
-    assert raised.value.code == EXIT_REJECTED
+    assert raised.value.code == 3
     records = tmp_path / "records"
     reported = json.loads(error_file.read_text())
     assert (reported["exit_code"], reported["kind"]) == (3, "RejectedError")

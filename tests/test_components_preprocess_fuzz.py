@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import zstandard
 from blocks import unpack
+from tokenizing import tokenize_text
 from volume import keep_first
 
 from components.preprocess.inputs.listing import find_files
@@ -26,7 +27,6 @@ from components.preprocess.sources import blocks
 from model.config import BAD_TEXT, DOCUMENTS, TOKENIZERS, DataConfig
 from model.data.records import Dataset
 from model.errors import InputError
-from model.text.tokenizer import tokenize_text
 
 CASES = 2000
 BATCH = 40

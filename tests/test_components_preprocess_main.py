@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tokenizing import tokenize_text
 
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
 from components.preprocess.passes import work_units
 from components.preprocess.sources import blocks
 from model.config import DataConfig, to_dict
-from model.data.records import SPLITS, Dataset, framed_size, parse_record
-from model.text.tokenizer import tokenize_text
+from model.data.example_writer import frame
+from model.data.records import SPLITS, Dataset, parse_record
 from model.text.vocab import DOCUMENT_START
 
 GOLDEN = DataConfig(
@@ -292,7 +293,7 @@ def test_offsets_and_sizes_of_shards(corpus: Path, tmp_path: Path) -> None:
         for shard in info["splits"][split]["shards"]:
             path = tmp_path / "records" / shard["file"]
             records = list(tf.data.TFRecordDataset([str(path)]).as_numpy_iterator())
-            sizes = [framed_size(record) for record in records]
+            sizes = [len(frame(record)) for record in records]
             offsets += [sum(sizes[:index]) for index in range(len(sizes))]
             lengths += [parse_record(record).words for record in records]
             assert shard["bytes"] == sum(sizes) == path.stat().st_size

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 from blocks import Piece, blocks_of, pieces_of, scan
+from tokenizing import tokenize_text
 
 from components.preprocess.passes.segment import choose_split
 from components.preprocess.sources import blocks as reading
 from model.config import DataConfig
-from model.text.tokenizer import tokenize_text
 from model.text.vocab import DOCUMENT_START, LINE_END
 
 PLAIN = DataConfig(

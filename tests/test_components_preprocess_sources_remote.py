@@ -28,7 +28,7 @@ from components.preprocess.sources.blocks import BLOCK_BYTES, read_blocks
 from components.preprocess.sources.files import open_file
 from components.preprocess.sources.types import UnsteadyError
 from model.config import Config, DataConfig, to_json
-from model.errors import EXIT_BAD_INPUT, EXIT_RESTARTABLE, InputError, RestartableError
+from model.errors import EXIT_RESTARTABLE, InputError, RestartableError
 
 SMALL = DataConfig(record_words=20, valid_fraction=0, test_fraction=0)
 
@@ -400,4 +400,4 @@ def test_the_same_command_can_be_run_again_after_a_change(
     info = run(inputs=[f"s3://{BUCKET}/*"], records=records, config=SMALL)
     assert info["input"]["files"] == {"delete": 1, "replace": 2}[action]
     assert run(inputs=[f"s3://{BUCKET}/*"], records=records, config=SMALL) == info  # left as it is
-    assert prepare("s3://nowhere/*", str(tmp_path / "no")).returncode == EXIT_BAD_INPUT
+    assert prepare("s3://nowhere/*", str(tmp_path / "no")).returncode == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.train.cluster.pod import keep_from_proxies, own_index, worker_hosts
-from model.errors import EXIT_BAD_INPUT, InputError
+from model.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 PATTERN = "train-r1-worker-0-{index}.train-r1"
@@ -94,5 +94,5 @@ def test_a_workdir_that_the_pod_does_not_mount_is_bad_input(tmp_path: Path) -> N
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == EXIT_BAD_INPUT
+    assert done.returncode == 2
     assert done.stderr.startswith(f"error: {missing}: is not there")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import tensorflow as tf
 from languages import SAMPLES, plain_lines, plain_text
+from tokenizing import tokenize_text
 from volume import keep_first
 
 from components.preprocess.main import run
@@ -20,7 +21,7 @@ from model.network.joint_model import JointModel
 from model.presets import tiny
 from model.serving.export import compare
 from model.serving.saved_model import ServedModel
-from model.text.tokenizer import detokenize, tokenize_text
+from model.text.tokenizer import detokenize
 
 UDHR = (
     *("arb", "cmn_hans", "ell_monotonic", "fin", "heb", "hin"),

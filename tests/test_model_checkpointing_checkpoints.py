@@ -363,7 +363,7 @@ def test_killed_save_leaves_no_half_checkpoint(tmp_path: Path, calls: int) -> No
         return
     assert killed == -9
     (temporary,) = set(names(tmp_path)) - {"step-00000020"}
-    assert temporary.startswith(".tmp-00000040-")
+    assert temporary.startswith("step-00000040.tmp-")
     assert newest_checkpoint(str(tmp_path)) == str(older)
     save(tmp_path, 40)
     assert names(tmp_path) == ["step-00000020", "step-00000040"]

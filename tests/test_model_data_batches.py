@@ -84,7 +84,7 @@ def test_targets_are_the_next_words() -> None:
         for lane in range(2):
             read = [
                 (STREAMS[s.record][i], STREAMS[s.record][i + 1])
-                for s in plan.segments(step, lane)
+                for s in plan.step_segments(step)[lane]
                 for i in range(s.start, s.stop)
             ]
             words, targets = zip(*read, strict=True)

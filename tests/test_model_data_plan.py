@@ -47,7 +47,7 @@ def words_of(segments: list[Segment]) -> list[Word]:
 
 def lane_words(plan: TrainPlan, lane: int, *, epoch: int = 0) -> list[Word]:
     steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
-    return [word for step in steps for word in words_of(plan.segments(step, lane))]
+    return [word for step in steps for word in words_of(plan.step_segments(step)[lane])]
 
 
 def epoch_words(plan: TrainPlan, epoch: int = 0) -> list[Word]:
@@ -94,7 +94,7 @@ def test_a_step_is_one_window_a_lane_in_true_segments(case: str) -> None:
     plan = TrainPlan(lengths, lanes=lanes, window=window, seed=1)
     for step in range(2 * plan.steps_per_epoch):
         for lane in range(lanes):
-            segments = plan.segments(step, lane)
+            segments = plan.step_segments(step)[lane]
             assert sum(s.stop - s.start for s in segments) == window
             assert all(0 <= s.start < s.stop <= lengths[s.record] for s in segments)
 
@@ -153,7 +153,7 @@ def test_a_far_step_of_a_billion_words() -> None:
     place = int(np.searchsorted(np.cumsum(lengths[order]), begin, side="right"))
     assert segments[63][0].record == order[place]
     assert segments[63][0].start == begin - lengths[order[:place]].sum()
-    assert plan.segments(1_000_000, 63) == segments[63]
+    assert plan.step_segments(1_000_000)[63] == segments[63]
     assert all(sum(s.stop - s.start for s in one) == 35 for one in segments)
 
 
@@ -162,14 +162,14 @@ def test_any_step_can_be_reached_at_once() -> None:
     first = TrainPlan(lengths, lanes=lanes, window=window, seed=3)
     steps = range(5 * first.steps_per_epoch)
     places = [(step, lane) for step in steps for lane in range(lanes)]
-    in_order = {place: first.segments(*place) for place in places}
+    in_order = {place: first.step_segments(place[0])[place[1]] for place in places}
     np.random.default_rng(0).shuffle(places)
     second = TrainPlan(lengths, lanes=lanes, window=window, seed=3)
-    assert {place: second.segments(*place) for place in places} == in_order
+    assert {place: second.step_segments(place[0])[place[1]] for place in places} == in_order
     # A plan that is made for one far step only:
     last = max(in_order)
     alone = TrainPlan(lengths, lanes=lanes, window=window, seed=3)
-    assert alone.segments(*last) == in_order[last]
+    assert alone.step_segments(last[0])[last[1]] == in_order[last]
 
 
 def test_order_depends_on_epoch_and_seed_only() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from model.distributed.stop_signals import OrphanedError, StoppedError, StopSignals, StopVote
+from model.distributed.stop_signals import StopSignals, StopVote
+from model.errors import OrphanedError, StoppedError
 
 ROOT = Path(__file__).resolve().parent.parent
 

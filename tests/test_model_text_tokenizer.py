@@ -7,6 +7,7 @@ import unicodedata
 import pytest
 import tensorflow as tf
 import tensorflow_text as tf_text
+from tokenizing import tokenize_text
 
 from model.config import TOKENIZERS, DataConfig
 from model.text.tokenizer import (
@@ -14,7 +15,6 @@ from model.text.tokenizer import (
     detokenize,
     mark_line_ends,
     tokenize_lines,
-    tokenize_text,
 )
 
 WORDS = DataConfig(sentence_marks=False)

@@ -184,7 +184,7 @@ def test_the_batch_of_a_step_and_its_sources(tiny_records: str) -> None:
         np.testing.assert_array_equal(batch.word_ids, expected.word_ids)
         np.testing.assert_array_equal(batch.char_ids, expected.char_ids)
         segments = {
-            (segment.record, lane) for lane in range(4) for segment in plan.segments(6, lane)
+            (segment.record, lane) for lane in range(4) for segment in plan.step_segments(6)[lane]
         }
         assert {(one["record"], lane) for one in sources for lane in one["lanes"]} == segments
         for one in sources:

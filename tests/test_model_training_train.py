@@ -23,9 +23,9 @@ from model.config import Config, with_overrides
 from model.data.records import Dataset
 from model.distributed import stop_signals
 from model.distributed.cluster import Cluster
-from model.distributed.stop_signals import StoppedError, StopSignals
+from model.distributed.stop_signals import StopSignals
 from model.distributed.watchdog import Watchdog
-from model.errors import CharloomError, InputError, RestartableError
+from model.errors import CharloomError, InputError, RestartableError, StoppedError
 from model.metrics import read_metrics
 from model.presets import tiny
 from model.training.config_checks import check_config

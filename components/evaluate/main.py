@@ -8,8 +8,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,12 +19,11 @@ from components.evaluate.report_fields import format_figure, look_up
 from model.config import Config, to_dict
 from model.errors import InputError
 from model.evaluation.evaluate import evaluate_checkpoint
-from model.files import publish_folder
+from model.files import COMPLETED_FILE, publish_folder, temporary_folder
 
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
 MARKDOWN_FILE = "report.md"
-COMPLETED_FILE = "COMPLETED"
 MANY_UNKNOWN = 0.1
 """Share of unknown test words above which people are warned."""
 _OUR_FILES = {REPORT_FILE, PAGE_FILE, MARKDOWN_FILE, COMPLETED_FILE}
@@ -96,21 +93,16 @@ def publish(report: Mapping[str, Any], folder: str) -> dict[str, Any]:
         REPORT_FILE: json.dumps(cleaned, indent=2, allow_nan=False) + "\n",
         PAGE_FILE: render_page(cleaned),
         MARKDOWN_FILE: render_markdown(cleaned),
-        COMPLETED_FILE: "",
     }
     target = os.path.realpath(folder)
-    parent, name = os.path.split(target)
-    temporary = os.path.join(parent, f".{name}.{uuid.uuid4().hex}")
     try:
-        os.mkdir(temporary)
-        for file_name, text in texts.items():
-            with open(os.path.join(temporary, file_name), "w", encoding="utf-8") as file:
-                file.write(text)
-        _swap(temporary, target)
+        with temporary_folder(target) as temporary:
+            for name, text in texts.items():
+                with open(os.path.join(temporary, name), "w", encoding="utf-8") as file:
+                    file.write(text)
+            publish_folder(temporary, target, marker="", replace=True)
     except OSError as error:
         raise _not_writable(folder, error) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return cleaned
 
 
@@ -192,20 +184,6 @@ def _clean(value: Any) -> Any:
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value
-
-
-def _swap(new: str, target: str) -> None:
-    """Renames `new` to `target`, whose old content is removed or, on failure, kept."""
-    old = f"{new}.old"
-    if os.path.lexists(target):
-        os.rename(target, old)
-    try:
-        publish_folder(new, target)
-    except OSError:
-        if os.path.lexists(old):
-            os.rename(old, target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _not_writable(folder: str, error: OSError) -> InputError:

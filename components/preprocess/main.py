@@ -28,7 +28,6 @@ from components.preprocess.sources.types import InputFile
 from model.config import DataConfig, to_dict
 from model.data.records import (
     CARD_FILE,
-    COMPLETED_FILE,
     FORMAT_VERSION,
     INFO_FILE,
     SPLITS,
@@ -39,7 +38,7 @@ from model.data.records import (
 )
 from model.data.seen import SEEN_FILE, SeenText, unite
 from model.errors import InputError
-from model.files import publish_folder, write_whole
+from model.files import is_complete, publish_folder, temporary_folder, write_whole
 from model.text.vocab import Vocabulary, read_words
 
 
@@ -127,6 +126,7 @@ def run(
         info = _prepare(
             files, given, folder=folder, config=config, flags=flags, source_root=source_root
         )
+        _publish(folder, target, digest=info["digest"])
     _report(info, records)
     return info
 
@@ -140,7 +140,7 @@ def _prepare(
     flags: Sequence[str],
     source_root: str,
 ) -> dict[str, Any]:
-    """Makes the records of the files and completes the folder."""
+    """Makes the records of the files."""
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
     write_whole(words_path(scratch), json.dumps(dataclasses.asdict(given)))
@@ -229,7 +229,7 @@ def _reuse(
     """Returns what dataset.json says if the folder is just what would be made."""
     occupied = f"{target} already holds something"
     advice = "choose another folder or delete it"
-    if not os.path.exists(os.path.join(target, COMPLETED_FILE)):
+    if not is_complete(target):
         raise InputError(f"{occupied}; {advice}")
     try:
         with Dataset.open(target) as dataset:
@@ -254,39 +254,32 @@ def _reuse(
 
 @contextlib.contextmanager
 def _output_folder(target: str) -> Iterator[str]:
-    """Gives a temporary folder that becomes `target` if all goes well, and else vanishes."""
-    folder = f"{target}.tmp-{os.getpid()}"
-    try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that had our id
-        os.mkdir(folder)
-    except OSError as error:
-        raise InputError(
-            f"can't write to {folder} ({error.strerror}); choose another folder for the records"
-        ) from None
-    try:
-        yield folder
+    with contextlib.ExitStack() as stack:
         try:
-            publish_folder(folder, target)  # replaces an empty folder, and nothing else
+            folder = stack.enter_context(temporary_folder(target))
         except OSError as error:
             raise InputError(
-                f"can't rename {folder} to {target} ({error.strerror}); choose another folder "
-                "for the records"
+                f"can't write to {target} ({error.strerror}); choose another folder for the records"
             ) from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        yield folder
+
+
+def _publish(folder: str, target: str, *, digest: str) -> None:
+    try:
+        publish_folder(folder, target, marker=f"{digest}\n")  # replaces an empty folder only
+    except OSError as error:
+        raise InputError(
+            f"can't rename {folder} to {target} ({error.strerror}); choose another folder for the "
+            "records"
+        ) from None
 
 
 def _save_info(info: dict[str, Any], folder: str) -> None:
-    """Writes dataset.json and, last, the marker that the folder is whole."""
+    """Writes dataset.json."""
     text = json.dumps(info, indent=1, ensure_ascii=False)
     # A list of numbers on one line. JSON texts hold no raw line end, so none is touched.
     text = re.sub(r"\[\n\s+([\d,\s]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
-    for name, content in ((INFO_FILE, text + "\n"), (COMPLETED_FILE, info["digest"] + "\n")):
-        with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    write_whole(os.path.join(folder, INFO_FILE), text + "\n")
 
 
 def _report(info: dict[str, Any], records: str) -> None:

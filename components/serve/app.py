@@ -8,7 +8,7 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -39,8 +39,6 @@ _MODEL = re.compile(
     r"(?P<name>[^/:]+)(/versions/(?P<version>[^/:]+))?(?P<verb>:predict|/metadata)?"
 )
 _TYPES = {"string": "DT_STRING", "float32": "DT_FLOAT", "int32": "DT_INT32", "int64": "DT_INT64"}
-
-Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(follower: ChampionFollower, metrics: Metrics, *, threads: int) -> Starlette:

@@ -15,14 +15,15 @@ import tempfile
 from components.component_runtime import read_error
 from components.train.launching import child_environment
 from model.checkpointing.checkpoints import read_meta
-from model.checkpointing.origin import TEMPORARY, WARM_START_FOLDER, read_trained_digest
+from model.checkpointing.origin import WARM_START_FOLDER, read_trained_digest
 from model.checkpointing.seen_records import save_training
 from model.config import Config, to_json
 from model.data.records import Dataset
 from model.data.seen import SEEN_FILE
 from model.errors import CharloomError, InputError
+from model.files import remove_temporaries
 
-BEGINNING = (WARM_START_FOLDER, TEMPORARY, SEEN_FILE)
+BEGINNING = (WARM_START_FOLDER, SEEN_FILE)
 """What a training that was stopped at once leaves in its folder; it then begins anew."""
 
 
@@ -44,6 +45,7 @@ def begin(workdir: str, config: Config, *, dataset: Dataset, warm_start: str, is
       CharloomError: the weights could not be written.
     """
     if is_new:
+        remove_temporaries(workdir)
         shutil.rmtree(os.path.join(workdir, WARM_START_FOLDER), ignore_errors=True)
         if warm_start:
             _write_weights(workdir, config, records=dataset.path, version=warm_start)

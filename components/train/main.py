@@ -20,9 +20,9 @@ from components.train.local.launcher import launch_local
 from components.train.training_job import CONFIG_FILE, TrainingJob
 from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.config import Config, read_config, to_json
-from model.data.records import COMPLETED_FILE, Dataset
+from model.data.records import Dataset
 from model.errors import InputError
-from model.files import write_whole
+from model.files import COMPLETED_FILE, TEMPORARY_MARK, is_complete, write_whole
 from model.metrics import METRICS_FILE, perplexity
 from model.training.config_checks import FREE_FIELDS, check_config
 
@@ -82,8 +82,7 @@ def _steps_done(workdir: str, config: Config, *, dataset: Dataset) -> int:
             f"workdir {workdir} is trained to step {done} already, beyond train.steps="
             f"{config.train.steps}; raise train.steps or choose another --workdir"
         )
-    finished = os.path.exists(os.path.join(workdir, COMPLETED_FILE))
-    if done < config.train.steps or not finished:
+    if done < config.train.steps or not is_complete(workdir):
         print(f"continuing from step {done} ({newest})", flush=True)
     return done
 
@@ -92,12 +91,11 @@ def _train(
     job: TrainingJob, config: Config, *, done: int, jobset: JobSetOptions | None
 ) -> dict[str, Any]:
     workdir = job.workdir
-    marker = os.path.join(workdir, COMPLETED_FILE)
-    if os.path.exists(marker):
+    if is_complete(workdir):
         if done == config.train.steps:
             print(f"{workdir} is already trained to step {done}")
             return _result(workdir)
-        os.remove(marker)
+        os.remove(os.path.join(workdir, COMPLETED_FILE))
     try:
         write_whole(job.config_file, to_json(config))
     except OSError as error:
@@ -138,14 +136,14 @@ def _open_workdir(workdir: str, config: Config) -> bool:
     """Makes the workdir, or checks that it is of the same training; returns whether it is new."""
     try:
         os.makedirs(workdir, exist_ok=True)
-        names = os.listdir(workdir)
+        names = {name.partition(TEMPORARY_MARK)[0] for name in os.listdir(workdir)}
     except OSError as error:
         raise InputError(
             f"workdir {workdir} can't be used ({error.strerror}); choose another"
         ) from None
     if not os.access(workdir, os.W_OK):
         raise InputError(f"workdir {workdir} is not writable; choose another")
-    if not set(names) - {LOCK_FILE, *BEGINNING}:
+    if not names - {LOCK_FILE, *BEGINNING}:
         return True
     path = os.path.join(workdir, CONFIG_FILE)
     if not os.path.exists(path):

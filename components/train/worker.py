@@ -19,10 +19,16 @@ from components.component_runtime import report_error, reporting_errors
 from components.train.cluster import pod
 from model.config import read_config
 from model.distributed.rendezvous import PEER_SECONDS
-from model.distributed.stop_signals import OrphanedError, StoppedError, StopSignals
+from model.distributed.stop_signals import StopSignals
 from model.distributed.tf_config import format_tf_config
 from model.distributed.watchdog import STALL_SECONDS, ExitTimer, Watchdog
-from model.errors import EXIT_ORPHANED, InputError, RestartableError
+from model.errors import (
+    EXIT_ORPHANED,
+    InputError,
+    OrphanedError,
+    RestartableError,
+    StoppedError,
+)
 
 _LEAVE_SECONDS = 30.0
 """How long TensorFlow may take to close when all is done and saved."""

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from model.arrays import write_arrays
 from model.errors import CharloomError, InputError
-from model.files import flush_folder, hash_file
+from model.files import hash_file, publish_folder, remove_temporaries, temporary_folder, write_whole
 
 ARRAYS_FILE, META_FILE = "arrays.npz", "meta.json"
 _NAME = re.compile(r"step-(\d{8,})")
@@ -84,58 +84,40 @@ def save_checkpoint(
     """
     parent = folder(workdir)
     final = os.path.join(parent, f"step-{step:08d}")
-    temporary = os.path.join(parent, f".tmp-{step:08d}-{os.getpid()}")
     os.makedirs(parent, exist_ok=True)
-    for name in os.listdir(parent):
-        if name.startswith(".tmp-"):
-            shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
+    remove_temporaries(parent)
     try:
-        os.mkdir(temporary)
-        write_checkpoint(temporary, step=step, arrays=arrays, meta=meta)
-        _put_in_place(temporary, final)
+        with temporary_folder(final) as temporary:
+            write_checkpoint(temporary, step=step, arrays=arrays, meta=meta)
+            if _same_arrays(temporary, final):  # only the score is new
+                with open(os.path.join(temporary, META_FILE), "rb") as file:
+                    write_whole(os.path.join(final, META_FILE), file.read())
+            else:
+                publish_folder(temporary, final, replace=True)
     except OSError as error:
         if not is_disk_full(error):
             raise
-        shutil.rmtree(temporary, ignore_errors=True)
         needed = sum(array.nbytes for array in arrays.values())
         raise disk_full_error(parent, needed=needed) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return final
 
 
 def write_checkpoint(
     path: str, *, step: int, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
 ) -> None:
-    """Writes both files into an empty folder and flushes them to the disk; arguments as above."""
-    with open(os.path.join(path, ARRAYS_FILE), "wb") as file:
-        write_arrays(file, arrays)
-        file.flush()
-        os.fsync(file.fileno())
+    """Writes both files into an empty folder; arguments as above."""
+    write_arrays(os.path.join(path, ARRAYS_FILE), arrays)
     digest = hash_file(os.path.join(path, ARRAYS_FILE))
     with open(os.path.join(path, META_FILE), "w", encoding="utf-8", newline="\n") as text:
         text.write(_meta_text({**meta, "step": step, "arrays_sha256": digest}))
-        text.flush()
-        os.fsync(text.fileno())
-    flush_folder(path)
 
 
-def _put_in_place(temporary: str, final: str) -> None:
-    """Gives a whole checkpoint its name, so that at no time there is less than before."""
-    if os.path.exists(final):
-        try:
-            same = (
-                verify_checkpoint(final)["arrays_sha256"] == read_meta(temporary)["arrays_sha256"]
-            )
-        except ValueError:
-            same = False
-        if same:  # only the score is new
-            os.replace(os.path.join(temporary, META_FILE), os.path.join(final, META_FILE))
-            flush_folder(final)
-            return
-        shutil.rmtree(final, ignore_errors=True)  # a damaged one
-    os.rename(temporary, final)
-    flush_folder(os.path.dirname(final))
+def _same_arrays(path: str, other: str) -> bool:
+    """Whether the second of two checkpoints is there, whole, and has the arrays of the first."""
+    try:
+        return bool(verify_checkpoint(other)["arrays_sha256"] == read_meta(path)["arrays_sha256"])
+    except ValueError:
+        return False
 
 
 def is_disk_full(error: OSError) -> bool:

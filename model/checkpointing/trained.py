@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import NamedTuple
 
 from model.baselines.byte_ngram import SpellingModel, check_arrays
 from model.checkpointing.checkpoints import Checkpoint, best_checkpoint
 from model.checkpointing.variable_names import check_complete, join_named, name_variables, shapes_of
 from model.config import Config, from_json
-from model.data.records import COMPLETED_FILE, Dataset
+from model.data.records import Dataset
 from model.errors import InputError
+from model.files import COMPLETED_FILE, is_complete
 from model.network.joint_model import JointModel
 
 
@@ -33,7 +33,7 @@ def load_model(workdir: str, dataset: Dataset) -> Loaded:
     Raises:
       InputError: the training is not complete or is of other records.
     """
-    if not os.path.exists(os.path.join(workdir, COMPLETED_FILE)):
+    if not is_complete(workdir):
         raise InputError(
             f"{workdir} holds no finished training (no {COMPLETED_FILE}); "
             "run the same charloom train again"

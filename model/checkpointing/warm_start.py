@@ -10,7 +10,6 @@ of the known words' rows on their char-CNN vectors says (docs/decisions/0018).
 from __future__ import annotations
 
 import os
-import shutil
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +17,10 @@ import numpy.typing as npt
 
 from model.baselines.unigram import unigram_log_probabilities
 from model.checkpointing.checkpoints import Arrays, write_checkpoint
-from model.checkpointing.origin import TEMPORARY, WARM_START_FOLDER
+from model.checkpointing.origin import WARM_START_FOLDER
 from model.checkpointing.published import Published
 from model.checkpointing.variable_names import name_variables
-from model.files import publish_folder
+from model.files import publish_folder, temporary_folder
 from model.network.char_vectors import char_vectors
 from model.network.joint_model import JointModel
 from model.text.vocab import SPECIAL_WORDS, UNK_ID, Vocabulary
@@ -54,22 +53,16 @@ def write_warm_start(workdir: str, published: Published, vocab: Vocabulary) -> N
       vocab: the vocabulary of the training's records.
     """
     path = os.path.join(workdir, WARM_START_FOLDER)
-    temporary = os.path.join(workdir, TEMPORARY)
-    shutil.rmtree(temporary, ignore_errors=True)
-    os.mkdir(temporary)
-    write_checkpoint(
-        temporary,
-        step=0,
-        arrays=move_weights(published, vocab),
-        meta={
-            "path": published.path,
-            "checkpoint": published.trained_digest,
-            "vocab": vocab.digest,
-            "words": len(vocab),
-            "new_words": len(match_rows(published.vocab, vocab).new),
-        },
-    )
-    publish_folder(temporary, path)
+    meta = {
+        "path": published.path,
+        "checkpoint": published.trained_digest,
+        "vocab": vocab.digest,
+        "words": len(vocab),
+        "new_words": len(match_rows(published.vocab, vocab).new),
+    }
+    with temporary_folder(path) as temporary:
+        write_checkpoint(temporary, step=0, arrays=move_weights(published, vocab), meta=meta)
+        publish_folder(temporary, path)
 
 
 def move_weights(published: Published, vocab: Vocabulary) -> Arrays:

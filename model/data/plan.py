@@ -119,10 +119,6 @@ class TrainPlan:
         others = self.words - int(self.lengths.max())
         return epoch * self.dropped_words % self.words if others < self.dropped_words else 0
 
-    def segments(self, step: int, lane: int) -> list[Segment]:
-        """Returns what one lane reads at a step; see `step_segments`."""
-        return self.step_segments(step)[lane]
-
     def step_segments(self, step: int) -> list[list[Segment]]:
         """Returns for each lane, in order, the T words that it reads at a step.
 

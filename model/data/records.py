@@ -34,7 +34,7 @@ from model.config import DataConfig, check_version, from_dict
 from model.data.example_reader import parse_features, parse_word_ids
 from model.data.example_writer import masked_crc
 from model.errors import InputError
-from model.files import write_whole
+from model.files import COMPLETED_FILE, is_complete, write_whole
 from model.text.spelling import CHAR_OFFSET, spell, unspell
 from model.text.vocab import UNK_ID, Vocabulary
 
@@ -48,7 +48,6 @@ SPLITS = ("train", "valid", "test")
 VOCAB_FILE = "vocab.txt"
 INFO_FILE = "dataset.json"
 CARD_FILE = "data_card.html"
-COMPLETED_FILE = "COMPLETED"
 
 IntArray = npt.NDArray[np.int64]
 Parsed = TypeVar("Parsed")
@@ -121,11 +120,6 @@ def parse_record(data: bytes) -> Record:
 
 _HEADER = struct.Struct("<QI")
 _CRC = struct.Struct("<I")
-
-
-def framed_size(data: bytes) -> int:
-    """Returns the bytes that a record takes in a TFRecord file."""
-    return _HEADER.size + len(data) + _CRC.size
 
 
 def read_framed(file: BinaryIO, offset: int) -> bytes:
@@ -293,7 +287,7 @@ class Dataset:
         """
         if not os.path.isdir(path):
             raise InputError(f"{path} is no folder of records; make it with charloom prepare")
-        if not os.path.exists(os.path.join(path, COMPLETED_FILE)):
+        if not is_complete(path):
             raise InputError(f"{path} is not complete (no {COMPLETED_FILE}); run charloom prepare")
         source = os.path.join(path, INFO_FILE)
         try:

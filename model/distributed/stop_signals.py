@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from model.errors import EXIT_ORPHANED, RestartableError
+from model.errors import OrphanedError, StoppedError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -20,16 +20,6 @@ VOTE_SECONDS = 0.5
 """About how often the workers ask one another whether one of them was asked to stop."""
 
 _MAX_STRIDE = 50
-
-
-class StoppedError(RestartableError):
-    """The training was asked to stop; it goes on from its newest checkpoint."""
-
-
-class OrphanedError(StoppedError):
-    """The same, because nobody waits for it any more: no use to start it again."""
-
-    exit_code = EXIT_ORPHANED
 
 
 class StopSignals:

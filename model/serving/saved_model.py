@@ -32,7 +32,6 @@ class ServedModel(tf.Module):
         config: Config,
         vocab: Vocabulary,
         precision: str = "float32",
-        table: bool = True,
     ):
         """Wraps a trained model and computes its table of spelled words.
 
@@ -41,13 +40,12 @@ class ServedModel(tf.Module):
           config: its config.
           vocab: its vocabulary.
           precision: of the table and of the product with all V words, `float32` or `bfloat16`.
-          table: False leaves the table out; the numbers are the same, and it is slower.
         """
         super().__init__(name="charloom")
         self._model = model
         self._config = config
         self._vocabulary = tf.constant(vocab.words)
-        self._words = ServedWords(model, vocab, precision=precision, table=table)
+        self._words = ServedWords(model, vocab, precision=precision)
         self._reader = ServedReader(model, self._words)
         self._softmax = ServedSoftmax(model, precision=precision)
         # Tracked, so that they are saved.

@@ -71,14 +71,13 @@ def by_rows(
 class ServedWords(tf.Module):
     """Strings to what the first LSTM layer's gates get of them."""
 
-    def __init__(self, model: JointModel, vocab: Vocabulary, *, precision: str, table: bool = True):
+    def __init__(self, model: JointModel, vocab: Vocabulary, *, precision: str):
         """Computes the tables.
 
         Args:
           model: the trained model.
           vocab: its vocabulary.
           precision: of the table.
-          table: False leaves it out, so that all words are read by their characters.
         """
         super().__init__(name="words")
         self._model = model
@@ -99,11 +98,9 @@ class ServedWords(tf.Module):
             vectors = char_vectors(model, spelled[len(SPECIAL_WORDS) : room])
             self._mean = tf.constant(vectors.mean(axis=0))
             self.directions = tf.Variable(self.direct(vectors), trainable=False, name="directions")
-        self._table: tf.Variable | None = None
-        if table:
-            size = tf.as_dtype(precision).size * 4 * model.config.lstm_dim
-            gates = self._compute(tf.constant(spelled[: MAX_TABLE_BYTES // size]))
-            self._table = tf.Variable(tf.cast(gates, precision), trainable=False, name="gates")
+        size = tf.as_dtype(precision).size * 4 * model.config.lstm_dim
+        gates = self._compute(tf.constant(spelled[: MAX_TABLE_BYTES // size]))
+        self._table = tf.Variable(tf.cast(gates, precision), trainable=False, name="gates")
 
     def look_up(self, words: tf.Tensor) -> tf.Tensor:
         """Returns the ids `[n]` of words; `UNK_ID` for those that are in no vocabulary."""
@@ -111,8 +108,6 @@ class ServedWords(tf.Module):
 
     def gates(self, words: tf.Tensor) -> tf.Tensor:
         """Returns what the first layer's gates get of words `[n]`: `[n, 4H]`."""
-        if self._table is None:
-            return self._compute(words)
         ids, rows = self.look_up(words), self._table.shape[0]
         seen = (ids != UNK_ID) & (ids < rows)
         known = tf.cast(tf.gather(self._table, tf.where(seen, ids, 0)), tf.float32)

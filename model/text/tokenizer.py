@@ -111,25 +111,20 @@ def mark_line_ends(words: tf.RaggedTensor, is_open: tf.Tensor | None = None) -> 
     return tf.concat([words, marks], axis=1)
 
 
-def tokenize_text(text: tf.Tensor, config: DataConfig, *, open_end: bool = False) -> tf.Tensor:
-    """Splits one text into the words that a model reads and predicts.
-
-    Args:
-      text: scalar string; bytes that are no UTF-8 count as U+FFFD.
-      config: tokenizer, case and whether line ends are words.
-      open_end: the text goes on after its last character, so its last line, unless
-        it is ended by a line end, gets no mark.
-
-    Returns:
-      `[L]` strings; the document start is not among them.
-    """
-    return tokenize_texts(text[tf.newaxis], config, open_end=open_end).flat_values
-
-
 def tokenize_texts(
     texts: tf.Tensor, config: DataConfig, *, open_end: bool = False
 ) -> tf.RaggedTensor:
-    """Splits texts `[N]` as `tokenize_text` does each of them; returns `[N, (L)]` strings."""
+    """Splits each text into the words that a model reads and predicts.
+
+    Args:
+      texts: `[N]` strings; bytes that are not UTF-8 count as U+FFFD.
+      config: tokenizer, case and whether line ends are words.
+      open_end: each text goes on after its last character, so its last line, unless
+        it is ended by a line end, gets no mark.
+
+    Returns:
+      `[N, (L)]` strings; the document start is not among them.
+    """
     texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
     lines = tf.strings.split(tf.strings.regex_replace(texts, "\r\n?", "\n"), "\n")
     words = tokenize_lines(lines.flat_values, config)
@@ -145,9 +140,9 @@ def tokenize_texts(
 def detokenize(words: Sequence[bytes]) -> bytes:
     """Joins words to a text: a space between two words, a line end for each line-end mark.
 
-    For words that `tokenize_text` gave, whatever the config:
+    For words that `tokenize_texts` gave, whatever the config:
 
-    * `tokenize_text` splits the text in the same words again, with `open_end` where no mark
+    * `tokenize_texts` splits the text in the same words again, with `open_end` where no mark
       ends the words;
     * without white space it is the normalised text without white space.
 

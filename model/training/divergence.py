@@ -13,8 +13,6 @@ import dataclasses
 import json
 import math
 import os
-import shutil
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,6 +27,7 @@ from model.data.plan import TrainPlan
 from model.data.records import Dataset
 from model.data.target_sampling import TargetSampler
 from model.errors import CharloomError
+from model.files import publish_folder, temporary_folder
 
 FOLDER = "broken"
 BATCH_FILE, ARRAYS_FILE, META_FILE = "batch.npz", "arrays.npz", "meta.json"
@@ -220,17 +219,12 @@ def dump_broken(
       OSError: it can't be written.
     """
     final = os.path.join(workdir, FOLDER, f"step-{step}")
-    temporary = f"{final}.tmp-{uuid.uuid4().hex}"
-    os.makedirs(temporary)
-    try:
+    with temporary_folder(final) as temporary:
         write_arrays(os.path.join(temporary, ARRAYS_FILE), arrays)
         write_arrays(os.path.join(temporary, BATCH_FILE), _arrays_of(batch))
         with open(os.path.join(temporary, META_FILE), "w", encoding="utf-8") as file:
             json.dump({"step": step, **meta}, file, indent=2)
-        shutil.rmtree(final, ignore_errors=True)
-        os.rename(temporary, final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        publish_folder(temporary, final, replace=True)
     return final
 
 

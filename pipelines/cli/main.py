@@ -15,7 +15,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 
-from model.errors import EXIT_RESTARTABLE, CharloomError
+from model.errors import ENDINGS, EXIT_RESTARTABLE, CharloomError, ending_for
 from pipelines.cli import kubeflow, models, registry, runs, serve, stages
 from pipelines.cli.shared import IS_PRODUCT
 from pipelines.cli.streams import LastingStream, ReaderGoneError, lasting_streams
@@ -24,9 +24,8 @@ from pipelines.cli.streams import LastingStream, ReaderGoneError, lasting_stream
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code.
 
-    0 done, 1 failed, 2 bad input, 3 rejected (by the gate, or by a limit of drift), 75 interrupted
-    (SIGTERM, or a worker was lost too often), 130 Ctrl-C. A closed pipe changes none of them; only
-    a command whose output is its product ends early then, with 0.
+    `model.errors.ENDINGS` lists the codes. A closed pipe changes none of them; only a command whose
+    output is its product ends early then, with 0.
     """
     with lasting_streams() as output:
         return _run(arguments, output)
@@ -49,11 +48,11 @@ def _run(arguments: Sequence[str] | None, output: LastingStream) -> int:
         line = "stopped by SIGTERM; run the same command again"
         return _report(stop, line, EXIT_RESTARTABLE, debug=False)
     except KeyboardInterrupt as stop:
-        return _report(stop, str(stop) or "stopped", 130, debug=False)
+        return _report(stop, str(stop) or "stopped", ending_for(stop).code, debug=False)
     except Exception as error:
         name = type(error).__name__
         line = f"internal error: {name}: {' '.join(str(error).split())[:500]}; --debug shows where"
-        return _report(error, line, 1, options.debug)
+        return _report(error, line, ending_for(error).code, options.debug)
     return 0
 
 
@@ -86,12 +85,13 @@ class _Version(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
+    codes = sorted((ending.code, ending.command) for ending in ENDINGS if ending.command)
     parser = argparse.ArgumentParser(
         prog="charloom",
         description="Train, evaluate and export language models that read words and characters.",
-        epilog="exit codes: 0 done, 1 failed, 2 bad input, 3 rejected by the gate or by a limit of "
-        "drift, 75 interrupted, by SIGTERM or as a worker was lost too often, 130 stopped by Ctrl-C; "
-        "after 75 and 130 a training goes on with the same command",
+        epilog="exit codes: 0 done, "
+        + ", ".join(f"{code} {meaning}" for code, meaning in codes)
+        + "; after 75 and 130 the same command continues a training",
     )
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")

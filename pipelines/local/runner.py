@@ -24,12 +24,17 @@ from typing import Any
 
 from kfp import dsl, local
 
-from components.component_runtime import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE, OWNER_VARIABLE
+from components.component_runtime import (
+    ERROR_FILE_VARIABLE,
+    GROUP_FILE_VARIABLE,
+    OWNER_VARIABLE,
+    read_error,
+)
 from components.evaluate.gate import PASSED
 from components.export.registry import RegisteredModel, check_name
 from components.run_settings import DEFAULTS, RunSettings
 from model.config import Config, to_json
-from model.errors import CharloomError, InputError, RejectedError, RestartableError
+from model.errors import CharloomError, InputError, RestartableError
 from pipelines.graph import train_language_model
 from pipelines.local.output import RunOutput
 from pipelines.local.stop_tasks import StoppableTasks
@@ -179,7 +184,7 @@ def _execute(arguments: Mapping[str, Any], *, root: str, scratch: str, log: str)
             outputs: dict[str, Any] = _graph_for_here()(**arguments).outputs
         except Exception as error:
             failure = error
-    tasks.raise_if_stopped(_read_error(environment[ERROR_FILE_VARIABLE]))
+    tasks.raise_if_stopped(read_error(environment[ERROR_FILE_VARIABLE]))
     if failure is not None:
         raise _describe_failure(failure, environment[ERROR_FILE_VARIABLE], log) from failure
     return outputs
@@ -224,20 +229,9 @@ def _read_result(outputs: Mapping[str, Any], log: str) -> RunResult:
     )
 
 
-def _read_error(error_file: str) -> CharloomError | None:
-    """Returns the error that a task reported, if one did."""
-    try:
-        with open(error_file, encoding="utf-8") as file:
-            reported = json.load(file)
-        classes = {cls.exit_code: cls for cls in (InputError, RejectedError, RestartableError)}
-        return classes.get(reported["exit_code"], CharloomError)(reported["message"])
-    except (OSError, ValueError, KeyError):
-        return None
-
-
 def _describe_failure(error: Exception, error_file: str, log: str) -> CharloomError:
     """Returns the error that a task reported, or one that says which task failed."""
-    reported = _read_error(error_file)
+    reported = read_error(error_file)
     if reported is not None:
         return reported
     # kfp: Pipeline 'p' finished with status FAILURE. Inner task failed: 'a' inside 'b'.

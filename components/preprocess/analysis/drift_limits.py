@@ -9,9 +9,9 @@ import hashlib
 import os
 from typing import TYPE_CHECKING
 
-from components.component_runtime import COMPLETED_FILE
 from components.run_settings import NO_LIMIT, RunSettings
 from model.errors import InputError, RejectedError
+from model.files import COMPLETED_FILE
 
 if TYPE_CHECKING:
     from components.preprocess.analysis.drift import Drift

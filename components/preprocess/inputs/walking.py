@@ -12,8 +12,8 @@ import os
 import re
 from collections.abc import Iterator
 
-from model.data.records import COMPLETED_FILE
 from model.errors import InputError
+from model.files import COMPLETED_FILE, TEMPORARY_MARK
 
 MAGIC = re.compile(r"[*?[]")
 """What makes a name a pattern."""
@@ -21,7 +21,7 @@ MAGIC = re.compile(r"[*?[]")
 _VERSION_FILES = ("MANIFEST.json", "saved_model.pb")
 """Both are in a published version, whose marker is the first."""
 
-_TEMPORARY = re.compile(r"\.tmp-[0-9a-f]+$")
+_TEMPORARY = re.compile(rf"{re.escape(TEMPORARY_MARK)}[0-9a-f]+$")
 
 
 class Walker:
@@ -112,7 +112,9 @@ class Walker:
         if all(os.path.lexists(os.path.join(folder, name)) for name in _VERSION_FILES):
             return f"holds {_VERSION_FILES[0]}"
         real = os.path.realpath(folder)
-        if self._output and (real == self._output or real.startswith(f"{self._output}.tmp-")):
+        if self._output and (
+            real == self._output or real.startswith(self._output + TEMPORARY_MARK)
+        ):
             return "is what the records are written to"
         return ""
 

@@ -7,9 +7,7 @@ tokenises the text again.
 from __future__ import annotations
 
 import collections
-import contextlib
 import os
-import uuid
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -24,6 +22,7 @@ from components.preprocess.sources.blocks import BadTextError, Block, read_block
 from components.preprocess.sources.types import UnsteadyError
 from model.config import DataConfig
 from model.data.records import SPLITS
+from model.files import whole_file
 
 
 def scan_unit(
@@ -40,16 +39,8 @@ def scan_unit(
     Raises:
       OSError: the file of pieces or that of counts can't be written.
     """
-    path = pieces_path(folder, unit.index)
-    temporary = f"{path}.{uuid.uuid4().hex}.part"  # Beam may try a unit twice, at the same time
-    try:
-        with open(temporary, "wb") as file:
-            scans = [_scan_part(part, config, file, counter) for part in unit.parts]
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
-    return scans
+    with whole_file(pieces_path(folder, unit.index), flush=False) as file:
+        return [_scan_part(part, config, file, counter) for part in unit.parts]
 
 
 def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCounter) -> PartScan:

@@ -7,10 +7,9 @@ import contextlib
 import hashlib
 import io
 import os
-import uuid
 import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +26,7 @@ from components.preprocess.passes.signatures import BINS, Signatures, make_signa
 from model.data.example_writer import RecordEncoder, frame
 from model.data.records import SPLITS, shard_name
 from model.data.seen import Hashes, SeenText, cut_units, hash_words
-from model.files import write_whole
+from model.files import whole_file, write_whole
 from model.text.vocab import DOCUMENT_START, LINE_END, UNK_ID, Vocabulary
 
 MAX_WORD_LENGTH = 1024
@@ -58,25 +57,25 @@ def write_group(
     writers: dict[str, _ShardWriter] = {}
     seen = SeenText()
     try:
-        for split in SPLITS:
-            path = os.path.join(folder, shard_name(split, index, count))
-            writers[split] = _ShardWriter(
-                path,
-                index_path=index_path(scratch, split, index),
-                signatures_path=signatures_path(scratch, split, index),
-            )
-        for unit in units:
-            for pieces in load_pieces(pieces_path(scratch, unit)):
-                _write_pieces(pieces, [writers[split] for split in SPLITS], vocab)
-                seen = seen.union(SeenText(hash_training_text(pieces)))
-        seen.save(seen_path(scratch, index))
-        return {"index": index, "splits": {split: one.finish() for split, one in writers.items()}}
+        with contextlib.ExitStack() as stack:
+            for split in SPLITS:
+                name = shard_name(split, index, count)
+                writers[split] = _ShardWriter(
+                    name,
+                    stack.enter_context(whole_file(os.path.join(folder, name))),
+                    index_path=index_path(scratch, split, index),
+                    signatures_path=signatures_path(scratch, split, index),
+                )
+            for unit in units:
+                for pieces in load_pieces(pieces_path(scratch, unit)):
+                    _write_pieces(pieces, [writers[split] for split in SPLITS], vocab)
+                    seen = seen.union(SeenText(hash_training_text(pieces)))
+            seen.save(seen_path(scratch, index))
+            splits = {split: one.finish() for split, one in writers.items()}
+        return {"index": index, "splits": splits}
     except OSError as error:
         problem = f"can't write records to {folder} ({error}); free space or choose another folder"
         return {"index": index, "problem": problem}
-    finally:
-        for writer in writers.values():
-            writer.discard()
 
 
 def _write_pieces(pieces: Pieces, writers: Sequence[_ShardWriter], vocab: Vocabulary) -> None:
@@ -108,16 +107,14 @@ def hash_training_text(pieces: Pieces) -> Hashes:
 
 
 class _ShardWriter:
-    """Writes a shard under a name of its own, and renames it when it is whole."""
+    """Writes a shard, and collects what is known about it."""
 
-    def __init__(self, path: str, *, index_path: str, signatures_path: str) -> None:
+    def __init__(self, name: str, file: BinaryIO, *, index_path: str, signatures_path: str) -> None:
         self.signatures: list[Signatures] = []
-        self._path = path
+        self._name = name
+        self._file = file
         self._index_path = index_path
         self._signatures_path = signatures_path
-        # Beam may try an element twice, at the same time even.
-        self._part = f"{path}.{uuid.uuid4().hex}.part"
-        self._file = open(self._part, "wb")
         self._hash = hashlib.sha256()
         self._size = 0
         self._offsets: list[int] = []
@@ -159,17 +156,13 @@ class _ShardWriter:
                 self._word_lengths[size] += int(by_size[size])
 
     def finish(self) -> dict[str, Any]:
-        """Closes the shard and returns what is known about it."""
+        """Writes the shard's index and signatures; returns what is known about it."""
         rows = [self._offsets, self._lengths, self._characters]
         _save(self._index_path, np.asarray(rows, np.int64))
         none = np.zeros([0, BINS], np.uint16)
         _save(self._signatures_path, np.concatenate([none, *self.signatures]))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._part, self._path)
         shard = {
-            "file": os.path.basename(self._path),
+            "file": self._name,
             "records": len(self._lengths),
             "words": sum(self._lengths),
             "bytes": self._size,
@@ -177,13 +170,6 @@ class _ShardWriter:
         }
         lengths = {str(size): self._word_lengths[size] for size in sorted(self._word_lengths)}
         return {"shard": shard, "sums": self._sums, "word_lengths": lengths}
-
-    def discard(self) -> None:
-        """Removes what is left of an unfinished shard."""
-        with contextlib.suppress(OSError):
-            self._file.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(self._part)
 
 
 def _save(path: str, array: npt.NDArray[Any]) -> None:

@@ -16,8 +16,8 @@ from typing import Any, Protocol, cast
 
 from components.preprocess.beam_setup import quiet_beam, quiet_import
 from components.preprocess.sources.types import CHANGED, ListedFile, UnsteadyError
-from model.data.records import COMPLETED_FILE
 from model.errors import CharloomError, InputError, RestartableError
+from model.files import COMPLETED_FILE
 
 with quiet_import():
     from apache_beam.io.filesystem import BeamIOError, CompressionTypes

@@ -28,7 +28,7 @@ from components.train.cluster.outcome import (
 )
 from components.train.launching import Follower, StopRequests, newest_step
 from components.train.training_job import TrainingJob
-from model.errors import EXIT_BAD_INPUT, CharloomError, InputError, RestartableError
+from model.errors import CharloomError, InputError, RestartableError
 
 WORKDIR_ANNOTATION = "charloom.dev/workdir"
 
@@ -317,7 +317,7 @@ class _Launch:
         before = [end for attempt, end in self._state.ends if attempt < restarts]
         if before:
             cause = cause_of(before)
-            if cause.code == EXIT_BAD_INPUT:  # its peers' end was seen first, by the JobSet
+            if cause.kind is InputError:  # its peers' end was seen first, by the JobSet
                 raise self._failure(jobset)
             why = cause.describe()
         line = f"restarting from step {step} ({counted} of {self._job.max_restarts} counted): {why}"

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from model.errors import EXIT_BAD_INPUT, EXIT_ORPHANED, EXIT_RESTARTABLE, InputError
+from model.errors import ENDINGS, InputError, Restart
 
 API_GROUP, API_VERSION, PLURAL = "jobset.x-k8s.io", "v1alpha2", "jobsets"
 
@@ -172,32 +172,26 @@ def _labels(options: JobSetOptions) -> dict[str, str]:
 
 
 def _failure_policy(max_restarts: int) -> dict[str, Any]:
-    """Bad input and orphans fail for good; a pod that was asked to stop does not count.
+    """Translates `ENDINGS` for JobSet.
 
     The Job's message names the code: "... failed with exit code 2 matching FailJob rule ...".
     """
-
-    def of_code(code: int) -> list[str]:
-        return [f"exit code {code} "]
-
     policy = "PodFailurePolicy"
     return {
         "maxRestarts": max_restarts,
         # Host names are used again, so no old pod may be left when new ones come.
         "restartStrategy": "BlockingRecreate",
         "rules": [
-            {
-                "name": "badInput",
-                "action": "FailJobSet",
-                "onJobFailureReasons": [policy],
-                "onJobFailureMessagePatterns": of_code(EXIT_BAD_INPUT),
-            },
-            {
-                "name": "orphaned",
-                "action": "FailJobSet",
-                "onJobFailureReasons": [policy],
-                "onJobFailureMessagePatterns": of_code(EXIT_ORPHANED),
-            },
+            *(
+                {
+                    "name": ending.rule,
+                    "action": "FailJobSet",
+                    "onJobFailureReasons": [policy],
+                    "onJobFailureMessagePatterns": [f"exit code {ending.code} "],
+                }
+                for ending in ENDINGS
+                if ending.rule
+            ),
             {
                 "name": "deadline",
                 "action": "FailJobSet",
@@ -215,7 +209,8 @@ def _failure_policy(max_restarts: int) -> dict[str, Any]:
 def _job(
     options: JobSetOptions, name: str, image: str, workers: int, arguments: Sequence[str]
 ) -> dict[str, Any]:
-    codes = [EXIT_BAD_INPUT, EXIT_RESTARTABLE, EXIT_ORPHANED]
+    uncounted = {one.code for one in ENDINGS if one.cluster is Restart.UNCOUNTED}
+    codes = sorted(uncounted | {one.code for one in ENDINGS if one.rule})
     return {
         "completionMode": "Indexed",
         "completions": workers,

@@ -9,12 +9,12 @@ from typing import Any
 
 from components.train.cluster.manifest import ATTEMPT_LABEL, INDEX_LABEL, WORKER
 from model.errors import (
-    EXIT_BAD_INPUT,
-    EXIT_ORPHANED,
-    EXIT_RESTARTABLE,
+    ENDINGS,
     CharloomError,
     InputError,
+    OrphanedError,
     RestartableError,
+    ending_of,
 )
 
 COMPLETED, FAILED = "Completed", "Failed"
@@ -29,6 +29,11 @@ class WorkerEnd:
     reason: str
     """As Kubernetes says: Error, OOMKilled, Evicted, Completed."""
     last_lines: str
+
+    @property
+    def kind(self) -> type[BaseException]:
+        """The class of error that the code stands for."""
+        return ending_of(self.code).error
 
     def describe(self) -> str:
         """Returns it in words, without the last lines."""
@@ -90,9 +95,8 @@ def attempt_of(pod: Mapping[str, Any], *, default: int) -> int:
 
 
 def cause_of(ends: Sequence[WorkerEnd]) -> WorkerEnd:
-    """Returns the end that tells most: workers that only lost their peers tell least."""
-    order = {EXIT_BAD_INPUT: 0, EXIT_ORPHANED: 1, EXIT_RESTARTABLE: 3}
-    return min(ends, key=lambda end: order.get(end.code, 2))
+    """Returns the end that comes first in `ENDINGS`."""
+    return min(ends, key=lambda end: ENDINGS.index(ending_of(end.code)))
 
 
 def terminal_state(jobset: Mapping[str, Any]) -> str:
@@ -126,9 +130,8 @@ def failure_of(
     conditions = jobset["status"].get("conditions") or []
     failed = [one for one in conditions if one["type"] == FAILED]
     said = " ".join(" ".join(one.get("message", "").split()) for one in failed)
-    if not any(end.code in (EXIT_BAD_INPUT, EXIT_ORPHANED) for end in ends) and _took_too_long(
-        jobset, failed, deadline_hours
-    ):
+    final = any(ending_of(end.code).rule for end in ends)
+    if not final and _took_too_long(jobset, failed, deadline_hours):
         return CharloomError(
             f"the training ran longer than {deadline_hours:g} h and was ended; give it more "
             f"(worker_deadline_hours), and run the step again: it goes on from step {step}"
@@ -137,12 +140,12 @@ def failure_of(
         return CharloomError(f"JobSet {name} failed: {said}")
     end = cause_of(ends)
     what = end.message or end.describe()
-    if end.code == EXIT_BAD_INPUT:
+    if end.kind is InputError:
         return InputError(what)
-    if end.code == EXIT_ORPHANED:
+    if end.kind is OrphanedError:
         return RestartableError(f"{what}; run the step again: it goes on from step {step}")
     text = f"{what}, after {restarts_of(jobset)} restarts; the newest checkpoint is of step {step}"
-    return CharloomError(text) if end.code == 1 else RestartableError(text)
+    return CharloomError(text) if end.kind is CharloomError else RestartableError(text)
 
 
 def _took_too_long(

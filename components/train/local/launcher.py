@@ -12,8 +12,7 @@ import time
 from components.train.launching import Follower, StopRequests, newest_step
 from components.train.local.worker_group import WorkerGroup
 from components.train.training_job import TrainingJob
-from model.distributed.stop_signals import StoppedError
-from model.errors import CharloomError, RestartableError
+from model.errors import CharloomError, Restart, RestartableError, StoppedError, ending_for
 
 SAVE_SECONDS = 15.0
 """How long workers that were asked to stop may take to save before they are killed."""
@@ -43,12 +42,13 @@ def launch_local(job: TrainingJob, *, follower: Follower | None = None) -> None:
                 failure = _attempt(group, requests, follower)
             if failure is None:
                 return
-            if not isinstance(failure, RestartableError):
+            restart = ending_for(failure).local
+            if restart is Restart.NEVER:
                 raise failure
             step = newest_step(job.workdir)
             if requests.numbers:
                 raise requests.ended(step=step, how=job.command())
-            counts = not isinstance(failure, StoppedError)
+            counts = restart is Restart.COUNTED
             restarts += counts
             if restarts > job.max_restarts or not job.max_restarts:
                 often = f", after {job.max_restarts} restarts" if job.max_restarts else ""

@@ -14,9 +14,15 @@ from collections.abc import Sequence
 
 from components.component_runtime import read_error
 from components.train.launching import child_environment
-from model.distributed.stop_signals import StoppedError
 from model.distributed.tf_config import format_tf_config
-from model.errors import EXIT_RESTARTABLE, CharloomError, RestartableError
+from model.errors import (
+    ENDINGS,
+    EXIT_RESTARTABLE,
+    CharloomError,
+    KilledError,
+    RestartableError,
+    ending_for,
+)
 
 FOLLOW_SECONDS = 0.5
 """How long the others get to end as well after one has failed, so that the cause shows."""
@@ -115,45 +121,24 @@ class WorkerGroup:
         return any(worker.process.poll() is None for worker in self.workers)
 
     def failure(self) -> CharloomError | None:
-        """Returns why the group can't go on; None if it can.
-
-        Of several ends the one that a restart would not mend counts most, then a stop that
-        was asked for, then a worker killed, then those that only lost their peers.
-        """
+        """Returns why the group can't go on, by the order of `ENDINGS`; None if it can."""
         if all(worker.process.poll() in (None, 0) for worker in self.workers):
             return None
         deadline = time.monotonic() + FOLLOW_SECONDS
         while self.running and time.monotonic() < deadline:
             time.sleep(0.05)
-        return min((_error_of(worker) for worker in self.workers), key=_weight)
-
-
-def _weight(error: CharloomError) -> int:
-    if not isinstance(error, RestartableError):
-        return 0
-    if isinstance(error, StoppedError):
-        return 1
-    return 2 if isinstance(error, _KilledError) else 3
-
-
-class _KilledError(RestartableError):
-    """A worker was ended by a signal."""
-
-
-class _StillRunningError(RestartableError):
-    """Not an end at all."""
+        errors = [_error_of(worker) for worker in self.workers if worker.process.poll()]
+        return min(errors, key=lambda error: ENDINGS.index(ending_for(error)))
 
 
 def _error_of(worker: Worker) -> CharloomError:
-    """Returns what a worker's end means; of one that runs or ended well, next to nothing."""
-    code = worker.process.poll()
-    if code in (None, 0):
-        return _StillRunningError(f"worker {worker.rank} runs")
+    """Returns what the end of a worker that failed means."""
+    code = worker.process.returncode
     reported = read_error(worker.error_file)
     if reported is not None and reported.exit_code == code:
         return reported
-    if code is not None and code < 0:
-        return _KilledError(f"worker {worker.rank} was ended by {signal.Signals(-code).name}")
+    if code < 0:
+        return KilledError(f"worker {worker.rank} was ended by {signal.Signals(-code).name}")
     if code == EXIT_RESTARTABLE:
         return RestartableError(
             f"worker {worker.rank} could not join the others; the end of {worker.log} says more"
