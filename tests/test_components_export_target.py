@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from components.export.registry import RegisteredModel
 from components.export.target import check_target
 from components.preprocess.inputs.find import find_inputs
 from model.errors import InputError
@@ -35,7 +36,7 @@ def pod(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("registry", ["{volume}/registry", "{volume}/new/a/b/", "{volume}"])
 def test_a_registry_on_a_volume_that_the_pod_mounts(pod: None, volume: Path, registry: str) -> None:
-    check_target(registry.format(volume=volume), "lm")
+    check_target(RegisteredModel(registry.format(volume=volume), "lm"))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +56,7 @@ def test_the_first_step_refuses_a_registry_that_would_be_lost(
 ) -> None:
     given = registry.format(volume=volume)
     for call in (
-        lambda: check_target(given, "lm"),
+        lambda: check_target(RegisteredModel(given, "lm")),
         lambda: find_inputs(f"{volume}/corpus/*.txt", registry=given, model_name="lm"),
     ):
         with pytest.raises(InputError, match=problem) as caught:
@@ -67,9 +68,9 @@ def test_links_count_as_what_they_lead_to(pod: None, volume: Path, tmp_path: Pat
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(volume)
     (volume / "out").symlink_to(tmp_path / "elsewhere")
-    check_target(f"{tmp_path}/link/registry", "lm")
+    check_target(RegisteredModel(f"{tmp_path}/link/registry", "lm"))
     with pytest.raises(InputError, match=LOST):
-        check_target(f"{volume}/out/registry", "lm")
+        check_target(RegisteredModel(f"{volume}/out/registry", "lm"))
 
 
 def test_the_first_step_refuses_a_bad_name(volume: Path) -> None:
@@ -79,6 +80,6 @@ def test_the_first_step_refuses_a_bad_name(volume: Path) -> None:
 
 def test_a_laptop_has_no_volumes(volume: Path, tmp_path: Path) -> None:
     for registry in (f"{tmp_path}/registry", "registry"):
-        check_target(registry, "lm")
+        check_target(RegisteredModel(registry, "lm"))
         found = find_inputs(f"{volume}/corpus/*.txt", registry=registry, model_name="lm")
         assert (found.champion, found.reference, found.base) == ("", "", "")

@@ -97,7 +97,7 @@ def test_a_source_root_names_files_in_both_steps(tmp_path: Path) -> None:
     write(tmp_path, "in/2026-02-28/a.txt", "in/2026-03-01/a.txt")
     pattern, root = f"{tmp_path}/in/{{date:%Y-%m-%d}}/*.txt", str(tmp_path)
     given = {"window_days": 2, "times": [NOON.isoformat()]}
-    found = find_inputs(pattern, source_root=root, **given)  # type: ignore[arg-type]
+    found = find_inputs(pattern, settings=[f"run.source_root={root}"], **given)  # type: ignore[arg-type]
     inputs = json.loads(found.inputs)
     assert inputs == [f"{root}/in/{day}/*.txt" for day in ("2026-02-28", "2026-03-01")]
     assert found.fingerprint == fingerprint(find_files(inputs, source_root=root))

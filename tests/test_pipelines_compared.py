@@ -14,6 +14,7 @@ from components.export import main as exporting
 from components.export.checking import Budget
 from components.export.manifest import write_manifest
 from components.export.promoting import promote, rebase
+from components.export.registry import RegisteredModel
 from model.config import to_json
 from model.errors import InputError
 from model.presets import tiny
@@ -32,7 +33,7 @@ def model(tmp_path: Path) -> str:
         (version / "saved_model.pb").write_bytes(b"")
         write_manifest(str(version), {"checkpoint": f"c{number}"})
     for number in (1, 2):
-        promote(str(tmp_path), "my lm", number)
+        promote(RegisteredModel(str(tmp_path), "my lm"), number)
     return str(tmp_path / "my lm")
 
 
@@ -43,7 +44,7 @@ def compared(*flags: str) -> tuple[str, str]:
 def test_the_reference_is_that_of_the_champion_s_model(model: str) -> None:
     assert compared() == ("", "")
     assert compared("--champion", model) == (f"{model}/2", f"{model}/1")
-    rebase(*model.rsplit("/", 1), version=3)
+    rebase(RegisteredModel.at(model), 3)
     assert compared("--champion", model) == (f"{model}/2", f"{model}/3")
     assert compared("--champion", f"{model}/2") == (f"{model}/2", "")  # a version alone has none
 

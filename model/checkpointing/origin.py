@@ -15,7 +15,7 @@ from model.checkpointing.checkpoints import Checkpoint, read_checkpoint, read_me
 from model.errors import InputError
 from model.files import holds_saved_model
 
-WARM_START_FOLDER, TEMPORARY = "warm_start", ".warm_start"
+WARM_START_FOLDER = "warm_start"
 KEPT_FIELDS = ("path", "checkpoint", "words", "new_words")
 """Fields of meta.json that a training's checkpoints hand on."""
 CHECKPOINT_FOLDER = "checkpoint"
