@@ -12,7 +12,6 @@ import tensorflow as tf
 
 from components.export.manifest import write_manifest
 from components.export.registry import version_digest
-from components.serve import loaded
 from components.serve.loaded import LoadedVersion
 from model.errors import InputError
 
@@ -45,7 +44,7 @@ def meanwhile(monkeypatch: pytest.MonkeyPatch) -> list[Meanwhile]:
             call()
         return Model()
 
-    monkeypatch.setattr(loaded.tf.saved_model, "load", load)
+    monkeypatch.setattr(tf.saved_model, "load", load)
     return calls
 
 

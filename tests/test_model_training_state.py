@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
+from model.baselines.byte_ngram import KEYS
 from model.checkpointing.checkpoints import (
     Checkpoint,
     list_checkpoints,
@@ -49,7 +50,7 @@ def make_training(monkeypatch: pytest.MonkeyPatch, *settings: str, **values: Any
         "config": with_overrides(tiny(), ["train.steps=60", "train.valid_steps=20", *settings]),
         "cluster": SimpleNamespace(is_chief=True, size=1),
         "dataset": SimpleNamespace(digest="d", path="records", vocab=vocab),
-        "spelling": dict.fromkeys(state.KEYS, np.zeros(1, np.float32)),
+        "spelling": dict.fromkeys(KEYS, np.zeros(1, np.float32)),
         "step": 0,
         "scores": {},
         "history": [],
