@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from components.export.publishing import describe_export, find_published, finish
 from components.export.registry import Numbers, find_model
 from model.config import CONFIG_VERSION
 from model.data.records import FORMAT_VERSION
-from model.errors import InputError
+from model.errors import CharloomError, InputError
 from model.files import read_json
 
 
@@ -236,3 +237,35 @@ def test_a_champion_without_a_digest_is_not_what_a_first_version_was_compared_wi
     promote(registered(str(tmp_path)), 1)
     export(str(tmp_path), "b", None)
     assert champions(str(tmp_path)) == (1, [])
+
+
+def test_a_budget_holds_for_a_published_checkpoint_too(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one it is not asked again."""
+    from components.export import main
+    from components.export.checking import Budget
+
+    asked: list[Any] = []
+
+    def ask(*arguments: Any, **more: Any) -> None:
+        asked.append((*arguments, more))
+        raise CharloomError("it takes 9.0 ms, and 5.0 are allowed (--max-latency-ms)")
+
+    monkeypatch.setattr(main, "check_in_fresh_process", ask)
+    content = report("b", "a") | {
+        "dataset": {"digest": "d", "vocab_digest": "v"},
+        "verdict": {"status": "PASSED", "reasons": []},
+    }
+    folder = tmp_path / "report"
+    folder.mkdir()
+    (folder / "report.json").write_text(json.dumps(content))
+    arguments = {"records": "r", "workdir": "w", "report": str(folder)}
+    published = f"{root}/m/2"
+    assert main.run(**arguments, registry=root, name="m") == published
+    assert asked == []
+    budget = Budget(latency_ms=5.0)
+    with pytest.raises(CharloomError, match=r"^it takes 9\.0 ms"):
+        main.run(**arguments, registry=root, name="m", budget=budget)
+    assert asked == [(published, budget, {"otherwise": f"{published} stays as it is"})]
+    assert champions(root) == (2, [1])

@@ -83,6 +83,8 @@ class Lab:
         metrics = self.metrics.to_text().decode().splitlines()
         assert f"charloom_model_behind {float(state['status'] == 'behind')}" in metrics
         assert f"charloom_model_version {float(state['version'])}" in metrics
+        champion = state["champion"]["version"] if state["champion"] else 0
+        assert f"charloom_champion_version {float(champion)}" in metrics
         return state["version"], state["status"]
 
     def failures(self) -> int:
@@ -210,6 +212,52 @@ def test_a_champion_that_is_rolled_back_while_it_is_loaded_is_not_served(
     assert lab.look() == (1, "behind")
     assert lab.look() == (1, "ok")
     assert lab.failures() == 0
+
+
+def test_the_state_names_served_version_champion_and_problem(lab: Lab) -> None:
+    first, problem = lab.digest(1), f"{lab.folder}/2 is broken"
+    served = {"version": 1, "digest": first}
+    assert lab.look() == (1, "ok")
+    assert lab.follower.state() == {"status": "ok", **served, "champion": served, "problem": ""}
+    lab.make(2, broken=True)
+    lab.point(2, lab.digest(2))
+    assert lab.look() == (1, "behind")
+    champion = {"version": 2, "digest": lab.digest(2)}
+    behind = {"status": "behind", **served, "champion": champion, "problem": problem}
+    assert lab.follower.state() == behind
+    (lab.folder / "champion.json").unlink()
+    assert lab.look() == (1, "behind")
+    gone = f"{lab.folder}/champion.json is gone"
+    assert lab.follower.state() == {**behind, "champion": None, "problem": gone}
+
+
+def test_a_version_that_is_named_by_its_folder_follows_nothing(lab: Lab) -> None:
+    (lab.folder / "1" / "saved_model.pb").touch()
+    metrics = Metrics()
+    follower = Follower(str(lab.folder / "1"), metrics)
+    assert follower.state() == {"status": "ok", "version": 1, "digest": lab.digest(1)}
+    assert "charloom_model_behind 0.0" in metrics.to_text().decode().splitlines()
+
+
+def test_a_folder_that_is_replaced_while_it_is_loaded_is_not_served(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.make(2)
+    lab.point(2, lab.digest(2))
+
+    class Replaced(FakeVersion):
+        def __init__(self, path: str):
+            super().__init__(path)
+            self.digest = "0" * 64  # of the version that has just taken its place
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "LoadedVersion", Replaced)
+        assert lab.look() == (1, "behind")
+    problem = f"{lab.folder}/2 was replaced while it was loaded"
+    assert lab.follower.state()["problem"] == problem
+    assert lab.failures() == 1
+    lab.clock.now += FIRST_RETRY_SECONDS
+    assert lab.look() == (2, "ok")
 
 
 # From here on with real models, which take a while to make and to load.

@@ -86,6 +86,16 @@ def test_text_without_marks_is_found_after_it_shifted() -> None:
     assert _find(text, [[f"new{at}" for at in range(300)]]).seen.tolist() == [False]
 
 
+def test_text_that_has_shifted_adds_hardly_any_hashes() -> None:
+    """So the set of a lineage does not grow with every night's window."""
+    stream = [f"w{at}" for at in range(2000)]
+    text = _seen([stream], before="before")
+    for start in range(1, 2 * RUN_WORDS):
+        union = text.union(_seen([stream[start:]], before="before"))
+        added = len(union.hashes) - len(text.hashes)
+        assert added < RUN_WORDS // 2, start  # of the windows that the new beginning cuts short
+
+
 def test_repeated_words_and_empty_records() -> None:
     text = _seen([["a"] * 100, [], ["b", "\n", "\n", "\n"]])
     assert len(text.hashes) == 2

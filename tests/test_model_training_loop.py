@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 
 from model.config import TrainConfig
-from model.training.loop import count_setbacks, is_settled
+from model.training.loop import TrainLoop, count_setbacks, is_settled
 
 
 @pytest.mark.parametrize(
@@ -50,3 +53,25 @@ def test_settled_means_as_many_setbacks_at_the_end() -> None:
         history.append(value)
         assert not is_settled(config, history)
     assert is_settled(config, [*history, -4.9])
+
+
+@pytest.mark.parametrize("is_rebased", [False, True])
+def test_a_checkpoint_whose_mean_was_dropped_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, is_rebased: bool
+) -> None:
+    """The pass that is made up for at a restart is saved only where the state is that of before."""
+    training: Any = SimpleNamespace(step=40, valid=None, is_rebased=is_rebased, history=[])
+    loop = TrainLoop.__new__(TrainLoop)
+    loop._training = training
+    loop._config = TrainConfig(steps=80, valid_steps=20, checkpoint_steps=20)
+    loop._valid_plan = cast(Any, SimpleNamespace(steps=1))
+    done: list[str] = []
+
+    def validate(_: TrainLoop) -> None:
+        done.append("validate")
+        training.valid = (-1.0, 1)
+
+    monkeypatch.setattr(TrainLoop, "_validate", validate)
+    monkeypatch.setattr(TrainLoop, "_save", lambda _: done.append("save"))
+    assert loop._settle(restored=True) is False
+    assert done == (["validate"] if is_rebased else ["validate", "save"])

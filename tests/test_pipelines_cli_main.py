@@ -13,7 +13,7 @@ import pytest
 
 from model.config import to_dict
 from model.presets import tiny
-from pipelines.cli import shared
+from pipelines.cli import shared, stages
 from pipelines.cli.main import build_parser, main
 
 
@@ -101,6 +101,48 @@ def test_a_wrong_input_is_told_before_anything_is_made(
     line = fails(capsys, "run", "--input", "nope*.txt", "--root", str(tmp_path / "made"))
     assert line == "no file matches --input 'nope*.txt'; check the path and the pattern"
     assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("name", ["2026", "a/b"])
+@pytest.mark.parametrize("command", ["run", "export"])
+def test_a_bad_model_name_is_refused_before_anything_is_looked_at(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    command: str,
+    name: str,
+) -> None:
+    """Only the last step uses it."""
+    made, missing = str(tmp_path / "made"), str(tmp_path / "missing")
+    flags = {
+        "run": ["--input", missing, "--root", made],
+        "export": ["--records", missing, "--workdir", missing, "--registry", made],
+    }
+    monkeypatch.setattr(stages, "import_tensorflow", lambda: pytest.fail("took its time"))
+    line = fails(capsys, command, *flags[command], "--name", name)
+    assert line.startswith(f"model name '{name}' ")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "limits"),
+    [
+        ([], None),
+        (["--max-latency-ms", "7"], {"latency_ms": 7.0}),
+        (["--max-memory-mb", "0"], {"memory_mb": 0.0}),
+        (["--max-memory-mb", "9", "--max-latency-ms", "8"], {"latency_ms": 8.0, "memory_mb": 9.0}),
+    ],
+)
+def test_export_hands_on_a_budget_only_if_one_is_given(
+    monkeypatch: pytest.MonkeyPatch, flags: list[str], limits: dict[str, float] | None
+) -> None:
+    from components.export.checking import Budget
+
+    found: list[Any] = []
+    monkeypatch.setattr("components.export.main.run", lambda **given: found.append(given["budget"]))
+    folders = ["--records", "r", "--workdir", "w", "--registry", "m"]
+    assert main(["export", *folders, *flags]) == 0
+    assert found == [None if limits is None else Budget(**limits)]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,11 @@ def run(
     environment: dict[str, str] | None = None,
     program: Sequence[str] = ("-m", "pipelines.cli.main"),
 ) -> subprocess.CompletedProcess[bytes]:
-    """Runs a command; a stream that is `CLOSED` is not open in it."""
+    """Runs a command; a stream that is `CLOSED` is not open in it.
+
+    Its streams are buffered, as a user's are: PYTHONUNBUFFERED, which container images and CI
+    often set, would hide what only a flush finds.
+    """
     closed = [number for number, end in enumerate((stdin, out, err)) if end == CLOSED]
 
     def close() -> None:
@@ -42,13 +46,14 @@ def run(
             os.close(number)
 
     streams = [None if end == CLOSED else end for end in (stdin, out, err)]
+    inherited = {name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return subprocess.run(
         [sys.executable, *program, *arguments],
         cwd=ROOT,
         stdin=streams[0],
         stdout=streams[1],
         stderr=streams[2],
-        env={**os.environ, **(environment or {})},
+        env={**inherited, **(environment or {})},
         preexec_fn=close if closed else None,
     )
 
@@ -95,6 +100,12 @@ def test_a_closed_pipe_does_not_change_the_code(
 ) -> None:
     done = run([], out=broken, program=in_program(body))
     assert (done.returncode, done.stderr) == (code, said)
+
+
+def test_what_was_printed_comes_before_the_error() -> None:
+    program = in_program("print('one'); raise RejectedError('no')")
+    done = run([], err=subprocess.STDOUT, program=program)
+    assert (done.returncode, done.stdout) == (3, b"one\ncharloom: no\n")
 
 
 def test_sigterm_says_how_to_go_on() -> None:
@@ -160,12 +171,14 @@ def test_what_is_only_shown_may_end_early(broken: int, tmp_path: Path) -> None:
         done = run(["registry", *command], out=broken)
         assert (done.returncode, done.stderr) == (0, b"")
     full = os.open("/dev/full", os.O_WRONLY)
-    done = run(["registry", "list", model], out=full)
-    assert (done.returncode, done.stderr) == (
-        1,
-        b"charloom: the output can't be written (No space left on device); what was written before "
-        b"is incomplete\n",
-    )
+    small = make_registry(tmp_path / "small", versions=1)  # fails only when it is flushed
+    for shown in (model, small):
+        done = run(["registry", "list", shown], out=full)
+        assert (done.returncode, done.stderr) == (
+            1,
+            b"charloom: the output can't be written (No space left on device); what was written "
+            b"before is incomplete\n",
+        )
 
 
 PRODUCTS = {"score", "embed", "next", "similar", "registry list", "schedule list"}

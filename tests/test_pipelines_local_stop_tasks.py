@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -9,13 +10,20 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import pipelines
+from components.component_runtime import ERROR_FILE_VARIABLE
 from model.config import to_json, with_overrides
+from model.errors import InputError, RestartableError
 from model.presets import tiny
+from pipelines.cli.main import main
+from pipelines.local import runner
+from pipelines.local.stop_tasks import StoppableTasks
 
 
 def living() -> dict[int, int]:
@@ -104,3 +112,94 @@ def test_a_signal_ends_all_processes(
     while (alive := processes & set(living())) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert alive == set()
+
+
+RESUME = "go on from step 7 with: charloom train --records r --workdir w --warm-start b"
+"""What a training says that has saved."""
+
+
+def stopped_graph(number: signal.Signals, report: dict[str, Any] | None) -> Callable[..., None]:
+    """Returns a graph that a signal stops in its training, which may report that, and fails."""
+
+    def graph(**_: Any) -> None:
+        os.kill(os.getpid(), number)
+        if report:
+            Path(os.environ[ERROR_FILE_VARIABLE]).write_text(json.dumps(report))
+        raise RuntimeError("Pipeline finished with status FAILURE.")
+
+    return graph
+
+
+STOPS = pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+
+
+@STOPS
+@pytest.mark.parametrize("champion", [False, True])
+def test_a_stopped_run_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    number: signal.Signals,
+    code: int,
+    champion: bool,
+) -> None:
+    """To the end: what the task says, and what a person does afterwards in place of the graph."""
+    text, registry = tmp_path / "a.txt", tmp_path / "a root" / "registry"
+    text.write_text("some words\n")
+    (registry / "m").mkdir(parents=True)
+    if champion:
+        (registry / "m" / "champion.json").write_text("{}")
+
+    report = {"exit_code": 75, "message": f"stopped by SIGTERM; {RESUME}"}
+    monkeypatch.setattr(runner, "_graph_for_here", lambda: stopped_graph(number, report))
+    folders = ["--input", str(text), "--root", str(registry.parent), "--name", "m"]
+    assert main(["run", *folders, "--preset", "tiny"]) == code
+    compared = f" --champion '{registry}/m'" if champion else ""
+    assert capsys.readouterr().err == (
+        f"charloom: stopped by {number.name}; {RESUME} (then, with the same --records and "
+        f"--workdir, charloom evaluate{compared}, and charloom export --registry '{registry}' "
+        "--name m; charloom run begins anew)\n"
+    )
+
+
+@STOPS
+def test_a_run_that_is_stopped_before_its_training_begins_anew(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    number: signal.Signals,
+    code: int,
+) -> None:
+    (tmp_path / "a.txt").write_text("some words\n")
+    monkeypatch.setattr(runner, "_graph_for_here", lambda: stopped_graph(number, None))
+    folders = ["--input", str(tmp_path / "a.txt"), "--root", str(tmp_path / "root")]
+    assert main(["run", *folders, "--preset", "tiny"]) == code
+    assert capsys.readouterr().err == (
+        f"charloom: stopped by {number.name}; charloom run begins anew\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (signal.SIGTERM, RestartableError),
+        (signal.SIGHUP, RestartableError),
+        (signal.SIGINT, KeyboardInterrupt),
+    ],
+)
+def test_a_signal_decides_how_a_run_ends(
+    tmp_path: Path, number: signal.Signals, error: type[BaseException]
+) -> None:
+    with StoppableTasks(str(tmp_path / "group")) as tasks:
+        tasks.raise_if_stopped(RestartableError("a worker was lost"))  # no signal: the run goes on
+        assert not tasks.stopped
+        os.kill(os.getpid(), number)
+        assert tasks.stopped
+    for reported, said in (
+        (None, ""),
+        (RestartableError(f"stopped by SIGTERM; {RESUME}"), f"; {RESUME}"),
+        (InputError("a.txt is empty"), ""),  # it has nothing to do with the signal
+    ):
+        with pytest.raises(error) as caught:
+            tasks.raise_if_stopped(reported)
+        assert str(caught.value) == f"stopped by {number.name}{said}"
