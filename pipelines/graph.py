@@ -66,7 +66,6 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
         corpus_window_days: int = 1,
         model_name: str = "lm",
         model_registry: str = f"{MOUNT}/registry",
-        prepare_cpu: str = "1",
         prepare_memory: str = "8Gi",
         preset: str = DEFAULT_PRESET,
         settings: list = [],  # type: ignore[type-arg]  # noqa: B006 (KFP reads it, nobody writes)
@@ -91,7 +90,6 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
                 before the day, in UTC, for which the run is scheduled.
             model_name: Name of the model in the registry.
             model_registry: Folder in which versions of the model are published.
-            prepare_cpu: CPUs of the step that prepares the text.
             prepare_memory: Memory of the step that prepares the text.
             preset: Configuration to start from. One of tiny, demo, small, brown and onebillion,
                 or a whole one as JSON, such as the config.json of an earlier run.
@@ -142,9 +140,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             fingerprint=found.outputs["fingerprint"],
             shared=shared,
         )
-        _place(
-            prepared, "Preprocess", volume=volume, memory=prepare_memory, cpu=prepare_cpu, retries=2
-        )
+        _place(prepared, "Preprocess", volume=volume, memory=prepare_memory, retries=2)
         records = prepared.outputs["records"]
         trained = train(
             records=records,
