@@ -70,8 +70,6 @@ class RunSettings:
     max_restarts: int = MAX_RESTARTS
     """Start all workers again this many times after one was lost. A worker that is asked to stop
     does not count, except with 0: never start again."""
-    shown_patterns: int = 5
-    """Patterns of the corpus that the first step prints."""
 
     def __post_init__(self) -> None:
         check_range("run.max_restarts", self.max_restarts, 0, 1 << 20)

@@ -33,7 +33,6 @@ OTHER = RunSettings(
     max_new_word_rate=0.5,
     max_divergence=0.125,
     max_restarts=0,
-    shown_patterns=1,
 )
 NAMES = [field.name for field in dataclasses.fields(RunSettings)]
 

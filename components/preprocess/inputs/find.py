@@ -29,6 +29,7 @@ from model.data.records import VOCAB_FILE
 from model.errors import InputError
 
 MAX_WINDOW_DAYS = 3660
+SHOWN_PATTERNS = 5
 
 _DATE = re.compile(r"\{date:([^{}]*)\}")
 
@@ -105,14 +106,10 @@ def find_inputs(
     judged = _shorten(chosen, begun.base, run)
     words = run.vocab or (begun.base and os.path.join(begun.base, VOCAB_FILE))
     prepared = dataclasses.replace(run, vocab=words, extend_vocab=run.extend_vocab and bool(words))
-    more = (
-        f" and {len(expanded) - run.shown_patterns} more"
-        if len(expanded) > run.shown_patterns
-        else ""
-    )
+    more = f" and {len(expanded) - SHOWN_PATTERNS} more" if len(expanded) > SHOWN_PATTERNS else ""
     print(
         f"{len(files)} files, {sum(file.size for file in files):,} bytes: "
-        f"{', '.join(split_mark(one)[0] for one in expanded[: run.shown_patterns])}{more}",
+        f"{', '.join(split_mark(one)[0] for one in expanded[:SHOWN_PATTERNS])}{more}",
         flush=True,
     )
     return Found(
