@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,11 @@ import pytest
 from kfp_server import Server, serve
 
 from pipelines.cli.main import main
-from pipelines.kubeflow import client, schedule, swap_schedule
+from pipelines.kubeflow import client, schedule
 
 IMAGE = ["--image", "registry.example.com/charloom:1.2"]
 LATER = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=12)
 CRON = f"0 {LATER.minute} {LATER.hour} * * *"
-"""Far from now, so that no start is near."""
 OTHER = f"0 {LATER.minute} {LATER.hour} * * MON-SAT"
 
 
@@ -65,7 +65,8 @@ def test_every_verb_as_a_command(server: Server) -> None:
     (body,) = server.sent("POST", "recurringruns")
     (version,) = server.store.all("versions")
     assert re.fullmatch(
-        rf"Made by charloom schedule\. Starts: {re.escape(CRON)} \(UTC\)\. Request: [0-9a-f]{{64}}",
+        rf"Made by charloom schedule\. Starts: {re.escape(CRON)} \(UTC\)\. Request: [0-9a-f]{{64}}"
+        r"\. Revision: 1",
         body.pop("description"),
     )
     assert body == {
@@ -132,7 +133,7 @@ def test_the_same_request_changes_nothing(
 def test_any_change_replaces(server: Server, flags: list[str]) -> None:
     assert create() == create(*flags) == 0
     bodies = server.sent("POST", "recurringruns")
-    assert [body["mode"] for body in bodies] == ["ENABLE", "DISABLE"]
+    assert [body["mode"] for body in bodies] == ["ENABLE", "ENABLE"]
     assert there(server) == [(CRON, "ENABLED")]
     assert len(server.store.all("recurringruns")) == 1
 
@@ -150,8 +151,7 @@ class CrashError(BaseException):
 @pytest.mark.parametrize(
     ("method", "left"),
     [
-        ("create_recurring_run", [(CRON, "ENABLED"), (OTHER, "DISABLED")]),
-        ("enable_recurring_run", [(CRON, "ENABLED"), (OTHER, "ENABLED")]),
+        ("create_recurring_run", [(CRON, "ENABLED"), (OTHER, "ENABLED")]),
         ("delete_recurring_run", [(OTHER, "ENABLED")]),
     ],
 )
@@ -165,7 +165,6 @@ def test_a_crash_between_any_two_requests(
     """There is never none, and the same command again leaves the one that was asked for."""
     before = {
         "create_recurring_run": [(CRON, "ENABLED")],
-        "enable_recurring_run": [(CRON, "ENABLED"), (OTHER, "DISABLED")],
         "delete_recurring_run": [(CRON, "ENABLED"), (OTHER, "ENABLED")],
     }[method]
     assert create() == 0
@@ -188,8 +187,7 @@ def test_a_crash_between_any_two_requests(
     assert told == (len(there(server)) > 1)
     assert create(cron=OTHER) == 0
     assert there(server) == [(OTHER, "ENABLED")]
-    enabled = [path for how, path, _ in server.requests if path.endswith(":enable")]
-    assert len(set(enabled)) == len(enabled)  # an older one, switched on, would start at once
+    assert not [path for _, path, _ in server.requests if path.endswith(":enable")]
 
 
 def test_a_kill_while_two_are_on(server: Server) -> None:
@@ -212,10 +210,7 @@ def test_a_kill_while_two_are_on(server: Server) -> None:
 
 
 @pytest.mark.parametrize("fault", ["drop", "lose", 503])
-@pytest.mark.parametrize(
-    "request_of",
-    ["POST recurringruns", "POST recurringruns/.*:enable", "DELETE .*", "GET recurringruns"],
-)
+@pytest.mark.parametrize("request_of", ["POST recurringruns", "DELETE .*", "GET recurringruns"])
 def test_broken_connections_leave_one(server: Server, request_of: str, fault: str | int) -> None:
     assert create() == 0
     server.faults = {request_of: [fault]}
@@ -224,50 +219,74 @@ def test_broken_connections_leave_one(server: Server, request_of: str, fault: st
     assert there(server) == [(OTHER, "ENABLED")]
 
 
-@pytest.mark.parametrize("status", [403, 500])
-@pytest.mark.parametrize("request_of", ["POST recurringruns/.*:enable", "DELETE .*"])
-def test_the_old_one_stays_when_a_request_fails(
-    server: Server, capsys: pytest.CaptureFixture[str], request_of: str, status: int
+BOTH = "there, and so may the former one be; repeat the command to keep only the new one\n"
+
+
+@pytest.mark.parametrize(
+    ("request_of", "status", "end", "left"),
+    [
+        ("POST recurringruns", 403, "kubeflow-edit\n", [CRON]),
+        ("POST recurringruns", 500, f"; the new schedule nightly may be {BOTH}", [CRON]),
+        ("DELETE .*", 403, f"; the new schedule nightly is {BOTH}", [CRON, OTHER]),
+        ("DELETE .*", 500, f"; the new schedule nightly is {BOTH}", [CRON, OTHER]),
+    ],
+)
+def test_a_request_that_fails_leaves_at_least_the_old_one(
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+    request_of: str,
+    status: int,
+    end: str,
+    left: list[str],
 ) -> None:
     assert create() == 0
-    server.faults = {request_of: [status]}
+    server.faults = {request_of: [status] * 4}
     assert create(cron=OTHER) == (2 if status == 403 else 1)
-    assert capsys.readouterr().err.endswith("; nothing has changed\n")
-    assert there(server) == [(CRON, "ENABLED")]
-
-
-def test_a_delete_that_fails_for_both(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert create() == 0
-    server.faults = {"DELETE .*": [403, 403]}
-    assert create(cron=OTHER) == 2
-    assert "nightly may be there twice; give the same command again" in capsys.readouterr().err
-    assert there(server) == [(CRON, "ENABLED"), (OTHER, "ENABLED")]
-
-
-def test_ctrl_c_waits_for_the_switch(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert create() == 0
-    server.faults = {"POST recurringruns/.*:enable": [lambda: os.kill(os.getpid(), signal.SIGINT)]}
-    assert create(cron=OTHER) == 130
+    said = capsys.readouterr().err
+    assert said.endswith(end)
+    assert said.count("\n") == 1
+    assert there(server) == [(cron, "ENABLED") for cron in left]
+    server.faults = {}
+    assert create(cron=OTHER) == 0
     assert there(server) == [(OTHER, "ENABLED")]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("request_of", ["POST recurringruns", "DELETE .*"])
+def test_ctrl_c_says_what_is_there(
+    server: Server, capsys: pytest.CaptureFixture[str], request_of: str
+) -> None:
+    assert create() == 0
+
+    def interrupt() -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "drop"
+
+    server.faults = {request_of: [interrupt]}
+    assert create(cron=OTHER) == 130
+    made = request_of.startswith("DELETE")
+    verb = "is" if made else "may be"
+    assert capsys.readouterr().err == f"charloom: stopped; the new schedule nightly {verb} {BOTH}"
+    assert there(server) == [(CRON, "ENABLED"), (OTHER, "ENABLED")][: 1 + made]
+    assert create(cron=OTHER) == 0
+    assert there(server) == [(OTHER, "ENABLED")]
 
 
 RACE = """
 import pathlib, sys, time
 from pipelines.cli import main as cli
-from pipelines.kubeflow import swap_schedule
+from pipelines.kubeflow import schedule
 
-make, folder, me = swap_schedule._create, pathlib.Path(sys.argv[1]), sys.argv[2]
+make, folder, me = schedule._make, pathlib.Path(sys.argv[1]), sys.argv[2]
 
-def create(*args, **options):  # once both have looked at what is there
+def wait_and_make(*args):  # once both have looked at what is there
     (folder / me).touch()
     deadline = time.monotonic() + 300
     while len(list(folder.iterdir())) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return make(*args, **options)
+    return make(*args)
 
-swap_schedule._create = create
+schedule._make = wait_and_make
 sys.exit(cli.main(["schedule", "create", *sys.argv[3:]]))
 """
 
@@ -300,16 +319,26 @@ def test_two_at_once_leave_one(server: Server, tmp_path: Path, present: bool, sa
     assert len(server.sent("POST", "recurringruns")) == 2 + present
 
 
-def test_no_change_so_close_to_a_start(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert create() == 0
-    requests = len(server.requests)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(swap_schedule, "MARGIN", datetime.timedelta(hours=13))
-        assert create(cron=OTHER) == 75
-    assert f"nightly starts a run at {LATER:%H:%M}:00 UTC, in less than" in capsys.readouterr().err
-    assert there(server) == [(CRON, "ENABLED")]
-    changes = [how for how, path, _ in server.requests[requests:] if how != "GET"]
-    assert changes == []
+def test_a_change_of_a_schedule_that_is_still_being_made(server: Server) -> None:
+    """The second command has seen the first one's: both keep the second, whoever ends first."""
+    assert create("--workers", "7") == 0
+    command = [sys.executable, "-m", "pipelines.cli.main", "schedule", "create", *IMAGE]
+    deleting, ended = threading.Event(), threading.Event()
+    second: list[subprocess.Popen[bytes]] = []
+
+    def start_second() -> None:
+        second.append(subprocess.Popen([*command, "--name", "nightly", "--cron", OTHER]))
+        assert deleting.wait(300)
+
+    def hold_second() -> None:
+        deleting.set()
+        assert ended.wait(300)
+
+    server.faults = {"GET recurringruns": [lambda: None, start_second], "DELETE .*": [hold_second]}
+    assert create() == 75
+    ended.set()
+    assert second[0].wait(300) == 0
+    assert there(server) == [(OTHER, "ENABLED")]
 
 
 def test_recurring_runs_of_others(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
