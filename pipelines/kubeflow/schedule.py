@@ -9,7 +9,6 @@ stay, which every command here reports.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import hashlib
 import json
@@ -35,26 +34,6 @@ _MARK = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Times:
-    """When runs start."""
-
-    given: cron.Cron
-    """As the user wrote it."""
-    given_zone: datetime.tzinfo
-    cron: cron.Cron
-    """The same by the scheduler's clocks; this one is sent."""
-    zone: datetime.tzinfo
-    """The scheduler's."""
-
-    def describe(self) -> str:
-        """Returns both for people."""
-        text = f"{self.given.text} ({self.given_zone})"
-        if self.cron.text != self.given.text:
-            text += f", sent as {self.cron.text} ({self.zone})"
-        return text
-
-
 def scheduler_zone(name: str) -> datetime.tzinfo:
     """Returns the time zone in which the scheduler reads its schedules.
 
@@ -66,26 +45,23 @@ def scheduler_zone(name: str) -> datetime.tzinfo:
     return cron.find_zone(os.environ.get(ZONE_VARIABLE) or "UTC", f"${ZONE_VARIABLE}")
 
 
-def read_times(text: str, zone: str, scheduler: str) -> Times:
-    """Checks the flags that say when.
-
-    Kubeflow Pipelines has one time zone for all schedules, and `CRON_TZ=` is unknown to its parser.
-
-    Raises:
-      InputError: one is wrong, or the scheduler has no such schedule.
-    """
-    target = scheduler_zone(scheduler)
-    source = cron.find_zone(zone, "--time-zone") if zone else target
-    given = cron.parse(text)
-    now = datetime.datetime.now(cron.UTC)
-    converted = cron.convert(given, source, target, now=now)
-    return Times(given=given, given_zone=source, cron=converted, zone=target)
-
-
 def create(
-    kubeflow: Kubeflow, package: Package, options: argparse.Namespace, *, times: Times
+    kubeflow: Kubeflow,
+    package: Package,
+    options: argparse.Namespace,
+    *,
+    expression: cron.Cron,
+    zone: datetime.tzinfo,
 ) -> None:
     """Makes a schedule, or puts it in the place of the one of that name.
+
+    Args:
+      kubeflow: where.
+      package: the pipeline and its parameters.
+      options: name, experiment and service account.
+      expression: when runs start, by the scheduler's clock: Kubeflow Pipelines has one time zone
+        for all schedules, and its parser does not know `CRON_TZ=`.
+      zone: the scheduler's.
 
     Raises:
       InputError: the name is that of a recurring run that charloom did not make.
@@ -99,18 +75,19 @@ def create(
         experiment_id=submit.find_experiment(kubeflow, options.experiment),
         pipeline_version_reference=submit.upload(kubeflow, package),
         runtime_config=api.V2beta1RuntimeConfig(parameters=dict(package.parameters)),
-        trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=times.cron.text)),
+        trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=expression.text)),
         max_concurrency="1",
         no_catchup=True,
         service_account=options.service_account or None,
     )
     digest = _digest(kubeflow, body)
-    body.description = f"Made by charloom schedule. Starts: {times.describe()}. Request: {digest}"
+    starts = f"{expression.text} ({zone})"
+    body.description = f"Made by charloom schedule. Starts: {starts}. Request: {digest}"
     run, outcome = _replace(kubeflow, body, present, digest=digest)
     print(f"schedule: {name}, {outcome}")
-    print(f"starts: {times.describe()}")
+    print(f"starts: {starts}")
     if run.status == ENABLED:
-        _print_times(times.cron, times.given_zone, times.zone)
+        _print_times(expression, zone)
     else:
         print(f"it is paused; charloom schedule resume {name} starts it")
     print(f"link: {kubeflow.link('recurringrun', 'details', str(run.recurring_run_id))}")
@@ -234,7 +211,7 @@ def print_schedules(kubeflow: Kubeflow, zone: datetime.tzinfo) -> None:
                 str(run.display_name),
                 state,
                 text,
-                f"{following:%Y-%m-%d %H:%M:%S %Z}" if following else "-",
+                f"{following:%Y-%m-%d %H:%M:%S} UTC" if following else "-",
                 str(run.recurring_run_id),
             )
         )
@@ -272,7 +249,7 @@ def resume(kubeflow: Kubeflow, name: str, zone: datetime.tzinfo) -> None:
     print(f"{name} is on; if it missed a time while it was paused, one run starts at once")
     text = _cron_text(run)
     if _next_time(text, datetime.datetime.now(cron.UTC), zone):
-        _print_times(cron.parse(text), zone, zone)
+        _print_times(cron.parse(text), zone)
 
 
 def delete(kubeflow: Kubeflow, name: str) -> None:
@@ -367,8 +344,6 @@ def _next_time(
         return None
 
 
-def _print_times(expression: cron.Cron, shown: datetime.tzinfo, zone: datetime.tzinfo) -> None:
+def _print_times(expression: cron.Cron, zone: datetime.tzinfo) -> None:
     for time in expression.times(datetime.datetime.now(cron.UTC), zone, SHOWN_TIMES):
-        local = time.astimezone(shown)
-        other = "" if shown == cron.UTC else f" ({time.astimezone(cron.UTC):%Y-%m-%d %H:%M} UTC)"
-        print(f"next: {local:%a %Y-%m-%d %H:%M:%S %Z}{other}")
+        print(f"next: {time:%a %Y-%m-%d %H:%M:%S} UTC")
