@@ -17,8 +17,6 @@ from components.preprocess.analysis.data_card import (
     SHOWN_CHARACTERS,
     SHOWN_PAIRS,
     SHOWN_WORDS,
-    draw_histogram,
-    draw_ranks,
     render_card,
     write_card,
 )
@@ -206,91 +204,6 @@ def test_the_table_of_the_splits() -> None:
         ["Truncated words, share", "under 0.01\u00a0%", "0.00\u00a0%", "10.00\u00a0%"],
     ]
     assert "one of more than 24 bytes" in page
-
-
-def test_the_curve_goes_through_the_ends_of_each_count() -> None:
-    # Ranks 1 and 2 occur 100 times, rank 3 10 times, ranks 4 to 10 once; both scales end at
-    # 10 and 100, so a power of ten is the whole width and half the height.
-    plot = draw_ranks([[1, 7], [100, 2], [10, 1]], border=3)
-    assert plot is not None
-    assert plot.path == "M46 10L150.2 10L211.1 105L254.3 200L392 200"
-    assert plot.x_ticks == [(46.0, "1"), (392.0, "10")]
-    assert plot.y_ticks == [(200.0, "1"), (105.0, "10"), (10.0, "100")]
-    assert plot.border == (211.1, "vocabulary: 3", "start")
-    assert plot.label == (
-        "Rank-frequency curve, logarithmic: the most frequent of 10 distinct training words "
-        "occurs 100 times."
-    )
-
-
-@pytest.mark.parametrize("border", [None, 0, -3, 10, 11])
-def test_a_border_is_drawn_only_where_there_is_one(border: int | None) -> None:
-    plot = draw_ranks([[1, 10]], border=border)
-    assert plot is not None
-    assert plot.border is None
-
-
-def test_a_curve_of_one_word_or_none() -> None:
-    plot = draw_ranks([[1, 1]])
-    assert plot is not None
-    assert plot.path == "M46 200L46 200"  # a point, of which a round line shows the cap
-    assert draw_ranks([]) is None
-    assert draw_ranks([[0, 5], [3, 0]]) is None
-
-
-def test_a_long_curve_is_thinned_to_what_can_be_seen() -> None:
-    plot = draw_ranks([[10**9 // rank**2 + rank % 7, 1] for rank in range(1, 200_000)])
-    assert plot is not None
-    points = plot.path[1:].split("L")
-    assert 100 < len(points) < 1500
-    assert points[-1].startswith("392 ")
-    heights = [float(point.split()[1]) for point in points]
-    assert heights == sorted(heights)
-
-
-def test_bars_show_shares_of_each_split() -> None:
-    plot = draw_histogram(
-        {"train": {"64": 1, "256": 3}, "valid": {64: 2}, "test": {}}, noun="things"
-    )
-    assert plot is not None
-    assert plot.x_ticks == [(103.7, "64"), (219.0, "128"), (334.3, "256")]
-    assert plot.y_ticks[:2] == [(200.0, "0\u00a0%"), (152.5, "25\u00a0%")]
-    assert plot.y_ticks[-1] == (10.0, "100\u00a0%")
-    assert plot.bars == [
-        ("train", 75.7, 152.5, 28.0, 47.5),
-        ("train", 306.3, 57.5, 28.0, 142.5),
-        ("valid", 103.7, 10.0, 28.0, 190.0),
-    ]
-    assert plot.splits == ["train", "valid"]
-    alone = draw_histogram({"all": {"1": 2}}, noun="things")
-    assert alone is not None
-    assert (alone.bars, alone.splits) == ([("all", 205.0, 10.0, 28.0, 190.0)], [])
-
-
-@pytest.mark.parametrize(
-    ("share", "ticks"),
-    [
-        (0.015, ["0", "1", "2"]),
-        (0.04, ["0", "1", "2", "3", "4"]),
-        (0.07, ["0", "2", "4", "6", "8"]),
-        (0.2, ["0", "5", "10", "15", "20"]),
-        (0.55, ["0", "20", "40", "60"]),
-        (1.0, ["0", "25", "50", "75", "100"]),
-    ],
-)
-def test_the_axis_of_shares_suits_the_greatest(share: float, ticks: list[str]) -> None:
-    first = round(1000 * share)
-    size, more = divmod(1000 - first, 100)  # none of the hundred others is greater
-    others = {2 << power: size + (power < more) for power in range(100)}
-    plot = draw_histogram({"train": {1: first, **others}}, noun="things")
-    assert plot is not None
-    assert [text.removesuffix("\u00a0%") for _, text in plot.y_ticks] == ticks
-    assert len(plot.x_ticks) <= 10
-    assert min(y for _, _, y, _, _ in plot.bars) >= 10
-
-
-def test_no_lengths_no_bars() -> None:
-    assert draw_histogram({"train": {}, "valid": {"4": 0}}, noun="things") is None
 
 
 def test_words_are_listed_by_frequency_and_not_without_end() -> None:

@@ -234,7 +234,7 @@ def test_the_state_names_served_version_champion_and_problem(lab: Lab) -> None:
 def test_a_version_that_is_named_by_its_folder_follows_nothing(lab: Lab) -> None:
     (lab.folder / "1" / "saved_model.pb").touch()
     metrics = Metrics()
-    follower = Follower(str(lab.folder / "1"), metrics)
+    follower = ChampionFollower(str(lab.folder / "1"), metrics)
     assert follower.state() == {"status": "ok", "version": 1, "digest": lab.digest(1)}
     assert "charloom_model_behind 0.0" in metrics.to_text().decode().splitlines()
 

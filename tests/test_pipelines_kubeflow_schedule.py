@@ -8,6 +8,8 @@ import re
 import signal
 import subprocess
 import sys
+import threading
+import zoneinfo
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,11 @@ import pytest
 from kfp_server import Server, serve
 
 from pipelines.cli.main import main
-from pipelines.kubeflow import client, schedule, swap_schedule
+from pipelines.kubeflow import client, schedule
 
 IMAGE = ["--image", "registry.example.com/charloom:1.2"]
 LATER = datetime.datetime.now(datetime.UTC) + datetime.timedelta(hours=12)
 CRON = f"0 {LATER.minute} {LATER.hour} * * *"
-"""Far from now, so that no start is near."""
 OTHER = f"0 {LATER.minute} {LATER.hour} * * MON-SAT"
 
 
@@ -41,6 +42,11 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 def create(*flags: str, cron: str = CRON) -> int:
     return main(["schedule", "create", *IMAGE, "--name", "nightly", "--cron", cron, *flags])
+
+
+def start(cron: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "pipelines.cli.main", "schedule", "create", *IMAGE]
+    return subprocess.Popen([*command, "--name", "nightly", "--cron", cron])
 
 
 def there(server: Server) -> list[tuple[str, str]]:
@@ -65,7 +71,8 @@ def test_every_verb_as_a_command(server: Server) -> None:
     (body,) = server.sent("POST", "recurringruns")
     (version,) = server.store.all("versions")
     assert re.fullmatch(
-        rf"Made by charloom schedule\. Starts: {re.escape(CRON)} \(UTC\)\. Request: [0-9a-f]{{64}}",
+        rf"Made by charloom schedule\. Starts: {re.escape(CRON)} \(UTC\)\. Request: [0-9a-f]{{64}}"
+        r"\. Revision: 1",
         body.pop("description"),
     )
     assert body == {
@@ -131,8 +138,7 @@ def test_the_same_request_changes_nothing(
 )
 def test_any_change_replaces(server: Server, flags: list[str]) -> None:
     assert create() == create(*flags) == 0
-    bodies = server.sent("POST", "recurringruns")
-    assert [body["mode"] for body in bodies] == ["ENABLE", "DISABLE"]
+    assert [body["mode"] for body in server.sent("POST", "recurringruns")] == ["ENABLE"] * 2
     assert there(server) == [(CRON, "ENABLED")]
     assert len(server.store.all("recurringruns")) == 1
 
@@ -146,28 +152,19 @@ class CrashError(BaseException):
     """The process is gone: nothing catches it."""
 
 
-@pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
-    ("method", "left"),
+    ("method", "after", "left"),
     [
-        ("create_recurring_run", [(CRON, "ENABLED"), (OTHER, "DISABLED")]),
-        ("enable_recurring_run", [(CRON, "ENABLED"), (OTHER, "ENABLED")]),
-        ("delete_recurring_run", [(OTHER, "ENABLED")]),
+        ("create_recurring_run", False, [CRON]),
+        ("create_recurring_run", True, [CRON, OTHER]),
+        ("delete_recurring_run", False, [CRON, OTHER]),
+        ("delete_recurring_run", True, [OTHER]),
     ],
 )
 def test_a_crash_between_any_two_requests(
-    server: Server,
-    capsys: pytest.CaptureFixture[str],
-    method: str,
-    left: list[tuple[str, str]],
-    after: bool,
+    server: Server, capsys: pytest.CaptureFixture[str], method: str, after: bool, left: list[str]
 ) -> None:
     """There is never none, and the same command again leaves the one that was asked for."""
-    before = {
-        "create_recurring_run": [(CRON, "ENABLED")],
-        "enable_recurring_run": [(CRON, "ENABLED"), (OTHER, "DISABLED")],
-        "delete_recurring_run": [(CRON, "ENABLED"), (OTHER, "ENABLED")],
-    }[method]
     assert create() == 0
     real = client.Kubeflow.call
 
@@ -182,20 +179,18 @@ def test_a_crash_between_any_two_requests(
         patch.setattr(client.Kubeflow, "call", call)
         with pytest.raises(CrashError):
             create(cron=OTHER)
-    assert there(server) == (left if after else before)
+    assert there(server) == [(cron, "ENABLED") for cron in left]
     main(["schedule", "list"])
-    told = "nightly is there more than once: a change was cut off" in capsys.readouterr().out
-    assert told == (len(there(server)) > 1)
+    reported = "nightly is there more than once: a change was cut off" in capsys.readouterr().out
+    assert reported == (len(left) > 1)
     assert create(cron=OTHER) == 0
     assert there(server) == [(OTHER, "ENABLED")]
-    enabled = [path for how, path, _ in server.requests if path.endswith(":enable")]
-    assert len(set(enabled)) == len(enabled)  # an older one, switched on, would start at once
+    assert not [path for _, path, _ in server.requests if path.endswith(":enable")]
 
 
 def test_a_kill_while_two_are_on(server: Server) -> None:
     assert create() == 0
-    command = [sys.executable, "-m", "pipelines.cli.main", "schedule", "create", *IMAGE]
-    process = subprocess.Popen([*command, "--name", "nightly", "--cron", OTHER])
+    process = start(OTHER)
 
     def kill() -> str:
         process.kill()
@@ -205,17 +200,13 @@ def test_a_kill_while_two_are_on(server: Server) -> None:
     server.faults = {"DELETE .*": [kill]}
     assert process.wait() == -signal.SIGKILL
     assert there(server) == [(CRON, "ENABLED"), (OTHER, "ENABLED")]
-    for verb in ("resume", "run-now"):
-        assert main(["schedule", verb, "nightly"]) == 2
+    assert main(["schedule", "resume", "nightly"]) == main(["schedule", "run-now", "nightly"]) == 2
     assert create(cron=OTHER) == 0
     assert there(server) == [(OTHER, "ENABLED")]
 
 
 @pytest.mark.parametrize("fault", ["drop", "lose", 503])
-@pytest.mark.parametrize(
-    "request_of",
-    ["POST recurringruns", "POST recurringruns/.*:enable", "DELETE .*", "GET recurringruns"],
-)
+@pytest.mark.parametrize("request_of", ["POST recurringruns", "DELETE .*", "GET recurringruns"])
 def test_broken_connections_leave_one(server: Server, request_of: str, fault: str | int) -> None:
     assert create() == 0
     server.faults = {request_of: [fault]}
@@ -224,50 +215,64 @@ def test_broken_connections_leave_one(server: Server, request_of: str, fault: st
     assert there(server) == [(OTHER, "ENABLED")]
 
 
-@pytest.mark.parametrize("status", [403, 500])
-@pytest.mark.parametrize("request_of", ["POST recurringruns/.*:enable", "DELETE .*"])
-def test_the_old_one_stays_when_a_request_fails(
-    server: Server, capsys: pytest.CaptureFixture[str], request_of: str, status: int
+BOTH = "there, and so may the former one be; repeat the command to keep only the new one\n"
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "end", "left"),
+    [
+        ("POST recurringruns", 403, "kubeflow-edit\n", 1),
+        ("POST recurringruns", 500, f"; the new schedule nightly may be {BOTH}", 1),
+        ("DELETE .*", 403, f"; the new schedule nightly is {BOTH}", 2),
+        ("DELETE .*", 500, f"; the new schedule nightly is {BOTH}", 2),
+    ],
+)
+def test_a_request_that_fails_leaves_at_least_the_old_one(
+    server: Server, capsys: pytest.CaptureFixture[str], what: str, status: int, end: str, left: int
 ) -> None:
     assert create() == 0
-    server.faults = {request_of: [status]}
+    server.faults = {what: [status] * 4}
     assert create(cron=OTHER) == (2 if status == 403 else 1)
-    assert capsys.readouterr().err.endswith("; nothing has changed\n")
-    assert there(server) == [(CRON, "ENABLED")]
-
-
-def test_a_delete_that_fails_for_both(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert create() == 0
-    server.faults = {"DELETE .*": [403, 403]}
-    assert create(cron=OTHER) == 2
-    assert "nightly may be there twice; give the same command again" in capsys.readouterr().err
-    assert there(server) == [(CRON, "ENABLED"), (OTHER, "ENABLED")]
-
-
-def test_ctrl_c_waits_for_the_switch(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert create() == 0
-    server.faults = {"POST recurringruns/.*:enable": [lambda: os.kill(os.getpid(), signal.SIGINT)]}
-    assert create(cron=OTHER) == 130
+    (line,) = capsys.readouterr().err.splitlines(keepends=True)
+    assert line.endswith(end)
+    assert there(server) == [(CRON, "ENABLED"), (OTHER, "ENABLED")][:left]
+    server.faults = {}
+    assert create(cron=OTHER) == 0
     assert there(server) == [(OTHER, "ENABLED")]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize(
+    ("request_of", "verb", "left"),
+    [("POST recurringruns", "may be", [CRON]), ("DELETE .*", "is", [CRON, OTHER])],
+)
+def test_ctrl_c_says_what_is_there(
+    server: Server, capsys: pytest.CaptureFixture[str], request_of: str, verb: str, left: list[str]
+) -> None:
+    assert create() == 0
+    server.faults = {request_of: [lambda: os.kill(os.getpid(), signal.SIGINT) or "drop"]}
+    assert create(cron=OTHER) == 130
+    assert capsys.readouterr().err == f"charloom: stopped; the new schedule nightly {verb} {BOTH}"
+    assert there(server) == [(cron, "ENABLED") for cron in left]
+    assert create(cron=OTHER) == 0
+    assert there(server) == [(OTHER, "ENABLED")]
 
 
 RACE = """
 import pathlib, sys, time
 from pipelines.cli import main as cli
-from pipelines.kubeflow import swap_schedule
+from pipelines.kubeflow import schedule
 
-make, folder, me = swap_schedule._create, pathlib.Path(sys.argv[1]), sys.argv[2]
+make, folder, me = schedule._make, pathlib.Path(sys.argv[1]), sys.argv[2]
 
-def create(*args, **options):  # once both have looked at what is there
+def wait_and_make(*args):  # once both have looked at what is there
     (folder / me).touch()
     deadline = time.monotonic() + 300
     while len(list(folder.iterdir())) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return make(*args, **options)
+    return make(*args)
 
-swap_schedule._create = create
+schedule._make = wait_and_make
 sys.exit(cli.main(["schedule", "create", *sys.argv[3:]]))
 """
 
@@ -300,16 +305,29 @@ def test_two_at_once_leave_one(server: Server, tmp_path: Path, present: bool, sa
     assert len(server.sent("POST", "recurringruns")) == 2 + present
 
 
-def test_no_change_so_close_to_a_start(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    assert create() == 0
-    requests = len(server.requests)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(swap_schedule, "MARGIN", datetime.timedelta(hours=13))
-        assert create(cron=OTHER) == 75
-    assert f"nightly starts a run at {LATER:%H:%M}:00 UTC, in less than" in capsys.readouterr().err
-    assert there(server) == [(CRON, "ENABLED")]
-    changes = [how for how, path, _ in server.requests[requests:] if how != "GET"]
-    assert changes == []
+def test_a_change_of_a_schedule_that_is_still_being_made(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second command has seen the first one's: both keep the second, whoever ends first."""
+    assert create("--workers", "7") == 0
+    make, deleting, ended = schedule._make, threading.Event(), threading.Event()
+    second: list[subprocess.Popen[bytes]] = []
+
+    def make_and_start_second(*arguments: Any) -> None:
+        make(*arguments)
+        second.append(start(OTHER))
+        assert deleting.wait(300)
+
+    def hold_second() -> None:
+        deleting.set()
+        assert ended.wait(300)
+
+    monkeypatch.setattr(schedule, "_make", make_and_start_second)
+    server.faults = {"DELETE .*": [hold_second]}
+    assert create() == 75
+    ended.set()
+    assert second[0].wait(300) == 0
+    assert there(server) == [(OTHER, "ENABLED")]
 
 
 def test_recurring_runs_of_others(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
@@ -350,25 +368,24 @@ def test_more_schedules_than_a_page(server: Server, capsys: pytest.CaptureFixtur
     assert len(server.sent("GET", "recurringruns")) == 4  # before and after create, then two pages
 
 
-def test_time_zones(
+def test_times_are_of_the_scheduler_s_clock_and_shown_in_utc(
     server: Server, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert create("--time-zone", "Asia/Tokyo", cron="0 0 3 1 1 *") == 2
-    assert "is on other days in UTC" in capsys.readouterr().err
-    assert create("--time-zone", "Europe/Berlin", cron="0 0 3 * * *") == 2
-    assert create("--time-zone", "Mars", cron="0 0 3 * * *") == 2
+    assert create("--scheduler-zone", "Mars", cron="0 0 3 * * *") == 2
     assert create(cron="0 9 * * *") == 2
     assert server.requests == []
-    local = LATER.astimezone(schedule.cron.find_zone("Asia/Tokyo", ""))
-    assert create("--time-zone", "Asia/Tokyo", cron=f"0 {local.minute} {local.hour} * * *") == 0
-    assert there(server) == [(CRON, "ENABLED")]
+    local = LATER.astimezone(zoneinfo.ZoneInfo("Asia/Tokyo"))
+    text = f"0 {local.minute} {local.hour} * * *"
+    monkeypatch.setenv(schedule.ZONE_VARIABLE, "Asia/Tokyo")
+    assert create(cron=text) == 0
+    assert there(server) == [(text, "ENABLED")]
     out = capsys.readouterr().out
-    assert f"{local.hour} * * * (Asia/Tokyo), sent as {CRON} (UTC)" in out
-    assert f"next: {local:%a %Y-%m-%d %H:%M}:00 JST ({LATER:%Y-%m-%d %H:%M} UTC)" in out
-    assert main(["schedule", "delete", "nightly"]) == 0
-    monkeypatch.setenv(schedule.ZONE_VARIABLE, "Europe/Berlin")
-    assert create("--time-zone", "Europe/Berlin", cron=OTHER) == 0
-    assert there(server) == [(OTHER, "ENABLED")]
+    assert f"starts: {text} (Asia/Tokyo)\n" in out
+    assert f"next: {LATER:%a %Y-%m-%d %H:%M}:00 UTC\n" in out
+    assert main(["schedule", "list"]) == 0
+    assert f"  {LATER:%Y-%m-%d %H:%M}:00 UTC  " in capsys.readouterr().out
+    assert main(["schedule", "resume", "nightly"]) == 0
+    assert f"next: {LATER:%a %Y-%m-%d %H:%M}:00 UTC\n" in capsys.readouterr().out
 
 
 def test_namespaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

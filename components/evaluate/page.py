@@ -7,19 +7,11 @@ forbids scripts and requests. A figure that is missing or not finite is shown as
 
 from __future__ import annotations
 
-import html
-import io
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import matplotlib.style
-from markupsafe import Markup
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
-
+from components.charts import Points, describe_curve, draw_bars, draw_curves
 from components.evaluate.champion_view import card_address, read_champion_view
 from components.evaluate.gate import PASSED, REJECTED
 from components.evaluate.report_fields import find_items, find_number, format_figure, look_up
@@ -39,22 +31,6 @@ SHOWN_SOURCES = 5
 SHOWN_SAMPLES = 20
 SHOWN_POINTS = 400
 """Points of a curve; more of them are thinned out."""
-
-_MODEL_COLOUR, _OTHER_COLOUR, _INK = "#1a5fb4", "#9a9fa8", "#4a5361"
-_STYLE = {
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#c3c8d0"),
-    **dict.fromkeys(("axes.labelcolor", "text.color"), _INK),
-    **dict.fromkeys(("xtick.labelcolor", "ytick.labelcolor"), _INK),
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "font.size": 9.5,
-    "grid.color": "#e6e8ec",
-    "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
-    "svg.hashsalt": "charloom",  # ids depend on the content only
-}
-
-Points = list[tuple[float, float]]
 
 
 def render_page(report: Mapping[str, Any]) -> str:
@@ -76,7 +52,7 @@ def render_page(report: Mapping[str, Any]) -> str:
         perplexity=format_or_missing(find_number(report, "splits.test.perplexity"), format_figure),
         figures=list_figures(report),
         curves=draw_curves(train, valid),
-        curves_note=_curves_note(valid),
+        curves_note=describe_curve(valid),
         slices=slices,
         bars=draw_bars([(row["name"], row["model"], row["unigram"]) for row in slices]),
         samples=_sample_rows(report),
@@ -101,17 +77,6 @@ def _points(report: Mapping[str, Any], path: str) -> Points:
             points.append((step, perplexity))
     stride = math.ceil(len(points) / SHOWN_POINTS) or 1
     return points[::-1][::stride][::-1]  # keeps the last
-
-
-def _curves_note(valid: Points) -> str:
-    if not valid:
-        return ""
-    step, best = min(valid, key=lambda point: point[1])
-    return (
-        f"Validation perplexity is {format_figure(valid[-1][1])} at step "
-        f"{format_count(valid[-1][0])}; the lowest is {format_figure(best)} at step "
-        f"{format_count(step)}."
-    )
 
 
 def _spoken(text: object) -> str:
@@ -183,102 +148,3 @@ def _config_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         else:
             rows.append((visible(section), visible(fields)))
     return rows
-
-
-def draw_curves(train: Points, valid: Points) -> Markup | None:
-    """Returns perplexity by step as SVG, or None if there are no points."""
-    if not train and not valid:
-        return None
-    with matplotlib.style.context(_STYLE, after_reset=True):
-        figure = Figure(figsize=(5.4, 3.1), layout="constrained")
-        axes = figure.subplots()
-        for points, name, colour, width in (
-            (train, "training", _OTHER_COLOUR, 1.2),
-            (valid, "validation", _MODEL_COLOUR, 2.0),
-        ):
-            if points:
-                marker = "o" if len(points) <= 40 else ""
-                steps, values = zip(*points, strict=True)
-                axes.plot(
-                    steps, values, color=colour, label=name, lw=width, marker=marker, ms=width * 2
-                )
-        axes.set_xlabel("step")
-        axes.set_ylabel("perplexity")
-        axes.set_yscale("log")
-        values = tuple(value for _, value in train + valid)
-        _set_log_ticks(axes.yaxis, max(values) / min(values))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-        axes.grid(axis="y")
-        axes.legend()
-        label = f"Line chart of perplexity by training step, logarithmic. {_curves_note(valid)}"
-        return _to_svg(figure, name="curves", label=label.strip())
-
-
-def draw_bars(rows: Sequence[tuple[str, float | None, float | None]]) -> Markup | None:
-    """Returns bars of model and unigram perplexity by slice as SVG, or None without figures.
-
-    Args:
-      rows: name of the slice, the model's perplexity, the unigram baseline's.
-    """
-    values = [
-        value for row in rows for value in (row[1], row[2]) if value is not None and value >= 1
-    ]
-    if not values:
-        return None
-    with matplotlib.style.context(_STYLE, after_reset=True):
-        figure = Figure(figsize=(5.4, 3.1), layout="constrained")
-        axes = figure.subplots()
-        for shift, name, colour, bars in (
-            (-0.19, "model", _MODEL_COLOUR, [row[1] for row in rows]),
-            (0.19, "unigram", _OTHER_COLOUR, [row[2] for row in rows]),
-        ):
-            ends = [max(value or 1.0, 1.0) for value in bars]
-            places = [place + shift for place in range(len(rows))]
-            lengths = [end - 1.0 for end in ends]
-            axes.barh(places, lengths, height=0.34, left=1.0, color=colour, label=name)
-            for place, end, value in zip(places, ends, bars, strict=True):
-                axes.text(
-                    end,
-                    place,
-                    "\u00a0" + format_or_missing(value, format_count),
-                    va="center",
-                    fontsize=8,
-                )
-        axes.set_xlabel("perplexity")
-        axes.set_xscale("log")
-        axes.set_xlim(1.0, max(values) ** 1.25 * 1.2)  # room for the figures
-        axes.set_yticks(range(len(rows)), [row[0] for row in rows])
-        axes.invert_yaxis()
-        axes.tick_params(axis="y", length=0)
-        _set_log_ticks(axes.xaxis, math.inf)
-        figure.legend(loc="outside upper right", ncols=2)
-        label = "Bar chart of perplexity, model and unigram baseline; the figures are in the table."
-        return _to_svg(figure, name="bars", label=label)
-
-
-def _set_log_ticks(axis: Axis, ratio: float) -> None:
-    """Sets ticks that suit the ratio of the highest to the lowest value."""
-    subs = (1.0, 2.0, 5.0) if ratio < 100 else (1.0,)
-    wide = LogLocator(subs=subs, numticks=6)
-    axis.set_major_locator(MaxNLocator(5) if ratio < 4 else wide)
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(
-        FuncFormatter(lambda value, _: f"{value:,.0f}" if 100 <= value < 1e7 else f"{value:.4g}")
-    )
-
-
-def _to_svg(figure: Figure, *, name: str, label: str) -> Markup:
-    """Returns a figure for use inside a page: no prolog, no fonts, ids that begin with `name`."""
-    buffer = io.StringIO()
-    no_date = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(buffer, format="svg", metadata=no_date, transparent=True)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would hold for the whole page
-    text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
-    text = re.sub(r'( id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
-    viewed = re.search(r'viewBox="[^"]*"', text)
-    assert viewed
-    start = f'<svg role="img" aria-label="{html.escape(label)}" {viewed.group()}'
-    return Markup(start + text[text.index(">") :])

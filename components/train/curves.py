@@ -10,7 +10,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.evaluate.page import SHOWN_POINTS, Points, draw_curves
+from components.charts import Points, draw_curves
+from components.evaluate.page import SHOWN_POINTS
 from components.evaluate.report_fields import format_figure
 from components.html import NOT_AVAILABLE, load_template, visible
 from model.files import write_whole

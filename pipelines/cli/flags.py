@@ -317,6 +317,6 @@ def add_scheduler_zone(parser: argparse.ArgumentParser) -> None:
         "--scheduler-zone",
         default="",
         metavar="ZONE",
-        help="time zone of Kubeflow Pipelines' scheduler, which its administrator sets as "
-        "cronScheduleTimezone (default: $CHARLOOM_KFP_TIME_ZONE, else UTC)",
+        help="time zone of Kubeflow Pipelines' scheduler, by whose clock schedules are read and which "
+        "its administrator sets as cronScheduleTimezone; next times are shown in UTC (default: $CHARLOOM_KFP_TIME_ZONE, else UTC)",
     )

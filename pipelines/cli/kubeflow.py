@@ -47,13 +47,10 @@ def add_commands(add: Add, commands: Any) -> None:
     flags.add_kubeflow(create)
     create.add_argument("--name", default="charloom", help="its name (default: charloom)")
     create.add_argument(
-        "--cron", required=True, metavar="'S M H DoM Mon DoW'", help="when; see below"
-    )
-    create.add_argument(
-        "--time-zone",
-        default="",
-        metavar="ZONE",
-        help="whose clocks --cron means, as in Asia/Tokyo (default: those of the scheduler)",
+        "--cron",
+        required=True,
+        metavar="'S M H DoM Mon DoW'",
+        help="when, by the scheduler's clock; see below",
     )
     flags.add_scheduler_zone(create)
     flags.add_submission(create)
@@ -110,12 +107,13 @@ def _submit(options: argparse.Namespace) -> None:
 
 
 def _create(options: argparse.Namespace) -> None:
-    from pipelines.kubeflow import schedule
+    from pipelines.kubeflow import cron, schedule
     from pipelines.kubeflow.package import compiled
 
-    times = schedule.read_times(options.cron, options.time_zone, options.scheduler_zone)
+    zone = schedule.scheduler_zone(options.scheduler_zone)
+    expression = cron.parse(options.cron)
     with compiled(options) as package:
-        schedule.create(_connect(options), package, options, times=times)
+        schedule.create(_connect(options), package, options, expression=expression, zone=zone)
 
 
 def _list(options: argparse.Namespace) -> None:

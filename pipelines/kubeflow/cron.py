@@ -2,8 +2,9 @@
 
 It parses with github.com/robfig/cron v1.2.0: six fields, of which the first is the second. With
 five it takes the first for the second as well, so that `0 9 * * *` would start a run every hour;
-here they are refused. Everything that `parse` takes means the same there, day light saving
-included: `tests/test_pipelines_kubeflow_cron.py` holds answers of that very library.
+here they are refused. Everything that `parse` accepts means the same there:
+`tests/test_pipelines_kubeflow_cron.py` holds answers of that very library, and the one night of a
+year on which our next times differ, on Lord Howe Island.
 """
 
 from __future__ import annotations
@@ -11,11 +12,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import difflib
-import itertools
 import re
 import zoneinfo
-from collections.abc import Callable
-from typing import NamedTuple
 
 from model.errors import InputError
 
@@ -77,17 +75,33 @@ class Cron:
     """Whether one of the two fields of the day is enough: both are given, and neither with *."""
 
     def after(self, start: datetime.datetime, zone: datetime.tzinfo) -> datetime.datetime | None:
-        """Returns the first time after `start`, in `zone`; None: there is none for years.
+        """Returns the first time after `start`, in UTC; None: there is none for `YEARS` years.
 
-        Days on which the clocks change are treated as by the scheduler: a time that is left out
-        is left out, one that comes twice is taken twice.
+        Args:
+          start: with a time zone.
+          zone: the scheduler's. A time that its clocks skip is left out, one that they show twice
+            comes twice.
         """
-        return _after(self, start.replace(microsecond=0), zone)
+        _, minutes, hours, _, months, _ = self.values
+        (second,) = self.values[0]
+        day = start.astimezone(zone).date()
+        last_year = day.year + YEARS
+        while day.year <= last_year:
+            if day.month in months and self._matches(day):
+                clocks = (
+                    datetime.time(hour, minute, second) for hour in hours for minute in minutes
+                )
+                found = [time for clock in clocks for time in _instants(day, clock, zone)]
+                following = min((time for time in found if time > start), default=None)
+                if following is not None:
+                    return following
+            day += datetime.timedelta(days=1)
+        return None
 
     def times(
         self, start: datetime.datetime, zone: datetime.tzinfo, count: int
     ) -> list[datetime.datetime]:
-        """Returns the next times after `start`, at most `count`."""
+        """Returns the next times after `start`, in UTC, at most `count`."""
         found: list[datetime.datetime] = []
         while len(found) < count:
             following = self.after(found[-1] if found else start, zone)
@@ -95,6 +109,11 @@ class Cron:
                 break
             found.append(following)
         return found
+
+    def _matches(self, day: datetime.date) -> bool:
+        of_month = day.day in self.values[3]
+        of_week = day.isoweekday() % 7 in self.values[5]
+        return (of_month or of_week) if self.either_day else (of_month and of_week)
 
 
 def parse(text: str) -> Cron:
@@ -172,102 +191,13 @@ def _wrong(part: str, field: _Field, reason: str) -> InputError:
     return InputError(f"{field.name} {part!r} of --cron: {reason}; {field.describe()}")
 
 
-def _day_matches(cron: Cron, day: datetime.datetime) -> bool:
-    of_month = day.day in cron.values[3]
-    of_week = day.isoweekday() % 7 in cron.values[5]
-    return (of_month or of_week) if cron.either_day else (of_month and of_week)
-
-
-class _Step(NamedTuple):
-    """How one field is brought to a value that matches."""
-
-    matches: Callable[[datetime.datetime], bool]
-    begin: Callable[[datetime.datetime], datetime.datetime]
-    """Sets the lesser fields to their beginning."""
-    add: Callable[[datetime.datetime], datetime.datetime]
-    rolled_over: Callable[[datetime.datetime], bool]
-
-
-def _after(cron: Cron, start: datetime.datetime, zone: datetime.tzinfo) -> datetime.datetime | None:
-    """Searches step by step like the scheduler, so that both agree when clocks change.
-
-    A field that doesn't match is counted up; when it rolls over, all begins again at the month.
-    Hours, minutes and seconds are added to the instant, months and days to what a clock shows.
-    """
-    seconds, minutes, hours, _, months, _ = cron.values
-    steps = (
-        _Step(
-            lambda t: t.month in months,
-            lambda t: _local(t, day=1, hour=0, minute=0, second=0),
-            lambda t: _local(t, month=t.month + 1),
-            lambda t: t.month == 1,
-        ),
-        _Step(
-            lambda t: _day_matches(cron, t),
-            lambda t: _local(t, hour=0, minute=0, second=0),
-            lambda t: _local(t, day=t.day + 1),
-            lambda t: t.day == 1,
-        ),
-        _Step(
-            lambda t: t.hour in hours,
-            lambda t: _local(t, minute=0, second=0),
-            lambda t: _plus(t, 3600),
-            lambda t: t.hour == 0,
-        ),
-        _Step(
-            lambda t: t.minute in minutes,
-            lambda t: _plus(t, -t.second),
-            lambda t: _plus(t, 60),
-            lambda t: t.minute == 0,
-        ),
-        _Step(
-            lambda t: t.second in seconds,
-            lambda t: t,
-            lambda t: _plus(t, 1),
-            lambda t: t.second == 0,
-        ),
-    )
-    time, begun = _plus(start.astimezone(zone), 1), False
-    last_year = time.year + YEARS
-    while time.year <= last_year:
-        for step in steps:
-            while not step.matches(time):
-                time, begun = step.add(time if begun else step.begin(time)), True
-                if step.rolled_over(time):
-                    break
-            else:
-                continue
-            break
-        else:
-            return time
-    return None
-
-
-def _plus(time: datetime.datetime, seconds: int) -> datetime.datetime:
-    """Adds to the instant, whatever the clocks do."""
-    return (time.astimezone(UTC) + datetime.timedelta(seconds=seconds)).astimezone(time.tzinfo)
-
-
-def _local(time: datetime.datetime, **fields: int) -> datetime.datetime:
-    """Returns the time with other fields; a month or a day too many leads on.
-
-    A time that the clocks leave out becomes one beside it, that which Go's time.Date takes.
-    """
-    values = {
-        name: getattr(time, name) for name in ("year", "month", "day", "hour", "minute", "second")
-    }
-    values |= fields
-    if values["month"] > 12:
-        values |= {"year": values["year"] + 1, "month": 1}
-    extra, values["day"] = values["day"] - 1, 1
-    shown = datetime.datetime(**values, tzinfo=UTC) + datetime.timedelta(days=extra)
-    zone = time.tzinfo
-    guess = shown - _offset(shown, zone)
-    return (shown - _offset(guess, zone)).astimezone(zone)
-
-
-def _offset(instant: datetime.datetime, zone: datetime.tzinfo | None) -> datetime.timedelta:
-    return instant.astimezone(zone).utcoffset() or datetime.timedelta(0)
+def _instants(
+    day: datetime.date, clock: datetime.time, zone: datetime.tzinfo
+) -> list[datetime.datetime]:
+    """Returns when the clocks of a zone show a time, in UTC: once, or never or twice in a year."""
+    shown = datetime.datetime.combine(day, clock)
+    times = {shown.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)}
+    return [time for time in times if time.astimezone(zone).replace(tzinfo=None) == shown]
 
 
 def find_zone(name: str, flag: str) -> datetime.tzinfo:
@@ -285,64 +215,4 @@ def find_zone(name: str, flag: str) -> datetime.tzinfo:
         near = [zone for zone in sorted(known) if name.lower() in zone.lower()] if name else []
         near = near or difflib.get_close_matches(name, known, n=3)
         hint = f"did you mean {' or '.join(near[:3])}?" if near else "write it as Europe/Berlin"
-        raise InputError(f"{flag} {name!r} is no time zone; {hint}") from None
-
-
-def convert(
-    cron: Cron, source: datetime.tzinfo, target: datetime.tzinfo, *, now: datetime.datetime
-) -> Cron:
-    """Returns the expression by the clocks of `target` for one that is meant by those of `source`.
-
-    Raises:
-      InputError: there is none: the clocks don't always differ by the same, or the days don't fit.
-    """
-    days = [now + datetime.timedelta(days=day) for day in range(366 * YEARS)]
-    shifts = {_offset(day, target) - _offset(day, source) for day in days}
-    advice = (
-        f"give the time by the scheduler's own clocks, with --time-zone {target}, or let the "
-        f"administrator set cronScheduleTimezone of Kubeflow Pipelines to {source} and say so "
-        f"with --scheduler-zone {source}"
-    )
-    if len(shifts) > 1:
-        raise InputError(
-            f"--time-zone {source}: its clocks and those of the scheduler ({target}) do not always "
-            f"differ by the same, and one schedule can't follow both; {advice}"
-        )
-    shift = int(shifts.pop().total_seconds()) // 60
-    if not shift:
-        return cron
-    shifted = {
-        hour * 60 + minute + shift
-        for hour, minute in itertools.product(cron.values[2], cron.values[1])
-    }
-    other_days = {moment // (24 * 60) for moment in shifted}
-    clock = {moment % (24 * 60) for moment in shifted}
-    hours, minutes = {moment // 60 for moment in clock}, {moment % 60 for moment in clock}
-    parts = cron.text.split()
-    every = [values >= _all(field) for values, field in zip(cron.values, FIELDS, strict=True)]
-    if other_days != {0} and not all(every[3:]):
-        if len(other_days) > 1 or not (every[3] and every[4]):
-            raise InputError(
-                f"--cron {cron.text!r} in {source} is on other days in {target}, where the "
-                f"scheduler is; {advice}"
-            )
-        moved = {(day + min(other_days)) % 7 for day in cron.values[5]}
-        parts[5] = _write(moved, FIELDS[5])
-    if len(hours) * len(minutes) != len(clock):
-        raise InputError(
-            f"--cron {cron.text!r} in {source} is no single schedule in {target}, where the "
-            f"scheduler is; {advice}"
-        )
-    parts[1], parts[2] = _write(minutes, FIELDS[1]), _write(hours, FIELDS[2])
-    return parse(" ".join(parts))
-
-
-def _all(field: _Field) -> frozenset[int]:
-    return frozenset(range(field.low, field.high + 1))
-
-
-def _write(values: set[int], field: _Field) -> str:
-    """Writes a field: * for all, else its values as a list."""
-    if values >= _all(field):
-        return "*"
-    return ",".join(field.names[value] if field.names else str(value) for value in sorted(values))
+        raise InputError(f"{flag} {name!r} is not a time zone; {hint}") from None

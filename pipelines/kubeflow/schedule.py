@@ -1,13 +1,14 @@
 """Schedules on Kubeflow Pipelines: recurring runs that charloom made, known by their names.
 
 Kubeflow Pipelines can't change a recurring run, and its names are not unique. So a change makes a
-second one and deletes the first, and every command here bears with the two of them.
+new one, then deletes the former one. Between the two requests both are on; if both start a run, the
+run's identity keeps them from publishing the same model twice. If the second request fails, both
+stay, which every command here reports.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import hashlib
 import json
@@ -19,11 +20,10 @@ from typing import Any
 
 import kfp_server_api as api  # type: ignore[import-untyped]
 
-from model.errors import InputError
+from model.errors import CharloomError, InputError, RestartableError
 from pipelines.graph import train_language_model
 from pipelines.kubeflow import cron, submit
-from pipelines.kubeflow import swap_schedule as replacing
-from pipelines.kubeflow.client import Kubeflow
+from pipelines.kubeflow.client import Kubeflow, RefusedError
 from pipelines.kubeflow.package import Package
 
 ZONE_VARIABLE = "CHARLOOM_KFP_TIME_ZONE"
@@ -31,27 +31,9 @@ ZONE_VARIABLE = "CHARLOOM_KFP_TIME_ZONE"
 SHOWN_TIMES = 3
 ENABLED = "ENABLED"
 
-_MARK = re.compile(r"Made by charloom schedule\..*Request: ([0-9a-f]{64})", re.DOTALL)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Times:
-    """When runs start."""
-
-    given: cron.Cron
-    """As the user wrote it."""
-    given_zone: datetime.tzinfo
-    cron: cron.Cron
-    """The same by the scheduler's clocks; this one is sent."""
-    zone: datetime.tzinfo
-    """The scheduler's."""
-
-    def describe(self) -> str:
-        """Returns both for people."""
-        text = f"{self.given.text} ({self.given_zone})"
-        if self.cron.text != self.given.text:
-            text += f", sent as {self.cron.text} ({self.zone})"
-        return text
+_MARK = re.compile(
+    r"Made by charloom schedule\..*Request: ([0-9a-f]{64})(?:\. Revision: (\d+))?", re.DOTALL
+)
 
 
 def scheduler_zone(name: str) -> datetime.tzinfo:
@@ -65,30 +47,28 @@ def scheduler_zone(name: str) -> datetime.tzinfo:
     return cron.find_zone(os.environ.get(ZONE_VARIABLE) or "UTC", f"${ZONE_VARIABLE}")
 
 
-def read_times(text: str, zone: str, scheduler: str) -> Times:
-    """Checks the flags that say when.
-
-    Kubeflow Pipelines has one time zone for all schedules, and `CRON_TZ=` is unknown to its parser.
-
-    Raises:
-      InputError: one is wrong, or the scheduler has no such schedule.
-    """
-    target = scheduler_zone(scheduler)
-    source = cron.find_zone(zone, "--time-zone") if zone else target
-    given = cron.parse(text)
-    now = datetime.datetime.now(cron.UTC)
-    converted = cron.convert(given, source, target, now=now)
-    return Times(given=given, given_zone=source, cron=converted, zone=target)
-
-
 def create(
-    kubeflow: Kubeflow, package: Package, options: argparse.Namespace, *, times: Times
+    kubeflow: Kubeflow,
+    package: Package,
+    options: argparse.Namespace,
+    *,
+    expression: cron.Cron,
+    zone: datetime.tzinfo,
 ) -> None:
     """Makes a schedule, or puts it in the place of the one of that name.
 
+    Args:
+      kubeflow: where.
+      package: the pipeline and its parameters.
+      options: name, experiment and service account.
+      expression: when runs start, by the scheduler's clock: Kubeflow Pipelines has one time zone
+        for all schedules, and its parser does not know `CRON_TZ=`.
+      zone: the scheduler's.
+
     Raises:
       InputError: the name is that of a recurring run that charloom did not make.
-      RefusedError, UnavailableError: Kubeflow Pipelines did not take it; the old one stays.
+      RefusedError, UnavailableError: a request failed; the message says what is there now.
+      RestartableError: another command changed the schedule at the same time.
     """
     name = _check_name(options.name)
     present = _find(kubeflow, name)
@@ -97,28 +77,96 @@ def create(
         experiment_id=submit.find_experiment(kubeflow, options.experiment),
         pipeline_version_reference=submit.upload(kubeflow, package),
         runtime_config=api.V2beta1RuntimeConfig(parameters=dict(package.parameters)),
-        trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=times.cron.text)),
+        trigger=api.V2beta1Trigger(cron_schedule=api.V2beta1CronSchedule(cron=expression.text)),
         max_concurrency="1",
         no_catchup=True,
         service_account=options.service_account or None,
     )
     digest = _digest(kubeflow, body)
-    body.description = f"Made by charloom schedule. Starts: {times.describe()}. Request: {digest}"
-    outcome = replacing.replace(
-        kubeflow,
-        body,
-        present,
-        is_same=lambda run: _request(run) == digest,
-        find=lambda: _find(kubeflow, name),
-        zone=times.zone,
-    )
-    print(f"schedule: {name}, {outcome.text}")
-    print(f"starts: {times.describe()}")
-    if outcome.enabled:
-        _print_times(times.cron, times.given_zone, times.zone)
+    starts = f"{expression.text} ({zone})"
+    body.description = f"Made by charloom schedule. Starts: {starts}. Request: {digest}"
+    run, outcome = _replace(kubeflow, body, present, digest=digest)
+    print(f"schedule: {name}, {outcome}")
+    print(f"starts: {starts}")
+    if run.status == ENABLED:
+        _print_times(expression, zone)
     else:
         print(f"it is paused; charloom schedule resume {name} starts it")
-    print(f"link: {kubeflow.link('recurringrun', 'details', outcome.run_id)}")
+    print(f"link: {kubeflow.link('recurringrun', 'details', str(run.recurring_run_id))}")
+
+
+def _replace(
+    kubeflow: Kubeflow, body: Any, present: Sequence[Any], *, digest: str
+) -> tuple[Any, str]:
+    """Makes the recurring run of `body`, then deletes all others of its name.
+
+    It is on unless those that are there are all paused. Of several commands at the same time, all
+    keep the recurring run of the highest revision, so that none deletes it.
+
+    Args:
+      kubeflow: where.
+      body: the request.
+      present: recurring runs of the same name.
+      digest: of the request.
+
+    Returns:
+      The recurring run that is there now, and what happened.
+    """
+    name = str(body.display_name)
+    on = not present or any(run.status == ENABLED for run in present)
+    newest = max(present, key=_revision, default=None)
+    outcome = "nothing to change" if len(present) == 1 else "finished what was cut off"
+    made = newest is not None and _request(newest) == digest and (newest.status == ENABLED) == on
+    try:
+        if not made:
+            outcome = "changed" if present else "new"
+            number = _revision(newest)[0] + 1 if newest else 1
+            body.mode = "ENABLE" if on else "DISABLE"
+            body.description += f". Revision: {number}"
+            _make(kubeflow, body)
+            made = True
+            present = _find(kubeflow, name)
+            newest = max(present, key=_revision, default=None)
+        for run in present:
+            if run is not newest:
+                _delete(kubeflow, run)
+    except (CharloomError, KeyboardInterrupt) as error:
+        if made or not isinstance(error, RefusedError):
+            new = f"the new schedule {name} {'is' if made else 'may be'} there"
+            former = ", and so may the former one be" if present else ""
+            again = "repeat the command to keep only the new one"
+            error.args = (f"{str(error) or 'stopped'}; {new}{former}; {again}",)
+        raise
+    if newest is None or _request(newest) != digest:
+        raise RestartableError(
+            f"another command has changed the schedule {name} at the same time; give the same "
+            "command again to change it once more"
+        )
+    return newest, outcome
+
+
+def _make(kubeflow: Kubeflow, body: Any) -> None:
+    """Makes a recurring run, once even if an answer is lost."""
+    request = kubeflow.client.recurring_runs.recurring_run_service_create_recurring_run
+
+    def find() -> Any:
+        runs = _find(kubeflow, body.display_name)
+        return next((run for run in runs if run.description == body.description), None)
+
+    submit.create_once(lambda: kubeflow.call(request, body, repeat=False), find)
+
+
+def _delete(kubeflow: Kubeflow, run: Any) -> None:
+    """Deletes a recurring run; a run of it that is at work goes on.
+
+    By default Kubernetes would delete the pods of such a run with its owner.
+    """
+    request = kubeflow.client.recurring_runs.recurring_run_service_delete_recurring_run
+    try:
+        kubeflow.call(request, run.recurring_run_id, propagation_policy="ORPHAN")
+    except RefusedError as error:
+        if error.status != 404:  # gone is gone
+            raise
 
 
 def _digest(kubeflow: Kubeflow, body: Any) -> str:
@@ -132,6 +180,12 @@ def _request(run: Any) -> str:
     """Returns the digest of the request that made a recurring run; empty: it isn't ours."""
     found = _MARK.match(run.description or "")
     return found[1] if found else ""
+
+
+def _revision(run: Any) -> tuple[int, str]:
+    """Returns what orders the recurring runs of a name; the highest is the one to keep."""
+    found = _MARK.match(run.description or "")
+    return int(found[2] or 0) if found else 0, str(run.recurring_run_id)
 
 
 def _check_name(name: str) -> str:
@@ -159,7 +213,7 @@ def print_schedules(kubeflow: Kubeflow, zone: datetime.tzinfo) -> None:
                 str(run.display_name),
                 state,
                 text,
-                f"{following:%Y-%m-%d %H:%M:%S %Z}" if following else "-",
+                f"{following:%Y-%m-%d %H:%M:%S} UTC" if following else "-",
                 str(run.recurring_run_id),
             )
         )
@@ -199,7 +253,7 @@ def resume(kubeflow: Kubeflow, name: str, zone: datetime.tzinfo) -> None:
     print(f"{name} is on; if it missed a time while it was paused, one run starts at once")
     text = _cron_text(run)
     if _next_time(text, datetime.datetime.now(cron.UTC), zone):
-        _print_times(cron.parse(text), zone, zone)
+        _print_times(cron.parse(text), zone)
     _report_former_names(run)
 
 
@@ -210,7 +264,7 @@ def delete(kubeflow: Kubeflow, name: str) -> None:
       InputError: there is no such schedule.
     """
     for run in _find(kubeflow, name, needed=True):
-        replacing.delete(kubeflow, run.recurring_run_id)
+        _delete(kubeflow, run)
     print(f"{name} is deleted; its runs stay")
 
 
@@ -273,14 +327,13 @@ def _find(kubeflow: Kubeflow, name: str, *, needed: bool = False) -> list[Any]:
 
 
 def _only(runs: Sequence[Any], name: str) -> Any:
-    """Returns the one schedule, or of two the one that is on."""
-    chosen = [run for run in runs if run.status == ENABLED] if len(runs) > 1 else runs
-    if len(chosen) != 1:
+    """Returns the one schedule of a name."""
+    if len(runs) != 1:
         raise InputError(
             f"{name} is there more than once, as a change was cut off; repeat charloom schedule "
             f"create, or delete {name}"
         )
-    return chosen[0]
+    return runs[0]
 
 
 def _report_former_names(run: Any) -> None:
@@ -309,8 +362,6 @@ def _next_time(
         return None
 
 
-def _print_times(expression: cron.Cron, shown: datetime.tzinfo, zone: datetime.tzinfo) -> None:
+def _print_times(expression: cron.Cron, zone: datetime.tzinfo) -> None:
     for time in expression.times(datetime.datetime.now(cron.UTC), zone, SHOWN_TIMES):
-        local = time.astimezone(shown)
-        other = "" if shown == cron.UTC else f" ({time.astimezone(cron.UTC):%Y-%m-%d %H:%M} UTC)"
-        print(f"next: {local:%a %Y-%m-%d %H:%M:%S %Z}{other}")
+        print(f"next: {time:%a %Y-%m-%d %H:%M:%S} UTC")
