@@ -18,10 +18,10 @@ from model.checkpointing.checkpoints import read_meta
 from model.data.records import Dataset, Record
 from model.data.seen import (
     SEEN_FILE,
-    Found,
     Hashes,
     IntArray,
     Mask,
+    SeenMasks,
     SeenText,
     cut_units,
     hash_words,
@@ -79,7 +79,7 @@ def find_left_out(dataset: Dataset, split: str, sides: Mapping[str, SeenText]) -
     seen: dict[str, list[Mask]] = {name: [none] for name in sides}
     unclear = [none]
     for words, lengths, before in _batches(dataset, split):
-        found: dict[str, Found] = {
+        found: dict[str, SeenMasks] = {
             name: one.find(words, lengths, before) for name, one in sides.items()
         }
         for name, one in found.items():
