@@ -9,11 +9,12 @@ document.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from model.errors import InputError
 
@@ -75,7 +76,6 @@ class DataConfig:
     """Text encoding of the input files, by its Python name."""
     on_bad_text: str = "error"
     """What to do with a file that is not text: `error`, `skip` it, or `replace` bad bytes by U+FFFD."""
-
     max_stray_bytes: float = 0.0
     """Share of a file's bytes, unpacked, that may be undecodable and become U+FFFD; more is bad text."""
 
@@ -389,9 +389,9 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     return value
 
 
-def field_names() -> list[str]:
+def field_names(tree: type[Config] = Config) -> list[str]:
     """Returns all field names as `section.field`."""
-    hints = get_type_hints(Config)
+    hints = get_type_hints(tree)
     return [
         f"{section}.{field.name}"
         for section, cls in hints.items()
@@ -399,21 +399,24 @@ def field_names() -> list[str]:
     ]
 
 
-def _nearest(name: str) -> str:
-    names = field_names()
+def _nearest(name: str, tree: type[Config] = Config) -> str:
+    names = field_names(tree)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if not near:  # the section was forgotten
         near = [known for known in names if known.split(".")[1] == name.split(".")[-1]]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def with_overrides(config: Config, settings: Sequence[str]) -> Config:
+Tree = TypeVar("Tree", bound=Config)
+
+
+def with_overrides(config: Tree, settings: Sequence[str], *, source: str = "--set") -> Tree:
     """Returns `config` with single fields replaced.
 
     Args:
-      config: the config to start from.
-      settings: texts `section.field=value`, the value as JSON or as a bare text;
-        tuples as `1,2,3`.
+      config: the config to start from; a subclass may have more sections.
+      settings: texts `section.field=value`, the value as JSON or bare text; tuples as `1,2,3`.
+      source: where the settings come from, for messages.
 
     Raises:
       InputError: an unknown field (with the nearest names) or a bad value.
@@ -423,12 +426,13 @@ def with_overrides(config: Config, settings: Sequence[str]) -> Config:
         name, equals, text = setting.partition("=")
         name = name.strip()
         if not equals:
-            raise InputError(f"--set {setting!r} has no '='; write --set train.steps=500")
-        if name not in field_names():
-            raise InputError(f"--set names an unknown field {name!r}{_nearest(name)}")
+            raise InputError(f"{source} {setting!r} has no '='; write it as train.steps=500")
+        if name not in field_names(type(config)):
+            near = _nearest(name, type(config))
+            raise InputError(f"{source} names an unknown field {name!r}{near}")
         section, field = name.split(".")
         values[section][field] = _parse(text, get_type_hints(type(getattr(config, section)))[field])
-    built: Config = from_dict(Config, values, source="--set")
+    built: Tree = from_dict(type(config), values, source=source)
     return built
 
 
@@ -440,7 +444,8 @@ def _parse(text: str, hint: Any) -> Any:
         if get_args(hint)[0] is str:
             return [part.strip(" \"'") for part in inner.split(",") if part.strip()]
         text = f"[{inner}]"
-    try:
+    with contextlib.suppress(ValueError):
         return json.loads(text.lower() if hint is bool else text)
-    except ValueError:
-        return text
+    with contextlib.suppress(ValueError):
+        return float(text) if hint is float else text  # .5 is not JSON
+    return text

@@ -92,7 +92,7 @@ def test_no_piece_of_forty_days_changes_its_split(tmp_path: Path, pattern: str) 
         for days in sizes:
             listed = find_inputs(
                 json.dumps([f"{tmp_path}/{pattern}"]),
-                config=config,
+                preset=config,
                 window_days=days,
                 times=[f"{run}T02:00:00Z"],
             )

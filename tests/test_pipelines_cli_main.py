@@ -123,7 +123,7 @@ def test_flags_set_fields_of_data(
     settings = ["--set", "data.sentence_marks=true", "--set", "data.max_stray_bytes=0.05"]
     common = [*command, "--input", "x", "--preset", "tiny", *settings]
     before, after = (
-        to_dict(shared.read_settings(build_parser().parse_args(arguments)).data)
+        to_dict(shared.read_settings(build_parser().parse_args(arguments))[0].data)
         for arguments in (common, [*common, flag])
     )
     assert before == {**to_dict(tiny().data), "sentence_marks": True, "max_stray_bytes": 0.05}

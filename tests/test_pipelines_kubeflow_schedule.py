@@ -75,7 +75,7 @@ def test_every_verb_as_a_command(server: Server) -> None:
             "pipeline_id": version["pipeline_id"],
             "pipeline_version_id": version["pipeline_version_id"],
         },
-        "runtime_config": {"parameters": {"inputs": '["/x"]', "workers": 2}},
+        "runtime_config": {"parameters": {"corpus": '["/x"]', "workers": 2}},
         "trigger": {"cron_schedule": {"cron": CRON}},
         "mode": "ENABLE",
         "max_concurrency": "1",
