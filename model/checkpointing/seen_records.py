@@ -259,10 +259,7 @@ def save_version(version: str, workdir: str, meta: Mapping[str, Any], dataset: D
 
 def _batches(dataset: Dataset, split: str) -> Iterator[tuple[Hashes, IntArray, Hashes]]:
     """Yields hashes of the words, lengths and hashes of the context words of some records each."""
-    known = [word.encode() for word in dataset.vocab.words]
-    for word, index in dataset.vocab.ids.items():  # the marks by what they are in a stream
-        known[index] = word
-    table = hash_words(known)
+    table = hash_words(dataset.vocab.stream_words)
     words: list[Hashes] = []
     waiting = 0
     for index in range(len(dataset.lengths(split))):
