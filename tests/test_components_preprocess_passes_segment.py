@@ -11,7 +11,7 @@ from blocks import Piece, blocks_of, pieces_of, scan
 from tokenizing import tokenize_text
 
 from components.preprocess.passes.segment import choose_split
-from components.preprocess.sources import blocks as reading
+from components.preprocess.sources import blocks
 from model.config import DataConfig
 from model.text.vocab import DOCUMENT_START, LINE_END
 
@@ -28,8 +28,8 @@ LINE = " ".join("abcde")  # five words
 
 def cut(text: str | bytes, config: DataConfig, name: str = "f") -> list[Piece]:
     data = text.encode() if isinstance(text, str) else text
-    blocks = blocks_of(data, config, name=name)
-    return [piece for block in blocks for piece in pieces_of(block, name, config)]
+    whole = blocks_of(data, config, name=name)
+    return [piece for block in whole for piece in pieces_of(block, name, config)]
 
 
 def shapes(pieces: list[Piece]) -> list[tuple[str, str, int]]:
@@ -108,15 +108,15 @@ def test_any_line_without_a_word_ends_a_paragraph_at_a_border_too(
     whole = shapes(cut(text, config))
     assert whole == [("f:0", "", 1), (f"f:{len(text) - 2}", "", 1)]
     for size in range(1, len(text)):
-        monkeypatch.setattr(reading, "BLOCK_BYTES", size)
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
         assert shapes(cut(text, config)) == whole
 
 
 def test_a_long_blank_line_before_a_border(monkeypatch: pytest.MonkeyPatch) -> None:
     config = dataclasses.replace(PLAIN, document="paragraph")
     for tail in range(9, 13):  # begins anywhere in a character
-        monkeypatch.setattr(reading, "TAIL_BYTES", tail)
-        monkeypatch.setattr(reading, "BLOCK_BYTES", 20)
+        monkeypatch.setattr(blocks, "TAIL_BYTES", tail)
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", 20)
         text = "a\n" + "\u3000" * 9 + "\nb\n"
         assert shapes(cut(text, config)) == [("f:0", "", 1), ("f:30", "", 1)]
 
@@ -147,7 +147,7 @@ def test_the_pieces_of_a_document_are_the_text_as_served(
     corpus: Path, monkeypatch: pytest.MonkeyPatch, tokenizer: str, marks: bool, block: int
 ) -> None:
     """No skew: what is trained on is what the SavedModel makes of the same text."""
-    monkeypatch.setattr(reading, "BLOCK_BYTES", block)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", block)
     config = dataclasses.replace(PLAIN, tokenizer=tokenizer, sentence_marks=marks, record_words=50)
     text = (corpus / "02_river.txt").read_text(encoding="utf-8")
     text = text.replace("\n\n", "\r\n \r\n", 3) + "line without an end"

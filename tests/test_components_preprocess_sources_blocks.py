@@ -11,7 +11,7 @@ from components.preprocess.passes import work_units
 from components.preprocess.passes.file_scans import scans_of_files
 from components.preprocess.passes.scan import scan_unit
 from components.preprocess.passes.word_counts import WordCounter
-from components.preprocess.sources import blocks as reading
+from components.preprocess.sources import blocks
 from components.preprocess.sources.blocks import BadTextError, read_blocks
 from components.preprocess.sources.types import InputFile
 from model.config import DataConfig
@@ -34,9 +34,9 @@ def test_only_line_ends_end_a_line() -> None:
     assert lines_of(text.encode(), DataConfig()) == [(text[:-1].encode(), 0)]
 
 
-@pytest.mark.parametrize(("size", "blocks"), [(1, 7), (3, 5), (7, 3), (1000, 1)])
-def test_blocks_hold_whole_lines(monkeypatch: pytest.MonkeyPatch, size: int, blocks: int) -> None:
-    monkeypatch.setattr(reading, "BLOCK_BYTES", size)
+@pytest.mark.parametrize(("size", "count"), [(1, 7), (3, 5), (7, 3), (1000, 1)])
+def test_blocks_hold_whole_lines(monkeypatch: pytest.MonkeyPatch, size: int, count: int) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
     text = b"one\r\ntwo\r\n\r\n\rthree\n\nfour"
     assert lines_of(text, DataConfig()) == [
         (b"one", 0),
@@ -47,7 +47,7 @@ def test_blocks_hold_whole_lines(monkeypatch: pytest.MonkeyPatch, size: int, blo
         (b"", 19),
         (b"four", 20),
     ]
-    assert len(blocks_of(text, DataConfig())) == blocks
+    assert len(blocks_of(text, DataConfig())) == count
 
 
 def test_a_byte_order_mark_is_dropped_and_counted_in_offsets() -> None:
@@ -115,7 +115,7 @@ def test_a_few_stray_bytes_are_replaced_where_the_config_lets_them(encoding: str
 def test_stray_bytes_are_a_share_of_the_text_however_it_is_packed(
     encoding: str, ending: str, block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "BLOCK_BYTES", block)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", block)
     monkeypatch.setattr(work_units, "BLOCK_BYTES", block)
     data = b"some text\n" * 39 + b"caf\xe9 cafe\n"  # 400 bytes; packed, a tenth of it
     path = tmp_path / f"f.{ending}"
@@ -162,8 +162,8 @@ def test_blocks_that_are_read_apart_are_those_of_the_whole_file(
     file = InputFile(str(tmp_path / "f"), "f", len(data))
     for size in (1, 2, 3, 5, 8, 13):
         for tail in (1, 4, 1000):
-            monkeypatch.setattr(reading, "BLOCK_BYTES", size)
-            monkeypatch.setattr(reading, "TAIL_BYTES", tail)
+            monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
+            monkeypatch.setattr(blocks, "TAIL_BYTES", tail)
             whole = list(read_blocks(file, DataConfig()))
             assert b"".join(block.data for block in whole) == data
             for block in whole:
@@ -173,7 +173,7 @@ def test_blocks_that_are_read_apart_are_those_of_the_whole_file(
                 assert data[: block.offset + 1].count(b"\r\n") == data[: block.offset].count(
                     b"\r\n"
                 )
-            count = reading.count_blocks(file)
+            count = blocks.count_blocks(file)
             apart = [
                 block
                 for first in range(count)
@@ -186,7 +186,7 @@ def test_blocks_that_are_read_apart_are_those_of_the_whole_file(
 def test_compressed_files_give_the_blocks_of_plain_ones(
     ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
     data = b"".join(b"line %d of some text\r\n" % number for number in range(2000))
     half = len(data) // 2
     for packed in (
@@ -209,9 +209,9 @@ def test_compressed_files_give_the_blocks_of_plain_ones(
 
 
 def test_a_line_that_memory_could_not_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 100)
-    monkeypatch.setattr(reading, "TAIL_BYTES", 10)
-    monkeypatch.setattr(reading, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(blocks, "TAIL_BYTES", 10)
+    monkeypatch.setattr(blocks, "MAX_LINE_BYTES", 1000)
     assert len(blocks_of(b"a" * 1000 + b"\n", DataConfig())) == 1
     with pytest.raises(BadTextError) as caught:
         blocks_of(b"short\n" + b"a" * 3000 + b"\nshort\n", DataConfig())

@@ -15,8 +15,8 @@ from components.serve.requests import (
     MAX_DEPTH,
     MAX_K,
     MAX_TEXTS,
+    HttpError,
     Question,
-    RefusedError,
     format_answer,
     parse_question,
 )
@@ -115,7 +115,7 @@ def test_good_requests(body: dict[str, Any], question: Question) -> None:
     ],
 )
 def test_bad_requests(body: Any, message: str) -> None:
-    with pytest.raises(RefusedError) as raised:
+    with pytest.raises(HttpError) as raised:
         parse(body)
     assert raised.value.status == 400
     assert message in str(raised.value)

@@ -21,17 +21,19 @@ ROOMS = {
         "distributed",
         "*",
     ),
+    "components": ("preprocess serve train", "export", "evaluate", "*"),
     "components/preprocess": (
         "component",
         "main",
         "engine",
-        "analysis inputs",
+        "inputs",
+        "analysis",
         "passes",
         "sources",
         "*",
     ),
     "components/train": ("component", "main", "weights_writer", "worker", "cluster local", "*"),
-    "pipelines": ("cli", "kubeflow local", "compile", "graph", "cli/flags", "*"),
+    "pipelines": ("cli", "kubeflow local", "compile", "parameter_docs", "graph", "cli/flags", "*"),
 }
 """A folder -> its packages and modules; each imports only from itself and from those after it.
 

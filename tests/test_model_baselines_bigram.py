@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.baselines import bigram as ngram
+from model.baselines import bigram
 from model.baselines.bigram import RULE, BigramModel
 from model.baselines.unigram import unigram_log_probabilities
 from model.data.records import Dataset
@@ -94,8 +94,8 @@ def fitted(valid: Sequence[Sequence[int]], bits: int, start: float) -> float:
     for _ in range(1000):
         ours = 0.0
         for v, w in pairs:
-            bigram = share * PAIRS[v, w] / read[v]
-            ours += bigram / (bigram + (1 - share) * (VOCAB.counts[w] + 1) / 16)
+            of_pair = share * PAIRS[v, w] / read[v]
+            ours += of_pair / (of_pair + (1 - share) * (VOCAB.counts[w] + 1) / 16)
         share = (ours + start) / (len(pairs) + 1)
     return share
 
@@ -138,7 +138,7 @@ def test_empty_splits() -> None:
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     valid = [[A, B, C, A, A]]
     whole = model_of(train=TRAIN, valid=valid, test=EVERY)
-    monkeypatch.setattr(ngram, "_CHUNK", 1)
+    monkeypatch.setattr(bigram, "_CHUNK", 1)
     parts = model_of(train=TRAIN, valid=valid, test=EVERY)
     assert parts.shares.tolist() == whole.shares.tolist()
     assert parts.test_log_likelihood() == whole.test_log_likelihood()

@@ -15,8 +15,7 @@ from components.train.training_job import TrainingJob
 from model.baselines.unigram import unigram_log_probabilities
 from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, read_meta
 from model.checkpointing.origin import read_warm_start
-from model.checkpointing.published import Published, load_published
-from model.checkpointing.trained import load_model
+from model.checkpointing.trained import Published, load_model, load_published
 from model.checkpointing.warm_start import _regress, move_weights
 from model.config import Config, with_overrides
 from model.data.records import Dataset

@@ -10,9 +10,9 @@ import pytest
 from model.data import seen
 from model.data.seen import (
     RUN_WORDS,
-    Found,
     Hashes,
     IntArray,
+    SeenMasks,
     SeenText,
     cut_units,
     hash_words,
@@ -33,7 +33,7 @@ def _seen(records: list[list[str]], before: str = "\n") -> SeenText:
     return SeenText(cut_units(*_arrays(records, before), every_run=False).hashes)
 
 
-def _find(text: SeenText, records: list[list[str]], before: str = "\n") -> Found:
+def _find(text: SeenText, records: list[list[str]], before: str = "\n") -> SeenMasks:
     return text.find(*_arrays(records, before))
 
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from model.config import TrainConfig
-from model.data.target_sampling import Rows, TargetSampler, rare_shares
+from model.data.target_sampling import SampledRows, TargetSampler, rare_shares
 from model.errors import InputError
 
 V, S = 30, 8
@@ -77,7 +77,9 @@ def test_expected_by_hand() -> None:
     assert rare[0] == pytest.approx(np.log(1e-6 / np.log(1e6)), rel=1e-5)
 
 
-def draw_rows(size: int, *, step: int = 3) -> tuple[Rows, Int32Array, Int32Array, Int32Array]:
+def draw_rows(
+    size: int, *, step: int = 3
+) -> tuple[SampledRows, Int32Array, Int32Array, Int32Array]:
     random = np.random.default_rng(step)
     used = random.integers(0, size, 200).astype(np.int32)
     words, targets = np.unique(used[:60]).astype(np.int32), used[100:160].reshape(4, 15)

@@ -17,9 +17,8 @@ from components.preprocess.main import run as run_prepare
 from components.train.main import run as run_train
 from components.train.training_job import TrainingJob
 from model.checkpointing.compatibility import why_not
-from model.checkpointing.published import save_published
 from model.checkpointing.seen_records import save_version
-from model.checkpointing.trained import load_model
+from model.checkpointing.trained import load_model, save_published
 from model.config import DataConfig, GateConfig, with_overrides
 from model.data.records import Dataset
 from model.data.seen import SEEN_FILE, SeenText, cut_units, hash_words

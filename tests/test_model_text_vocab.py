@@ -51,6 +51,7 @@ def test_ids_of_marks_words_and_unknown_words() -> None:
     stream = [DOCUMENT_START, b"c", b"\xc3\xa9", b"rare", b"never", LINE_END]
     assert vocab.encode(stream) == [BOS_ID, 3, 6, UNK_ID, UNK_ID, EOS_ID]
     assert (EOS_ID, UNK_ID, BOS_ID) == (0, 1, 2)
+    assert vocab.stream_words == (LINE_END, b"<unk>", DOCUMENT_START, b"c", b"a", b"b", b"\xc3\xa9")
 
 
 def test_a_word_spelled_like_a_special_one_is_unknown() -> None:

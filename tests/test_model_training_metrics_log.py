@@ -11,10 +11,10 @@ import tensorflow as tf
 
 from model.metrics import METRICS_FILE, read_metrics
 from model.presets import tiny
-from model.training.metrics_log import Interval, RunLog
+from model.training.metrics_log import RunLog, StepMetrics
 
 
-def interval(**values: Any) -> Interval:
+def interval(**values: Any) -> StepMetrics:
     known: dict[str, Any] = {
         "loss": 1.0,
         "words_per_second": 5.0,
@@ -25,7 +25,7 @@ def interval(**values: Any) -> Interval:
         "waiting_seconds": 0.125,
         "step_seconds": 2.0,
     }
-    return Interval(**known | values)
+    return StepMetrics(**known | values)
 
 
 def write_run(workdir: Path, *, first: int, last: int, chief: bool = True) -> None:

@@ -59,8 +59,8 @@ def test_watching_changes_nothing(
 ) -> None:
     config = with_overrides(tiny(), SETTINGS)
     here(tiny_records, tmp_path / "seen", config, profile=ProfileSteps(5, 7))
-    monkeypatch.setattr("model.training.reporter.Watch.show_samples", lambda self: None)
-    monkeypatch.setattr("model.training.reporter.Watch.finish", lambda self, **_: None)
+    monkeypatch.setattr("model.training.reporter.Reporter.show_samples", lambda self: None)
+    monkeypatch.setattr("model.training.reporter.Reporter.finish", lambda self, **_: None)
     here(tiny_records, tmp_path / "unseen", config)
     ours, theirs = (
         [Path(path, "arrays.npz").read_bytes() for path in list_checkpoints(str(tmp_path / name))]

@@ -24,9 +24,8 @@ from components.export.publishing import (
     publish_once,
 )
 from components.export.registry import RegisteredModel, check_name
-from model.checkpointing.published import save_published
 from model.checkpointing.seen_records import save_version
-from model.checkpointing.trained import load_model
+from model.checkpointing.trained import load_model, save_published
 from model.data.records import Dataset
 from model.errors import InputError, RejectedError
 from model.serving.export import export_model, held_out_texts

@@ -21,7 +21,7 @@ from starlette.routing import Route
 from components.serve.follower import ChampionFollower
 from components.serve.loaded import InputSpec, LoadedVersion
 from components.serve.metrics import Metrics
-from components.serve.requests import Question, RefusedError, format_answer, parse_question
+from components.serve.requests import HttpError, Question, format_answer, parse_question
 
 MAX_BODY_BYTES = 1 << 20
 BODY_SECONDS = 10.0
@@ -108,14 +108,14 @@ class _Server:
             verb, version = self._find(rest)
             kind = verb.lstrip(":/") or "status"
             if (verb == ":predict") != (request.method == "POST"):
-                raise RefusedError(405, "ask :predict by POST, all else by GET")
+                raise HttpError(405, "ask :predict by POST, all else by GET")
             if verb == ":predict":
                 response = await self._predict(request, rest)
             elif verb == "/metadata":
                 response = self._json(_describe(self._follower.name, version), version)
             else:
                 response = self._json(_status(version), version)
-        except RefusedError as error:
+        except HttpError as error:
             response = self._json({"error": str(error)}, status=error.status)
             if error.status in (408, 413):  # the rest of the body is not read
                 response.headers["connection"] = "close"
@@ -128,20 +128,20 @@ class _Server:
         """Returns the verb of an address and the version it names.
 
         Raises:
-          RefusedError: there is no such address, model or version.
+          HttpError: there is no such address, model or version.
         """
         found = _MODEL.fullmatch(rest)
         if not found:
-            raise RefusedError(404, "no such address; see /v1/models")
+            raise HttpError(404, "no such address; see /v1/models")
         if found["name"] != self._follower.name:
-            raise RefusedError(404, f"no such model; there is {self._follower.name}")
+            raise HttpError(404, f"no such model; there is {self._follower.name}")
         version: LoadedVersion | None = self._follower.current
         if found["version"] is not None:
             number = found["version"]
             known = number.isascii() and number.isdecimal() and len(number) < 10
             version = self._follower.version(int(number)) if known else None
         if version is None:
-            raise RefusedError(
+            raise HttpError(
                 404, f"this version is not served; version {self._follower.current.number} is"
             )
         return found["verb"] or "", version
@@ -149,7 +149,7 @@ class _Server:
     async def _predict(self, request: Request, rest: str) -> Response:
         body = await _read_body(request)
         if self._waiting >= MAX_WAITING:
-            raise RefusedError(503, "too many requests are waiting; try again in a second")
+            raise HttpError(503, "too many requests are waiting; try again in a second")
         _, version = self._find(rest)  # again: the champion may have changed while the body arrived
         self._waiting += 1
         self._metrics.waiting.inc()
@@ -191,10 +191,10 @@ async def _read_body(request: Request) -> bytes:
     """Returns the body of a request.
 
     Raises:
-      RefusedError: it is too large, or takes too long.
+      HttpError: it is too large, or takes too long.
     """
     parts, size = [], 0
-    too_large = RefusedError(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
+    too_large = HttpError(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
     length = request.headers.get("content-length", "")
     if length.isdecimal() and int(length) > MAX_BODY_BYTES:
         raise too_large
@@ -206,9 +206,9 @@ async def _read_body(request: Request) -> bytes:
                     raise too_large
                 parts.append(part)
     except TimeoutError:
-        raise RefusedError(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
+        raise HttpError(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
     except ClientDisconnect:
-        raise RefusedError(400, "the connection was closed") from None
+        raise HttpError(400, "the connection was closed") from None
     return b"".join(parts)
 
 

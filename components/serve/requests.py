@@ -24,7 +24,7 @@ MAX_DEPTH = 8
 """Brackets inside each other; a request needs three."""
 
 
-class RefusedError(Exception):
+class HttpError(Exception):
     """A request that is answered by an error, with its status."""
 
     def __init__(self, status: int, message: str):
@@ -48,31 +48,29 @@ def parse_question(body: bytes, version: LoadedVersion) -> Question:
     """Reads the body of a request.
 
     Raises:
-      RefusedError: the version can't answer it.
+      HttpError: the version can't answer it.
     """
     content = _parse_json(body)
     if not isinstance(content, dict):
-        raise RefusedError(400, "the body must be a JSON object")
+        raise HttpError(400, "the body must be a JSON object")
     unknown = content.keys() - {"signature_name", "instances", "inputs"}
     if unknown:
-        raise RefusedError(
+        raise HttpError(
             400,
             f"unknown key {sorted(unknown)[0][:50]!r}; there are signature_name, instances, inputs",
         )
     signature = content.get("signature_name", DEFAULT_SIGNATURE)
     if not isinstance(signature, str) or signature not in version.signatures:
-        raise RefusedError(
-            400, f"unknown signature_name; there are {', '.join(version.signatures)}"
-        )
+        raise HttpError(400, f"unknown signature_name; there are {', '.join(version.signatures)}")
     if ("instances" in content) == ("inputs" in content):
-        raise RefusedError(400, "give either instances or inputs")
+        raise HttpError(400, "give either instances or inputs")
     specs = version.inputs(signature)
     if "instances" in content:
         inputs = _read_rows(content["instances"], specs)
     else:
         inputs = _read_columns(content["inputs"], specs)
     if set(inputs) != set(specs):
-        raise RefusedError(400, f"{signature} takes {_listed(specs)}")
+        raise HttpError(400, f"{signature} takes {_listed(specs)}")
     for name, value in inputs.items():
         _check(name, value, specs[name])
     with_vectors = any(spec.rank > 2 for spec in version.outputs(signature).values())
@@ -100,12 +98,12 @@ def _parse_json(body: bytes) -> Any:
     try:
         text = body.decode()
     except UnicodeDecodeError as error:
-        raise RefusedError(400, f"the body is not UTF-8 at byte {error.start}") from None
+        raise HttpError(400, f"the body is not UTF-8 at byte {error.start}") from None
     _check_depth(text)
     try:
         return json.loads(text, parse_constant=_refuse_constant, parse_int=_parse_int)
     except ValueError as error:
-        raise RefusedError(400, f"the body is not JSON ({str(error)[:100]})") from None
+        raise HttpError(400, f"the body is not JSON ({str(error)[:100]})") from None
 
 
 def _check_depth(text: str) -> None:
@@ -124,7 +122,7 @@ def _check_depth(text: str) -> None:
         elif character in "[{":
             depth += 1
             if depth > MAX_DEPTH:
-                raise RefusedError(400, f"the body is nested deeper than {MAX_DEPTH} brackets")
+                raise HttpError(400, f"the body is nested deeper than {MAX_DEPTH} brackets")
         elif character in "]}":
             depth -= 1
 
@@ -142,15 +140,15 @@ def _parse_int(text: str) -> int:
 def _read_rows(rows: Any, specs: dict[str, InputSpec]) -> Values:
     """Returns rows, each a value or an object of values, as columns."""
     if len(specs) != 1 or any(spec.rank != 1 for spec in specs.values()):
-        raise RefusedError(400, f"this signature takes {_listed(specs)}; give them as inputs")
+        raise HttpError(400, f"this signature takes {_listed(specs)}; give them as inputs")
     (name,) = specs
     if not isinstance(rows, list):
-        raise RefusedError(400, "instances must be a list")
+        raise HttpError(400, "instances must be a list")
     column = []
     for row in rows:
         if isinstance(row, dict):
             if set(row) != {name}:
-                raise RefusedError(400, f"each of instances must have {name}, and nothing else")
+                raise HttpError(400, f"each of instances must have {name}, and nothing else")
             row = row[name]
         column.append(row)
     return {name: column}
@@ -160,7 +158,7 @@ def _read_columns(inputs: Any, specs: dict[str, InputSpec]) -> Values:
     if isinstance(inputs, dict):
         return inputs
     if len(specs) != 1:
-        raise RefusedError(400, f"inputs must be an object with {_listed(specs)}")
+        raise HttpError(400, f"inputs must be an object with {_listed(specs)}")
     return dict.fromkeys(specs, inputs)
 
 
@@ -170,9 +168,9 @@ def _check(name: str, value: Any, spec: InputSpec) -> None:
         check(name, value)
         return
     if not isinstance(value, list):
-        raise RefusedError(400, f"{name} must be a list")
+        raise HttpError(400, f"{name} must be a list")
     if not 1 <= len(value) <= MAX_TEXTS:
-        raise RefusedError(400, f"{name} has {len(value)} entries; 1 to {MAX_TEXTS} are allowed")
+        raise HttpError(400, f"{name} has {len(value)} entries; 1 to {MAX_TEXTS} are allowed")
     for one in value:
         check(name, one)
 
@@ -180,7 +178,7 @@ def _check(name: str, value: Any, spec: InputSpec) -> None:
 def _check_size(texts: list[str], most: int) -> None:
     longest = max(len(text) for text in texts)
     if len(texts) * longest > most:
-        raise RefusedError(
+        raise HttpError(
             400,
             f"{len(texts)} texts of up to {longest:,} characters are too much for one request; "
             f"their product may be {most:,}",
@@ -189,20 +187,20 @@ def _check_size(texts: list[str], most: int) -> None:
 
 def _check_text(name: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise RefusedError(400, f"{name} must hold texts")
+        raise HttpError(400, f"{name} must hold texts")
     if "\0" in value:
-        raise RefusedError(400, f"{name} holds a NUL character")
+        raise HttpError(400, f"{name} holds a NUL character")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise RefusedError(
+        raise HttpError(
             400, f"{name} holds half of a surrogate pair at character {error.start}"
         ) from None
 
 
 def _check_count(name: str, value: Any) -> None:
     if type(value) is not int or not 1 <= value <= MAX_K:
-        raise RefusedError(400, f"{name} must be a whole number from 1 to {MAX_K}")
+        raise HttpError(400, f"{name} must be a whole number from 1 to {MAX_K}")
 
 
 def _listed(specs: dict[str, InputSpec]) -> str:

@@ -27,7 +27,7 @@ def main() -> None:
     config = from_json(sys.stdin.read())
     with reporting_errors(), Dataset.open(options.records) as dataset:
         # Imported late: the launcher may be gone before TensorFlow has come.
-        from model.checkpointing.published import load_published
+        from model.checkpointing.trained import load_published
         from model.checkpointing.warm_start import write_warm_start
 
         published = load_published(options.version)

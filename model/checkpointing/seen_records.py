@@ -18,10 +18,10 @@ from model.checkpointing.checkpoints import read_meta
 from model.data.records import Dataset, Record
 from model.data.seen import (
     SEEN_FILE,
-    Found,
     Hashes,
     IntArray,
     Mask,
+    SeenMasks,
     SeenText,
     cut_units,
     hash_words,
@@ -79,7 +79,7 @@ def find_left_out(dataset: Dataset, split: str, sides: Mapping[str, SeenText]) -
     seen: dict[str, list[Mask]] = {name: [none] for name in sides}
     unclear = [none]
     for words, lengths, before in _batches(dataset, split):
-        found: dict[str, Found] = {
+        found: dict[str, SeenMasks] = {
             name: one.find(words, lengths, before) for name, one in sides.items()
         }
         for name, one in found.items():
@@ -259,10 +259,7 @@ def save_version(version: str, workdir: str, meta: Mapping[str, Any], dataset: D
 
 def _batches(dataset: Dataset, split: str) -> Iterator[tuple[Hashes, IntArray, Hashes]]:
     """Yields hashes of the words, lengths and hashes of the context words of some records each."""
-    known = [word.encode() for word in dataset.vocab.words]
-    for word, index in dataset.vocab.ids.items():  # the marks by what they are in a stream
-        known[index] = word
-    table = hash_words(known)
+    table = hash_words(dataset.vocab.stream_words)
     words: list[Hashes] = []
     waiting = 0
     for index in range(len(dataset.lengths(split))):

@@ -1,18 +1,40 @@
-"""A trained model, read back from the folder of its training."""
+"""Trained models, read back: from the folder of a training, and from a version in the registry.
+
+Of a version, a next training and a comparison read
+
+<version>/checkpoint/   weights and spelling model, as a training's checkpoint has them
+          vocab.txt     the vocabulary
+"""
 
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from model.baselines.byte_ngram import SpellingModel, check_arrays
-from model.checkpointing.checkpoints import Checkpoint, best_checkpoint
+from model.baselines.byte_ngram import KEYS, SpellingModel, check_arrays
+from model.checkpointing.checkpoints import (
+    Arrays,
+    Checkpoint,
+    best_checkpoint,
+    read_checkpoint,
+    write_checkpoint,
+)
+from model.checkpointing.origin import (
+    CHECKPOINT_FOLDER,
+    TRAINED_DIGEST,
+    VOCAB_DIGEST,
+    checkpoint_folder,
+    damaged_version,
+)
 from model.checkpointing.variable_names import check_complete, join_named, name_variables, shapes_of
 from model.config import Config, from_json
-from model.data.records import Dataset
+from model.data.records import VOCAB_FILE, Dataset
 from model.errors import InputError
 from model.files import COMPLETED_FILE, is_complete
 from model.network.joint_model import JointModel
+from model.text.vocab import Vocabulary
 
 
 class Loaded(NamedTuple):
@@ -61,13 +83,18 @@ def assign_weights(model: JointModel, checkpoint: Checkpoint) -> None:
         variables = join_named(kept, averaged)
     found = {name: one for name, one in checkpoint.arrays.items() if name in variables}
     try:
-        check_complete(shapes_of(variables), shapes_of(found))
+        _assign(variables, found)
     except ValueError as error:
         raise InputError(
             f"{checkpoint.path} is of another model ({error}); train again in another --workdir"
         ) from None
+
+
+def _assign(variables: Mapping[str, Any], arrays: Arrays) -> None:
+    """Sets variables to arrays of the same names; ValueError says what is missing or too many."""
+    check_complete(shapes_of(variables), shapes_of(arrays))
     for name, variable in variables.items():
-        variable.assign(checkpoint.arrays[name])
+        variable.assign(arrays[name])
 
 
 def read_spelling(checkpoint: Checkpoint) -> SpellingModel:
@@ -86,3 +113,76 @@ def check_spelling(checkpoint: Checkpoint) -> None:
         check_arrays(checkpoint.arrays)
     except ValueError as error:
         raise InputError(f"{checkpoint.path} {error}; train again in another --workdir") from None
+
+
+class Published(NamedTuple):
+    """A published model, read back."""
+
+    model: JointModel
+    config: Config
+    vocab: Vocabulary
+    spelling: SpellingModel
+    checkpoint: Checkpoint
+    path: str
+    """The version's folder."""
+
+    @property
+    def trained_digest(self) -> str:
+        """SHA-256 of the training's checkpoint, as its report states it."""
+        return str(self.checkpoint.meta[TRAINED_DIGEST])
+
+
+def save_published(loaded: Loaded, dataset: Dataset, folder: str) -> None:
+    """Writes `checkpoint/` and `vocab.txt` into the folder of a version to be.
+
+    Args:
+      loaded: the model; its weights are written as they are, averaged ones where they are used.
+      dataset: the records that it was trained on.
+      folder: the version's folder.
+
+    Raises:
+      InputError: the checkpoint is of an older charloom and has no spellings.
+    """
+    check_spelling(loaded.checkpoint)
+    weights = name_variables("model", loaded.model.weights)
+    arrays = join_named(
+        {name: variable.numpy() for name, variable in weights.items()},
+        {name: loaded.checkpoint.arrays[name] for name in KEYS},
+    )
+    digests = {TRAINED_DIGEST: loaded.checkpoint.digest, VOCAB_DIGEST: dataset.vocab.digest}
+    path = os.path.join(folder, CHECKPOINT_FOLDER)
+    os.mkdir(path)
+    write_checkpoint(
+        path,
+        step=loaded.checkpoint.step,
+        arrays=arrays,
+        meta={**loaded.checkpoint.meta, **digests},
+    )
+    dataset.vocab.save(os.path.join(folder, VOCAB_FILE))
+
+
+def load_published(version: str) -> Published:
+    """Reads the model of a version.
+
+    Args:
+      version: a version's folder, as `save_published` left it.
+
+    Raises:
+      InputError: the folder holds none, or one that is not whole.
+    """
+    path = checkpoint_folder(version)
+    try:
+        checkpoint = read_checkpoint(path)
+    except ValueError as error:
+        raise damaged_version(path, str(error)) from None
+    vocab = Vocabulary.load(os.path.join(version, VOCAB_FILE))
+    if vocab.digest != checkpoint.meta.get(VOCAB_DIGEST):
+        raise damaged_version(version, f"{VOCAB_FILE} was changed")
+    config = from_json(json.dumps(checkpoint.meta["config"]), source=path)
+    model = JointModel(config.model, vocab_counts=vocab.counts)
+    found = {name: array for name, array in checkpoint.arrays.items() if name not in KEYS}
+    try:
+        _assign(name_variables("model", model.weights), found)
+    except ValueError as error:
+        raise damaged_version(path, f"it is of another model: {error}") from None
+    return Published(model, config, vocab, read_spelling(checkpoint), checkpoint, version)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from model.baselines.unigram import unigram_log_probabilities
 from model.checkpointing.checkpoints import Arrays, write_checkpoint
 from model.checkpointing.origin import WARM_START_FOLDER
-from model.checkpointing.published import Published
+from model.checkpointing.trained import Published
 from model.checkpointing.variable_names import name_variables
 from model.files import publish_folder, temporary_folder
 from model.network.char_vectors import char_vectors

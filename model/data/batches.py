@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from model.data.plan import EvalPlan, Segment, TrainPlan
 from model.data.records import Record
-from model.data.target_sampling import Rows, TargetSampler
+from model.data.target_sampling import SampledRows, TargetSampler
 from model.text.spelling import spell, spelling_matrix, spread, truncate
 from model.text.vocab import BOS_ID, DOCUMENT_START, UNK_ID
 
@@ -55,7 +55,7 @@ class Batch:
     """`[b]` whether the lane begins a record with a zero state."""
     records: Int32Array
     """`[b, T]` the record that each target comes from."""
-    rows: Rows | None = None
+    rows: SampledRows | None = None
     """With the sampled softmax, the words that the step has to do with."""
 
 

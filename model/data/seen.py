@@ -71,7 +71,7 @@ class Units(NamedTuple):
     """`[U]` words of each, line marks left out."""
 
 
-class Found(NamedTuple):
+class SeenMasks(NamedTuple):
     """What a look-up says of records."""
 
     seen: Mask
@@ -187,7 +187,7 @@ class SeenText:
             halvings=max(self.halvings, other.halvings),
         )
 
-    def find(self, words: Hashes, lengths: IntArray, before: Hashes) -> Found:
+    def find(self, words: Hashes, lengths: IntArray, before: Hashes) -> SeenMasks:
         """Looks records up; the arguments are those of `cut_units`.
 
         A record counts as seen if a unit of `TELLING_WORDS` words or more is in the set, or if
@@ -203,7 +203,7 @@ class SeenText:
         telling = np.bincount(owner[is_seen & (units.lengths >= TELLING_WORDS)], minlength=records)
         found, known = (_covered(units, which, ends, len(words)) for which in (is_seen, is_sampled))
         seen = (telling > 0) | ((found > 0) & (found >= SEEN_SHARE * known))
-        return Found(seen, ~seen & (known == 0) & (lengths > 0))
+        return SeenMasks(seen, ~seen & (known == 0) & (lengths > 0))
 
     def to_bytes(self) -> bytes:
         """Returns the content of a file: format, halvings and a sum as check, then the hashes."""

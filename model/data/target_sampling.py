@@ -24,7 +24,7 @@ _RARE, _NEGATIVES = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows:
+class SampledRows:
     """The words of the vocabulary that a step has to do with, over all workers."""
 
     ids: Int32Array
@@ -80,7 +80,9 @@ class TargetSampler:
         replaced[chosen] = np.minimum(rare, self._size - 1)  # the shares' sum may round below 1
         return replaced
 
-    def rows(self, *, step: int, used: Int32Array, words: Int32Array, targets: Int32Array) -> Rows:
+    def rows(
+        self, *, step: int, used: Int32Array, words: Int32Array, targets: Int32Array
+    ) -> SampledRows:
         """Draws a step's negatives and gathers the rows it needs.
 
         Args:
@@ -101,7 +103,7 @@ class TargetSampler:
             sorted_ids = ids[order]
             of_words = order[np.searchsorted(sorted_ids, words)].astype(np.int32)
             of_targets = order[np.searchsorted(sorted_ids, targets)].astype(np.int32)
-        return Rows(ids, self.log_expected(ids, tries), of_words, of_targets)
+        return SampledRows(ids, self.log_expected(ids, tries), of_words, of_targets)
 
     def negatives(self, step: int) -> tuple[Int32Array, int]:
         """Draws S different words, log-uniform over the ranks; also says how many draws it took."""

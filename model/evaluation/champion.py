@@ -12,7 +12,7 @@ import numpy.typing as npt
 from model.baselines.byte_ngram import UnknownSpellings
 from model.checkpointing.compatibility import why_not
 from model.checkpointing.origin import VOCAB_DIGEST
-from model.checkpointing.published import Published, load_published
+from model.checkpointing.trained import Published, load_published
 from model.config import DataConfig
 from model.data.batches import LaneReader
 from model.data.plan import EvalPlan

@@ -79,10 +79,7 @@ def read_split(dataset: Dataset, split: str, *, left_out: Mask | None = None) ->
         spelled = [unknown.setdefault(one, size + len(unknown)) for one in record.unknown_words()]
         numbers[numbers == UNK_ID] = spelled
         parts.append(numbers[1:])
-    known = [word.encode() for word in vocab.words]
-    for word, index in vocab.ids.items():  # the marks by what they are in a stream
-        known[index] = word
-    numbers, spellings = np.concatenate(parts), (*known, *unknown)
+    numbers, spellings = np.concatenate(parts), (*vocab.stream_words, *unknown)
     characters = dataset.text_characters(split)
     estimated = characters is None
     if characters is None:

@@ -15,10 +15,6 @@ from model.network.char_vectors import char_vectors
 from model.network.joint_model import JointModel
 from model.text.spelling_tensors import spell_tensor
 from model.text.vocab import (
-    BOS_ID,
-    DOCUMENT_START,
-    EOS_ID,
-    LINE_END,
     SPECIAL_WORDS,
     UNK_ID,
     Vocabulary,
@@ -89,8 +85,7 @@ class ServedWords(tf.Module):
             ),
             default_value=UNK_ID,
         )
-        spelled = [word.encode() for word in vocab.words]
-        spelled[EOS_ID], spelled[BOS_ID] = LINE_END, DOCUMENT_START
+        spelled = vocab.stream_words
         self.directions: tf.Variable | None = None
         """`[n, F]` of the most frequent words that are not special, as `direct` returns them."""
         if model.char_cnn is not None:

@@ -107,6 +107,13 @@ class Vocabulary:
         table[LINE_END] = EOS_ID
         return table
 
+    @functools.cached_property
+    def stream_words(self) -> tuple[bytes, ...]:
+        """`[V]` each word as a stream has it; `<unk>`, which no stream has, by its name."""
+        words = [word.encode() for word in self.words]
+        words[BOS_ID], words[EOS_ID] = DOCUMENT_START, LINE_END
+        return tuple(words)
+
     def encode(self, words: Sequence[bytes]) -> list[int]:
         """Returns the ids of words of a stream."""
         ids = self.ids

@@ -19,7 +19,7 @@ from model.distributed.watchdog import Watchdog
 from model.network.forward import batch_inputs
 from model.training.carry_over import is_due
 from model.training.optimizer import learning_rate
-from model.training.reporter import Watch
+from model.training.reporter import Reporter
 from model.training.state import Training, deal_state, distribute, save
 from model.training.weight_average import enters_average
 
@@ -37,7 +37,7 @@ class TrainLoop:
         self,
         training: Training,
         workdir: str,
-        watch: Watch,
+        reporter: Reporter,
         *,
         vote: StopVote,
         watchdog: Watchdog,
@@ -47,13 +47,13 @@ class TrainLoop:
         Args:
           training: built, and restored if there was a checkpoint.
           workdir: the training's folder.
-          watch: follows the run.
+          reporter: follows the run.
           vote: says when to save and leave.
           watchdog: gets a sign of progress at every step.
         """
         config, dataset = training.config.train, training.dataset
         width = training.config.model.max_word_bytes
-        self._training, self._workdir, self._watch = training, workdir, watch
+        self._training, self._workdir, self._reporter = training, workdir, reporter
         self._config, self._vote, self._watchdog = config, vote, watchdog
         self._plan = TrainPlan(
             dataset.lengths("train"), lanes=config.lanes, window=config.window, seed=config.seed
@@ -76,12 +76,12 @@ class TrainLoop:
           StoppedError: some worker was asked to stop; the training is saved.
           CharloomError: the model is broken.
         """
-        training, vote, watch = self._training, self._vote, self._watch
+        training, vote, reporter = self._training, self._vote, self._reporter
         if self._settle(restored=True):
             return
         steps = range(training.step, self._config.steps)
         vote.begin_phase()
-        for batches in watch.batches(prefetch(self._make, steps)):
+        for batches in reporter.batches(prefetch(self._make, steps)):
             self._train(batches)
             if vote():
                 self._leave()
@@ -99,7 +99,7 @@ class TrainLoop:
         training, config = self._training, self._config
         self._watchdog.beat(f"step {training.step + 1}", slow=self._slow)
         rate = learning_rate(config, training.step, setbacks=count_setbacks(training.history))
-        with self._watch.step():
+        with self._reporter.step():
             result = training.steps.train(
                 local_inputs(training, batches),
                 training.state,
@@ -110,11 +110,11 @@ class TrainLoop:
         training.step += 1
         training.is_rebased = False
         self._slow = False
-        self._watch.stepped(result)
+        self._reporter.stepped(result)
         if training.average and enters_average(config, training.step):
             training.average.add()
         if training.step % config.log_steps == 0 or training.step == config.steps:
-            self._watch.report(rate=rate)
+            self._reporter.report(rate=rate)
 
     def _settle(self, *, restored: bool = False) -> bool:
         """Validates and saves if that is due at this step.
@@ -142,15 +142,15 @@ class TrainLoop:
         return last
 
     def _validate(self) -> None:
-        training, watch = self._training, self._watch
-        with watch.aside("validation"), use_average(training):
+        training, reporter = self._training, self._reporter
+        with reporter.aside("validation"), use_average(training):
             training.valid = self._score()
             if training.valid:
-                watch.show_samples()
+                reporter.show_samples()
         if not training.valid:
             self._leave()
         training.scores[training.step] = training.valid[0] / training.valid[1]
-        watch.validated(*training.valid)
+        reporter.validated(*training.valid)
         self._vote.begin_phase()
 
     def _score(self) -> tuple[float, int] | None:
@@ -179,11 +179,11 @@ class TrainLoop:
         return -loss, words
 
     def _save(self) -> None:
-        outlook = self._watch.check()  # save no broken model
+        outlook = self._reporter.check()  # save no broken model
         self._watchdog.beat(f"saving step {self._training.step}", slow=True)
-        with self._watch.aside("checkpoint"):
+        with self._reporter.aside("checkpoint"):
             save(self._training, self._workdir, outlook=outlook)
-        self._watch.saved()
+        self._reporter.saved()
 
     def _leave(self) -> NoReturn:
         """Saves and raises StoppedError, on all workers at the same step."""

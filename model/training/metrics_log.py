@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Interval:
+class StepMetrics:
     """What came of the steps since the report before."""
 
     loss: float
@@ -86,7 +86,7 @@ class RunLog:
             with self._events.as_default():
                 start_hparams(config, workdir=workdir)
 
-    def train(self, interval: Interval, *, step: int) -> None:
+    def train(self, interval: StepMetrics, *, step: int) -> None:
         """Reports the steps since the last report; `step` are done in all."""
         if not self._chief:
             return

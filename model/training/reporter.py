@@ -27,7 +27,7 @@ from model.training.divergence import (
     dump_broken,
     read_batch,
 )
-from model.training.metrics_log import Interval, RunLog
+from model.training.metrics_log import RunLog, StepMetrics
 from model.training.phases import Phases
 from model.training.profiler import Profiler, ProfileSteps
 from model.training.state import Outlook, Training, collect
@@ -46,7 +46,7 @@ def count_words(batches: Sequence[Batch]) -> tuple[int, int]:
     return sum(int(one.sum()) for one in there), sum(int(one.sum()) for one in unknown)
 
 
-class Watch:
+class Reporter:
     """One worker's view of its training. All workers make the same calls; the chief writes."""
 
     def __init__(
@@ -128,7 +128,7 @@ class Watch:
         update = training.steps.update_norm(
             step=tf.constant(training.step - 1, tf.int32), rate=tf.constant(rate, tf.float32)
         )
-        interval = Interval(
+        interval = StepMetrics(
             loss=sum(losses) / sum(words),
             words_per_second=(sum(words) - sum(self._training.unreported[1]))
             / (time.monotonic() - self._since),

@@ -24,7 +24,7 @@ from model.metrics import perplexity
 from model.training.loop import TrainLoop
 from model.training.metrics_log import RunLog
 from model.training.profiler import ProfileSteps
-from model.training.reporter import Watch
+from model.training.reporter import Reporter
 from model.training.state import Training, begin_with, build_training, checkpoint_bytes, restore
 
 log = logging.getLogger(__name__)
@@ -115,15 +115,15 @@ def _train(
         is_scored=training.valid is not None,
     )
     run_log.start(config, workdir=workdir)
-    watch = Watch(training, workdir, run_log=run_log, profile=profile)
-    loop = TrainLoop(training, workdir, watch, vote=vote, watchdog=watchdog)
+    reporter = Reporter(training, workdir, run_log=run_log, profile=profile)
+    loop = TrainLoop(training, workdir, reporter, vote=vote, watchdog=watchdog)
     signals.training_begins()
     try:
         loop.run()
         valid = perplexity(*training.valid) if training.valid else None
-        watch.finish(valid_perplexity=valid)
+        reporter.finish(valid_perplexity=valid)
     finally:
-        watch.close()
+        reporter.close()
         run_log.close()
     if cluster.is_chief:
         marker = os.path.join(workdir, COMPLETED_FILE)

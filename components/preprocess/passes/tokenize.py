@@ -20,7 +20,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from model.config import DataConfig
-from model.text import tokenizer as model_text
+from model.text import tokenizer
 from model.text.vocab import LINE_END
 
 IntArray = npt.NDArray[np.int64]
@@ -160,7 +160,7 @@ class _Tokenizer:
         return distinct, index, splits
 
     def _tokenize(self, chunks: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        words = model_text.tokenize_lines(chunks, self._config)
+        words = tokenizer.tokenize_lines(chunks, self._config)
         distinct, index = tf.unique(words.flat_values)
         return distinct, index, words.row_splits
 

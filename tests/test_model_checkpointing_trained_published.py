@@ -10,8 +10,7 @@ import pytest
 
 from model.baselines.byte_ngram import KEYS, SpellingModel, learn_spellings
 from model.checkpointing.checkpoints import read_checkpoint, write_checkpoint
-from model.checkpointing.published import load_published, save_published
-from model.checkpointing.trained import Loaded, load_model
+from model.checkpointing.trained import Loaded, load_model, load_published, save_published
 from model.config import with_overrides
 from model.data.records import Dataset
 from model.errors import InputError
