@@ -4,18 +4,19 @@ PYTHON ?=
 BROWN ?= ../shared/data/brown
 WORKERS ?= 2
 TESTS ?= 2
+TEST_FLAGS ?=
 BIN := .venv/bin
 READY := .venv/.ready
 LOWEST := .venv-lowest
 PIP = -m pip --disable-pip-version-check install --quiet
-PYTEST = -m pytest --numprocesses $(TESTS) --dist loadfile --durations 25
+PYTEST = -m pytest --numprocesses $(TESTS) --dist loadfile --no-loadscope-reorder --durations 40 $(TEST_FLAGS)
 COMPILE = uv pip compile setup.py --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --custom-compile-command 'make lock' --quiet $(LOCK_FLAGS)
 SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VERSION := import platform; print(platform.python_version())
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo brown test test-all test-lowest check bench lock clean
+.PHONY: help setup demo brown test test-all test-lowest check docs bench lock clean
 
 help: ## This list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
@@ -47,6 +48,9 @@ check: $(READY) ## Lint, formatting and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY) ## Write docs/cli.md and docs/config.md anew from the parsers and the fields' docstrings.
+	PYTHONPATH=. $(BIN)/python tests/reference_pages.py
 
 bench: $(READY) ## Every script in bench/; each measures one figure.
 	@set -e; found=; for script in bench/[a-z]*.py; do \

@@ -43,11 +43,11 @@ setup(
         "zstandard>=0.23,<1",
     ],
     extras_require={
-        "aws": ["boto3>=1.28,<2"],  # s3://; what apache-beam[aws] brings, with AWS_ENDPOINT_URL
+        "aws": ["boto3>=1.44,<2"],  # s3://; what apache-beam[aws] brings, with AWS_ENDPOINT_URL
         "gcp": ["google-auth-httplib2>=0.2,<0.3"],  # gs://; all of apache-beam[gcp] that it needs
         "bench": ["torch>=2.9"],  # what bench/ compares with; not in requirements.lock, not in CI
         "dev": [
-            "boto3>=1.28,<2",
+            "boto3>=1.44,<2",
             "cel-python>=0.4,<1",
             "cryptography>=44",
             "distributed>=2026.1,<2027",

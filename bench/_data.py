@@ -21,7 +21,7 @@ from model.data.plan import EvalPlan, TrainPlan
 from model.data.records import Dataset
 from model.errors import InputError
 from model.presets import get_preset
-from model.text.vocab import NUM_CHARS
+from model.text.spelling import NUM_CHARS
 from model.training.optimizer import learning_rate
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

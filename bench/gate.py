@@ -27,7 +27,7 @@ from components.evaluate.judging import (
     lost_slices,
     reference_tail,
 )
-from model.gate_config import GateConfig
+from model.config import GateConfig
 
 PIECES, PIECE_WORDS = 20, 1_000
 APART = 0.05

@@ -23,11 +23,11 @@ import numpy as np
 from bench import _data, _sides
 from bench._data import say
 from model.config import Config, to_dict
-from model.data.batches import spelling_matrix
 from model.data.records import Dataset
 from model.presets import get_preset
+from model.text.spelling import NUM_CHARS, spell_rows
 from model.text.tokenizer import detokenize
-from model.text.vocab import DOCUMENT_START, NUM_CHARS, spell
+from model.text.vocab import DOCUMENT_START
 
 TEXTS = 2000
 """Different ones; more are these again."""
@@ -139,16 +139,13 @@ def _read_texts(dataset: Dataset, *, words: int) -> list[list[bytes]]:
 def _torch_job(folder: str, config: Config, dataset: Dataset, texts: list[list[bytes]]) -> str:
     """Writes what `_torch_score.py` reads."""
     read = [word for words in texts for word in (DOCUMENT_START, *words[:-1])]
-    spellings = [spell(word) for word in read]
-    flat = np.asarray([char for spelling in spellings for char in spelling])
-    lengths = np.asarray([len(spelling) for spelling in spellings])
     arrays = os.path.join(folder, "torch.npz")
     np.savez(
         arrays,
         lengths=np.asarray([len(words) for words in texts]),
         words=np.asarray(dataset.vocab.encode(read), np.int32),
         targets=np.asarray(dataset.vocab.encode([w for words in texts for w in words]), np.int32),
-        chars=spelling_matrix(flat, lengths, config.model.max_word_bytes),
+        chars=spell_rows(read, config.model.max_word_bytes),
     )
     job = {
         "model": to_dict(config.model),

@@ -43,11 +43,8 @@ OWNER_VARIABLE = "CHARLOOM_OWNER"
 GROUP_FILE_VARIABLE = "CHARLOOM_GROUP_FILE"
 """Environment variable: where a task writes the id of the process group that it leads."""
 
-
-RESTARTS_VARIABLE = "CHARLOOM_MAX_RESTARTS"
-"""Environment variable: how often a training's workers are started again after one was lost."""
-
 MAX_RESTARTS = 3
+"""How often a training's workers are started again after one was lost, by default."""
 
 RUN_VARIABLE = "CHARLOOM_RUN_ID"
 """Environment variable: KFP's id of the run, from a label of the pod. No parameter: the cache
@@ -58,11 +55,6 @@ LOCATION_FILE = "LOCATION"
 
 COMPLETED_FILE = "COMPLETED"
 """The marker that a stage writes last into its folder."""
-
-
-def max_restarts() -> int:
-    """Returns `CHARLOOM_MAX_RESTARTS`, or the default."""
-    return int(os.environ.get(RESTARTS_VARIABLE) or MAX_RESTARTS)
 
 
 def container_image() -> str:

@@ -9,15 +9,14 @@ document.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from model.checks import check_choice, check_range
 from model.errors import InputError
-from model.gate_config import GateConfig
 
 CONFIG_VERSION = 1
 """Raised whenever a field changes its meaning; records and checkpoints carry it."""
@@ -31,6 +30,21 @@ DROPOUT_MASKS = ("window", "word")
 SOFTMAXES = ("full", "sampled")
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "plateau")
+BASELINES = ("unigram", "bigram")
+
+
+def check_range(name: str, value: float, low: float, high: float) -> None:
+    """Raises InputError unless a field's value is within a range."""
+    if not low <= value <= high:  # also false for NaN
+        raise InputError(f"{name} is {value}; it must be between {low} and {high}")
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises InputError, with the nearest choice, unless a field has one of its values."""
+    if value not in choices:
+        near = difflib.get_close_matches(value, choices, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{hint}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,7 +76,6 @@ class DataConfig:
     """Text encoding of the input files, by its Python name."""
     on_bad_text: str = "error"
     """What to do with a file that is not text: `error`, `skip` it, or `replace` bad bytes by U+FFFD."""
-
     max_stray_bytes: float = 0.0
     """Share of a file's bytes, unpacked, that may be undecodable and become U+FFFD; more is bad text."""
 
@@ -230,6 +243,44 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class GateConfig:
+    """What a model must reach before it is exported."""
+
+    max_perplexity: float = 1000.0
+    """Test perplexity above which the model is rejected."""
+    beat: tuple[str, ...] = BASELINES
+    """Baselines, made from the same records, that the model must not be above."""
+    tolerance: float = 0.005
+    """Non-inferiority margin: largest relative perplexity increase over the champion at the
+    interval's upper end."""
+    max_drift: float = 0.02
+    """The same over the best version so far, however many champions there were since. Its interval
+    allows for a hundred comparisons."""
+    require_improvement: bool = False
+    """Reject a model that is not significantly better than the champion."""
+    confidence: float = 0.95
+    """Level of the two-sided interval of the difference from the champion."""
+    min_units: int = 5
+    """Files of equal size from which the test text must come to compare at all."""
+    min_test_words: int = 100
+    """Test words that no model of the comparison has seen, and that a verdict needs at least."""
+    max_slice_loss: float = 0.05
+    """Relative perplexity increase over the champion that no slice of the words may exceed
+    significantly."""
+
+    def __post_init__(self) -> None:
+        check_range("gate.max_perplexity", self.max_perplexity, 1.0, 1e12)
+        for name in self.beat:
+            check_choice("gate.beat", name, BASELINES)
+        check_range("gate.tolerance", self.tolerance, 0.0, 1.0)
+        check_range("gate.max_drift", self.max_drift, 0.0, 1.0)
+        check_range("gate.confidence", self.confidence, 0.5, 0.9999)
+        check_range("gate.min_units", self.min_units, 5, 1_000_000)
+        check_range("gate.min_test_words", self.min_test_words, 1, 1 << 40)
+        check_range("gate.max_slice_loss", self.max_slice_loss, 0.0, 1e6)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """The whole configuration of a run; written as JSON beside everything made with it."""
 
@@ -338,9 +389,9 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     return value
 
 
-def field_names() -> list[str]:
+def field_names(tree: type[Config] = Config) -> list[str]:
     """Returns all field names as `section.field`."""
-    hints = get_type_hints(Config)
+    hints = get_type_hints(tree)
     return [
         f"{section}.{field.name}"
         for section, cls in hints.items()
@@ -348,21 +399,24 @@ def field_names() -> list[str]:
     ]
 
 
-def _nearest(name: str) -> str:
-    names = field_names()
+def _nearest(name: str, tree: type[Config] = Config) -> str:
+    names = field_names(tree)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if not near:  # the section was forgotten
         near = [known for known in names if known.split(".")[1] == name.split(".")[-1]]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
-def with_overrides(config: Config, settings: Sequence[str]) -> Config:
+Tree = TypeVar("Tree", bound=Config)
+
+
+def with_overrides(config: Tree, settings: Sequence[str], *, source: str = "--set") -> Tree:
     """Returns `config` with single fields replaced.
 
     Args:
-      config: the config to start from.
-      settings: texts `section.field=value`, the value as JSON or as a bare text;
-        tuples as `1,2,3`.
+      config: the config to start from; a subclass may have more sections.
+      settings: texts `section.field=value`, the value as JSON or bare text; tuples as `1,2,3`.
+      source: where the settings come from, for messages.
 
     Raises:
       InputError: an unknown field (with the nearest names) or a bad value.
@@ -372,12 +426,13 @@ def with_overrides(config: Config, settings: Sequence[str]) -> Config:
         name, equals, text = setting.partition("=")
         name = name.strip()
         if not equals:
-            raise InputError(f"--set {setting!r} has no '='; write --set train.steps=500")
-        if name not in field_names():
-            raise InputError(f"--set names an unknown field {name!r}{_nearest(name)}")
+            raise InputError(f"{source} {setting!r} has no '='; write it as train.steps=500")
+        if name not in field_names(type(config)):
+            near = _nearest(name, type(config))
+            raise InputError(f"{source} names an unknown field {name!r}{near}")
         section, field = name.split(".")
         values[section][field] = _parse(text, get_type_hints(type(getattr(config, section)))[field])
-    built: Config = from_dict(Config, values, source="--set")
+    built: Tree = from_dict(type(config), values, source=source)
     return built
 
 
@@ -389,7 +444,8 @@ def _parse(text: str, hint: Any) -> Any:
         if get_args(hint)[0] is str:
             return [part.strip(" \"'") for part in inner.split(",") if part.strip()]
         text = f"[{inner}]"
-    try:
+    with contextlib.suppress(ValueError):
         return json.loads(text.lower() if hint is bool else text)
-    except ValueError:
-        return text
+    with contextlib.suppress(ValueError):
+        return float(text) if hint is float else text  # .5 is not JSON
+    return text

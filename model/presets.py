@@ -5,9 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 
-from model.config import Config, DataConfig, ModelConfig, TrainConfig
+from model.config import Config, DataConfig, GateConfig, ModelConfig, TrainConfig
 from model.errors import InputError
-from model.gate_config import GateConfig
 
 
 def tiny() -> Config:

@@ -13,9 +13,8 @@ from components.component_runtime import IMAGE_VARIABLE, RUN_VARIABLE, container
 from components.evaluate.component import evaluate, report_rejection
 from components.evaluate.gate import PASSED
 from components.export.component import export
-from components.preprocess.analysis.drift_limits import NO_LIMIT
 from components.preprocess.component import find_inputs, preprocess
-from components.preprocess.inputs.warm_start_options import DEFAULT_SHARE
+from components.run_settings import DEFAULT_PRESET
 from components.train.component import train
 
 MOUNT = "/mnt/charloom"
@@ -31,6 +30,8 @@ RUN_LABEL = "metadata.labels['pipeline/runid']"
 """KFP gives this label to all pods of a run."""
 
 DAY = 24 * 3600
+
+DOCS = "All fields of settings: docs/parameters.md of charloom."
 
 
 class Outputs(NamedTuple):
@@ -61,87 +62,55 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
         pipeline_config=settings,
     )
     def train_language_model(
-        inputs: str = f'["{MOUNT}/corpus"]',
-        registry: str = f"{MOUNT}/registry",
+        corpus: str = f'["{MOUNT}/corpus"]',
+        corpus_window_days: int = 1,
         model_name: str = "lm",
-        preset: str = "",
-        config: str = "",
-        workers: int = 1,
-        gpus_per_worker: int = 0,
-        worker_memory: str = "8Gi",
-        worker_cpu: str = "2",
+        model_registry: str = f"{MOUNT}/registry",
         prepare_memory: str = "8Gi",
-        image: str = "",
-        queue: str = "",
-        deadline_hours: float = 72.0,
-        node_selector: dict = {},  # type: ignore[type-arg]  # noqa: B006 (KFP reads it, nobody writes)
+        preset: str = DEFAULT_PRESET,
+        settings: list = [],  # type: ignore[type-arg]  # noqa: B006 (KFP reads it, nobody writes)
         volume: str = "charloom",
-        max_perplexity: float = 0.0,
-        window_days: int = 1,
-        vocab: str = "",
-        source_root: str = "",
-        compare_to: str = "",
-        max_new_word_rate: float = NO_LIMIT,
-        max_divergence: float = NO_LIMIT,
-        warm_start: str = "",
-        steps_share: float = DEFAULT_SHARE,
-        extend_vocab: bool = False,
-        require_improvement: bool = False,
+        worker_cpu: str = "2",
+        worker_deadline_hours: float = 72.0,
+        worker_gpus: int = 0,
+        worker_image: str = "",
+        worker_memory: str = "8Gi",
+        worker_node_selector: dict = {},  # type: ignore[type-arg]  # noqa: B006
+        worker_queue: str = "",
+        workers: int = 1,
     ) -> Outputs:
         """Trains a joint word and character language model on raw text, evaluates it, and publishes it if it passes the gate.
 
         Args:
-            inputs: Text to learn from, as a JSON list of files, folders and glob patterns that the
+            corpus: Text to learn from. A JSON list of files, folders and glob patterns that the
                 pods see, for instance ["/mnt/charloom/corpus/*.txt"], of addresses at s3:// or
                 gs://, or of "@FILE", which lists such, one a line. {date:%Y-%m-%d} stands for
                 each day of the window, in any form that strftime knows.
-            registry: Folder in which versions of the model are published.
-            model_name: Name of the model in the registry.
-            preset: Name of a configuration, one of tiny, demo, small, brown and onebillion. Empty
-                means demo, unless config is given.
-            config: In place of a preset, the whole configuration as JSON, such as a config.json of
-                an earlier run.
-            workers: Number of workers that train together, each a pod of its own on a cluster.
-            gpus_per_worker: NVIDIA GPUs of each worker; 0 trains on processors.
-            worker_memory: Memory of each worker, and of the steps that evaluate and export its
-                model, as Kubernetes writes it, for instance 16Gi.
-            worker_cpu: Processors of each worker, for instance 8 or 500m.
-            prepare_memory: Memory of the step that prepares the text.
-            image: Container image of the workers, for instance one with CUDA. Empty means that of
-                the steps.
-            queue: Kueue's LocalQueue that admits the workers, all or none. Empty means that they
-                start without Kueue.
-            deadline_hours: Hours after which workers are ended, counted anew when they are
-                restarted. What they have learned up to then is kept.
-            node_selector: Labels of the nodes on which the workers run, as a JSON object, for
-                instance {"cloud.google.com/gke-accelerator": "nvidia-l4"}.
-            volume: Persistent volume claim, ReadWriteMany, with the text, the registry and the data
-                of all runs. Every pod mounts it at /mnt/charloom.
-            max_perplexity: Test perplexity above which the model is not published. 0 means the
-                limit of the configuration.
-            window_days: Length of the window of dates in inputs, in days. Its last day is the one
+            corpus_window_days: Days that the dates in corpus go back. The last one is the day
                 before the day, in UTC, for which the run is scheduled.
-            vocab: File of the words of the vocabulary, one a line. Empty means that the text gives
-                them.
-            source_root: Folder, or beginning of an address, below which the names of files begin,
-                which decide their splits. Empty means the folder before the first wildcard or
-                date of a pattern in inputs, or before /./ in it.
-            compare_to: Folder of records that the pods see, for instance those of an earlier run,
-                /mnt/charloom/runs/RUN_ID/records. The step that prepares the text says how far its
-                words have drifted from theirs. Empty means that nothing is compared.
-            max_new_word_rate: Share of the training words, from 0 to 1, that may be new in
-                comparison with compare_to; above it the run fails. 1 means no limit.
-            max_divergence: Jensen-Shannon divergence of the words from those of compare_to, in bits,
-                from 0 to 1, above which the run fails. 1 means no limit.
-            warm_start: Begin with the weights and words of a published version: "champion", or the
-                folder of a version or of a model. Empty means that training begins with random
-                weights, as it does while there is no champion.
-            steps_share: With a warm start, the share of the configuration's training steps that
-                are trained, above 0 and up to 1.
-            extend_vocab: Add the most frequent words of the text to the words of the warm start,
-                or of vocab, as far as the configuration's vocabulary size has room.
-            require_improvement: Publish only a model that is significantly better than the
-                champion; by default, one that is significantly not worse by the gate's tolerance.
+            model_name: Name of the model in the registry.
+            model_registry: Folder in which versions of the model are published.
+            prepare_memory: Memory of the step that prepares the text.
+            preset: Configuration to start from. One of tiny, demo, small, brown and onebillion,
+                or a whole one as JSON, such as the config.json of an earlier run.
+            settings: What differs from the preset. A JSON list of section.field=value, for
+                instance ["train.steps=5000", "gate.max_perplexity=90", "run.warm_start=champion"].
+                The docs list all fields.
+            volume: Persistent volume claim with the text, the registry and the data of all runs.
+                It must be ReadWriteMany. Every pod mounts it at /mnt/charloom.
+            worker_cpu: CPUs of each worker, for instance 8 or 500m.
+            worker_deadline_hours: Hours after which workers are ended. They are counted anew after
+                a restart. What the workers have learned up to then is kept.
+            worker_gpus: NVIDIA GPUs of each worker. 0 trains on CPUs.
+            worker_image: Container image of the workers, for instance one with CUDA. Empty means
+                the image of the steps.
+            worker_memory: Memory of each worker, for instance 16Gi. The steps that evaluate and
+                export the model get the same.
+            worker_node_selector: Labels of the nodes on which the workers run. A JSON object, for
+                instance {"cloud.google.com/gke-accelerator": "nvidia-l4"}.
+            worker_queue: LocalQueue of Kueue that admits the workers, all or none. Empty means
+                that they start without Kueue.
+            workers: Number of workers that train together. Each is a pod of its own on a cluster.
 
         Returns:
             verdict: PASSED or REJECTED.
@@ -152,20 +121,12 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             page: The report as a page.
         """
         found = find_inputs(
-            inputs=inputs,
-            config=config,
+            corpus=corpus,
+            settings=settings,
             preset=preset,
-            max_perplexity=max_perplexity,
-            vocab=vocab,
-            source_root=source_root,
-            compare_to=compare_to,
-            registry=registry,
+            registry=model_registry,
             model_name=model_name,
-            warm_start=warm_start,
-            steps_share=steps_share,
-            extend_vocab=extend_vocab,
-            require_improvement=require_improvement,
-            window_days=window_days,
+            window_days=corpus_window_days,
             scheduled=dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
             created=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER,
         )
@@ -175,12 +136,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
         prepared = preprocess(
             inputs=found.outputs["inputs"],
             config=found.outputs["data"],
-            vocab=found.outputs["vocab"],
-            extend_vocab=found.outputs["extend_vocab"],
-            source_root=source_root,
-            compare_to=compare_to,
-            max_new_word_rate=max_new_word_rate,
-            max_divergence=max_divergence,
+            run_settings=found.outputs["preparation"],
             fingerprint=found.outputs["fingerprint"],
             shared=shared,
         )
@@ -191,15 +147,17 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             config=found.outputs["config"],
             workers=workers,
             warm_start=found.outputs["base"],
+            begun=found.outputs["begun"],
+            run_settings=found.outputs["training"],
             shared=shared,
             task=dsl.PIPELINE_TASK_NAME_PLACEHOLDER,
-            image=image,
-            queue=queue,
-            gpus_per_worker=gpus_per_worker,
-            deadline_hours=deadline_hours,
+            image=worker_image,
+            queue=worker_queue,
+            gpus_per_worker=worker_gpus,
+            deadline_hours=worker_deadline_hours,
         )
         _place(trained, "Train", volume=volume, memory=worker_memory, cpu=worker_cpu, retries=5)
-        _place_workers(trained, node_selector)
+        _place_workers(trained, worker_node_selector)
         workdir = trained.outputs["workdir"]
         evaluated = evaluate(
             records=records,
@@ -220,7 +178,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
                 records=records,
                 workdir=workdir,
                 report=report,
-                registry=registry,
+                registry=model_registry,
                 name=model_name,
                 shared=shared,
             )
@@ -239,7 +197,17 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             page=evaluated.outputs["page"],
         )
 
+    train_language_model.pipeline_spec.pipeline_info.description = _describe(train_language_model)
     return train_language_model
+
+
+def _describe(graph: Any) -> str:
+    """Returns the graph's description, which KFP's pages show: a table of its parameters."""
+    rows = ["| parameter | meaning |", "|---|---|"]
+    for name, parameter in sorted(graph.pipeline_spec.root.input_definitions.parameters.items()):
+        meaning = " ".join(parameter.description.split()).split(". ")[0].rstrip(".")
+        rows.append(f"| {name} | {meaning} |")
+    return "\n".join([graph.description, "", *rows, "", DOCS])
 
 
 def _place(

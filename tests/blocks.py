@@ -13,7 +13,7 @@ from components.preprocess.passes.tokenize import line_offsets
 from components.preprocess.passes.word_counts import WordCounter
 from components.preprocess.passes.work_units import make_units
 from components.preprocess.sources.blocks import Block, read_blocks
-from components.preprocess.sources.files import InputFile
+from components.preprocess.sources.types import InputFile
 from model.config import DataConfig
 from model.data.records import SPLITS
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from sharing import share
 from surroundings import heed_signals, lacking
 
 if TYPE_CHECKING:
@@ -22,6 +23,22 @@ heed_signals()
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = "/usr/bin/chromium"
+LONGEST_FIRST = (
+    *("pipelines_retraining", "pipelines_local_runner", "drills_training"),
+    *("components_train_component", "components_export_main", "components_train_local_launcher"),
+    *("components_train_local_launcher_faults", "components_preprocess_sources_remote"),
+    *("components_serve_server", "model_training_train", "model_checkpointing_warm_start"),
+    *("model_serving_saved_model", "pipelines_cli_main", "pipelines_cli_streams", "model_golden"),
+    *("pipelines_local_stop_tasks", "model_precision", "components_train_orphan"),
+    *("components_preprocess_fuzz", "components_serve_follower", "components_export_checking"),
+)
+"""Files of tests that begin first, so that no process is left with a long one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the files of tests; the tests of one file keep their order."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture(scope="session")
@@ -49,40 +66,47 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def tiny_records(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Records of the tests' corpus, made by the preset tiny."""
-    from components.preprocess.main import run
-    from model.presets import tiny
+    """Records of the tests' corpus, made by the preset tiny; read only."""
 
-    records = str(tmp_path_factory.mktemp("tiny") / "records")
-    run(inputs=[str(corpus)], records=records, config=tiny().data)
-    return records
+    def make(folder: Path) -> None:
+        from components.preprocess.main import run
+        from model.presets import tiny
+
+        run(inputs=[str(corpus)], records=str(folder / "records"), config=tiny().data)
+
+    return str(share(tmp_path_factory, "tiny-records", make) / "records")
 
 
 @pytest.fixture(scope="session")
 def unsplit_records(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Records of the tests' corpus that have a training split only."""
-    from components.preprocess.main import run
-    from model.config import with_overrides
-    from model.presets import tiny
+    """Records of the tests' corpus that have a training split only; read only."""
 
-    records = str(tmp_path_factory.mktemp("unsplit") / "records")
-    config = with_overrides(tiny(), ["data.valid_fraction=0", "data.test_fraction=0"])
-    run(inputs=[str(corpus)], records=records, config=config.data)
-    return records
+    def make(folder: Path) -> None:
+        from components.preprocess.main import run
+        from model.config import with_overrides
+        from model.presets import tiny
+
+        config = with_overrides(tiny(), ["data.valid_fraction=0", "data.test_fraction=0"])
+        run(inputs=[str(corpus)], records=str(folder / "records"), config=config.data)
+
+    return str(share(tmp_path_factory, "unsplit-records", make) / "records")
 
 
 @pytest.fixture(scope="session")
 def tiny_training(tiny_records: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Workdir of a finished training on `tiny_records`, better than the unigrams; read only."""
-    from components.train.main import run
-    from components.train.training_job import TrainingJob
-    from model.config import with_overrides
-    from model.presets import tiny
 
-    workdir = str(tmp_path_factory.mktemp("tiny") / "workdir")
-    settings = ["train.steps=200", "train.valid_steps=50", "train.checkpoint_steps=50"]
-    run(TrainingJob(records=tiny_records, workdir=workdir), with_overrides(tiny(), settings))
-    return workdir
+    def make(folder: Path) -> None:
+        from components.train.main import run
+        from components.train.training_job import TrainingJob
+        from model.config import with_overrides
+        from model.presets import tiny
+
+        settings = ["train.steps=200", "train.valid_steps=50", "train.checkpoint_steps=50"]
+        job = TrainingJob(records=tiny_records, workdir=str(folder / "workdir"))
+        run(job, with_overrides(tiny(), settings))
+
+    return str(share(tmp_path_factory, "tiny-training", make) / "workdir")
 
 
 @pytest.fixture(scope="session")
@@ -90,12 +114,15 @@ def tiny_report(
     tiny_records: str, tiny_training: str, tmp_path_factory: pytest.TempPathFactory
 ) -> str:
     """Folder of the report on `tiny_training`, with a verdict of PASSED; read only."""
-    from components.evaluate.main import run
-    from model.presets import tiny
 
-    report = str(tmp_path_factory.mktemp("tiny") / "report")
-    run(records=tiny_records, workdir=tiny_training, report=report, config=tiny())
-    return report
+    def make(folder: Path) -> None:
+        from components.evaluate.main import run
+        from model.presets import tiny
+
+        report = str(folder / "report")
+        run(records=tiny_records, workdir=tiny_training, report=report, config=tiny())
+
+    return str(share(tmp_path_factory, "tiny-report", make) / "report")
 
 
 @pytest.fixture(scope="session")
@@ -106,16 +133,19 @@ def tiny_version(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> str:
     """Version folder of `tiny_training`, exported as `tiny` to a registry; read only."""
-    from components.export.main import run
 
-    registry = str(tmp_path_factory.mktemp("tiny") / "registry")
-    return run(
-        records=tiny_records,
-        workdir=tiny_training,
-        report=tiny_report,
-        registry=registry,
-        name="tiny",
-    )
+    def make(folder: Path) -> None:
+        from components.export.main import run
+
+        run(
+            records=tiny_records,
+            workdir=tiny_training,
+            report=tiny_report,
+            registry=str(folder / "registry"),
+            name="tiny",
+        )
+
+    return str(share(tmp_path_factory, "tiny-version", make) / "registry" / "tiny" / "1")
 
 
 @pytest.fixture(scope="module")

@@ -113,7 +113,7 @@ class Process:
     def ended(self) -> int:
         """Returns its exit code, once it has ended."""
         try:
-            return self.process.wait(timeout=240)
+            return self.process.wait(timeout=300)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it runs still:\n{self.output}") from None
 

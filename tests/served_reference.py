@@ -9,11 +9,11 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from model.config import Config
-from model.data.batches import spelling_matrix
 from model.network.joint_model import Encoded, JointModel
 from model.network.losses import word_log_likelihoods
+from model.text.spelling import spell_rows
 from model.text.tokenizer import tokenize_text
-from model.text.vocab import DOCUMENT_START, Vocabulary, spell
+from model.text.vocab import DOCUMENT_START, Vocabulary
 
 Floats = npt.NDArray[np.float32]
 
@@ -35,12 +35,7 @@ class Reference:
     def read(self, words: Sequence[bytes]) -> Encoded:
         """Reads the document start and `[L]` words."""
         stream = [DOCUMENT_START, *words]
-        spellings = [spell(word) for word in stream]
-        matrix = spelling_matrix(
-            np.asarray([char for spelling in spellings for char in spelling]),
-            np.asarray([len(spelling) for spelling in spellings]),
-            self.config.model.max_word_bytes,
-        )
+        matrix = spell_rows(stream, self.config.model.max_word_bytes)
         return self.model.encode(
             tf.constant(self.vocab.encode(stream)),
             char_ids=tf.constant(matrix.astype(np.int32)),

@@ -102,7 +102,7 @@ class Server:
 @contextlib.contextmanager
 def serving(model: str, *flags: str) -> Iterator[Server]:
     """Runs a server until the block ends; it must then end by itself."""
-    process = subprocess.Popen(
+    command = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli.main", "serve", "--model", model, "--port", "0",
          "--host", "127.0.0.1", *flags],
         cwd=ROOT,
@@ -110,14 +110,14 @@ def serving(model: str, *flags: str) -> Iterator[Server]:
         stdout=subprocess.PIPE,
         text=True,
     )  # fmt: skip
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
-        assert found, line
-        yield Server(process, int(found[1]))
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
-    finally:
-        process.kill()
-        process.wait()
+    with command as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:(\d+)/", line)
+            assert found, line
+            yield Server(process, int(found[1]))
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=300)
+        finally:
+            process.kill()

@@ -106,7 +106,7 @@ def test_a_task_ends_with_its_charloom_run(tmp_path: Path) -> None:
     assert process.stdout.readline() == "started\n"
     owner.kill()
     owner.communicate()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
 
 

@@ -54,7 +54,7 @@ def look_at(chromium: str, views: Sequence[tuple[int, str]], folder: Path) -> di
         [chromium, *FLAGS, "--dump-dom", f"--user-data-dir={profile}", harness.as_uri()],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        timeout=120,
+        timeout=300,
         check=True,
     ).stdout.decode()
     shutil.rmtree(profile, ignore_errors=True)

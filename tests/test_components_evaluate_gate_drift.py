@@ -65,6 +65,13 @@ DRIFTS: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         False,
         "reference.same_vocabulary is not true or false",
     ),
+    "four files": (
+        with_reference(make_pair(0.02, count=4)),
+        {},
+        False,
+        "it can't be decided whether the model is worse than the reference: the test text comes "
+        "from 4 files, which count as 4.0 of equal size, and 5 are needed (gate.min_units)",
+    ),
     "it is a text": (
         make_pair(0.02) | {"reference": "lm/2"},
         {},

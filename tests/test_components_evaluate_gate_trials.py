@@ -5,17 +5,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.gate import CHAINS, CORRELATIONS, SOURCES, chain, rates, simulate, worst_of_chains
 from components.evaluate.judging import JUDGED, lost_slices
-from model.gate_config import GateConfig
+from model.config import GateConfig
 
 BETTER_AT_MOST, SLICES_AT_MOST, FOUND_AT_LEAST = 0.035, 0.03, 0.95
 LIMITS = GateConfig()
+ROOT = Path(__file__).resolve().parent.parent
+EXTRA = pytest.mark.extra
 
 
 def test_few_alike_sources_are_rarely_found_better() -> None:
@@ -29,6 +33,27 @@ def test_few_alike_sources_are_rarely_found_better() -> None:
 def test_two_sources_decide_nothing() -> None:
     found = rates(2, correlation=0.3, trials=100)
     assert found == (0.0, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("sources", "correlation"),
+    [
+        (5, 0.3),
+        *(
+            pytest.param(*one, marks=EXTRA)
+            for one in itertools.product(SOURCES[1:], CORRELATIONS)
+            if one != (5, 0.3)
+        ),
+    ],
+)
+def test_the_documentation_has_the_figures_of_the_simulation(
+    sources: int, correlation: float
+) -> None:
+    text = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| {sources} | ")]
+    cell = row.strip("| ").split(" | ")[1 + CORRELATIONS.index(correlation)]
+    found = rates(sources, correlation=correlation).better
+    assert cell == f"{100 * found:.1f} %"
 
 
 @pytest.mark.parametrize("sources", SOURCES)

@@ -6,13 +6,16 @@ import math
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from components.evaluate import gate, report_tables
+from components.evaluate import component, gate, main, report_tables
 from components.evaluate.main import check_folder, judge, publish, run, summarise
-from model.config import Config, GateConfig, to_dict
+from components.evaluate.markdown import render_markdown
+from components.evaluate.page import render_page
+from model.config import Config, GateConfig, to_dict, to_json
 from model.errors import InputError
 from model.evaluation import evaluate
 from model.evaluation import report as model_report
@@ -119,6 +122,21 @@ def test_many_unknown_words_are_told(unknown: float, warned: bool) -> None:
         "warning: 11% of the test words are unknown, so the perplexity says little; raise "
         "data.vocab_size, lower data.min_count or give more text"
     ]
+
+
+def test_what_is_left_out_is_said() -> None:
+    report = judged()
+    left_out = {"records": 3, "words": 1200, "share": 0.25, "sampled_share": 0.5, "unknown": None}
+    line = "left out: 3 test records of 1,200 words (25.0% of the split) that a model has seen in training"
+    assert line not in summarise(report, "out")
+    report["splits"]["test"]["left_out"] = left_out
+    assert summarise(report, "out")[1] == line
+    remark = (
+        f"scored by the full softmax; {report_tables.format_count(1200)} more were left out, seen in training "
+        "(looked up in a sample of 50.0\u00a0%)"
+    )
+    assert remark in render_page(report)
+    assert remark in render_markdown(report)
 
 
 def test_figures_that_are_not_finite_become_null(tmp_path: Path) -> None:
@@ -260,3 +278,39 @@ def test_run_looks_at_the_folder_before_it_evaluates(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     with pytest.raises(InputError, match="already holds something else"):
         run(records="missing", workdir="missing", report=str(tmp_path), config=tiny())
+
+
+def test_champion_and_reference_reach_what_scores_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, str]] = []
+
+    def evaluate_checkpoint(**folders: str) -> dict[str, Any]:
+        asked.append(folders)
+        return make_report()
+
+    monkeypatch.setattr(main, "evaluate_checkpoint", evaluate_checkpoint)
+    folders = {"records": "r", "workdir": "w", "champion": "lm/3", "reference": "lm/1"}
+    report = run(report=str(tmp_path / "report"), config=Config(), identity="i", **folders)
+    assert asked == [folders]
+    assert (report["run"], report["verdict"]["status"]) == ("i", "PASSED")
+
+
+def test_the_component_hands_on_what_the_model_is_compared_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def record(**arguments: Any) -> dict[str, Any]:
+        asked.update(arguments)
+        return publish(judged(), arguments["report"])
+
+    monkeypatch.setattr(main, "run", record)
+    names = ("records", "workdir", "report", "page", "summary", "metrics")
+    artifacts = {name: SimpleNamespace(path=str(tmp_path / name)) for name in names}
+    artifacts["metrics"].log_metric = lambda name, value: None
+    compared = {"champion": "lm/3", "reference": "lm/1", "identity": "i"}
+    body = component.evaluate.python_func
+    assert body(config=to_json(tiny()), **artifacts, **compared) == ("PASSED",)
+    paths = {name: str(tmp_path / name) for name in names[:3]}
+    assert asked == {"config": tiny(), **paths, **compared}

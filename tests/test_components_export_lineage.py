@@ -78,6 +78,20 @@ def test_the_reference_is_handed_on_even_if_it_is_gone(model: Path) -> None:
         find_reference(str(model))
 
 
+def test_a_reference_that_was_replaced_is_refused(model: Path) -> None:
+    add_version(model, 1, run="another")
+    add_version(model, 2, run="another")
+    folder = set_reference(model, 1)  # by a digest that is not that of the folder
+    for call in (lambda: find_reference(str(model)), lambda: find(model)):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert str(caught.value) == (
+            f"{folder} is not the version 1 that champion.json names (its MANIFEST.json is another "
+            f"one); put that version back, or charloom registry rebase {model} VERSION makes "
+            "another one the reference"
+        )
+
+
 def test_a_run_again_is_held_against_the_same_reference(model: Path) -> None:
     first = add_version(model, 1, run="before", champion=None, warm_start=None)
     run = "this: lm-1 > lm-1"

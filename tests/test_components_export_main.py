@@ -227,7 +227,22 @@ def test_another_precision_is_another_version(
 
 
 @pytest.fixture
-def published(case: Case, tiny_version: str) -> Case:
+def filled(monkeypatch: pytest.MonkeyPatch, tiny_version: str) -> None:
+    """New versions are copies of `tiny_version`, where promotion is the subject."""
+
+    def fill(staged: str, **unused: Any) -> dict[str, Any]:
+        shutil.copytree(tiny_version, staged, dirs_exist_ok=True)
+        return {"words": 1, "max_difference": 0.0}
+
+    def check(*unused: Any) -> dict[str, Any]:
+        return {"requests": 1, "latency_ms": 1.0, "memory_mb": 1.0}
+
+    monkeypatch.setattr(main, "_fill", fill)
+    monkeypatch.setattr(main, "check_in_fresh_process", check)
+
+
+@pytest.fixture
+def published(case: Case, tiny_version: str, filled: None) -> Case:
     """A case in whose registry there are two other versions, the second the champion."""
     for number in (1, 2):
         folder = case.registry / "m" / str(number)
@@ -262,6 +277,7 @@ def test_a_version_that_was_not_stays_behind(
     )
 
 
+@pytest.mark.usefixtures("filled")
 def test_a_version_compared_with_a_champion_that_is_gone_stays_behind(
     case: Case, capsys: pytest.CaptureFixture[str]
 ) -> None:

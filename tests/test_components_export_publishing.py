@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 from kill_points import export, report
 
+from components.export import publishing
 from components.export.manifest import write_manifest
 from components.export.promoting import collect, promote, rebase, rollback
-from components.export.publishing import finish
+from components.export.publishing import describe_export, find_published, finish
 from components.export.registry import (
     Numbers,
     find_model,
@@ -22,6 +24,8 @@ from components.export.registry import (
     versions,
     write_numbers,
 )
+from model.config import CONFIG_VERSION
+from model.data.records import FORMAT_VERSION
 from model.errors import InputError
 from model.files import read_json
 
@@ -142,6 +146,8 @@ def test_a_version_that_was_rolled_back_is_not_made_champion_again(root: str) ->
     )
     write_numbers(f"{root}/m", Numbers(2, (2,)))  # had its publisher died after the promotion
     promote(root, "m", 2)
+    assert read_numbers(f"{root}/m") == Numbers(2, ())
+    write_numbers(f"{root}/m", Numbers(2, (2,)))
     rollback(root, "m")
     export(root, "b", "a")
     assert champions(root) == (1, [])
@@ -152,6 +158,29 @@ def test_a_new_comparison_decides_anew(root: str) -> None:
     assert champions(root) == (2, [1])
     assert export(root, "c", "b") == f"{root}/m/3"  # evaluated again
     assert champions(root) == (3, [1, 2])
+
+
+def test_another_code_publishes_again(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    charloom = importlib.metadata.version("charloom")
+    code = f"charloom {charloom}, config {CONFIG_VERSION}, records {FORMAT_VERSION}"
+    assert describe_export("bfloat16") == {"precision": "bfloat16", "code": code}
+    assert export(root, "b", "a") == f"{root}/m/2"
+    monkeypatch.setattr(publishing, "code_version", lambda: "another")
+    assert export(root, "b", "b") == f"{root}/m/3"
+
+
+def test_what_the_same_run_made_is_the_same(root: str) -> None:
+    """On another processor its checkpoint may differ in some bits."""
+    how = describe_export("float32")
+    write_manifest(f"{root}/m/1", {"checkpoint": "a", "run": "first"}, export=how)
+
+    def find(**digests: str) -> str | None:
+        return find_published(root, "m", digests=digests, export=how)
+
+    assert find(checkpoint="x", run="first") == f"{root}/m/1"
+    assert find(checkpoint="x", run="another") is None
+    assert find(checkpoint="x") is None
+    assert find(checkpoint="b", run="first") == f"{root}/m/2"  # the newest that is the same
 
 
 def test_a_damaged_version_is_published_again(root: str) -> None:

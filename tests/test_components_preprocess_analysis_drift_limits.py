@@ -16,7 +16,12 @@ from pathlib import Path
 import pytest
 
 from components.preprocess.analysis.drift import Drift, compare_vocabularies
-from components.preprocess.analysis.drift_limits import NOTHING, Comparison
+from components.preprocess.analysis.drift_limits import (
+    apply_limits,
+    check_drift,
+    extend_fingerprint,
+)
+from components.run_settings import DEFAULTS, RunSettings
 from model.errors import EXIT_REJECTED, InputError, RejectedError
 from model.text.vocab import SPECIAL_WORDS, Vocabulary
 from pipelines.cli.main import main
@@ -93,18 +98,18 @@ def test_the_figures_are_printed(
     [
         (
             ["--max-new-word-rate", "0.25"],
-            "new-word rate 0.50000 (above --max-new-word-rate 0.25000), "
+            "new-word rate 0.50000 (above run.max_new_word_rate 0.25000), "
             "Jensen-Shannon divergence 0.50000 (no limit)",
         ),
         (
             ["--max-divergence", "0.4999999", "--max-new-word-rate", "0.75"],
-            "new-word rate 0.50000 (at most --max-new-word-rate 0.75000), "
-            "Jensen-Shannon divergence 0.5000000 (above --max-divergence 0.4999999)",
+            "new-word rate 0.50000 (at most run.max_new_word_rate 0.75000), "
+            "Jensen-Shannon divergence 0.5000000 (above run.max_divergence 0.4999999)",
         ),
         (
             ["--max-divergence", "0", "--max-new-word-rate", "0"],
-            "new-word rate 0.50000 (above --max-new-word-rate 0.00000), "
-            "Jensen-Shannon divergence 0.50000 (above --max-divergence 0.00000)",
+            "new-word rate 0.50000 (above run.max_new_word_rate 0.00000), "
+            "Jensen-Shannon divergence 0.50000 (above run.max_divergence 0.00000)",
         ),
     ],
 )
@@ -149,13 +154,13 @@ def test_unknown_words_count_as_new_and_are_one_symbol(
 
 def no_folder(other: Path) -> str:
     shutil.rmtree(other)
-    return f"--compare-to {other} is no folder of records; name one that charloom prepare made"
+    return f"run.compare_to {other} is not a folder of records; name one that charloom prepare made"
 
 
 def no_marker(other: Path) -> str:
     (other / "COMPLETED").unlink()
     return (
-        f"--compare-to {other} is not complete (no COMPLETED that can be read); name a folder that "
+        f"run.compare_to {other} is not complete (no COMPLETED that can be read); name a folder that "
         "charloom prepare made"
     )
 
@@ -248,7 +253,7 @@ def test_a_folder_that_vanishes_meanwhile(prepare: Prepare, old: str, tmp_path: 
     assert prepare() == 0
     gone = tmp_path / "gone"
     with pytest.raises(InputError) as caught:
-        Comparison(compare_to=str(gone)).apply(str(tmp_path / "records"))
+        apply_limits(RunSettings(compare_to=str(gone)), str(tmp_path / "records"))
     assert str(caught.value) == (
         f"{tmp_path}/records can't be compared: {gone} is no folder of records; make it with "
         "charloom prepare"
@@ -262,18 +267,19 @@ def test_limits_that_make_no_sense(
 ) -> None:
     (tmp_path / "new.txt").write_text(NEW_TEXT)
     place = {"prepare": "--records", "run": "--root"}[command]
+    field = f"run.{flag.removeprefix('--').replace('-', '_')}"
     places = [command, "--input", f"{tmp_path}/new.txt", place, f"{tmp_path}/made"]
     for limit in ("-0.5", "1.5", "nan", "inf"):
         assert main([*places, "--compare-to", old, f"{flag}={limit}"]) == 2
         assert capsys.readouterr().err == (
-            f"charloom: {flag} is {float(limit)}; it must be between 0.0 and 1.0\n"
+            f"charloom: {field} is {float(limit)}; it must be between 0.0 and 1.0\n"
         )
     assert main([*places, flag, "0.5"]) == 2
     assert capsys.readouterr().err == (
-        f"charloom: {flag} has no effect without --compare-to; name the records to compare to\n"
+        f"charloom: {field} has no effect without run.compare_to; name the records to compare to\n"
     )
     assert main([*places, "--compare-to", f"{tmp_path}/none", flag, "0.5"]) == 2
-    assert capsys.readouterr().err.startswith(f"charloom: --compare-to {tmp_path}/none is no fold")
+    assert capsys.readouterr().err.startswith(f"charloom: run.compare_to {tmp_path}/none is not")
     assert os.listdir(tmp_path) == ["new.txt"]
 
 
@@ -288,7 +294,7 @@ def test_wrong_limits_and_folders_are_told_before_tensorflow_is_loaded() -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-    assert done.stderr.count("charloom: --") == 2
+    assert done.stderr.count("charloom: run.") == 2
 
 
 def make_drift(new: dict[str, int], old: dict[str, int]) -> Drift:
@@ -303,21 +309,21 @@ def make_drift(new: dict[str, int], old: dict[str, int]) -> Drift:
 def test_all_words_new_are_within_no_limit() -> None:
     drift = make_drift({"a": 3}, {"b": 7})
     assert (drift.new_word_rate, drift.divergence) == (1.0, 1.0)
-    NOTHING.check(drift, "records")
+    check_drift(drift, DEFAULTS, "records")
 
 
 def test_a_figure_that_is_none_is_above_any_limit() -> None:
     drift = dataclasses.replace(make_drift({"a": 1}, {"a": 1}), divergence=math.nan)
-    with pytest.raises(RejectedError, match=r"divergence nan \(above --max-divergence 1.00000\)"):
-        Comparison(compare_to="other").check(drift, "records")
+    with pytest.raises(RejectedError, match=r"divergence nan \(above run.max_divergence 1.00000\)"):
+        check_drift(drift, RunSettings(compare_to="other"), "records")
 
 
 def test_the_fingerprint_changes_with_the_other_records(old: str, tmp_path: Path) -> None:
-    assert NOTHING.extend_fingerprint("abc") == "abc"
+    assert extend_fingerprint("abc", "") == "abc"
     copy = str(tmp_path / "copy")
     shutil.copytree(old, copy)
     digest = json.loads(Path(old, "dataset.json").read_text())["digest"]
-    extended = [Comparison(compare_to=one).extend_fingerprint("abc") for one in (old, copy)]
+    extended = [extend_fingerprint("abc", one) for one in (old, copy)]
     assert extended == [hashlib.sha256(f"abc {digest}".encode()).hexdigest()] * 2
     Path(copy, "COMPLETED").write_text("0" * 64 + "\n")
-    assert Comparison(compare_to=copy).extend_fingerprint("abc") not in ("abc", extended[0])
+    assert extend_fingerprint("abc", copy) not in ("abc", extended[0])

@@ -12,19 +12,20 @@ import pytest
 
 from components.preprocess.analysis import near_duplicates
 from components.preprocess.analysis.near_duplicates import (
-    BINS,
     MAX_CANDIDATES,
+    SHOWN_PAIRS,
+    count_leaks,
+    find_most_similar,
+)
+from components.preprocess.passes.signatures import (
+    BINS,
     MIN_SHINGLES,
     SAMPLED,
     SHINGLE_WORDS,
-    SHOWN_PAIRS,
     Hashes,
     Signatures,
-    count_leaks,
     estimate_similarity,
-    find_most_similar,
     make_signatures,
-    signature,
 )
 
 SHORTEST = SHINGLE_WORDS + MIN_SHINGLES - 1
@@ -39,6 +40,10 @@ def sign(*records: Hashes) -> Signatures:
     words = np.concatenate([np.zeros(0, np.uint64), *records])
     lengths = np.array([len(words) for words in records], np.int64)
     return make_signatures(words, np.arange(len(words)), lengths)
+
+
+def signature(words: Hashes) -> Signatures:
+    return sign(words)[0]
 
 
 def edit(words: Hashes, share: float, *, seed: int) -> Hashes:

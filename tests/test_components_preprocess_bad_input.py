@@ -10,9 +10,11 @@ import pytest
 
 from components.preprocess.engine import transforms
 from components.preprocess.main import run
+from components.preprocess.passes import scan
+from components.preprocess.passes.segment import Pieces, cut_block
 from model.config import DataConfig
 from model.data.records import Dataset
-from model.errors import InputError
+from model.errors import InputError, RestartableError
 
 ALL_TRAIN = DataConfig(min_count=1, valid_fraction=0.0, test_fraction=0.0)
 SMALL = DataConfig(
@@ -232,6 +234,22 @@ def test_nothing_is_left_when_the_work_ends_early(
     with pytest.raises(error):
         run_on(write_good(tmp_path / "in"), tmp_path / "out" / "records")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_file_that_changes_while_it_is_read_is_no_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_good(tmp_path / "in")
+
+    def change_and_cut(*arguments: Any, **more: Any) -> Pieces:
+        (folder / "good.txt").write_text("other\n")
+        return cut_block(*arguments, **more)
+
+    monkeypatch.setattr(scan, "cut_block", change_and_cut)
+    with pytest.raises(RestartableError, match=r"good\.txt can't be read for now ") as caught:
+        run_on(folder, tmp_path / "records")
+    assert caught.value.exit_code == 75
+    assert not (tmp_path / "records").exists()
 
 
 def test_a_file_that_changes_after_it_was_read_changes_nothing(

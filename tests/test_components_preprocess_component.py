@@ -10,10 +10,11 @@ import pytest
 from kfp import dsl
 
 from components import component_runtime
-from components.preprocess.analysis.drift_limits import Comparison
+from components.preprocess.analysis.drift_limits import extend_fingerprint
 from components.preprocess.component import find_inputs, preprocess
 from components.preprocess.main import run
 from model.config import to_json, with_overrides
+from model.data.records import Dataset
 from model.errors import EXIT_REJECTED
 from model.presets import tiny
 
@@ -33,12 +34,16 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"{folder}/records"
 
 
-def find(folder: Path, **arguments: Any) -> Any:
-    """Runs the body of the first component on NEW_TEXT."""
+def find(folder: Path, **run: Any) -> Any:
+    """Runs the body of the first component on NEW_TEXT with settings of the run."""
     text = folder / "new.txt"
     if not text.exists():  # its time of change is in the fingerprint
         text.write_text(NEW_TEXT)
-    return find_inputs.python_func(inputs=str(text), config=to_json(CONFIG), **arguments)
+    return find_inputs.python_func(
+        corpus=str(text),
+        preset=to_json(CONFIG),
+        settings=[f"run.{name}={value}" for name, value in run.items()],
+    )
 
 
 def test_the_first_task_looks_at_the_other_records(
@@ -46,18 +51,21 @@ def test_the_first_task_looks_at_the_other_records(
 ) -> None:
     inputs, fingerprint, *rest = find(tmp_path)
     compared = find(tmp_path, compare_to=old)
-    expected = Comparison(compare_to=old).extend_fingerprint(fingerprint)
-    assert compared == (inputs, expected, *rest)
+    assert compared[:2] == (inputs, extend_fingerprint(fingerprint, old))
+    assert json.loads(compared[8]) == {"compare_to": old}
+    assert (*compared[2:8], *compared[9:]) == (*rest[:6], *rest[7:])
     error_file = tmp_path / "error.json"
     monkeypatch.setenv(component_runtime.ERROR_FILE_VARIABLE, str(error_file))
     with pytest.raises(SystemExit) as raised:
         find(tmp_path, compare_to="/no/such")
     assert raised.value.code == 2
-    assert json.loads(error_file.read_text())["message"].startswith("--compare-to /no/such is no")
+    assert json.loads(error_file.read_text())["message"].startswith(
+        "run.compare_to /no/such is not a folder"
+    )
 
 
-def run_preprocess(folder: Path, **arguments: Any) -> tuple[Path, Path, dict[str, float]]:
-    """Runs the body of the component; returns records, data card and metrics."""
+def run_preprocess(folder: Path, **run: Any) -> tuple[Path, Path, dict[str, float]]:
+    """Runs the body of the component with settings of the run; returns records, data card and metrics."""
     found = find(folder)
     metrics = dsl.Metrics(name="metrics", uri=str(folder / "metrics"))
     preprocess.python_func(
@@ -66,9 +74,18 @@ def run_preprocess(folder: Path, **arguments: Any) -> tuple[Path, Path, dict[str
         records=dsl.Dataset(name="records", uri=str(folder / "records")),
         data_card=dsl.HTML(name="data_card", uri=str(folder / "card")),
         metrics=metrics,
-        **arguments,
+        run_settings=json.dumps(run),
     )
     return folder / "records", folder / "card", metrics.metadata
+
+
+def test_both_tasks_name_files_below_the_source_root(tmp_path: Path) -> None:
+    plain, named = find(tmp_path), find(tmp_path, source_root=str(tmp_path.parent))
+    assert named[0] == plain[0]
+    assert named[1] != plain[1]  # the fingerprint
+    records, *_ = run_preprocess(tmp_path, source_root=str(tmp_path.parent))
+    with Dataset.open(str(records)) as dataset:
+        assert dataset.read("train", 0).source == f"{tmp_path.name}/new.txt:0"
 
 
 SIZES = {"train_words": 8.0, "valid_words": 0.0, "test_words": 0.0, "vocabulary": 5.0}
@@ -106,7 +123,7 @@ def test_above_a_limit_the_task_fails_and_leaves_card_and_records(
     assert (reported["exit_code"], reported["kind"]) == (3, "RejectedError")
     assert reported["message"].startswith(
         f"the words of {records} have drifted too far from {old}: new-word rate 0.50000 (above "
-        "--max-new-word-rate 0.25000), Jensen-Shannon divergence 0.50000 (no limit); "
+        "run.max_new_word_rate 0.25000), Jensen-Shannon divergence 0.50000 (no limit); "
     )
     assert (records / "COMPLETED").is_file()
     assert (tmp_path / "card").read_bytes() == (records / "data_card.html").read_bytes()
@@ -115,9 +132,9 @@ def test_above_a_limit_the_task_fails_and_leaves_card_and_records(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"max_divergence": 0.5}, "--max-divergence has no effect without --compare-to; "),
+        ({"max_divergence": 0.5}, "run.max_divergence has no effect without run.compare_to; "),
         ({"compare_to": "/no/such"}, "/no/such is no folder of records; "),
-        ({"compare_to": "/no/such", "max_new_word_rate": 2.0}, "--max-new-word-rate is 2.0; "),
+        ({"compare_to": "/no/such", "max_new_word_rate": 2.0}, "run.max_new_word_rate is 2.0; "),
     ],
 )
 def test_the_task_tells_what_is_wrong_before_the_work(

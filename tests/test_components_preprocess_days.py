@@ -14,7 +14,7 @@ from components.preprocess.inputs.find import find_inputs
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.passes.segment import cut_block
 from components.preprocess.sources.blocks import read_blocks
-from components.preprocess.sources.files import InputFile
+from components.preprocess.sources.types import InputFile
 from model.config import Config, DataConfig, to_json
 from model.data.records import SPLITS
 
@@ -92,7 +92,7 @@ def test_no_piece_of_forty_days_changes_its_split(tmp_path: Path, pattern: str) 
         for days in sizes:
             listed = find_inputs(
                 json.dumps([f"{tmp_path}/{pattern}"]),
-                config=config,
+                preset=config,
                 window_days=days,
                 times=[f"{run}T02:00:00Z"],
             )

@@ -24,7 +24,8 @@ from components.preprocess.inputs.find import fingerprint
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
 from components.preprocess.sources.blocks import read_blocks
-from components.preprocess.sources.files import UnsteadyError, open_file
+from components.preprocess.sources.files import open_file
+from components.preprocess.sources.types import UnsteadyError
 from model.config import DataConfig
 from model.errors import InputError
 

@@ -13,16 +13,15 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from s3_server import BUCKET, S3Server, run_s3_server
 
 from components.export.manifest import write_manifest
+from components.preprocess.inputs import find as inputs
 from components.preprocess.inputs.find import (
     Found,
-    choose_config,
     expand_dates,
     find_inputs,
     fingerprint,
     read_patterns,
 )
 from components.preprocess.inputs.listing import find_files
-from components.preprocess.inputs.warm_start_options import COLD, Start
 from model.config import from_json, to_json, with_overrides
 from model.errors import InputError
 from model.presets import demo, tiny
@@ -37,13 +36,19 @@ def write(folder: Path, *names: str) -> None:
         path.write_text("some words\n")
 
 
-def find(folder: Path, **settings: object) -> Found:
-    return find_inputs(json.dumps([f"{folder}/*.txt"]), **settings)  # type: ignore[arg-type]
+def find(folder: Path, *settings: str, preset: str = "tiny", registry: str = "") -> Found:
+    return find_inputs(
+        json.dumps([f"{folder}/*.txt"]),
+        preset=preset,
+        settings=settings,
+        registry=registry,
+        model_name="lm",
+    )
 
 
 def test_without_settings_a_run_is_of_the_preset_demo(tmp_path: Path) -> None:
     write(tmp_path, "a.txt", "b.txt")
-    found = find(tmp_path)
+    found = find_inputs(f"{tmp_path}/*.txt")
     assert json.loads(found.inputs) == [f"{tmp_path}/*.txt"]
     assert from_json(found.config) == from_json(found.judged) == demo()
     assert json.loads(found.data) == {
@@ -51,18 +56,25 @@ def test_without_settings_a_run_is_of_the_preset_demo(tmp_path: Path) -> None:
         "data": json.loads(to_json(demo()))["data"],
     }
     assert from_json(found.data).data == demo().data
+    assert (found.preparation, found.training) == ("{}", "{}")
 
 
 def test_a_step_gets_only_what_it_depends_on(tmp_path: Path) -> None:
     write(tmp_path, "a.txt")
-    plain = find(tmp_path, preset="tiny")
-    stricter = find(tmp_path, preset="tiny", max_perplexity=90.5)
-    longer = find(tmp_path, config=to_json(with_overrides(tiny(), ["train.steps=61"])))
+    plain = find(tmp_path)
+    stricter = find(tmp_path, "gate.max_perplexity=90.5")
+    longer = find(tmp_path, "train.steps=61")
+    whole = find(tmp_path, preset=to_json(with_overrides(tiny(), ["train.steps=61"])))
+    lasting = find(tmp_path, "run.max_restarts=9")
+    rooted = find(tmp_path, f"run.source_root={tmp_path}")
     assert stricter[:4] == plain[:4]  # neither records nor training are made again
     assert from_json(stricter.judged).gate.max_perplexity == 90.5
     assert from_json(plain.judged) == tiny()
     assert longer[:3] == plain[:3]  # the records are not made again
     assert from_json(longer.config).train.steps == 61
+    assert whole == longer
+    assert lasting == plain._replace(training='{"max_restarts": 9}')
+    assert rooted == plain._replace(preparation=json.dumps({"source_root": str(tmp_path)}))
 
 
 def publish(registry: Path, number: int, **report: object) -> str:
@@ -80,77 +92,96 @@ def publish(registry: Path, number: int, **report: object) -> str:
 def test_a_run_begins_with_the_champion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, "a.txt")
     registry = tmp_path / "registry"
-    named: dict[str, object] = {
-        "preset": "tiny",
-        "registry": str(registry),
-        "model_name": "lm",
-        "start": Start(warm_start="champion", extend_vocab=True, require_improvement=True),
-    }
-    first = find(tmp_path, **named)
-    assert first[5:10] == ("", "", "", "", False)  # there is no champion: a cold start
+    warm = ["run.warm_start=champion", "run.extend_vocab=true"]
+
+    def begin(*settings: str) -> Found:
+        return find(tmp_path, *settings, registry=str(registry))
+
+    first = begin(*warm, "gate.require_improvement=true")
+    assert first[5:9] == ("", "", "", "{}")  # there is no champion: a cold start
     assert from_json(first.config) == tiny()
     assert from_json(first.judged).gate.require_improvement is True
     assert "no champion to begin with yet" in capsys.readouterr().out
     version = publish(registry, 1, run="another")
-    second = find(tmp_path, **named)
-    assert second[5:10] == (version, "", version, os.path.join(version, "vocab.txt"), True)
+    second = begin(*warm)
+    assert second[5:8] == (version, "", version)
+    words = os.path.join(version, "vocab.txt")
+    assert json.loads(second.preparation) == {"vocab": words, "extend_vocab": True}
     assert second.run != first.run  # it begins with other weights
-    assert second.fingerprint == first.fingerprint
+    assert (first.begun, second.begun) == ("", "c1")
+    assert second.fingerprint != first.fingerprint  # the version gives the words
     assert from_json(second.config) == with_overrides(
         tiny(), [f"train.steps={tiny().train.steps // 2}"]
     )
     begun = {"path": version, "checkpoint": "c1", "checkpoint_digest": "c1"}
     again = publish(registry, 2, run=second.run, champion=begun, warm_start=begun)
-    assert find(tmp_path, **named)[5:10] == second[5:10]  # the same window twice
-    own = find(tmp_path, vocab=str(tmp_path / "a.txt"), **{**named, "start": COLD})
-    assert own[5:10] == (again, "", "", str(tmp_path / "a.txt"), False)
+    assert begin(*warm)[5:9] == second[5:9]  # the same window twice
+    own = begin(f"run.vocab={tmp_path}/a.txt")
+    assert own[5:8] == (again, "", "")
+    assert json.loads(own.preparation) == {"vocab": str(tmp_path / "a.txt")}
+
+
+def test_what_is_cached_by_a_version_is_so_by_its_digest(tmp_path: Path) -> None:
+    """Another version in the same folder, once the whole registry was made anew."""
+    write(tmp_path, "a.txt", "words")
+    warm, registry = "run.warm_start=champion", str(tmp_path)
+    version = publish(tmp_path, 1)
+
+    def look() -> tuple[Found, Found]:
+        own = find(tmp_path, warm, f"run.vocab={tmp_path}/a.txt", registry=registry)
+        return find(tmp_path, warm, registry=registry), own
+
+    before = look()
+    write_manifest(version, {"checkpoint": "another"})
+    after = look()
+    assert [one.base for one in (*before, *after)] == [version] * 4
+    assert [one.begun for one in (*before, *after)] == ["c1", "c1", "another", "another"]
+    assert after[0].fingerprint != before[0].fingerprint
+    assert after[1].fingerprint == before[1].fingerprint  # its words are those of the file
 
 
 def test_the_same_run_has_the_same_identity(tmp_path: Path) -> None:
     write(tmp_path, "a.txt")
-    run = find(tmp_path, preset="tiny").run
-    assert find(tmp_path, preset="tiny", max_perplexity=3.0).run == run  # it trains the same model
-    warm = Start(warm_start="champion", steps_share=0.3, extend_vocab=True)
-    assert find(tmp_path, preset="tiny", start=warm).run == run  # no champion: a cold start
-    others = [
-        find(tmp_path, config=to_json(with_overrides(tiny(), ["train.seed=7"]))).run,
-        find(tmp_path, preset="tiny", vocab=str(tmp_path / "a.txt")).run,
-    ]
+    warm = "run.warm_start=champion"
+    run = find(tmp_path).run
+    assert find(tmp_path, "gate.max_perplexity=3").run == run  # it trains the same model
+    cold = find(tmp_path, warm, "run.steps_share=0.3", "run.extend_vocab=true")  # no champion
+    assert cold.run == run
+    others = [find(tmp_path, one).run for one in ("train.seed=7", f"run.vocab={tmp_path}/a.txt")]
     version = publish(tmp_path / "registry", 1)
-    for start in (
-        COLD,
-        Start(warm_start="champion"),
-        Start(warm_start="champion", steps_share=0.3),
-        Start(warm_start="champion", extend_vocab=True),
-    ):
-        one = find(
-            tmp_path,
-            preset="tiny",
-            registry=str(tmp_path / "registry"),
-            model_name="lm",
-            start=start,
-        )
-        others.append(one.run)
-    named = find(
-        tmp_path,
-        preset="tiny",
-        registry=str(tmp_path / "registry"),
-        model_name="lm",
-        start=Start(warm_start=version),
-    )
+    registry = str(tmp_path / "registry")
+    for settings in ([], [warm], [warm, "run.steps_share=0.3"], [warm, "run.extend_vocab=true"]):
+        others.append(find(tmp_path, *settings, registry=registry).run)
+    named = find(tmp_path, f"run.warm_start={version}", registry=registry)
     assert named.run == others[3]  # by the digest, not by the name
     write(tmp_path, "b.txt")
-    assert len({run, *others, find(tmp_path, preset="tiny").run}) == 8
+    assert len({run, *others, find(tmp_path).run}) == 8
+
+
+def test_the_version_that_training_begins_with_is_part_of_the_identity(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the champion is; and so is the code, which may come to other results."""
+    write(tmp_path, "a.txt")
+    registry = tmp_path / "registry"
+    versions = [publish(registry, number) for number in (1, 2)]
+
+    def run(base: str) -> str:
+        return find(tmp_path, f"run.warm_start={base}", registry=str(registry)).run
+
+    runs = [run(base) for base in (*versions, "champion")]
+    assert runs[1] == runs[2]  # by the digest, not by the name
+    assert runs[0] != runs[1]
+    monkeypatch.setattr(inputs, "code_version", lambda: "another")
+    assert run("champion") not in runs
 
 
 def test_one_window_another_and_the_first_again(tmp_path: Path) -> None:
     """A, then B warm, then A warm: the third begins with B, and so is another run than the first."""
-    registry, start = tmp_path / "registry", Start(warm_start="champion")
+    registry = tmp_path / "registry"
 
     def begin(window: str) -> Found:
-        return find(
-            tmp_path / window, preset="tiny", registry=str(registry), model_name="lm", start=start
-        )
+        return find(tmp_path / window, "run.warm_start=champion", registry=str(registry))
 
     def end(run: Found, number: int) -> None:
         """Publishes what the run comes to, and makes it the champion."""
@@ -163,7 +194,7 @@ def test_one_window_another_and_the_first_again(tmp_path: Path) -> None:
     for number, window in enumerate("aba", start=1):
         runs.append(begin(window))
         end(runs[-1], number)
-        assert begin(window)[5:10] == runs[-1][5:10]  # each of them, repeated, is the same run
+        assert begin(window)[5:] == runs[-1][5:]  # each of them, repeated, is the same run
     assert [os.path.basename(run.base) for run in runs] == ["", "1", "2"]
     assert len({run.run for run in runs}) == 3
 
@@ -172,51 +203,24 @@ def test_a_champion_of_another_model_is_no_beginning(tmp_path: Path) -> None:
     write(tmp_path, "a.txt")
     publish(tmp_path, 1)
     with pytest.raises(InputError, match=r"lm/1 has model\.\w+=\d+, not \d+, so no training can"):
-        find(
-            tmp_path,
-            preset="demo",
-            registry=str(tmp_path),
-            model_name="lm",
-            start=Start(warm_start="champion"),
-        )
+        find(tmp_path, "run.warm_start=champion", preset="demo", registry=str(tmp_path))
 
 
 @pytest.mark.parametrize(
-    ("start", "vocab", "message"),
+    ("setting", "message"),
     [
-        (
-            Start(warm_start="champion", steps_share=0.0),
-            "",
-            "steps_share is 0.0; it must be above 0",
-        ),
-        (Start(warm_start="champion", steps_share=1.5), "", "steps_share is 1.5"),
-        (Start(warm_start="champion", steps_share=float("nan")), "", "steps_share is nan"),
-        (Start(extend_vocab=True), "", "--extend-vocab needs words to extend"),
+        ("run.steps_share=2", "run.steps_share is 2.0; it must be above 0 and at most 1"),
+        ("gate.max_perplexity=-1", "gate.max_perplexity is -1.0; it must be between"),
+        ("run.warmstart=x", "settings names an unknown field 'run.warmstart'; did you mean run.warm_start or "),
+        ("train.stps=5", "settings names an unknown field 'train.stps'; did you mean train.steps"),
+        ("train.steps", "settings 'train.steps' has no '='; write it as train.steps=500"),
+        ("train.steps=many", "train.steps is 'many'; it must be a whole number"),
     ],
-)
-def test_a_start_that_makes_no_sense(start: Start, vocab: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        find_inputs("[]", start=start, vocab=vocab)
-    Start(extend_vocab=True).check(vocab="words")
-    with pytest.raises(InputError, match="--steps-share shortens a training that begins with"):
-        COLD.check(vocab="", share_given=True)
-
-
-def test_a_limit_that_is_none_is_bad_input(tmp_path: Path) -> None:
-    write(tmp_path, "a.txt")
-    with pytest.raises(InputError, match=r"gate\.max_perplexity is -1"):
-        find(tmp_path, max_perplexity=-1.0)
-
-
-def test_config_and_preset_exclude_each_other() -> None:
-    assert choose_config("", " tiny ") == tiny()
-    assert choose_config(to_json(tiny()), "") == tiny()
-    with pytest.raises(InputError, match="both config and preset=tiny are given"):
-        choose_config(to_json(tiny()), "tiny")
-    with pytest.raises(InputError, match=r"unknown preset 'tny'; .* did you mean tiny\?"):
-        choose_config("", "tny")
-    with pytest.raises(InputError, match="the parameter config is not JSON"):
-        choose_config("{", "")
+)  # fmt: skip
+def test_settings_are_checked_before_anything_is_looked_up(setting: str, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        find_inputs("[]", settings=[setting])
+    assert str(raised.value).startswith(message)
 
 
 @pytest.mark.parametrize(
@@ -233,9 +237,9 @@ def test_patterns_are_read(text: str, patterns: list[str]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "inputs is empty"),
-        ("[]", "inputs is empty"),
-        ("[a]", "inputs is no JSON list"),
+        ("", "corpus is empty"),
+        ("[]", "corpus is empty"),
+        ("[a]", "corpus is not a JSON list"),
         ('["a", 1]', "must be a JSON list of names"),
     ],
 )

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from components.preprocess.inputs import listing
 from components.preprocess.inputs.find import expand_dates, start_time
 from components.preprocess.inputs.listing import find_files
+from components.preprocess.sources.files import Found
 from model.errors import InputError
 
 
@@ -76,6 +78,16 @@ def test_a_file_in_two_splits_is_refused_by_any_path(tmp_path: Path, kind: str) 
     assert str(caught.value) == (
         f"{tmp_path}/data/a.txt is named for --train and for --valid{shown}; choose one"
     )
+
+
+def test_a_file_of_a_store_is_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [Found(f"s3://b/data/{name}.txt", 5, 1) for name in "ac"]
+    monkeypatch.setattr(listing, "_match_remote", lambda pattern: found[: 1 + ("*" in pattern)])
+    one, both = "s3://b/data/a.txt", "s3://b/data/*"
+    assert names_of(one, both, "s3://b/./data/a.txt") == ["a.txt", "c.txt"]
+    message = f"{one} is named for --train and for --test; choose one"
+    with pytest.raises(InputError, match=re.escape(message)):
+        find_files(train=[both], test=[one])
 
 
 def make_outputs(folder: Path) -> None:

@@ -74,6 +74,12 @@ def occupied(records: Path, inputs: Path, config: DataConfig = ALL_TRAIN) -> str
     return message
 
 
+def test_the_folder_itself_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "half.txt").write_text("half of an older run\n")
+    with pytest.raises(InputError, match=r"half\.txt is output of charloom, not text \("):
+        run(inputs=[f"{tmp_path}/half.txt"], records=str(tmp_path), config=ALL_TRAIN)
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     records = tmp_path / "records"
     records.mkdir()

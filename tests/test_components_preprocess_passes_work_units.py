@@ -4,7 +4,7 @@ import pytest
 
 from components.preprocess.passes.work_units import Part, Unit, make_groups, make_units
 from components.preprocess.sources.blocks import BLOCK_BYTES
-from components.preprocess.sources.files import InputFile
+from components.preprocess.sources.types import InputFile
 from model.config import DataConfig
 
 MEBI = 1 << 20

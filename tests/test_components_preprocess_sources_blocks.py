@@ -13,7 +13,7 @@ from components.preprocess.passes.scan import scan_unit
 from components.preprocess.passes.word_counts import WordCounter
 from components.preprocess.sources import blocks as reading
 from components.preprocess.sources.blocks import BadTextError, read_blocks
-from components.preprocess.sources.files import InputFile
+from components.preprocess.sources.types import InputFile
 from model.config import DataConfig
 
 PACKERS = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstandard.compress}

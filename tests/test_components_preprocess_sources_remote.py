@@ -25,7 +25,8 @@ from volume import keep_first
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
 from components.preprocess.sources.blocks import BLOCK_BYTES, read_blocks
-from components.preprocess.sources.files import UnsteadyError, open_file
+from components.preprocess.sources.files import open_file
+from components.preprocess.sources.types import UnsteadyError
 from model.config import Config, DataConfig, to_json
 from model.errors import EXIT_BAD_INPUT, EXIT_RESTARTABLE, InputError, RestartableError
 

@@ -16,6 +16,9 @@ from components.preprocess.inputs.find import (
 )
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.inputs.split_names import mark_root, split_mark
+from components.preprocess.main import run
+from model.config import DataConfig
+from model.data.records import Dataset
 from model.errors import InputError
 
 NOON = datetime.datetime(2026, 3, 2, 12, tzinfo=datetime.UTC)
@@ -88,6 +91,24 @@ def test_names_begin_at_the_first_date_or_wildcard(pattern: str, marked: str) ->
     plain, root = split_mark(marked)
     assert root is None or plain.startswith(root)
     assert mark_root(marked) == marked
+
+
+def test_a_source_root_names_files_in_both_steps(tmp_path: Path) -> None:
+    write(tmp_path, "in/2026-02-28/a.txt", "in/2026-03-01/a.txt")
+    pattern, root = f"{tmp_path}/in/{{date:%Y-%m-%d}}/*.txt", str(tmp_path)
+    given = {"window_days": 2, "times": [NOON.isoformat()]}
+    found = find_inputs(pattern, source_root=root, **given)  # type: ignore[arg-type]
+    inputs = json.loads(found.inputs)
+    assert inputs == [f"{root}/in/{day}/*.txt" for day in ("2026-02-28", "2026-03-01")]
+    assert found.fingerprint == fingerprint(find_files(inputs, source_root=root))
+    assert found.fingerprint != find_inputs(pattern, **given).fingerprint  # type: ignore[arg-type]
+    config = DataConfig(min_count=1, valid_fraction=0.0, test_fraction=0.0)
+    records = f"{root}/records"
+    info = run(inputs=inputs, source_root=root, records=records, config=config, beam_workers=1)
+    assert info["input"]["source_root"] == root
+    with Dataset.open(records) as dataset:
+        sources = sorted(dataset.read("train", at).source for at in range(2))
+    assert sources == ["in/2026-02-28/a.txt:0", "in/2026-03-01/a.txt:0"]
 
 
 def test_a_month_is_named_once_and_per_cent_signs_are_left_alone(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import http.client
 import itertools
 import json
@@ -21,6 +22,7 @@ import pytest
 import websocket
 from serving import HOSTILE, NAME, Server, make_registry, serving
 from test_components_evaluate_browser import FLAGS
+from volume import keep_first
 
 from components.export.promoting import promote, rollback
 
@@ -112,7 +114,7 @@ def test_it_follows_the_champion_and_keeps_what_it_has(registry: tuple[str, str]
         shutil.copytree(os.path.join(model, "1"), os.path.join(model, "3"))
         Path(model, "3", "saved_model.pb").write_bytes(b"damaged")
         Path(model, "champion.json").write_text('{"version": 3, "history": []}')
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 300
         while not _metric(server, "charloom_model_load_failures_total"):
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -127,7 +129,7 @@ def _wait_for(server: Server, number: int) -> float:
     """Waits until a version is served; returns after how many seconds it was."""
     started = time.monotonic()
     while server.ask("GET", "/healthz")[1]["version"] != number:
-        assert time.monotonic() < started + 60
+        assert time.monotonic() < started + 300
         time.sleep(0.02)
     return time.monotonic() - started
 
@@ -142,7 +144,7 @@ def test_a_rollback_while_fifty_clients_ask(registry: tuple[str, str]) -> None:
 
     def ask(server: Server) -> list[str]:
         seen = []
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
         while not stop.is_set():
             connection.request("POST", PREDICT, GOOD)
             response = connection.getresponse()
@@ -210,7 +212,8 @@ def bad_request(chance: random.Random) -> tuple[str, str, bytes]:
     return "POST", PREDICT, chance.choice(bodies)
 
 
-def test_two_thousand_bad_requests_and_ten_slow_clients(server: Server) -> None:
+@pytest.mark.parametrize("count", keep_first([300, 2000]))
+def test_bad_requests_and_ten_slow_clients(server: Server, count: int) -> None:
     chance = random.Random(7)
     good = server.ask("POST", PREDICT, GOOD)[1]
     for _ in range(300):  # what memory the server needs at its work it has by then
@@ -221,14 +224,15 @@ def test_two_thousand_bad_requests_and_ten_slow_clients(server: Server) -> None:
         rest = "content-length: 900\r\n\r\n{" if number % 2 else "x-slow: 1\r\n"
         client.sendall((head + rest).encode())
     before = server.memory_mb()
-    for number in range(2000):
+    for number in range(count):
         status, answer, _ = server.ask(*bad_request(chance))
         assert 400 <= status < 500, (number, status, answer)
         assert isinstance(answer["error"], str)
         if number % 100 == 0:
             assert server.ask("POST", PREDICT, GOOD)[:2] == (200, good)
             for client in slow[::3]:
-                client.sendall(b" ")
+                with contextlib.suppress(ConnectionError):  # the server waits for none for ever
+                    client.sendall(b" ")
     for _ in range(5):
         assert _send_large(server) in (413, None)
     assert server.memory_mb() < before + 40
@@ -247,7 +251,7 @@ def _send_large(server: Server) -> int | None:
 
 
 def test_a_large_body_is_refused_before_it_is_sent(server: Server) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=300) as client:
         client.sendall(
             f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000\r\n\r\n{{".encode()
         )
@@ -287,7 +291,7 @@ class Browser:
         )  # fmt: skip
         self._number = 0
         port_file = profile / "DevToolsActivePort"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -301,7 +305,7 @@ class Browser:
             pages = [one for one in found if one["url"] == url]
             if pages:
                 break
-        self._socket = websocket.create_connection(pages[0]["webSocketDebuggerUrl"], timeout=60)
+        self._socket = websocket.create_connection(pages[0]["webSocketDebuggerUrl"], timeout=300)
 
     def evaluate(self, expression: str) -> Any:
         """Returns the value of a JavaScript expression in the page."""
@@ -316,7 +320,7 @@ class Browser:
 
     def wait(self, expression: str) -> None:
         """Waits until an expression is true."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not self.evaluate(expression):
             assert time.monotonic() < deadline, expression
             time.sleep(0.1)

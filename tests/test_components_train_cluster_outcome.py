@@ -107,7 +107,7 @@ def test_terminal_states(status: dict[str, Any], state: str) -> None:
          "step 40"),
         ([], "no pods", CharloomError, "JobSet x failed: no pods"),
         ([(0, 75, "")], "too long", CharloomError,
-         "the training ran longer than 2 h and was ended; give it more (deadline_hours), and run the step again: it "
+         "the training ran longer than 2 h and was ended; give it more (worker_deadline_hours), and run the step again: it "
          "goes on from step 40"),
     ],
 )  # fmt: skip

@@ -125,9 +125,9 @@ def pods(tmp_path_factory: pytest.TempPathFactory) -> Pods:
 def found(pods: Pods, corpus: Path) -> dict[str, Any]:
     """What the first task hands on."""
     config = with_overrides(tiny(), ["train.steps=200", "gate.max_perplexity=900"])
-    parameters = {"inputs": json.dumps([str(corpus)]), "config": to_json(config), "preset": ""}
+    parameters: dict[str, Any] = {"corpus": json.dumps([str(corpus)]), "preset": to_json(config)}
     times = {"scheduled": "2026-03-02T01:30:00Z", "created": "2026-03-02T01:30:07Z"}
-    parameters |= {"max_perplexity": 1e6, "vocab": "", "window_days": 1, **times}
+    parameters |= {"settings": ["gate.max_perplexity=1e6"], "window_days": 1, **times}
     values: dict[str, Any] = pods.run("find-inputs", parameters)[0]["parameterValues"]
     return values
 
@@ -135,7 +135,8 @@ def found(pods: Pods, corpus: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def prepared(pods: Pods, found: dict[str, Any]) -> Path:
     """The records on the shared volume."""
-    parameters = {"inputs": found["inputs"], "config": found["data"], "vocab": ""}
+    parameters = {"inputs": found["inputs"], "config": found["data"]}
+    parameters |= {"run_settings": found["preparation"]}
     parameters |= {"fingerprint": found["fingerprint"], "shared": str(pods.mount)}
     for _ in range(2):  # a retried task finds its work done
         output, said = pods.run("preprocess", parameters, writes="records data_card metrics")
@@ -149,6 +150,7 @@ def trained(pods: Pods, found: dict[str, Any], prepared: Path) -> Path:
     """The workdir on the shared volume; the training was started twice."""
     parameters = {
         "config": found["config"],
+        "run_settings": found["training"],
         "workers": 1,
         "shared": str(pods.mount),
         "task": "train",

@@ -55,7 +55,7 @@ def test_a_killed_worker_ends_the_group_and_the_same_command_goes_on(
     process = start_training(tiny_records, workdir, "--max-restarts", "0")
     wait_for(lambda: len(list_checkpoints(str(workdir))) >= 2, "two checkpoints")
     os.kill(worker_pids(workdir)[1], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 75
     assert errors.strip().splitlines()[-1] == (
         "charloom: worker 1 was ended by SIGKILL; continue from the newest checkpoint with: "
@@ -68,7 +68,7 @@ def test_a_killed_worker_ends_the_group_and_the_same_command_goes_on(
     newest = list_checkpoints(str(workdir))[0]
     (Path(newest) / "arrays.npz").write_bytes(b"cut short")
     process = start_training(tiny_records, workdir)
-    output, errors = process.communicate(timeout=240)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     whole = list_checkpoints_before(newest)
     assert f"continuing from step {whole} (" in output
@@ -96,7 +96,7 @@ def test_a_second_training_is_kept_out_and_ctrl_c_ends_all_workers(
     with pytest.raises(InputError, match=f"another training is running in workdir {workdir}"):
         run(TrainingJob(records=tiny_records, workdir=str(workdir), workers=2), config)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     newest = int(list_checkpoints(str(workdir))[0][-8:])
     assert errors.strip().splitlines()[-1] == (
@@ -114,7 +114,7 @@ def test_workers_end_when_their_launcher_is_killed(tiny_records: str, tmp_path: 
     process = start_training(tiny_records, workdir)
     wait_for(lambda: len(worker_pids(workdir)) == 2, "both workers")  # they only begin to start
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     wait_for(lambda: not worker_pids(workdir), "the workers' end")
 
 

@@ -124,7 +124,7 @@ def test_an_orphan_saves_and_ends_for_good(start: Start, status: int, what: str)
     process, server, workdir = start(answer)
     wait_for(lambda: process.poll() or list_checkpoints(str(workdir)), "a checkpoint")
     trained.set()
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 78, output
     assert "worker 0 of 1 at 127.0.1.0:2222, attempt 4\n" in output
     assert f"the launcher's lease {what} for 3 s: the group ends\n" in output
@@ -143,7 +143,7 @@ def test_a_group_whose_lease_is_renewed_or_unknown_trains_on(start: Start, statu
     )
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 75, output
 
 

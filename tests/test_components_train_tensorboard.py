@@ -22,8 +22,8 @@ from model.config import with_overrides
 from model.data.records import Dataset
 from model.metrics import read_metrics
 from model.presets import tiny
-from model.training.hparams import FINAL_TAG, flat_config
 from model.training.profiler import ProfileSteps
+from model.training.tensorboard import FINAL_TAG, flat_config
 
 pytestmark = pytest.mark.slow
 RUN = "one/tensorboard"
@@ -59,7 +59,7 @@ def server(folder: Path) -> Iterator[str]:
         yield address
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
 
 
 def get(url: str, **query: Any) -> bytes:
@@ -74,7 +74,7 @@ def get_json(url: str, **query: Any) -> Any:
 
 def wait_until_read(address: str) -> None:
     """Waits until TensorBoard, which reads the events in the background, has read all runs."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         tags = get_json(address + "scalars/tags")
         if len(tags) == 2 and all(FINAL_TAG in found for found in tags.values()):

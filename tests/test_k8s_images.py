@@ -199,7 +199,7 @@ def started(command: list[str], **environment: str) -> Iterator[subprocess.Popen
         yield process
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
 
 
 def free_port() -> int:
@@ -266,7 +266,7 @@ def test_beam_s_worker_beside_flink_makes_the_same_records(
         wait_for_port(port, process)
         main.run(inputs=[str(corpus)], records=str(records), config=tiny().data, beam_workers=2)
         process.terminate()
-        said = process.communicate(timeout=30)[1].decode()
+        said = process.communicate(timeout=300)[1].decode()
     assert "Starting worker with command" in said
     names = sorted(os.listdir(tiny_records))
     assert sorted(os.listdir(records)) == names

@@ -304,8 +304,8 @@ def test_the_gpu_settings_are_parameters_of_a_run() -> None:
     data = find(render("overlays/gpu"), "ConfigMap")["data"]
     inputs = train_language_model.pipeline_spec.root.input_definitions.parameters
     assert set(data) <= set(inputs)
-    assert int(data["gpus_per_worker"]) == 1
-    (selector,) = json.loads(data["node_selector"]).items()
+    assert int(data["worker_gpus"]) == 1
+    (selector,) = json.loads(data["worker_node_selector"]).items()
     # The example's queue gives the same nodes, which all have the taint that runs tolerate.
     flavor = find(render("overlays/kueue/cluster"), "ResourceFlavor")["spec"]
     assert dict([selector]) == flavor["nodeLabels"]
@@ -314,7 +314,7 @@ def test_the_gpu_settings_are_parameters_of_a_run() -> None:
         worker["matchLabels"].items()
         <= worker_pod(JobSetOptions(run_id="r"))["metadata"]["labels"].items()
     )
-    assert data["image"].rpartition(":")[2] == importlib.metadata.version("charloom")
+    assert data["worker_image"].rpartition(":")[2] == importlib.metadata.version("charloom")
 
 
 # In another namespace, as the README says

@@ -62,6 +62,13 @@ def test_one_just_saved_stays_though_damaged_ones_are_newer(tmp_path: Path, dama
     assert newest_checkpoint(str(tmp_path)) == str(tmp_path / "checkpoints" / "step-00000020")
 
 
+def test_one_just_saved_stays_though_whole_ones_are_newer(tmp_path: Path) -> None:
+    for step in (20, 30):
+        save(tmp_path, step, keep=2)
+    save(tmp_path, 10, keep=2, good_step=20)
+    assert steps(tmp_path) == [30, 20, 10]
+
+
 def test_damaged_ones_do_not_count(tmp_path: Path) -> None:
     one, two, three = (save(tmp_path, step, keep=9) for step in (10, 20, 30))
     cut_short(two)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from components.preprocess.main import run
+from components.train import initial_weights
 from model.checkpointing.checkpoints import write_checkpoint
 from model.checkpointing.seen_records import (
     CHALLENGER,
@@ -27,6 +28,7 @@ from model.config import DataConfig
 from model.data.records import Dataset
 from model.data.seen import SEEN_FILE, SeenText
 from model.errors import InputError
+from model.presets import tiny
 
 CONFIG = DataConfig(document="line", min_count=1, valid_fraction=0.0, test_fraction=0.5)
 
@@ -110,6 +112,18 @@ def test_what_either_side_has_seen_is_left_out(old: str, new: str) -> None:
     }
 
 
+def test_what_a_sample_can_not_look_up_is_left_out(old: str) -> None:
+    with Dataset.open(old) as dataset:
+        sides = {CHALLENGER: read_training_text(dataset), "champion": SeenText(halvings=60)}
+        left_out = find_left_out(dataset, "test", sides)
+        records = len(dataset.lengths("test"))
+        described = left_out.describe(dataset.lengths("test"))
+    assert left_out.mask.all()
+    assert (described["records"], described["not_looked_up"]) == (records, records)
+    assert described["by"] == {"challenger": 0, "champion": 0}
+    assert described["sampled_share"] == 2.0**-60
+
+
 def test_an_empty_split_has_nothing_left_out(old: str) -> None:
     with Dataset.open(old) as dataset:
         found = find_left_out(dataset, "valid", {CHALLENGER: read_training_text(dataset)})
@@ -135,6 +149,22 @@ def test_a_training_has_seen_its_records_and_its_base(old: str, new: str, tmp_pa
         assert save_training(workdir, ours, base="", is_new=True) == ""
         alone = read_training(workdir, {}, ours)
         np.testing.assert_array_equal(alone.hashes, read_training_text(ours).hashes)
+
+
+def test_the_start_of_a_training_writes_what_it_sees(
+    old: str, new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(initial_weights, "_check_beginning", lambda workdir, given: None)
+    base, workdir = str(tmp_path / "base"), str(tmp_path / "work")
+    os.mkdir(base)
+    os.mkdir(workdir)
+    with Dataset.open(old) as theirs, Dataset.open(new) as ours:
+        text, more = read_training_text(ours), read_training_text(theirs)
+        more.save(os.path.join(base, SEEN_FILE))
+        for given, is_new, expected in (("", True, text), (base, False, text.union(more))):
+            initial_weights.begin(workdir, tiny(), dataset=ours, warm_start=given, is_new=is_new)
+            found = SeenText.load(os.path.join(workdir, SEEN_FILE))
+            np.testing.assert_array_equal(found.hashes, expected.hashes)
 
 
 def test_an_old_version_has_seen_its_records_where_they_are_known(

@@ -310,7 +310,7 @@ def test_unlike_name_gets_no_guess() -> None:
 
 
 def test_setting_without_equals() -> None:
-    assert refusal("train.steps") == ("--set 'train.steps' has no '='; write --set train.steps=500")
+    assert refusal("train.steps") == ("--set 'train.steps' has no '='; write it as train.steps=500")
 
 
 @pytest.mark.parametrize(

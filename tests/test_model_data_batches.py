@@ -8,29 +8,12 @@ import numpy.typing as npt
 import pytest
 
 from model.config import TrainConfig
-from model.data.batches import (
-    Batch,
-    LaneReader,
-    eval_batch,
-    padded_size,
-    spelling_matrix,
-    train_batch,
-)
+from model.data.batches import Batch, LaneReader, eval_batch, padded_size, train_batch
 from model.data.plan import EvalPlan, Segment, TrainPlan
 from model.data.records import Record, encode_record, parse_record
 from model.data.target_sampling import TargetSampler
-from model.text.vocab import (
-    BOS_ID,
-    CHAR_BEGIN,
-    CHAR_BOS,
-    CHAR_END,
-    CHAR_PAD,
-    DOCUMENT_START,
-    LINE_END,
-    UNK_ID,
-    Vocabulary,
-    spell,
-)
+from model.text.spelling import CHAR_BEGIN, CHAR_BOS, CHAR_END, CHAR_PAD, spell
+from model.text.vocab import BOS_ID, DOCUMENT_START, LINE_END, UNK_ID, Vocabulary
 
 WIDTH = 6
 VOCAB = Vocabulary.build(
@@ -67,39 +50,10 @@ def row(word: bytes, width: int = WIDTH) -> list[int]:
     return chars + [CHAR_PAD] * (width - len(chars))
 
 
-def matrix_of(words: Sequence[bytes], width: int) -> npt.NDArray[np.uint16]:
-    spellings = [spell(word) for word in words]
-    chars = np.asarray([char for spelling in spellings for char in spelling], np.int64)
-    return spelling_matrix(chars, np.asarray([len(s) for s in spellings], np.int64), width)
-
-
 def spelled(batch: Batch) -> list[list[list[int]]]:
     """Returns the spelling of every place of a batch."""
     rows: list[list[list[int]]] = batch.char_ids[batch.index].tolist()
     return rows
-
-
-def test_spelling_matrix_exactly() -> None:
-    words = [b"ab", b"abc", b"abcd", DOCUMENT_START, LINE_END, b"\xff\x00"]
-    assert matrix_of(words, 5).tolist() == [
-        [1, 102, 103, 2, 0],
-        [1, 102, 103, 104, 2],
-        [1, 102, 103, 104, 2],
-        [1, 3, 2, 0, 0],
-        [1, 4, 2, 0, 0],
-        [1, 260, 5, 2, 0],
-    ]
-
-
-@pytest.mark.parametrize("width", [4, 7, 24])
-def test_spelling_matrix_of_random_words(width: int) -> None:
-    random = np.random.default_rng(width)
-    words = [random.bytes(int(n)) or b"-" for n in random.integers(0, 30, 200)]
-    assert matrix_of(words, width).tolist() == [row(word, width) for word in words]
-
-
-def test_spelling_matrix_of_no_words() -> None:
-    assert matrix_of([], 5).shape == (0, 5)
 
 
 def test_batch_exactly() -> None:

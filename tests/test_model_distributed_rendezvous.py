@@ -22,7 +22,7 @@ def free_hosts(count: int) -> list[str]:
 
 def connect(host: str) -> socket.socket:
     name, port = host.split(":")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while True:
         try:
             return socket.create_connection((name, int(port)))

@@ -41,7 +41,7 @@ if sys.argv[2] == "saving":
     time.sleep(float(sys.argv[3]))
     print("saved", flush=True)
 else:
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -68,9 +68,9 @@ def start(seconds: float, phase: str, *, saving: float = 0.0) -> subprocess.Pope
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_before_the_training_a_signal_ends_the_process(number: signal.Signals) -> None:
-    process = start(60, "starting")
+    process = start(600, "starting")
     process.send_signal(number)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=300)
     assert output == f"stopped by {number.name} before the training began\n"
     assert process.returncode == 75
 
@@ -78,37 +78,37 @@ def test_before_the_training_a_signal_ends_the_process(number: signal.Signals) -
 def test_a_training_that_does_not_come_to_save_is_ended() -> None:
     process = start(0.2, "compiling")
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=300)
     assert output == "stopped by SIGTERM without saving: no step ended within 0.2 s\n"
     assert process.returncode == 75
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
-    process = start(60, "compiling")
+    process = start(600, "compiling")
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=300)
     assert output == "stopped at once by a second signal, without saving\n"
     assert process.returncode == 75
 
 
 def test_saving_may_take_longer() -> None:
-    process = start(1.0, "saving", saving=1.5)
+    process = start(3.0, "saving", saving=3.5)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=300)
     assert output == "saving\nsaved\n"
     assert process.returncode == 0
 
 
 def test_a_second_signal_ends_it_while_saving() -> None:
-    process = start(1.0, "saving", saving=60)
+    process = start(3.0, "saving", saving=600)
     process.send_signal(signal.SIGTERM)
     assert process.stdout
     assert process.stdout.readline() == "saving\n"
     # Not before the time to come to save is over: until then it would say "without saving".
-    time.sleep(1.5)
+    time.sleep(3.5)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=300)
     assert output == "stopped at once by a second signal, while saving\n"
     assert process.returncode == 75
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from model.checkpointing.seen_records import save_version
 from model.checkpointing.trained import load_model
 from model.config import DataConfig, GateConfig, with_overrides
 from model.data.records import Dataset
+from model.data.seen import SEEN_FILE, SeenText, cut_units, hash_words
 from model.evaluation.champion import SHOWN_WORDS, differing_words, score_champion, score_reference
 from model.evaluation.evaluate import evaluate_checkpoint
 from model.evaluation.report import Scored, SplitWords
@@ -127,6 +130,51 @@ def test_a_champion_scores_the_same_on_records_of_another_vocabulary(
         [one["log_likelihood"] for one in alone["documents"]],
         rtol=1e-6,
     )
+
+
+@pytest.mark.parametrize("side", ["champion", "reference"])
+def test_what_a_version_has_seen_is_left_out_for_both(
+    side: str, tiny_records: str, tiny_training: str, large: str, tmp_path: Path
+) -> None:
+    version = str(tmp_path / "lm" / "8")
+    shutil.copytree(large, version)
+    own, theirs = os.path.join(tiny_training, SEEN_FILE), os.path.join(version, SEEN_FILE)
+    assert Path(own).read_bytes() == Path(theirs).read_bytes()
+    before = evaluate_checkpoint(records=tiny_records, workdir=tiny_training)["splits"]["test"]
+    source = before["documents"][0]["source"]
+    with Dataset.open(tiny_records) as dataset:
+        records = [dataset.read("test", at) for at in range(len(dataset.lengths("test")))]
+    (record,) = (record for record in records if record.source == source)
+    words = hash_words(record.spelled_words())
+    units = cut_units(words[1:], np.asarray([record.words]), words[:1], every_run=False)
+    SeenText.load(theirs).union(SeenText(units.hashes)).save(theirs)
+    report = evaluate_checkpoint(
+        records=tiny_records,
+        workdir=tiny_training,
+        champion=version if side == "champion" else large,
+        reference=version if side == "reference" else "",
+    )
+    ours, beside = report["splits"]["test"], report[side]["test"]
+    assert ours["documents"] == before["documents"][1:]
+    assert ours["left_out"]["by"][side] == ours["left_out"]["by"]["challenger"] + 1
+    assert beside["words"] == ours["words"] == before["words"] - record.words
+    assert [one["source"] for one in beside["documents"]] == [
+        one["source"] for one in ours["documents"]
+    ]
+
+
+def test_a_champion_of_which_is_not_known_what_it_has_seen_is_refused(
+    small_training: tuple[str, str], large: str, tmp_path: Path
+) -> None:
+    records, workdir = small_training
+    version = str(tmp_path / "lm" / "7")
+    shutil.copytree(large, version, ignore=shutil.ignore_patterns(SEEN_FILE))
+    report = evaluate_checkpoint(records=records, workdir=workdir, champion=version)
+    refused = report["champion"]["refused"]
+    assert refused.startswith(f"what {version} has seen is unknown: it was published by an older")
+    assert report["champion"]["test"] is None
+    reasons = decide(report, limits=GateConfig(beat=())).reasons
+    assert f"the champion can't be compared with: {refused}" in reasons
 
 
 def test_report_of_a_run_with_a_champion(

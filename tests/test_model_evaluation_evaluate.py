@@ -12,11 +12,11 @@ import pytest
 import tensorflow as tf
 
 from components.evaluate.main import run
+from model.baselines.bigram import BigramModel
 from model.baselines.byte_ngram import UnknownSpellings
 from model.checkpointing.seen_records import read_training
 from model.checkpointing.trained import Loaded, load_model, read_spelling
 from model.config import with_overrides
-from model.data.batches import spelling_matrix
 from model.data.records import Dataset, Record
 from model.data.seen import SEEN_FILE, SeenText, cut_units, hash_words
 from model.errors import InputError
@@ -30,6 +30,7 @@ from model.evaluation.evaluate import (
 from model.evaluation.report import SLICES, slice_of_word
 from model.network.losses import word_log_likelihoods
 from model.presets import tiny
+from model.text.spelling import spelling_matrix
 from model.text.vocab import BOS_ID, UNK_ID, Vocabulary
 
 pytestmark = pytest.mark.slow
@@ -294,12 +295,18 @@ def test_seen_test_records_count_as_if_not_there(
         if dataset.read("test", index).source in sources[::2]
     ]
     workdir = _with_seen(tiny_training, dataset, chosen, tmp_path)
-    after = evaluate_checkpoint(records=tiny_records, workdir=workdir)["splits"]["test"]
+    found = evaluate_checkpoint(records=tiny_records, workdir=workdir)
+    after, bigram = found["splits"]["test"], found["baseline"]["bigram"]
     assert after["documents"] == [
         one for one in before["documents"] if one["source"] in sources[1::2]
     ]
     assert_adds_up(after, sum(one["words"] for one in after["documents"]))
     assert after["left_out"]["words"] + after["words"] == int(dataset.lengths("test").sum())
+    all_sources = [dataset.read("test", at).source for at in range(len(dataset.lengths("test")))]
+    mask = np.asarray([source not in sources[1::2] for source in all_sources])
+    expected = BigramModel(dataset, left_out=mask).test_log_likelihood()
+    assert (bigram["log_likelihood"], bigram["words"]) == (expected, after["words"])
+    assert expected > report["baseline"]["bigram"]["log_likelihood"]  # of more words
 
 
 def test_a_test_split_seen_whole_is_rejected(

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from model.config import ModelConfig
 from model.network.layers import SHORT_BYTES, CharCNN, Dropout, Highway, _largest
-from model.text.vocab import CHAR_END, NUM_CHARS
+from model.text.spelling import CHAR_END, NUM_CHARS
 
 Floats = npt.NDArray[np.float64]
 

@@ -16,7 +16,7 @@ from model.data.target_sampling import TargetSampler
 from model.network.forward import batch_inputs
 from model.network.joint_model import JointModel
 from model.presets import onebillion
-from model.text.vocab import spell
+from model.text.spelling import spell
 from model.training.optimizer import AdamW
 from model.training.steps import Steps
 

@@ -17,13 +17,12 @@ from volume import keep_first
 
 from model.checkpointing.trained import load_model
 from model.config import with_overrides
-from model.data.batches import spelling_matrix
 from model.data.records import Dataset
 from model.network.joint_model import JointModel
 from model.presets import tiny
 from model.serving.reader import WINDOW
 from model.serving.saved_model import ServedModel
-from model.text.vocab import BOS_ID, DOCUMENT_START, LINE_END, UNK_ID, Vocabulary, spell
+from model.text.vocab import BOS_ID, LINE_END, UNK_ID, Vocabulary
 
 pytestmark = pytest.mark.slow
 
@@ -361,36 +360,3 @@ def test_similar_words_have_similar_spellings(saved: Any, reference: Reference) 
     assert max(shared) >= 3
     many = saved.similar(tf.constant(["x"]), tf.constant(10**6))
     assert many["words"].shape[1] == len(known) - 4
-
-
-NASTY = [
-    b"a",
-    b"cat",
-    "🐱🐱🐱🐱".encode(),
-    "zoë".encode(),
-    b"x" * 9,
-    b"x" * 10,
-    b"x" * 11,
-    b"x" * 5000,
-    b"\x01",
-    b"\x00",
-    b"\x02\x03\x04\x05",
-    b"\xff\xfe",
-    LINE_END,
-]
-
-
-def test_spellings_in_the_graph_are_those_of_training(
-    marked: tuple[ServedModel, Reference],
-) -> None:
-    served, reference = marked
-    spellings = [spell(word) for word in [DOCUMENT_START, *NASTY]]
-    expected = spelling_matrix(
-        np.asarray([char for spelling in spellings for char in spelling]),
-        np.asarray([len(spelling) for spelling in spellings]),
-        reference.config.model.max_word_bytes,
-    )
-    found = served._words.spellings(tf.constant([DOCUMENT_START, *NASTY, *reversed(NASTY)]))
-    order = [*range(len(NASTY) + 1), *range(len(NASTY), 0, -1)]
-    assert found.numpy().tolist() == expected[order].tolist()
-    assert served._words.spellings(tf.constant([], tf.string)).shape == (0, expected.shape[1])

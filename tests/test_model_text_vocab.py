@@ -7,19 +7,13 @@ import pytest
 from model.errors import InputError
 from model.text.vocab import (
     BOS_ID,
-    CHAR_BOS,
-    CHAR_EOS,
-    CHAR_OFFSET,
     DOCUMENT_START,
     EOS_ID,
     LINE_END,
-    NUM_CHARS,
     SPECIAL_WORDS,
     UNK_ID,
     Vocabulary,
     read_words,
-    spell,
-    unspell,
 )
 
 COUNTS = {b"b": 3, b"a": 3, b"c": 5, b"rare": 1, b"\xc3\xa9": 3, LINE_END: 4}
@@ -65,20 +59,6 @@ def test_a_word_spelled_like_a_special_one_is_unknown() -> None:
     assert vocab.words == (*SPECIAL_WORDS, "a")
     assert vocab.counts == (1, 24, 0, 2)
     assert vocab.encode([b"</s>", b"<unk>", b"<s>"]) == [UNK_ID] * 3
-    assert spell(b"</s>") == [byte + CHAR_OFFSET for byte in b"</s>"]
-
-
-def test_spelling() -> None:
-    assert spell(DOCUMENT_START) == [CHAR_BOS]
-    assert spell(LINE_END) == [CHAR_EOS]
-    assert spell("é".encode()) == [0xC3 + 5, 0xA9 + 5]
-    assert max(spell(bytes(range(256)))) == NUM_CHARS - 1
-    assert min(spell(bytes(range(256)))) > CHAR_EOS
-
-
-@pytest.mark.parametrize("word", [DOCUMENT_START, LINE_END, b"a", "né".encode(), b"</s>", b"\x00"])
-def test_unspell_is_the_inverse(word: bytes) -> None:
-    assert unspell(spell(word)) == word
 
 
 def test_empty_counts_give_the_special_words() -> None:

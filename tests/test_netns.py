@@ -124,7 +124,7 @@ def test_one_is_cut_off_and_all_start_again(
     network.name(3)
     wait_for(lambda: newest_step(workdir) >= 100, "step 100")
     network.cut_off(2)
-    for output in finish(workers, 75, seconds=90):
+    for output in finish(workers, 75, seconds=300):
         error = output[output.rindex("error: ") :]
         assert re.match(r"error: worker \d lost (worker \d|its peers) in step \d+", error), output
     reached = newest_step(workdir)
@@ -144,7 +144,7 @@ def test_one_is_asked_to_stop_and_all_save_the_same_step(
     workers = [start(network, tiny_records, workdir, index) for index in range(WORKERS)]
     wait_for(lambda: newest_step(workdir) >= 50, "step 50")
     workers[2].send_signal(signal.SIGTERM)
-    told = {output[output.rindex("error: ") :] for output in finish(workers, 75, seconds=60)}
+    told = {output[output.rindex("error: ") :] for output in finish(workers, 75, seconds=300)}
     assert told == {f"error: stopped and saved at step {newest_step(workdir)}\n"}
     finish([start(network, tiny_records, workdir, index) for index in range(WORKERS)], 0)
     assert_same(workdir, undisturbed)

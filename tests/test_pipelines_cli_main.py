@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -122,7 +123,7 @@ def test_flags_set_fields_of_data(
     settings = ["--set", "data.sentence_marks=true", "--set", "data.max_stray_bytes=0.05"]
     common = [*command, "--input", "x", "--preset", "tiny", *settings]
     before, after = (
-        to_dict(shared.read_settings(build_parser().parse_args(arguments)).data)
+        to_dict(shared.read_settings(build_parser().parse_args(arguments))[0].data)
         for arguments in (common, [*common, flag])
     )
     assert before == {**to_dict(tiny().data), "sentence_marks": True, "max_stray_bytes": 0.05}
@@ -146,6 +147,24 @@ def test_prepare_takes_splits_and_a_vocabulary(corpus: Path, tmp_path: Path) -> 
     info = json.loads((tmp_path / "records" / "dataset.json").read_text())
     assert info["input"]["split_files"] == {"train": len(rest) + 1, "valid": 1, "test": 1}
     assert (info["vocab"]["size"], info["vocab"]["given_words"]) == (5, 2)
+
+
+def test_prepare_and_run_name_files_below_the_source_root(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = ["--input", str(corpus), "--source-root", str(corpus.parent)]
+    assert main(["prepare", *given, "--preset", "tiny", "--records", str(tmp_path / "r")]) == 0
+    info = json.loads((tmp_path / "r" / "dataset.json").read_text())
+    assert info["input"]["source_root"] == str(corpus.parent)
+    found: list[str] = []
+
+    def graph(**arguments: Any) -> None:
+        found.append(arguments["source_root"])
+        raise RuntimeError("far enough")
+
+    monkeypatch.setattr("pipelines.local.runner._graph_for_here", lambda: graph)
+    assert main(["run", *given, "--preset", "tiny", "--root", str(tmp_path / "root")]) == 1
+    assert found == [str(corpus.parent)]
 
 
 def test_splits_beside_input(capsys: pytest.CaptureFixture[str]) -> None:
@@ -190,15 +209,14 @@ def test_internal_errors_have_no_traceback_without_debug(
 
 
 @pytest.fixture(scope="module")
-def version(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stages one by one; returns the published version."""
+def version(
+    tiny_records: str, tiny_training: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The stages after a training, one by one; returns the published version."""
     root = tmp_path_factory.mktemp("cli")
     os.environ["NO_COLOR"] = "1"
-    records, workdir = str(root / "records"), str(root / "workdir")
-    folders = ["--records", records, "--workdir", workdir]
-    settings = ["--preset", "tiny", "--set", "train.steps=200"]
-    assert main(["prepare", "--input", str(corpus), "--records", records, *settings]) == 0
-    assert main(["train", *folders, *settings]) == 0
+    folders = ["--records", tiny_records, "--workdir", tiny_training]
+    folders += ["--report", str(root / "report")]
     registry = ["--registry", str(root / "registry"), "--name", "toy"]
     assert main(["export", *folders, *registry]) == 2  # not evaluated yet
     assert main(["evaluate", *folders, "--set", "gate.max_perplexity=1"]) == 3

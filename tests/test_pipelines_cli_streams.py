@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -15,7 +16,8 @@ from typing import TextIO, cast
 import pytest
 
 from model.errors import CharloomError
-from pipelines.cli.main import main
+from pipelines.cli.main import build_parser, main
+from pipelines.cli.shared import IS_PRODUCT
 from pipelines.cli.streams import LastingStream, ReaderGoneError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -129,10 +131,15 @@ def test_stdout_that_takes_nothing(out: int, tmp_path: Path) -> None:
     assert Path(path).read_text() == "content"
 
 
-def test_all_streams_closed() -> None:
-    assert (
-        run([], stdin=CLOSED, out=CLOSED, err=CLOSED, program=in_program(REJECTED)).returncode == 3
+def test_all_streams_closed(tmp_path: Path) -> None:
+    """What native code writes to the numbers of streams must not reach a file, either."""
+    path = tmp_path / "made"
+    native = "import os; [os.write(number, b'native') for number in (1, 2)]; "
+    body = (
+        f"file = open({str(path)!r}, 'w'); {native}file.write('content'); file.close(); {REJECTED}"
     )
+    done = run([], stdin=CLOSED, out=CLOSED, err=CLOSED, program=in_program(body))
+    assert (done.returncode, path.read_text()) == (3, "content")
 
 
 def make_registry(folder: Path, *, versions: int) -> str:
@@ -159,6 +166,22 @@ def test_what_is_only_shown_may_end_early(broken: int, tmp_path: Path) -> None:
         b"charloom: the output can't be written (No space left on device); what was written before "
         b"is incomplete\n",
     )
+
+
+PRODUCTS = {"score", "embed", "next", "similar", "registry list", "schedule list"}
+
+
+def test_only_commands_whose_output_is_their_product_may_end_early() -> None:
+    def commands(parser: argparse.ArgumentParser, name: str = "") -> dict[str, bool]:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parts = (commands(one, f"{name} {key}") for key, one in action.choices.items())
+                return {key: value for part in parts for key, value in part.items()}
+        return {name.strip(): bool(parser.get_default(IS_PRODUCT))}
+
+    found = commands(build_parser())
+    assert {name for name, is_product in found.items() if is_product} == PRODUCTS
+    assert {"run", "train", "evaluate", "export", "submit", "registry promote"} <= set(found)
 
 
 def test_help_into_a_closed_pipe(broken: int) -> None:
@@ -238,6 +261,7 @@ def test_stages_into_closed_pipes(
     corpus: Path,
     tiny_training: str,
     tiny_records: str,
+    tiny_report: str,
     tmp_path: Path,
 ) -> None:
     """In this process, whose stdout is a pipe that its reader closes after one line."""
@@ -265,9 +289,9 @@ def test_stages_into_closed_pipes(
     assert sorted(os.listdir(os.path.join(workdir, "checkpoints")))[-1] == "step-00000020"
     assert os.path.exists(os.path.join(workdir, "COMPLETED"))
     folders = ["--records", tiny_records, "--workdir", tiny_training]
-    folders += ["--report", str(tmp_path / "report")]
-    assert run_here("evaluate", *folders, "--set", "gate.max_perplexity=1") == 3
-    assert run_here("evaluate", *folders) == 0
-    registry = str(tmp_path / "registry")
-    assert run_here("export", *folders, "--registry", registry) == 0
+    report = ["--report", str(tmp_path / "report")]
+    assert run_here("evaluate", *folders, *report, "--set", "gate.max_perplexity=1") == 3
+    assert (tmp_path / "report" / "COMPLETED").exists()
+    registry = ["--report", tiny_report, "--registry", str(tmp_path / "registry")]
+    assert run_here("export", *folders, *registry) == 0
     assert json.loads((tmp_path / "registry" / "lm" / "champion.json").read_text())["version"] == 1

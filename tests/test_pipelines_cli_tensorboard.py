@@ -85,7 +85,7 @@ def test_it_prints_the_address_and_ctrl_c_ends_it(tmp_path: Path) -> None:
         with urllib.request.urlopen(address.split()[0].replace("localhost", "127.0.0.1")) as page:
             assert b"<title>TensorBoard</title>" in page.read()
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=60)
+        output, errors = process.communicate(timeout=300)
     finally:
         process.kill()
     assert (process.returncode, output) == (0, "TensorBoard stopped\n")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import Any
 
 import pytest
@@ -76,7 +78,7 @@ def test_every_parameter_that_is_read_was_handed_in(
             assert set(wanted) <= set(given), name
             read += wanted
     assert read.count("pipelinechannel--worker_memory") == 2  # the branch, and export in it
-    assert "node_selector" in read
+    assert "worker_node_selector" in read
 
 
 def _pod(pods: dict[str, dict[str, Any]], executor: str) -> dict[str, Any]:
@@ -118,31 +120,46 @@ def test_what_is_cached_depends_on_nothing_that_is_new_in_every_run(spec: dict[s
         for name, value in sources.items()
         if "taskOutputParameter" in value
     }
-    same = ("inputs", "fingerprint", "vocab", "extend_vocab")
-    assert keys == {"config": "data", **{name: name for name in same}}
+    same = {name: name for name in ("inputs", "fingerprint")}
+    assert keys == {"config": "data", "run_settings": "preparation", **same}
+    sources = tasks["train"]["inputs"]["parameters"]
+    version = {name: sources[name]["taskOutputParameter"] for name in ("warm_start", "begun")}
+    assert [one["outputParameterKey"] for one in version.values()] == ["base", "begun"]
 
 
-def test_other_records_and_limits_reach_the_data_stage(spec: dict[str, Any]) -> None:
-    tasks = list_tasks(spec)
+def test_what_the_form_gives_reaches_the_steps_that_use_it(spec: dict[str, Any]) -> None:
     given = {
         step: {
             name: source["componentInputParameter"]
-            for name, source in tasks[step]["inputs"]["parameters"].items()
-            if "componentInputParameter" in source
+            for name, source in task["inputs"]["parameters"].items()
+            if "componentInputParameter" in source and "--" not in name
         }
-        for step in ("find-inputs", "preprocess")
+        for step, task in list_tasks(spec).items()
+        if step in ("find-inputs", "preprocess", "train")
     }
-    names = ("compare_to", "max_new_word_rate", "max_divergence")
-    assert given["preprocess"] == {
-        **{name: name for name in (*names, "source_root")},
-        "pipelinechannel--prepare_memory": "prepare_memory",
-    }
-    assert given["find-inputs"]["compare_to"] == "compare_to"  # its digest is in the cache's key
-    defaults = spec["root"]["inputDefinitions"]["parameters"]
-    assert [defaults[name]["defaultValue"] for name in names] == ["", 1.0, 1.0]
+    assert given["preprocess"] == {}  # its key in the cache is made of what find-inputs hands on
+    assert (
+        given["find-inputs"].items()
+        >= {
+            "corpus": "corpus",
+            "settings": "settings",
+            "preset": "preset",
+            "registry": "model_registry",
+            "model_name": "model_name",
+            "window_days": "corpus_window_days",
+        }.items()
+    )
+    assert (
+        given["train"].items()
+        >= {
+            "workers": "workers",
+            "image": "worker_image",
+            "queue": "worker_queue",
+            "gpus_per_worker": "worker_gpus",
+            "deadline_hours": "worker_deadline_hours",
+        }.items()
+    )
     component = spec["components"]["comp-preprocess"]
-    inner = component["inputDefinitions"]["parameters"]
-    assert [inner[name]["defaultValue"] for name in names] == ["", 1.0, 1.0]
     outputs = component["outputDefinitions"]["artifacts"]
     assert {name: one["artifactType"]["schemaTitle"] for name, one in outputs.items()} == {
         "records": "system.Dataset",
@@ -179,10 +196,25 @@ def test_every_parameter_says_what_it_is(spec: dict[str, Any]) -> None:
         assert "  " not in parameter["description"], name  # no indentation is left
         assert parameter["description"].endswith("."), name
     assert all(preset in parameters["preset"]["description"] for preset in PRESETS)
-    assert parameters["inputs"]["defaultValue"] == '["/mnt/charloom/corpus"]'
+    assert parameters["corpus"]["defaultValue"] == '["/mnt/charloom/corpus"]'
+    assert parameters["preset"]["defaultValue"] == "demo"
     assert parameters["volume"]["defaultValue"] == "charloom"
-    assert parameters["max_perplexity"]["parameterType"] == "NUMBER_DOUBLE"
-    assert parameters["node_selector"]["parameterType"] == "STRUCT"
+    assert parameters["settings"]["parameterType"] == "LIST"
+    assert parameters["worker_node_selector"]["parameterType"] == "STRUCT"
+
+
+def test_the_form_can_be_filled_in(spec: dict[str, Any]) -> None:
+    # KFP shows the parameters in this order, without their descriptions.
+    names = sorted(spec["root"]["inputDefinitions"]["parameters"])
+    assert len(names) <= 18
+    groups = [name.split("_")[0].removesuffix("s") for name in names]
+    together = [list(members) for _, members in itertools.groupby(groups)]
+    assert len(together) == len(set(groups)), "a group is in two places"
+    description = spec["pipelineInfo"]["description"]
+    rows = re.findall(r"^\| (\w+) \| (.+) \|$", description, flags=re.MULTILINE)
+    assert [name for name, _ in rows] == ["parameter", *names]
+    assert max(len(meaning) for _, meaning in rows) <= 80
+    assert "docs/parameters.md" in description
 
 
 def test_the_train_task_hands_its_settings_on(spec: dict[str, Any]) -> None:

@@ -75,7 +75,7 @@ def test_every_verb_as_a_command(server: Server) -> None:
             "pipeline_id": version["pipeline_id"],
             "pipeline_version_id": version["pipeline_version_id"],
         },
-        "runtime_config": {"parameters": {"inputs": '["/x"]', "workers": 2}},
+        "runtime_config": {"parameters": {"corpus": '["/x"]', "workers": 2}},
         "trigger": {"cron_schedule": {"cron": CRON}},
         "mode": "ENABLE",
         "max_concurrency": "1",
@@ -254,19 +254,20 @@ def test_ctrl_c_waits_for_the_switch(server: Server, capsys: pytest.CaptureFixtu
 
 RACE = """
 import pathlib, sys, time
-from pipelines import cli, connect, replace
+from pipelines.cli import main as cli
+from pipelines.kubeflow import swap_schedule
 
-make, folder, me = replace._create, pathlib.Path(sys.argv[1]), sys.argv[2]
+make, folder, me = swap_schedule._create, pathlib.Path(sys.argv[1]), sys.argv[2]
 
 def create(*args, **options):  # once both have looked at what is there
     (folder / me).touch()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list(folder.iterdir())) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     return make(*args, **options)
 
-replace._create = create
+swap_schedule._create = create
 sys.exit(cli.main(["schedule", "create", *sys.argv[3:]]))
 """
 
@@ -287,7 +288,7 @@ def test_two_at_once_leave_one(server: Server, tmp_path: Path, present: bool, sa
         )
         for number in (3, 4)
     ]
-    said = [process.communicate(timeout=120)[1] for process in both]
+    said = [process.communicate(timeout=300)[1] for process in both]
     codes = [process.returncode for process in both]
     assert there(server) == [(CRON, "ENABLED")]
     (left,) = server.store.all("recurringruns")

@@ -13,8 +13,9 @@ import pytest
 from compiled_pipeline import COMMITTED, list_tasks, read_specs
 from kfp_server import Server, serve
 
-from model.config import from_json, to_dict
-from model.presets import small
+from components.run_settings import read_run, setting_names
+from model.config import to_json
+from model.presets import demo, small
 from pipelines.cli.main import main
 from pipelines.kubeflow import client, run_monitor
 
@@ -73,9 +74,9 @@ def test_the_command(server: Server) -> None:
         },
         "runtime_config": {
             "parameters": {
-                "inputs": '["/mnt/charloom/a/*.txt", "/mnt/charloom/b"]',
+                "corpus": '["/mnt/charloom/a/*.txt", "/mnt/charloom/b"]',
                 "preset": "small",
-                "registry": "/mnt/charloom/r",
+                "model_registry": "/mnt/charloom/r",
                 "workers": 4,
             }
         },
@@ -115,39 +116,70 @@ def test_no_cache_reaches_tasks_inside_of_conditions(server: Server) -> None:
     assert uncached == set()
 
 
-def test_a_config_is_made_here(server: Server) -> None:
-    assert submit("--preset", "small", "--set", "train.steps=7", "--lowercase") == 0
-    parameters = server.sent("POST", "runs")[0]["runtime_config"]["parameters"]
-    assert list(parameters) == ["config"]
-    config = to_dict(from_json(parameters["config"], source="test"))
-    expected = to_dict(small())
-    expected["train"]["steps"] = 7
-    expected["data"]["lowercase"] = True
-    assert config == expected
+def test_settings_are_sent_as_they_were_given(server: Server, tmp_path: Path) -> None:
+    flags = ["--set", "train.steps=7", "--lowercase", "--warm-start", "champion", "--extend-vocab"]
+    flags += ["--max-restarts", "5", "--require-improvement", "--set", "run.steps_share=.25"]
+    settings = ["train.steps=7", "run.steps_share=.25", "data.lowercase=true"]
+    settings += ["run.warm_start=champion", "run.extend_vocab=true", "run.max_restarts=5"]
+    settings += ["gate.require_improvement=true"]
+    assert submit("--preset", "small", *flags) == 0
+    (tmp_path / "config.json").write_text(to_json(small()))
+    assert submit("--config", str(tmp_path / "config.json")) == 0
+    assert [one["runtime_config"]["parameters"] for one in server.sent("POST", "runs")] == [
+        {"preset": "small", "settings": settings},
+        {"preset": to_json(small())},
+    ]
+
+
+def test_every_setting_has_a_way_through_the_command(server: Server) -> None:
+    given = {"run.warm_start": "champion", "run.compare_to": "/mnt/charloom/r"}
+    given |= {"model.filter_widths": "[1]", "model.filter_counts": "[2]"}
+    fields = {name: read(name) for name in setting_names()} | given
+    flags = [part for name, value in fields.items() for part in ("--set", f"{name}={value}")]
+    assert submit(*flags) == 0
+    (sent,) = server.sent("POST", "runs")
+    assert sent["runtime_config"]["parameters"] == {"settings": flags[1::2]}
+
+
+def read(name: str) -> str:
+    """Returns a field's default as text."""
+    config, run = read_run(demo(), [])
+    section, field = name.split(".")
+    value = getattr(run if section == "run" else getattr(config, section), field)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def test_values_by_type(server: Server) -> None:
-    given = ["max_perplexity=1e2", "workers=3", 'node_selector={"a": "b"}', "queue=a=b", "vocab="]
+    given = ["worker_deadline_hours=1e2", "workers=3", 'worker_node_selector={"a": "b"}']
+    given += ["worker_queue=a=b", "worker_image=", 'settings=["train.steps=5"]']
     flags = [part for setting in given for part in ("--param", setting)]
     assert submit(*flags) == 0
     assert server.sent("POST", "runs")[0]["runtime_config"]["parameters"] == {
-        "max_perplexity": 100.0,
+        "worker_deadline_hours": 100.0,
         "workers": 3,
-        "node_selector": {"a": "b"},
-        "queue": "a=b",
-        "vocab": "",
+        "worker_node_selector": {"a": "b"},
+        "worker_queue": "a=b",
+        "worker_image": "",
+        "settings": ["train.steps=5"],
     }
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--param", "workrs=3"], "--param workrs: the pipeline has no such parameter; did you mean workers? it has compare_to, config, "),
+        (["--param", "workrs=3"], "--param workrs: the pipeline has no such parameter; did you mean workers? it has corpus, corpus_window_days, "),
         (["--param", "workers"], "--param 'workers' has no '='; write it as NAME=VALUE"),
         (["--param", "workers=2.5"], "--param workers is '2.5'; it must be a whole number"),
         (["--workers", "x"], "--workers is 'x'; it must be a whole number"),
-        (["--param", "max_perplexity=nan"], "--param max_perplexity is 'nan'; it must be a number"),
-        (["--param", "node_selector=[]"], "--param node_selector is '[]'; it must be a JSON object"),
+        (["--param", "worker_deadline_hours=nan"], "--param worker_deadline_hours is 'nan'; it must be a number"),
+        (["--param", "worker_node_selector=[]"], "--param worker_node_selector is '[]'; it must be a JSON object"),
+        (["--param", "settings=train.steps=5"], "--param settings is 'train.steps=5'; it must be a JSON list"),
+        (["--param", "settings=[5]"], 'settings must be a JSON list of texts, as in ["train.steps=5000"]'),
+        (["--param", 'settings=["train.stps=5"]'], "settings names an unknown field 'train.stps'; did you mean train.steps"),
+        (["--param", "settings=[]", "--lowercase"], "settings is given twice: by --set and by --param; use one"),
+        (["--param", "window_days=7"], "--param window_days: the pipeline has no such parameter; did you mean corpus_window_days? it has "),
+        (["--param", "queue=lm"], "--param queue: the pipeline has no such parameter; did you mean worker_queue? it has "),
+        (["--param", "warm_start=champion"], "--param warm_start: the pipeline has no such parameter; did you mean --set run.warm_start? it has "),
         (["--workers", "2", "--param", "workers=3"], "workers is given twice: by --workers and by --param; use one"),
         (["--preset", "dmo"], "unknown preset 'dmo'"),
         (["--set", "train.stps=5"], "--set names an unknown field 'train.stps'"),
@@ -157,10 +189,16 @@ def test_values_by_type(server: Server) -> None:
         (["--registry", "/mnt/charloom/../x"], "registry /mnt/charloom/../x is on no volume"),
         (["--registry", "registry"], "registry is 'registry'; it must be a folder"),
         (["--workers", "0"], "workers is 0; it must be at least 1"),
-        (["--param", "deadline_hours=0"], "deadline_hours is 0; it must be above 0"),
-        (["--param", "max_perplexity=-1"], "gate.max_perplexity is -1"),
-        (["--param", "extend_vocab=true"], "--extend-vocab needs words to extend"),
-        (["--param", "warm_start=champion", "--param", "steps_share=2"], "steps_share is 2"),
+        (["--param", "worker_deadline_hours=0"], "worker_deadline_hours is 0; it must be above 0"),
+        (["--param", "corpus_window_days=0"], "corpus_window_days is 0; it must be at least 1"),
+        (["--set", "gate.max_perplexity=-1"], "gate.max_perplexity is -1"),
+        (["--set", "run.warmstart=champion"], "--set names an unknown field 'run.warmstart'; did you mean run.warm_start"),
+        (["--gpus-per-worker", "-1"], "worker_gpus is -1; it must be at least 0"),
+        (["--max-divergence", "2"], "run.max_divergence is 2"),
+        (["--max-new-word-rate", "0.1"], "run.max_new_word_rate has no effect without run.compare_to"),
+        (["--extend-vocab"], "run.extend_vocab needs words to extend"),
+        (["--steps-share", "0.3"], "run.steps_share has no effect without run.warm_start; set train.steps instead"),
+        (["--warm-start", "champion", "--steps-share", "2"], "run.steps_share is 2"),
         (["--image", "charloom:latest"], "the image 'charloom:latest' names no version"),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 from compiled_pipeline import read_specs
 
 from components.preprocess.analysis.drift import compare
-from components.preprocess.analysis.drift_limits import Comparison
+from components.run_settings import RunSettings
 from model.config import with_overrides
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
 from model.presets import tiny
@@ -153,11 +153,11 @@ def test_kfp_can_show_metrics_and_page(passed: Run) -> None:
     assert "divergence" not in metrics["preprocess"]  # nothing was compared
 
 
-def run_compared(texts: str, root: Path, to: Comparison) -> RunResult:
+def run_compared(texts: str, root: Path, to: RunSettings) -> RunResult:
     """Runs the graph on texts that are compared to records, with as little training as there can be."""
     config = with_overrides(tiny(), ["train.steps=1", "train.warmup_steps=0"])
     return run_pipeline(
-        inputs=[texts], root=str(root), config=config, workers=1, model_name="m", comparison=to
+        inputs=[texts], root=str(root), config=config, workers=1, model_name="m", settings=to
     )
 
 
@@ -167,7 +167,7 @@ def test_words_that_drift_too_far_end_the_run(
 ) -> None:
     root, texts = tmp_path / "root", f"{corpus}/0*.txt"  # of tiny_records' own, a part
     with pytest.raises(RejectedError) as raised:
-        run_compared(texts, root, Comparison(compare_to=tiny_records, max_divergence=0.0))
+        run_compared(texts, root, RunSettings(compare_to=tiny_records, max_divergence=0.0))
     assert executed_tasks(root) == {"find-inputs"}
     (records,) = root.glob("pipeline/*/preprocess/records")
     drift = compare(str(records), tiny_records)
@@ -175,7 +175,7 @@ def test_words_that_drift_too_far_end_the_run(
     assert str(raised.value).startswith(
         f"the words of {records} have drifted too far from {tiny_records}: new-word rate "
         f"{drift.new_word_rate:.5f} (no limit), Jensen-Shannon divergence {drift.divergence:.5f} "
-        "(above --max-divergence 0.00000); "
+        "(above run.max_divergence 0.00000); "
     )
     assert f"{records} compared to {tiny_records}:\n{drift.describe()[0]}\n" in (
         capsys.readouterr().out
@@ -186,7 +186,7 @@ def test_words_that_drift_too_far_end_the_run(
 
 @pytest.mark.extra
 def test_drift_without_a_limit_is_shown(tiny_records: str, corpus: Path, tmp_path: Path) -> None:
-    result = run_compared(f"{corpus}/0*.txt", tmp_path, Comparison(compare_to=tiny_records))
+    result = run_compared(f"{corpus}/0*.txt", tmp_path, RunSettings(compare_to=tiny_records))
     drift = compare(result.records, tiny_records)
     (output,) = tmp_path.glob("pipeline/*/preprocess/executor_output.json")
     metrics = json.loads(output.read_text())["artifacts"]["metrics"]["artifacts"][0]["metadata"]

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from components.preprocess.inputs.warm_start_options import Start
+from components.run_settings import RunSettings
 from model.config import with_overrides
 from model.presets import tiny
 from pipelines.local.runner import run_pipeline
 
-WARM = Start(warm_start="champion", extend_vocab=True, steps_share=0.25)
+WARM = RunSettings(warm_start="champion", extend_vocab=True, steps_share=0.25)
 NEW_TEXT = "The lighthousekeepers rowed to the snowfields.\n"
 
 
@@ -47,7 +47,7 @@ def outcomes(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Out
                 config=config,
                 workers=1,
                 model_name="lm",
-                start=WARM,
+                settings=WARM,
             )
         finally:
             sys.stdout = own

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from conftest import CHROMIUM
 from surroundings import lacking
 
 # Ignores and blocks what a shell, nohup or a container's supervisor may, then starts the tests' set-up.
@@ -66,6 +68,38 @@ def test_here_all_signals_are_heeded() -> None:
     assert handlers[signal.SIGINT] is signal.default_int_handler
 
 
+def run_tests(begin: str, *arguments: str) -> str:
+    """Runs tests on a laptop after some lines of Python; returns the last line of the output."""
+    code = (
+        f"import sys, signal, os.path\n{begin}\nimport pytest\nsys.exit(pytest.main(sys.argv[1:]))"
+    )
+    options = ["-q", "-p", "no:cacheprovider", *arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *options],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "CI": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip().rpartition("\n")[2]
+
+
+def test_signals_are_heeded_under_nohup_too() -> None:
+    ignore = "for number in (1, 2, 3): signal.signal(number, signal.SIG_IGN)"
+    last = run_tests(ignore, "test_surroundings.py::test_here_all_signals_are_heeded")
+    assert last.startswith("1 passed in ")
+
+
+def test_without_a_browser_its_tests_are_skipped() -> None:
+    here = Path(__file__).parent
+    named = {path.name for path in here.glob("*.py") if CHROMIUM in path.read_text("utf-8")}
+    assert named == {"conftest.py"}  # whose fixture all tests use
+    without = f"there = os.path.exists\nos.path.exists = lambda path: path != {CHROMIUM!r} and there(path)"
+    last = run_tests(without, "test_components_evaluate_browser.py")
+    assert last.startswith("1 skipped in ")
+
+
 @pytest.mark.parametrize(
     ("ci", "outcome"), [("true", pytest.fail.Exception), ("", pytest.skip.Exception)]
 )
@@ -73,5 +107,7 @@ def test_a_missing_program_fails_in_ci_alone(
     ci: str, outcome: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CI", ci)
-    with pytest.raises(outcome, match="no such thing"):
+    either = (pytest.fail.Exception, pytest.skip.Exception)  # a skip would else skip this test
+    with pytest.raises(either, match="no such thing") as caught:
         lacking("no such thing")
+    assert caught.type is outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,18 @@ def test_the_first_cases_stay() -> None:
         keep_first([1, 2], 0)
 
 
+def test_ci_runs_all_but_what_is_extra() -> None:
+    makefile = (TESTS.parent / "Makefile").read_text("utf-8")
+    rules = dict(re.findall(r"^(test[a-z-]*): .*\n\t(.+)$", makefile, re.MULTILINE))
+    assert rules == {
+        "test": "$(BIN)/python $(PYTEST) -m 'not extra'",
+        "test-all": "$(BIN)/python $(PYTEST)",
+        "test-lowest": "$(LOWEST)/bin/python $(PYTEST) @tests/lowest.txt",
+    }
+    script = (TESTS.parent / ".ci" / "run").read_text("utf-8")
+    assert "\nmake check test </dev/null\n" in script
+
+
 def test_the_tests_on_the_lowest_versions_are_there() -> None:
     first, second, *lines = (TESTS / "lowest.txt").read_text("utf-8").splitlines()
     assert (first, second) == ("-m", "not extra")
@@ -106,3 +119,16 @@ def test_the_tests_on_the_lowest_versions_are_there() -> None:
     assert [name for name in names if not (TESTS.parent / name).is_file()] == []
     for file, test in (one.split("::") for one in deselected):
         assert f"def {test}(" in (TESTS.parent / file).read_text("utf-8")
+
+
+def test_the_lower_ends_of_all_ranges_are_what_the_lowest_lock_has() -> None:
+    """In `boto3>=1.44` what comes after 1.44 is free: that version has no `.0` everywhere."""
+    declared = (TESTS.parent / "setup.py").read_text("utf-8")
+    ranges = re.findall(r'"([a-z0-9-]+)(?:\[\w+\])?>=([\d.]+)', declared)
+    ranges.remove(("torch", "2.9"))  # in neither lock
+    lock = (TESTS.parent / "requirements-lowest.lock").read_text("utf-8")
+    locked = re.findall(r"^([a-z0-9-]+)(?:\[\w+\])?==([\d.]+)", lock, re.MULTILINE)
+    assert {"numpy", "tensorflow", "boto3", "moto"} <= {name for name, _ in ranges}
+    for name, lowest in ranges:
+        found = [version for one, version in locked if one == name]
+        assert any(f"{version}.".startswith(f"{lowest}.") for version in found), (name, found)

@@ -26,8 +26,8 @@ from components.evaluate.judging import (
 )
 from components.evaluate.report_fields import MISSING, look_up
 from components.evaluate.sums import Pair, read_documents, read_pair, read_slices
+from model.config import GateConfig
 from model.evaluation.slices import CHALLENGER_ONLY, CHAMPION_ONLY, SLICES
-from model.gate_config import GateConfig
 
 SHOWN_SOURCES = 10
 _OURS = "splits.test"

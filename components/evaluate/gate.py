@@ -28,7 +28,7 @@ from components.evaluate.report_fields import (
     read_score,
     read_words,
 )
-from model.gate_config import GateConfig
+from model.config import GateConfig
 
 PASSED = "PASSED"
 REJECTED = "REJECTED"

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from components.evaluate.intervals import Floats, Interval, effective_sources, estimate
+from model.config import GateConfig
 from model.evaluation.slices import CHALLENGER_ONLY, CHAMPION_ONLY, NEITHER, SLICES
-from model.gate_config import GateConfig
 
 BETTER, NOT_WORSE, WORSE, UNCLEAR = "better", "not worse", "worse", "unclear"
 NIGHTS = 100

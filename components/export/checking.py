@@ -20,7 +20,7 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
 from components.export import probe
-from model.checks import check_range
+from model.config import check_range
 from model.errors import CharloomError
 from model.files import write_whole
 

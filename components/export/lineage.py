@@ -86,7 +86,9 @@ def find_reference(model: str) -> str:
     if pointer is None or pointer.reference is None:
         return ""
     folder = os.path.join(model, str(pointer.reference.version))
-    return entry_folder(model, pointer.reference) if os.path.isdir(folder) else folder
+    if not os.path.isdir(folder):
+        return folder
+    return entry_folder(model, pointer.reference, is_reference=True)
 
 
 def _find(warm_start: str) -> str:

@@ -30,6 +30,7 @@ def check_target(registry: str, name: str, *, mount: str = "") -> None:
             f"registry {registry} is on no volume that the pods mount; name a folder below {mount}"
         )
     if not mount and in_cluster():
+        place = os.path.realpath(registry)
         while place != "/" and not os.path.ismount(place):
             place = os.path.dirname(place)
         if place == "/":

@@ -13,22 +13,14 @@ from components.component_runtime import container_image
 
 @dsl.component(base_image=container_image(), install_kfp_package=False)
 def find_inputs(
-    inputs: str,
-    config: str = "",
+    corpus: str,
+    settings: list,  # type: ignore[type-arg]
     preset: str = "",
-    max_perplexity: float = 0.0,
-    vocab: str = "",
-    source_root: str = "",
     window_days: int = 1,
     scheduled: str = "",
     created: str = "",
-    compare_to: str = "",
     registry: str = "",
     model_name: str = "",
-    warm_start: str = "",
-    steps_share: float = 0.5,
-    extend_vocab: bool = False,
-    require_improvement: bool = False,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "FoundInputs",
     [
@@ -40,71 +32,52 @@ def find_inputs(
         ("champion", str),
         ("reference", str),
         ("base", str),
-        ("vocab", str),
-        ("extend_vocab", bool),
+        ("preparation", str),
+        ("training", str),
         ("run", str),
+        ("begun", str),
     ],
 ):
     """Looks up what the run is made of; never cached, so that changed text is noticed.
 
     Args:
-        inputs: JSON list of file names, folders and glob patterns, which may hold dates.
-        config: the whole configuration as JSON.
-        preset: name of a configuration, in place of config.
-        max_perplexity: limit of the gate; 0 takes that of the configuration.
-        vocab: file of the words of the vocabulary; if empty, the text gives them.
-        source_root: folder below which the names of files begin; if empty, the patterns say.
-        window_days: how many days the dates in inputs go back.
+        corpus: JSON list of file names, folders and glob patterns, which may hold dates.
+        settings: what differs from preset, and the run's settings, as section.field=value.
+        preset: name of a configuration, or a whole one as JSON.
+        window_days: how many days the dates in corpus go back.
         scheduled: when the run was scheduled.
         created: when the run was made.
-        compare_to: folder of records that the run's are compared to; if empty, there are none.
         registry: folder of published models.
         model_name: name of the model in it.
-        warm_start: version or model with whose weights and words training begins, or champion.
-        steps_share: with it, the share of the configuration's steps that are trained.
-        extend_vocab: whether the text adds words to those of warm_start or vocab.
-        require_improvement: whether the model must be significantly better than the champion.
 
     Returns:
         inputs: JSON list of the patterns, dates filled in.
-        fingerprint: SHA-256 of names, sizes and times of change of the files, and of the digest of
-            the records to compare to.
+        fingerprint: SHA-256 of names, sizes and times of change of the files, and of the digests of
+            the records to compare to and of the base that gives the words.
         data: the data section of the configuration.
         config: the whole configuration.
         judged: the same with the run's own limits of the gate.
         champion: folder of the version with which the model is compared.
         reference: folder of the best version so far, which bounds the total loss.
         base: folder of the version with whose weights training begins.
-        vocab: file of the words of the vocabulary.
-        extend_vocab: whether the text adds words to them.
+        preparation: the run's settings that preprocess depends on, as JSON.
+        training: the run's settings that train depends on, as JSON.
         run: identity of the run.
+        begun: digest of the checkpoint of base.
     """
     from components.component_runtime import reporting_errors
-    from components.preprocess.analysis.drift_limits import Comparison
     from components.preprocess.inputs import find as stage
-    from components.preprocess.inputs.warm_start_options import Start
 
     with reporting_errors():
         found = stage.find_inputs(
-            inputs,
+            corpus,
             registry=registry,
             model_name=model_name,
-            start=Start(
-                warm_start=warm_start,
-                steps_share=steps_share,
-                extend_vocab=extend_vocab,
-                require_improvement=require_improvement,
-            ),
-            config=config,
             preset=preset,
-            max_perplexity=max_perplexity,
-            vocab=vocab,
-            source_root=source_root,
+            settings=settings,
             window_days=window_days,
             times=(scheduled, created),
         )
-        comparison = Comparison(compare_to=compare_to)
-        found = found._replace(fingerprint=comparison.extend_fingerprint(found.fingerprint))
     return tuple(found)
 
 
@@ -115,13 +88,8 @@ def preprocess(
     records: dsl.Output[dsl.Dataset],
     data_card: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
-    vocab: str = "",
-    extend_vocab: bool = False,
-    source_root: str = "",
+    run_settings: str = "{}",
     fingerprint: str = "",
-    compare_to: str = "",
-    max_new_word_rate: float = 1.0,
-    max_divergence: float = 1.0,
     shared: str = "",
 ) -> None:
     """Turns raw text into shards of encoded records and a vocabulary.
@@ -134,15 +102,8 @@ def preprocess(
         data_card: data_card.html, for the KFP page of this task.
         metrics: sizes of the splits, in words, and of the vocabulary; how far the words have
             drifted, if there is something to compare to.
-        vocab: file of the words of the vocabulary; if empty, the text gives them.
-        extend_vocab: whether the text adds its most frequent words to those of vocab.
-        source_root: folder below which the names of files begin; if empty, the patterns say.
+        run_settings: the run's settings as JSON; those of its words and its limits of drift are used.
         fingerprint: of the text, so that KFP's cache tells changed text.
-        compare_to: folder of other records; if empty, nothing is compared.
-        max_new_word_rate: share of training words that may be new; above it the task fails. 1
-            is no limit.
-        max_divergence: Jensen-Shannon divergence of the words, in bits, above which it fails. 1
-            is no limit.
         shared: where a cluster's pods mount the shared volume.
     """
     import json
@@ -156,31 +117,31 @@ def preprocess(
         run_folder,
         select_numbers,
     )
-    from components.preprocess.analysis.drift_limits import Comparison
+    from components.preprocess.analysis.drift_limits import apply_limits
     from components.preprocess.main import run
+    from components.run_settings import RunSettings
     from model.config import from_json
     from model.data.records import CARD_FILE
 
     with reporting_errors():
-        comparison = Comparison(
-            compare_to=compare_to,
-            max_new_word_rate=max_new_word_rate,
-            max_divergence=max_divergence,
-        )
+        chosen = RunSettings.from_json(run_settings)
         data = from_json(config).data
-        comparison.check_other(data)
+        if chosen.compare_to:
+            from components.preprocess.analysis.drift import check_other
+
+            check_other(chosen.compare_to, data)
         folder = output_folder(records.path, run_folder(shared), "records")
         dataset = run(
             inputs=json.loads(inputs),
-            vocab=vocab,
-            extend_vocab=extend_vocab,
-            source_root=source_root,
+            vocab=chosen.vocab,
+            extend_vocab=chosen.extend_vocab,
+            source_root=chosen.source_root,
             records=folder,
             config=data,
         )
         describe_output(records.path, folder, "dataset.json")
         shutil.copyfile(os.path.join(folder, CARD_FILE), data_card.path)
-        drift = comparison.apply(folder)
+        drift = apply_limits(chosen, folder)
     paths = {f"{split}_words": f"splits.{split}.words" for split in ("train", "valid", "test")}
     figures = select_numbers(dataset, {**paths, "vocabulary": "vocab.size"})
     if drift is not None:

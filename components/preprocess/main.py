@@ -24,7 +24,7 @@ from components.preprocess.passes.scratch_files import index_path, seen_path, wo
 from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.passes.work_units import make_groups, make_units
 from components.preprocess.sources import files as sources
-from components.preprocess.sources.files import InputFile
+from components.preprocess.sources.types import InputFile
 from model.config import DataConfig, to_dict
 from model.data.records import (
     CARD_FILE,

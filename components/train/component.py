@@ -33,6 +33,8 @@ def train(
     mlpipeline_ui_metadata: dsl.Output[dsl.Artifact],
     task_config: dsl.TaskConfig,
     warm_start: str = "",
+    begun: str = "",
+    run_settings: str = "{}",
     shared: str = "",
     task: str = "train",
     image: str = "",
@@ -55,6 +57,9 @@ def train(
         mlpipeline_ui_metadata: how KFP's page starts a TensorBoard; on a cluster only.
         task_config: what this task was given in KFP, for the workers.
         warm_start: folder of the version with whose weights training begins; empty: random ones.
+        begun: digest of that version's checkpoint, by which KFP's cache tells it from another that
+            has the same folder.
+        run_settings: the run's settings as JSON; how often workers are restarted is used.
         shared: where a cluster's pods mount the shared volume.
         task: name of the task in its run.
         image: container image of the workers; empty: that of this task.
@@ -69,12 +74,12 @@ def train(
         describe_output,
         in_cluster,
         input_folder,
-        max_restarts,
         output_folder,
         reporting_errors,
         run_folder,
         select_numbers,
     )
+    from components.run_settings import RunSettings
     from components.train.cluster.task_config import describe_viewer, jobset_options, pod_fragments
     from components.train.curves import write_curves
     from components.train.main import run
@@ -99,7 +104,7 @@ def train(
             workdir=folder,
             workers=workers,
             warm_start=warm_start,
-            max_restarts=max_restarts(),
+            max_restarts=RunSettings.from_json(run_settings).max_restarts,
         )
         result = run(job, from_json(config), jobset=jobset)
         describe_output(workdir.path, folder, "config.json")

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from model.data.plan import EvalPlan, Segment, TrainPlan
 from model.data.records import Record
 from model.data.target_sampling import Rows, TargetSampler
-from model.text.vocab import BOS_ID, CHAR_BEGIN, CHAR_BOS, CHAR_END, UNK_ID
+from model.text.spelling import spell, spelling_matrix, spread, truncate
+from model.text.vocab import BOS_ID, DOCUMENT_START, UNK_ID
 
 CACHED_RECORDS = 1024
 """How many records a `LaneReader` keeps decoded; a step that reads more decodes some again."""
@@ -68,45 +69,6 @@ def padded_size(distinct: int) -> int:
     return -(-distinct // step) * step
 
 
-def spelling_matrix(
-    char_ids: npt.NDArray[np.integer], word_lengths: IntArray, max_word_bytes: int
-) -> npt.NDArray[np.uint16]:
-    """Lays flat spellings out as rows with begin and end marks.
-
-    Args:
-      char_ids: `[sum(word_lengths)]`.
-      word_lengths: `[N]`.
-      max_word_bytes: W; a longer word keeps its first W - 2 characters.
-
-    Returns:
-      `[N, W]`, padded with `CHAR_PAD` (0).
-    """
-    matrix = np.zeros((len(word_lengths), max_word_bytes), np.uint16)
-    char_ids, word_lengths = _truncate(char_ids, word_lengths, max_word_bytes - 2)
-    rows = np.arange(len(word_lengths)) * max_word_bytes
-    flat = matrix.reshape(-1)
-    flat[_spread(rows + 1, word_lengths)] = char_ids
-    flat[rows] = CHAR_BEGIN
-    flat[rows + 1 + word_lengths] = CHAR_END
-    return matrix
-
-
-def _truncate(
-    char_ids: npt.NDArray[np.integer], word_lengths: IntArray, longest: int
-) -> tuple[npt.NDArray[np.integer], IntArray]:
-    """Leaves the first characters of each word, `longest` at most; arguments as above."""
-    if not len(word_lengths) or word_lengths.max() <= longest:
-        return char_ids, word_lengths
-    kept = np.minimum(word_lengths, longest)
-    return char_ids[_spread(np.cumsum(word_lengths) - word_lengths, kept)], kept
-
-
-def _spread(starts: IntArray, sizes: IntArray) -> IntArray:
-    """Returns `start, start + 1, ..` for each of `[n]` starts, `[sum(sizes)]` in all."""
-    ends = np.cumsum(sizes)
-    return np.repeat(starts - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)
-
-
 class RecordSource(Protocol):
     """Where records come from; a `Dataset` is one."""
 
@@ -127,7 +89,7 @@ class _Decoded(NamedTuple):
 
 
 def _decode(record: Record, max_word_bytes: int) -> _Decoded:
-    char_ids, lengths = _truncate(record.char_ids, record.word_lengths, max_word_bytes - 2)
+    char_ids, lengths = truncate(record.char_ids, record.word_lengths, max_word_bytes - 2)
     starts = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=starts[1:])
     return _Decoded(record.word_ids.astype(np.int32), lengths, starts, char_ids.astype(np.uint16))
@@ -136,7 +98,7 @@ def _decode(record: Record, max_word_bytes: int) -> _Decoded:
 _BLANK = Record(
     word_ids=np.asarray([BOS_ID], np.int64),
     word_lengths=np.asarray([1], np.int64),
-    char_ids=np.asarray([CHAR_BOS], np.int64),
+    char_ids=np.asarray(spell(DOCUMENT_START), np.int64),
     source="",
 )
 """What padding is read as."""
@@ -207,7 +169,7 @@ class LaneReader:
     def _places(self, lanes: Sequence[Sequence[Segment]]) -> IntArray:
         """Returns `[n]` the places in `[b * T]` of the words that lanes read."""
         sizes = np.asarray([sum(s.stop - s.start for s in one) for one in lanes], np.int64)
-        return _spread(np.arange(len(lanes)) * self._window, sizes)
+        return spread(np.arange(len(lanes)) * self._window, sizes)
 
     @staticmethod
     def _ids(
@@ -245,7 +207,7 @@ class LaneReader:
         keys = _number_unknown(word_ids, char_ids, starts, ends)
         _, first, numbers = np.unique(keys, return_index=True, return_inverse=True)
         first = np.append(first, np.full(padded_size(len(first)) - len(first), first[0]))
-        spelled = char_ids[_spread(starts[first], lengths[first])]
+        spelled = char_ids[spread(starts[first], lengths[first])]
         matrix = spelling_matrix(spelled, lengths[first], self._width)
         return word_ids[first], matrix.astype(np.int32), numbers
 

@@ -15,7 +15,8 @@ import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from model.text.vocab import CHAR_OFFSET, DOCUMENT_START, LINE_END, spell
+from model.text.spelling import CHAR_OFFSET, spell
+from model.text.vocab import DOCUMENT_START, LINE_END
 
 _LENGTH_DELIMITED = 2
 _CHARS = tuple(

@@ -35,8 +35,8 @@ from model.data.example_reader import parse_features, parse_word_ids
 from model.data.example_writer import masked_crc
 from model.errors import InputError
 from model.files import write_whole
-from model.text import vocab as vocabulary
-from model.text.vocab import Vocabulary
+from model.text.spelling import CHAR_OFFSET, spell, unspell
+from model.text.vocab import UNK_ID, Vocabulary
 
 FORMAT_VERSION = 3
 """Raised whenever records change their form, or files their names."""
@@ -71,15 +71,15 @@ class Record:
     def spelled_words(self) -> list[bytes]:
         """Returns the `[L + 1]` words of the stream, unknown ones by their true spelling."""
         ends = np.cumsum(self.word_lengths)[:-1]
-        return [vocabulary.unspell(chars.tolist()) for chars in np.split(self.char_ids, ends)]
+        return [unspell(chars.tolist()) for chars in np.split(self.char_ids, ends)]
 
     def unknown_words(self) -> list[bytes]:
         """Returns the true spellings of its unknown words, in reading order, word 0 too."""
-        places = np.flatnonzero(self.word_ids == vocabulary.UNK_ID)
+        places = np.flatnonzero(self.word_ids == UNK_ID)
         ends = np.cumsum(self.word_lengths)
         starts = ends - self.word_lengths
         return [
-            (self.char_ids[start:end] - vocabulary.CHAR_OFFSET).astype(np.uint8).tobytes()
+            (self.char_ids[start:end] - CHAR_OFFSET).astype(np.uint8).tobytes()
             for start, end in zip(starts[places].tolist(), ends[places].tolist(), strict=True)
         ]
 
@@ -102,7 +102,7 @@ def encode_record(words: Sequence[bytes], vocab: Vocabulary, *, source: str) -> 
     def int64s(values: Sequence[int]) -> tf.train.Feature:
         return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
 
-    spellings = [vocabulary.spell(word) for word in words]
+    spellings = [spell(word) for word in words]
     features = {
         "word_ids": int64s(vocab.encode(words)),
         "word_lengths": int64s([len(spelling) for spelling in spellings]),

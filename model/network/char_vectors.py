@@ -8,9 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from model.data.batches import spelling_matrix
 from model.network.joint_model import JointModel
-from model.text.vocab import spell
+from model.text.spelling import spell_rows
 
 _CHUNK = 1024
 
@@ -19,9 +18,6 @@ def char_vectors(model: JointModel, words: Sequence[bytes]) -> npt.NDArray[np.fl
     """Returns the vectors `[N, F]` of N words of a stream, by a model that has a char-CNN."""
     rows = [np.zeros((0, sum(model.config.filter_counts)), np.float32)]
     for start in range(0, len(words), _CHUNK):
-        spelled = [spell(word) for word in words[start : start + _CHUNK]]
-        flat = np.asarray([char for word in spelled for char in word], np.int64)
-        lengths = np.asarray([len(word) for word in spelled], np.int64)
-        matrix = spelling_matrix(flat, lengths, model.config.max_word_bytes)
+        matrix = spell_rows(words[start : start + _CHUNK], model.config.max_word_bytes)
         rows.append(model.spell_out(tf.constant(matrix.astype(np.int32))).numpy())
     return np.concatenate(rows)

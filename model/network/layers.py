@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from model.config import ModelConfig
 from model.network.lstm import multiply, product_types
-from model.text.vocab import NUM_CHARS
+from model.text.spelling import NUM_CHARS
 
 SHORT_BYTES = 10
 """Spellings that fit are convolved apart from longer ones, which costs half of it."""

@@ -13,13 +13,9 @@ import tensorflow as tf
 
 from model.network.char_vectors import char_vectors
 from model.network.joint_model import JointModel
+from model.text.spelling_tensors import spell_tensor
 from model.text.vocab import (
     BOS_ID,
-    CHAR_BEGIN,
-    CHAR_BOS,
-    CHAR_END,
-    CHAR_EOS,
-    CHAR_OFFSET,
     DOCUMENT_START,
     EOS_ID,
     LINE_END,
@@ -143,28 +139,13 @@ class ServedWords(tf.Module):
 
     def read(self, words: tf.Tensor) -> tf.Tensor:
         """Returns char-CNN vectors `[n, F]` of words `[n]`."""
-        cnn = self._model.char_cnn
+        cnn, config = self._model.char_cnn, self._model.config
         assert cnn is not None
-        size = sum(self._model.config.filter_counts)
-        return by_rows(cnn, self.spellings(words), rows=SPELLED_ROWS, shape=[size])
+        size = sum(config.filter_counts)
+        return by_rows(
+            cnn, spell_tensor(words, config.max_word_bytes), rows=SPELLED_ROWS, shape=[size]
+        )
 
     def direct(self, vectors: tf.Tensor) -> tf.Tensor:
         """Returns char-CNN vectors `[n, F]` about their mean over the vocabulary, of length 1."""
         return tf.math.l2_normalize(vectors - self._mean, axis=1)
-
-    def spellings(self, words: tf.Tensor) -> tf.Tensor:
-        """Spells words as `model.text.vocab.spell` and `model.data.batches.spelling_matrix` do: `[n, W]`."""
-        width = self._model.config.max_word_bytes
-        singles = tf.strings.bytes_split(words)
-        values = tf.reshape(tf.io.decode_raw(singles.flat_values, tf.uint8), [-1])
-        chars = tf.cast(values, tf.int32) + CHAR_OFFSET
-        line_end = LINE_END[0] + CHAR_OFFSET  # no word has this byte, only the mark
-        ragged = singles.with_flat_values(tf.where(chars == line_end, CHAR_EOS, chars))
-        ragged = ragged[:, : width - 2]
-        count = ragged.nrows(out_type=tf.int32)
-        begin, end = tf.fill([count, 1], CHAR_BEGIN), tf.fill([count, 1], CHAR_END)
-        matrix = tf.concat([begin, ragged, end], axis=1).to_tensor(shape=[None, width])
-        start = tf.one_hot(1, width, on_value=CHAR_BOS, dtype=tf.int32)
-        start += tf.one_hot(0, width, on_value=CHAR_BEGIN, dtype=tf.int32)
-        start += tf.one_hot(2, width, on_value=CHAR_END, dtype=tf.int32)
-        return tf.where((words == DOCUMENT_START)[:, tf.newaxis], start[tf.newaxis], matrix)

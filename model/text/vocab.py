@@ -1,4 +1,4 @@
-"""Words and bytes as ids; the vocabulary file.
+"""Words as ids; the vocabulary file.
 
 Two marks stand in a stream of words beside the words of the text. As strings they
 are values that no tokenizer can produce, so a text that contains the letters
@@ -28,30 +28,6 @@ LINE_END = b"\n"
 EOS_ID, UNK_ID, BOS_ID = 0, 1, 2
 """Ids of `</s>`, `<unk>` and `<s>`."""
 SPECIAL_WORDS = ("</s>", "<unk>", "<s>")
-
-CHAR_PAD, CHAR_BEGIN, CHAR_END, CHAR_BOS, CHAR_EOS = range(5)
-"""Character ids that are no bytes: padding, begin and end of a word, `<s>`, `</s>`."""
-CHAR_OFFSET = 5
-"""A byte `b` has the character id `b + CHAR_OFFSET`."""
-NUM_CHARS = CHAR_OFFSET + 256
-
-
-def spell(word: bytes) -> list[int]:
-    """Returns the character ids of one word of a stream, without begin and end marks."""
-    if word == DOCUMENT_START:
-        return [CHAR_BOS]
-    if word == LINE_END:
-        return [CHAR_EOS]
-    return [byte + CHAR_OFFSET for byte in word]
-
-
-def unspell(chars: Sequence[int]) -> bytes:
-    """Returns the word that `spell` spelled so."""
-    if list(chars) == [CHAR_BOS]:
-        return DOCUMENT_START
-    if list(chars) == [CHAR_EOS]:
-        return LINE_END
-    return bytes(char - CHAR_OFFSET for char in chars)
 
 
 @dataclasses.dataclass(frozen=True)

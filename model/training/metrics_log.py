@@ -14,7 +14,7 @@ import tensorflow as tf
 from model.config import Config
 from model.files import write_whole
 from model.metrics import METRICS_FILE, perplexity, read_metrics
-from model.training import hparams
+from model.training.tensorboard import end_hparams, start_hparams
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class RunLog:
         """Tells TensorBoard which training this is."""
         if self._chief:
             with self._events.as_default():
-                hparams.write_start(config, workdir=workdir)
+                start_hparams(config, workdir=workdir)
 
     def train(self, interval: Interval, *, step: int) -> None:
         """Reports the steps since the last report; `step` are done in all."""
@@ -167,7 +167,7 @@ class RunLog:
         """Reports the end of a complete training."""
         if self._chief:
             with self._events.as_default():
-                hparams.write_end(step=step, valid_perplexity=valid_perplexity)
+                end_hparams(step=step, valid_perplexity=valid_perplexity)
 
     def _write(self, row: dict[str, Any], scalars: dict[str, float]) -> None:
         self._file.write(json.dumps({**row, "seconds": round(self.seconds, 3)}) + "\n")

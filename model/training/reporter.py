@@ -1,4 +1,4 @@
-"""Follows a training while it runs: reports, seconds, samples, a profile, and its end if it breaks."""
+"""Follows a training while it runs: reports, samples, a profile, and its end if it diverges."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ from model.training.divergence import (
 from model.training.metrics_log import Interval, RunLog
 from model.training.phases import Phases
 from model.training.profiler import Profiler, ProfileSteps
-from model.training.projector import word_vectors, write_projector
-from model.training.samples import sample_table
 from model.training.state import Outlook, Training, collect
 from model.training.steps import StepResult
+from model.training.tensorboard import sample_table, word_vectors, write_projector
 
 log = logging.getLogger(__name__)
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, get_type_hints
 
-from components.preprocess.analysis.drift_limits import NO_LIMIT, Comparison
+from components.run_settings import DEFAULT_PRESET, DEFAULTS, RunSettings
 from components.train.training_job import TrainingJob
 from model import presets
 from model.config import BAD_TEXT, DOCUMENTS, TOKENIZERS
+from model.field_docs import field_docs
 
-DEFAULT_PRESET = "demo"
-
+RUN_FIELDS = tuple(field.name for field in dataclasses.fields(RunSettings))
 
 SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
@@ -42,13 +44,6 @@ def add_input(parser: argparse.ArgumentParser, *, splits: bool = False) -> None:
     text = (
         "text files, folders or glob patterns, here, at s3:// or gs://, or @FILE, which lists such"
     )
-    parser.add_argument(
-        "--source-root",
-        default="",
-        metavar="DIR",
-        help="folder below which the names of files begin, which decide their splits (default: "
-        "that before the first wildcard of a pattern, or before /./ in it)",
-    )
     if not splits:
         parser.add_argument("--input", required=True, help=text, **many)
         return
@@ -59,20 +54,18 @@ def add_input(parser: argparse.ArgumentParser, *, splits: bool = False) -> None:
         )
 
 
-def add_vocab(parser: argparse.ArgumentParser) -> None:
-    """Adds --vocab."""
-    parser.add_argument(
-        "--vocab",
-        default="",
-        metavar="FILE",
-        help="the words of the vocabulary, one a line; --vocab-size and --min-count have no "
-        "effect then",
-    )
-    parser.add_argument(
-        "--extend-vocab",
-        action="store_true",
-        help="add the text's most frequent words to them, up to --vocab-size in all",
-    )
+def add_run_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Adds a flag for each of these fields of `RunSettings`, with its docstring as help."""
+    kinds, docs = get_type_hints(RunSettings), field_docs(RunSettings)
+    for name in names:
+        flag, text = f"--{name.replace('_', '-')}", docs[name].replace("`", "")
+        if kinds[name] is bool:
+            parser.add_argument(flag, action="store_const", const="true", help=text)
+            continue
+        metavar = {str: "PATH", int: "N", float: "X"}[kinds[name]]
+        default = getattr(DEFAULTS, name)
+        text += f" (default: {default})" if default else ""
+        parser.add_argument(flag, metavar=metavar, help=text)
 
 
 def add_beam(parser: argparse.ArgumentParser) -> None:
@@ -89,56 +82,21 @@ def add_beam(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_comparison(parser: argparse.ArgumentParser) -> None:
-    """Adds other records to compare to, and limits of the comparison."""
-    parser.add_argument(
-        "--compare-to",
-        default="",
-        metavar="DIR",
-        help="other records: say how far the words have drifted from theirs",
-    )
-    for flag, text in (
-        ("--max-new-word-rate", "more of the training words are new than this share"),
-        ("--max-divergence", "the Jensen-Shannon divergence of the words, in bits, is above this"),
-    ):
-        parser.add_argument(
-            flag,
-            type=float,
-            default=NO_LIMIT,
-            metavar="X",
-            help=f"with --compare-to: exit 3 if {text}, from 0 to 1 (default: 1, no limit)",
-        )
-
-
-def read_comparison(options: argparse.Namespace) -> Comparison:
-    """Returns what the flags of `add_comparison` say.
-
-    Raises:
-      InputError: a limit makes no sense, or there are no records to compare to.
-    """
-    comparison = Comparison(
-        compare_to=options.compare_to,
-        max_new_word_rate=options.max_new_word_rate,
-        max_divergence=options.max_divergence,
-    )
-    if comparison.compare_to:
-        comparison.read_digest()
-    return comparison
-
-
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Adds what tells how text becomes words."""
     for flag, (field, arguments) in DATA_FLAGS.items():
         parser.add_argument(flag, dest=field, **arguments)
 
 
-def data_settings(options: argparse.Namespace) -> list[str]:
-    """Returns the data flags that were given, in the form that --set takes."""
-    given = {field: getattr(options, field, None) for field, _ in DATA_FLAGS.values()}
-    settings = [f"data.{field}={value}" for field, value in given.items() if value is not None]
-    if given["on_bad_text"]:  # asked for expressly: no tolerance beside it
+def list_settings(options: argparse.Namespace) -> list[str]:
+    """Returns what --set and the flags of single fields give, in the form that --set takes."""
+    given = {f"data.{field}": getattr(options, field, None) for field, _ in DATA_FLAGS.values()}
+    given |= {f"run.{field}": getattr(options, field, None) for field in RUN_FIELDS}
+    given["gate.require_improvement"] = getattr(options, "require_improvement", None)
+    settings = [f"{name}={value}" for name, value in given.items() if value is not None]
+    if given["data.on_bad_text"]:  # asked for expressly: no tolerance with it
         settings.append("data.max_stray_bytes=0")
-    return settings
+    return [*options.set, *settings]
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
@@ -160,18 +118,6 @@ def add_workers(parser: argparse.ArgumentParser, *, default: int) -> None:
         default=default,
         metavar="N",
         help=f"training processes that share each batch (default: {default})",
-    )
-
-
-def add_restarts(parser: argparse.ArgumentParser) -> None:
-    """Adds --max-restarts."""
-    parser.add_argument(
-        "--max-restarts",
-        type=int,
-        default=TrainingJob.max_restarts,
-        metavar="N",
-        help="restart all workers up to this many times after one was lost; one that is asked to "
-        f"stop does not count, except with 0: never restart (default: {TrainingJob.max_restarts})",
     )
 
 
@@ -220,6 +166,16 @@ def add_tensorboard(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=int, default=6006, help="default: 6006; 0: any free one")
     parser.add_argument("--host", default="localhost", help="where to listen (default: localhost)")
+
+
+def add_require_improvement(parser: argparse.ArgumentParser) -> None:
+    """Adds --require-improvement."""
+    parser.add_argument(
+        "--require-improvement",
+        action="store_const",
+        const="true",
+        help="reject a model that is not significantly better than the champion",
+    )
 
 
 def add_set(parser: argparse.ArgumentParser) -> None:
@@ -320,13 +276,9 @@ def add_submission(parser: argparse.ArgumentParser) -> None:
         help="text files, folders or glob patterns, as the pods see them",
     )
     parser.add_argument(
-        "--source-root", metavar="DIR", help="folder below which the names of files begin"
-    )
-    parser.add_argument(
         "--registry", metavar="DIR", help="folder of all models, as the pods see it"
     )
     parser.add_argument("--model-name", metavar="NAME", help="the model's name in it")
-    parser.add_argument("--vocab", metavar="FILE", help="words, one a line, as the pods see it")
     parser.add_argument("--workers", metavar="N", help="pods that train together")
     parser.add_argument("--gpus-per-worker", metavar="N", help="GPUs of each")
     source = parser.add_mutually_exclusive_group()
@@ -334,6 +286,8 @@ def add_submission(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--config", metavar="FILE", help="a config.json of an earlier run")
     add_set(parser)
     add_data(parser)
+    add_require_improvement(parser)
+    add_run_settings(parser, RUN_FIELDS)
     parser.add_argument(
         "--param",
         action="append",

@@ -8,48 +8,17 @@ import shlex
 
 from components.export.lineage import find_reference
 from components.export.registry import CHAMPION_FILE, find_model
-from components.preprocess.inputs.warm_start_options import DEFAULT_SHARE, Start
 from model.errors import InputError
 
 
-def add_warm_start(parser: argparse.ArgumentParser, *, champion: bool = False) -> None:
-    """Adds --warm-start; with `champion`, what `read_start` reads, too."""
-    where = "a version's folder, or <registry>/<name>, whose champion is taken"
-    if champion:
-        text = f"weights and words of the registry's champion, or of another model: {where}"
-    else:
-        text = f"weights of a model: {where}"
+def add_warm_start(parser: argparse.ArgumentParser) -> None:
+    """Adds --warm-start, of a training alone."""
     parser.add_argument(
         "--warm-start",
-        default="",
-        metavar="champion|DIR" if champion else "DIR",
-        help=f"begin with the {text}",
+        metavar="DIR",
+        help="begin with the weights of a model: a version's folder, or <registry>/<name>, whose "
+        "champion is taken",
     )
-    if not champion:
-        return
-    parser.add_argument(
-        "--steps-share",
-        type=float,
-        metavar="X",
-        help="with --warm-start: train for this share of train.steps, above 0 and up to 1 "
-        f"(default: {DEFAULT_SHARE})",
-    )
-
-
-def read_start(options: argparse.Namespace) -> Start:
-    """Returns what the flags of `add_warm_start` and beside it say.
-
-    Raises:
-      InputError: a value that makes no sense, or one that needs --warm-start.
-    """
-    start = Start(
-        warm_start=options.warm_start,
-        extend_vocab=options.extend_vocab,
-        require_improvement=options.require_improvement,
-        steps_share=DEFAULT_SHARE if options.steps_share is None else options.steps_share,
-    )
-    start.check(vocab=options.vocab, share_given=options.steps_share is not None)
-    return start
 
 
 def add_champion(parser: argparse.ArgumentParser) -> None:
@@ -85,20 +54,6 @@ def find_compared(options: argparse.Namespace) -> tuple[str, str]:
             f"{shlex.quote(options.reference)} VERSION sets one, or leave --reference out"
         )
     return champion, reference
-
-
-def add_require_improvement(parser: argparse.ArgumentParser) -> None:
-    """Adds --require-improvement."""
-    parser.add_argument(
-        "--require-improvement",
-        action="store_true",
-        help="reject a model that is not significantly better than the champion",
-    )
-
-
-def gate_settings(options: argparse.Namespace) -> list[str]:
-    """Returns the overrides of the config that flags of the gate stand for."""
-    return ["gate.require_improvement=true"] if options.require_improvement else []
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:

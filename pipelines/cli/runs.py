@@ -7,15 +7,13 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from components.component_runtime import RESTARTS_VARIABLE
 from components.export.lineage import CHAMPION
 from components.export.registry import check_name, find_model
-from components.preprocess.analysis.drift_limits import NOTHING, Comparison
-from components.preprocess.inputs.warm_start_options import COLD, Start
+from components.run_settings import RunSettings
 from model.config import Config
 from model.errors import RejectedError
 from model.text.vocab import read_words
-from pipelines.cli import flags, model_flags
+from pipelines.cli import flags
 from pipelines.cli.shared import Add, import_tensorflow, read_settings
 
 
@@ -23,14 +21,11 @@ def add_commands(add: Add, commands: Any) -> None:
     """Adds the commands; `add` makes the parser of one."""
     run = add(commands, "run", _run, "Run the whole pipeline on this machine.")
     flags.add_input(run)
-    flags.add_vocab(run)
     run.add_argument("--root", required=True, metavar="DIR", help="folder for all that is made")
     run.add_argument("--name", default="lm", help="the model's name in the registry (default: lm)")
-    flags.add_comparison(run)
-    model_flags.add_warm_start(run, champion=True)
-    model_flags.add_require_improvement(run)
+    flags.add_run_settings(run, flags.RUN_FIELDS)
+    flags.add_require_improvement(run)
     flags.add_workers(run, default=2)
-    flags.add_restarts(run)
     flags.add_data(run)
     flags.add_config(run)
 
@@ -46,18 +41,14 @@ def add_commands(add: Add, commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    # Of no meaning on a cluster, so it is no argument of the graph.
-    os.environ[RESTARTS_VARIABLE] = str(options.max_restarts)
+    config, settings = read_settings(options)
     _run_graph(
         options.input,
         root=options.root,
-        config=read_settings(options),
+        config=config,
+        settings=settings,
         workers=options.workers,
         name=options.name,
-        vocab=options.vocab,
-        source_root=options.source_root,
-        comparison=flags.read_comparison(options),
-        start=model_flags.read_start(options),
     )
 
 
@@ -66,34 +57,29 @@ def _run_graph(
     *,
     root: str,
     config: Config,
+    settings: RunSettings,
     workers: int,
     name: str,
-    vocab: str = "",
-    source_root: str = "",
-    comparison: Comparison = NOTHING,
-    start: Start = COLD,
 ) -> str:
     """Runs the pipeline and says where its parts are; returns the new version's folder."""
     from components.preprocess.inputs.listing import find_files
 
     check_name(name)
-    find_files(inputs, source_root=source_root)  # so that a wrong name is told at once
-    if vocab:
-        read_words(vocab)
-    if start.warm_start not in ("", CHAMPION):
-        find_model(start.warm_start)
+    # So that a wrong name is reported at once.
+    find_files(inputs, source_root=settings.source_root)
+    if settings.vocab:
+        read_words(settings.vocab)
+    if settings.warm_start not in ("", CHAMPION):
+        find_model(settings.warm_start)
     from pipelines.local.runner import run_pipeline
 
     result = run_pipeline(
         inputs=inputs,
         root=root,
         config=config,
+        settings=settings,
         workers=workers,
         model_name=name,
-        vocab=vocab,
-        source_root=source_root,
-        comparison=comparison,
-        start=start,
     )
     print(f"records:  {result.records}")
     print(f"workdir:  {result.workdir}")
@@ -108,12 +94,13 @@ def _run_graph(
 def _demo(options: argparse.Namespace) -> None:
     from pipelines.local.demo import EXAMPLE, write_corpus
 
-    config = read_settings(options)
+    config, settings = read_settings(options)
     corpus = write_corpus(os.path.join(options.root, "corpus"))
     version = _run_graph(
         [os.path.join(corpus, "*.txt")],
         root=options.root,
         config=config,
+        settings=settings,
         workers=options.workers,
         name="demo",
     )

@@ -8,8 +8,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
+from components.preprocess.analysis.drift_limits import read_digest
+from components.run_settings import RunSettings, read_run
 from model import presets
-from model.config import Config, read_config, with_overrides
+from model.config import Config, read_config
 from model.errors import InputError
 from pipelines.cli import flags
 
@@ -41,10 +43,17 @@ def import_tensorflow() -> None:
             os.close(saved)
 
 
-def read_settings(options: argparse.Namespace) -> Config:
-    """Returns the preset or config file with the overrides of the command line."""
+def read_settings(options: argparse.Namespace) -> tuple[Config, RunSettings]:
+    """Returns the preset or config file as --set and other flags change it, and the run's settings.
+
+    Raises:
+      InputError: one of them is wrong, or there are no records to compare to.
+    """
     config = read_config(options.config) if options.config else presets.get_preset(options.preset)
-    return with_overrides(config, [*options.set, *flags.data_settings(options)])
+    config, run = read_run(config, flags.list_settings(options))
+    if run.compare_to:
+        read_digest(run.compare_to)
+    return config, run
 
 
 def refuse_sections(settings: Sequence[str], command: str, *, allowed: Sequence[str]) -> None:

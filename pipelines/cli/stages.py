@@ -8,6 +8,8 @@ import shlex
 from typing import Any
 
 from components.export.registry import check_name, find_model
+from components.preprocess.analysis.drift_limits import apply_limits
+from components.run_settings import PREPARING, TRAINING
 from components.train.training_job import TrainingJob
 from model.config import read_config, with_overrides
 from model.errors import InputError, RejectedError
@@ -20,9 +22,8 @@ def add_commands(add: Add, commands: Any) -> None:
     """Adds the commands; `add` makes the parser of one."""
     prepare = add(commands, "prepare", _prepare, "Turn raw text into records.")
     flags.add_input(prepare, splits=True)
-    flags.add_vocab(prepare)
     prepare.add_argument("--records", required=True, metavar="DIR", help="folder to make")
-    flags.add_comparison(prepare)
+    flags.add_run_settings(prepare, PREPARING)
     flags.add_beam(prepare)
     flags.add_data(prepare)
     flags.add_config(prepare)
@@ -32,7 +33,7 @@ def add_commands(add: Add, commands: Any) -> None:
     model_flags.add_warm_start(train)
     flags.add_workers(train, default=1)
     flags.add_profile(train)
-    flags.add_restarts(train)
+    flags.add_run_settings(train, TRAINING)
     flags.add_waits(train)
     flags.add_config(train)
 
@@ -42,7 +43,7 @@ def add_commands(add: Add, commands: Any) -> None:
     flags.add_folders(evaluate)
     flags.add_report(evaluate)
     model_flags.add_champion(evaluate)
-    model_flags.add_require_improvement(evaluate)
+    flags.add_require_improvement(evaluate)
     flags.add_set(evaluate)
 
     export = add(commands, "export", _export, "Publish a model that passed the gate.")
@@ -58,37 +59,39 @@ def add_commands(add: Add, commands: Any) -> None:
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    config, comparison = read_settings(options), flags.read_comparison(options)
+    config, settings = read_settings(options)
     import_tensorflow()
+    from components.preprocess.analysis.drift import check_other
     from components.preprocess.main import run
 
-    comparison.check_other(config.data)
+    if settings.compare_to:
+        check_other(settings.compare_to, config.data)
     run(
         inputs=options.input,
         train=options.train,
         valid=options.valid,
         test=options.test,
-        vocab=options.vocab,
-        extend_vocab=options.extend_vocab,
-        source_root=options.source_root,
+        vocab=settings.vocab,
+        extend_vocab=settings.extend_vocab,
+        source_root=settings.source_root,
         records=options.records,
         config=config.data,
         beam_workers=options.beam_workers,
         beam_options=shlex.split(options.beam_options),
     )
-    comparison.apply(options.records)
+    apply_limits(settings, options.records)
 
 
 def _train(options: argparse.Namespace) -> None:
-    config = read_settings(options)
+    config, settings = read_settings(options)
     refuse_sections(options.set, "train", allowed=("model", "train", "gate"))
     job = TrainingJob(
         records=options.records,
         workdir=options.workdir,
         workers=options.workers,
-        warm_start=find_model(options.warm_start) if options.warm_start else "",
+        warm_start=find_model(settings.warm_start) if settings.warm_start else "",
         profile=ProfileSteps.parse(options.profile) if options.profile is not None else None,
-        max_restarts=options.max_restarts,
+        max_restarts=settings.max_restarts,
         peer_seconds=options.peer_seconds,
         stall_seconds=options.stall_seconds,
     )
@@ -104,7 +107,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     path = os.path.join(options.workdir, "config.json")
     if not os.path.exists(path):
         raise InputError(f"{options.workdir} holds no training; run charloom train")
-    config = with_overrides(read_config(path), [*options.set, *model_flags.gate_settings(options)])
+    config = with_overrides(read_config(path), flags.list_settings(options))
     refuse_sections(options.set, "evaluate", allowed=("gate",))
     champion, reference = model_flags.find_compared(options)
     import_tensorflow()

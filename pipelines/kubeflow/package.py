@@ -15,24 +15,22 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
 from components.export.target import check_target
-from components.preprocess.analysis.drift_limits import Comparison
-from components.preprocess.inputs.warm_start_options import Start
-from model import presets
-from model.config import read_config, to_json, with_overrides
+from components.run_settings import choose_config, read_run, setting_names
+from model.config import read_config, to_json
 from model.errors import InputError
 from pipelines.cli import flags
 from pipelines.compile import compile_pipeline
 from pipelines.graph import MOUNT
 
-_FLAGS = {"registry": "registry", "model_name": "model-name", "vocab": "vocab"}
-_FLAGS |= {"source_root": "source-root", "workers": "workers", "gpus_per_worker": "gpus-per-worker"}
-"""Parameters that have a flag of their own."""
+_FLAGS = {"registry": "model_registry", "model_name": "model_name", "preset": "preset"}
+_FLAGS |= {"workers": "workers", "gpus_per_worker": "worker_gpus"}
+"""Flags that stand for a parameter."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,13 +100,15 @@ def read_parameters(spec: Mapping[str, Any], options: argparse.Namespace) -> dic
     """
     declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     given: dict[str, tuple[str, str]] = {}  # name: text, and how it was given
-    for name, flag in _FLAGS.items():
-        value = getattr(options, name)
-        if value is not None:
-            given[name] = value, f"--{flag}"
+    for flag, name in _FLAGS.items():
+        if getattr(options, flag) is not None:
+            given[name] = getattr(options, flag), f"--{flag.replace('_', '-')}"
+    if options.config:
+        given["preset"] = to_json(read_config(options.config)), "--config"
     if options.input:
-        given["inputs"] = json.dumps(options.input), "--input"
-    given |= _config_parameters(options)
+        given["corpus"] = json.dumps(options.input), "--input"
+    if settings := flags.list_settings(options):
+        given["settings"] = json.dumps(settings), "--set"
     for setting in options.param:
         name, equals, text = setting.partition("=")
         name = name.strip()
@@ -120,55 +120,41 @@ def read_parameters(spec: Mapping[str, Any], options: argparse.Namespace) -> dic
     values = {}
     for name, (text, source) in given.items():
         if name not in declared:
-            near = difflib.get_close_matches(name, declared, n=1)
-            hint = f"did you mean {near[0]}? " if near else ""
             raise InputError(
-                f"{source} {name}: the pipeline has no such parameter; {hint}it has "
-                f"{', '.join(sorted(declared))}"
+                f"{source} {name}: the pipeline has no such parameter; {_hint(name, declared)}it "
+                f"has {', '.join(sorted(declared))}"
             )
         kind = declared[name]["parameterType"]
         values[name] = _value(text, kind, f"{source} {name}" if source == "--param" else source)
-    _check_values({name: one.get("defaultValue") for name, one in declared.items()} | values)
+    source = "--set" if given.get("settings", ("", ""))[1] == "--set" else "settings"
+    defaults = {name: one.get("defaultValue") for name, one in declared.items()}
+    _check_values(defaults | values, source=source)
     return values
 
 
-def _check_values(values: Mapping[str, Any]) -> None:
-    """Raises InputError for what only a late step would notice."""
-    check_target(values["registry"], values["model_name"], mount=MOUNT)
-    Start(
-        warm_start=values["warm_start"],
-        steps_share=values["steps_share"],
-        extend_vocab=values["extend_vocab"],
-    ).check(vocab=values["vocab"])
-    Comparison(
-        compare_to=values["compare_to"],
-        max_new_word_rate=values["max_new_word_rate"],
-        max_divergence=values["max_divergence"],
-    )
-    if values["max_perplexity"]:
-        with_overrides(
-            presets.get_preset(flags.DEFAULT_PRESET),
-            [f"gate.max_perplexity={values['max_perplexity']!r}"],
-        )
-    for name, least in (("workers", 1), ("gpus_per_worker", 0), ("window_days", 1)):
+def _hint(name: str, declared: Iterable[str]) -> str:
+    """Returns what a wrong name of a parameter may have meant."""
+    near = difflib.get_close_matches(name, declared, n=1)
+    near += [one for one in declared if one.endswith(f"_{name}")]
+    near += [f"--set {one}" for one in setting_names() if one.split(".")[1] == name]
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _check_values(values: Mapping[str, Any], *, source: str) -> None:
+    """Raises InputError for what only a late step would notice.
+
+    Args:
+      values: of all parameters.
+      source: where the settings come from.
+    """
+    check_target(values["model_registry"], values["model_name"], mount=MOUNT)
+    read_run(choose_config(values["preset"]), values["settings"], source=source)
+    for name, least in (("workers", 1), ("worker_gpus", 0), ("corpus_window_days", 1)):
         if values[name] < least:
             raise InputError(f"{name} is {values[name]:g}; it must be at least {least}")
-    if values["deadline_hours"] <= 0:
-        raise InputError(f"deadline_hours is {values['deadline_hours']:g}; it must be above 0")
-
-
-def _config_parameters(options: argparse.Namespace) -> dict[str, tuple[str, str]]:
-    """Returns preset or config: a preset by its name, as long as nothing of it is changed."""
-    settings = [*options.set, *flags.data_settings(options)]
-    if options.config or settings:
-        name = options.preset or flags.DEFAULT_PRESET
-        config = read_config(options.config) if options.config else presets.get_preset(name)
-        source = "--config" if options.config else "--set and flags of the text"
-        return {"config": (to_json(with_overrides(config, settings)), source)}
-    if options.preset:
-        presets.get_preset(options.preset)
-        return {"preset": (options.preset, "--preset")}
-    return {}
+    hours = values["worker_deadline_hours"]
+    if hours <= 0:
+        raise InputError(f"worker_deadline_hours is {hours:g}; it must be above 0")
 
 
 def _value(text: str, kind: str, source: str) -> Any:

@@ -13,12 +13,14 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import kfp_server_api as api  # type: ignore[import-untyped]
 
 from model.errors import InputError
+from pipelines.graph import train_language_model
 from pipelines.kubeflow import cron, submit
 from pipelines.kubeflow import swap_schedule as replacing
 from pipelines.kubeflow.client import Kubeflow
@@ -169,6 +171,8 @@ def print_schedules(kubeflow: Kubeflow, zone: datetime.tzinfo) -> None:
     names = [row[0] for row in rows[1:]]
     for name in sorted({name for name in names if names.count(name) > 1}):
         print(f"{name} is there more than once: a change was cut off; repeat it, or delete {name}")
+    for run in runs:
+        _report_former_names(run)
 
 
 def pause(kubeflow: Kubeflow, name: str) -> None:
@@ -196,6 +200,7 @@ def resume(kubeflow: Kubeflow, name: str, zone: datetime.tzinfo) -> None:
     text = _cron_text(run)
     if _next_time(text, datetime.datetime.now(cron.UTC), zone):
         _print_times(cron.parse(text), zone, zone)
+    _report_former_names(run)
 
 
 def delete(kubeflow: Kubeflow, name: str) -> None:
@@ -224,6 +229,7 @@ def run_now(kubeflow: Kubeflow, name: str) -> tuple[str, Mapping[str, Any]]:
         reference.pipeline_id,
         reference.pipeline_version_id,
     )
+    _report_former_names(found)
     now = datetime.datetime.now().astimezone()
     run = api.V2beta1Run(
         display_name=f"{name} {now:%Y-%m-%d %H-%M-%S}",
@@ -275,6 +281,18 @@ def _only(runs: Sequence[Any], name: str) -> Any:
             f"create, or delete {name}"
         )
     return chosen[0]
+
+
+def _report_former_names(run: Any) -> None:
+    """Prints a line if a schedule gives parameters that this version's pipeline does not have."""
+    given = (run.runtime_config.parameters if run.runtime_config else None) or {}
+    former = set(given) - set(train_language_model.pipeline_spec.root.input_definitions.parameters)
+    if former:
+        print(
+            f"{run.display_name} has parameters of an older charloom ({', '.join(sorted(former))}) and "
+            "goes on with that version of the pipeline and its image; charloom schedule create --name "
+            f"{shlex.quote(run.display_name)} with today's flags replaces it"
+        )
 
 
 def _cron_text(run: Any) -> str:

@@ -27,8 +27,7 @@ from kfp import dsl, local
 from components.component_runtime import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE, OWNER_VARIABLE
 from components.evaluate.gate import PASSED
 from components.export.registry import CHAMPION_FILE, check_name
-from components.preprocess.analysis.drift_limits import NOTHING, Comparison
-from components.preprocess.inputs.warm_start_options import COLD, Start
+from components.run_settings import DEFAULTS, RunSettings
 from model.config import Config, to_json
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
 from pipelines.graph import train_language_model
@@ -75,10 +74,7 @@ def run_pipeline(
     config: Config,
     workers: int,
     model_name: str,
-    vocab: str = "",
-    source_root: str = "",
-    comparison: Comparison = NOTHING,
-    start: Start = COLD,
+    settings: RunSettings = DEFAULTS,
 ) -> RunResult:
     """Prepares, trains, evaluates, and publishes what passes the gate.
 
@@ -89,10 +85,7 @@ def run_pipeline(
       config: the whole configuration.
       workers: number of training processes.
       model_name: name of the model in the registry.
-      vocab: file of the words of the vocabulary; if empty, the text gives them.
-      source_root: folder below which the names of files begin; if empty, the patterns say.
-      comparison: records that those of the run are compared to, with limits.
-      start: what the run begins with.
+      settings: the run's settings.
 
     Raises:
       InputError: an argument, or what a task said about its input.
@@ -102,19 +95,15 @@ def run_pipeline(
       KeyboardInterrupt: Ctrl-C; the tasks have ended.
     """
     arguments = {
-        "inputs": json.dumps(list(inputs)),
-        "preset": "",
-        "config": to_json(config),
-        "registry": os.path.join(os.path.abspath(root), "registry"),
+        "corpus": json.dumps(list(inputs)),
+        "preset": to_json(config),
+        "settings": settings.to_settings(),
+        "model_registry": os.path.join(os.path.abspath(root), "registry"),
         "model_name": model_name,
         "workers": workers,
-        "vocab": vocab,
-        "source_root": source_root,
-        **dataclasses.asdict(comparison),
-        **dataclasses.asdict(start),
     }
     check_name(model_name)
-    if len(json.dumps(arguments["inputs"])) > MAX_INPUT_BYTES:
+    if len(json.dumps(arguments["corpus"])) > MAX_INPUT_BYTES:
         raise InputError(
             f"--input lists {len(inputs)} names, too many for one command line; give a pattern "
             "in quotes, as --input 'folder/*.txt'"

@@ -20,7 +20,7 @@ missing is shown as "not available", and its drawing, list or section is left ou
   count_histogram     `[[c, n], ...]`: n distinct training words occur c times
   frequent_words      `[[word, count], ...]`, the most frequent of the training split
   frequent_unknown    the same of those that are not in the vocabulary
-  near_duplicates     what `duplicates.count_leaks` returns
+  near_duplicates     what `near_duplicates.count_leaks` returns
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 
-from components.preprocess.engine.beam_setup import quiet_beam, quiet_import, sample_often
+from components.preprocess.beam_setup import quiet_beam, quiet_import, sample_often
 from components.preprocess.engine.resources import count_workers
 from components.preprocess.engine.worker_pool import WORKER_ENDED, WorkerPool
 from model.errors import CharloomError, InputError, RestartableError

@@ -27,7 +27,7 @@ from components.preprocess.passes.scratch_files import (
 )
 from components.preprocess.passes.word_counts import WordCounter, build_vocabulary
 from components.preprocess.passes.work_units import Unit
-from components.preprocess.sources.files import InputFile
+from components.preprocess.sources.types import InputFile
 from model.config import DataConfig
 from model.data.records import VOCAB_FILE
 from model.errors import InputError, RestartableError

@@ -113,7 +113,7 @@ def serve(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
     from apache_beam.runners.worker import sdk_worker_main  # noqa: F401
 
-    from components.preprocess.engine.beam_setup import sample_often
+    from components.preprocess.beam_setup import sample_often
     from components.preprocess.passes import scan, write  # noqa: F401
 
     sample_often()

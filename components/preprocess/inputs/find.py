@@ -6,6 +6,7 @@ cached by. No TensorFlow and no Beam here.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -15,27 +16,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from components.export.lineage import find_beginning
-from components.export.manifest import code_version
+from components.export.manifest import code_version, made_of
 from components.export.target import check_target
+from components.preprocess.analysis.drift_limits import extend_fingerprint
 from components.preprocess.inputs.listing import exists, find_files
 from components.preprocess.inputs.split_names import find_place, mark_root, split_mark
-from components.preprocess.inputs.warm_start_options import COLD, Start
-from components.preprocess.sources.files import InputFile
+from components.preprocess.sources.types import InputFile
+from components.run_settings import PREPARING, TRAINING, RunSettings, choose_config, read_run
 from model.checkpointing.compatibility import check_same_model
-from model.config import (
-    CONFIG_VERSION,
-    Config,
-    from_json,
-    read_config,
-    to_dict,
-    to_json,
-    with_overrides,
-)
+from model.config import CONFIG_VERSION, Config, read_config, to_dict, to_json, with_overrides
 from model.data.records import VOCAB_FILE
 from model.errors import InputError
-from model.presets import get_preset
 
-DEFAULT_PRESET = "demo"
 MAX_WINDOW_DAYS = 3660
 SHOWN_PATTERNS = 5
 
@@ -48,7 +40,8 @@ class Found(NamedTuple):
     inputs: str
     """JSON list of the patterns, with the dates of the window filled in."""
     fingerprint: str
-    """SHA-256 of names, sizes and times of change of all files."""
+    """SHA-256 of names, sizes and times of change of all files, of the records to compare to, and of
+    the checkpoint of `base` if it gives the words."""
     data: str
     """The configuration's `data` section alone, as JSON: all that preprocess depends on."""
     config: str
@@ -61,42 +54,38 @@ class Found(NamedTuple):
     """Folder of the best version so far, which bounds the total loss; empty where none is set."""
     base: str
     """Folder of the version with whose weights training begins; empty: with random ones."""
-    vocab: str
-    """File of the words of the vocabulary: the given one or that of `base`; else empty."""
-    extend_vocab: bool
-    """Whether the text gives more words than `vocab`."""
+    preparation: str
+    """The run's settings that preprocess depends on, as JSON. Its `vocab` is the given one or that
+    of `base`."""
+    training: str
+    """The run's settings that training depends on, as JSON."""
     run: str
     """Identity of the run: the same for the same configuration, text, beginning and champion."""
+    begun: str
+    """Digest of the checkpoint of `base`; empty: none. Training is cached by it: another version
+    may have the same folder one day."""
 
 
 def find_inputs(
-    inputs: str,
+    corpus: str,
     *,
     registry: str = "",
     model_name: str = "",
-    start: Start = COLD,
-    config: str = "",
     preset: str = "",
-    max_perplexity: float = 0.0,
-    vocab: str = "",
-    source_root: str = "",
+    settings: Sequence[str] = (),
     window_days: int = 1,
     times: Sequence[str] = (),
 ) -> Found:
     """Looks up what a run is to be made of.
 
     Args:
-      inputs: JSON list of names, folders and glob patterns, or one of them as it is; each may
+      corpus: JSON list of names, folders and glob patterns, or one of them as it is; each may
         hold a date, as in `{date:%Y-%m-%d}`. `@FILE` stands for those that a file lists; dates
         are filled in its name, and not in its lines.
       registry: folder of published models; empty: none.
       model_name: the model's name in it.
-      start: what the run begins with.
-      config: the whole configuration as JSON.
-      preset: in its place, the name of a preset; both empty: `DEFAULT_PRESET`.
-      max_perplexity: limit of the gate; 0: that of the configuration.
-      vocab: file of the words of the vocabulary, if one is given.
-      source_root: folder below which the names of files begin; empty: as the patterns say.
+      preset: name of a configuration, or a whole one as JSON; empty: `DEFAULT_PRESET`.
+      settings: what differs from it, and the run's settings, as `section.field=value`.
       window_days: how many days the dates go back.
       times: in the order of preference, when the run was to begin (RFC 3339); those that are
         empty or were not filled in are passed over. None left: now.
@@ -104,25 +93,25 @@ def find_inputs(
     Raises:
       InputError: one of the arguments, or an input that no file matches.
     """
-    start.check(vocab=vocab)
-    if registry:
+    base = choose_config(preset)
+    chosen, run = read_run(base, settings, source="settings")
+    if registry or model_name:
         check_target(registry, model_name)
-    chosen = choose_config(config, preset)
-    patterns = read_patterns(inputs)
-    expanded = expand_dates(patterns, days=window_days, end=start_time(times), mark=not source_root)
-    files = find_files(expanded, source_root=source_root)
-    digest = fingerprint(files, vocab=vocab)
+    patterns = read_patterns(corpus)
+    mark = not run.source_root
+    expanded = expand_dates(patterns, days=window_days, end=start_time(times), mark=mark)
+    files = find_files(expanded, source_root=run.source_root)
+    digest = fingerprint(files, vocab=run.vocab)
 
     def identify(base: str, champion: str) -> str:
-        return _identify(chosen, digest, start, vocab=vocab, base=base, champion=champion)
+        return _identify(chosen, digest, run, base=base, champion=champion)
 
-    begun = find_beginning(registry, model_name, warm_start=start.warm_start, identify=identify)
-    shortened = _shorten(chosen, begun.base, start)
-    settings = [f"gate.max_perplexity={max_perplexity!r}"] if max_perplexity else []
-    if start.require_improvement:
-        settings.append("gate.require_improvement=true")
-    judged = with_overrides(shortened, settings)
-    words = vocab or (begun.base and os.path.join(begun.base, VOCAB_FILE))
+    begun = find_beginning(registry, model_name, warm_start=run.warm_start, identify=identify)
+    judged = _shorten(chosen, begun.base, run)
+    words = run.vocab or (begun.base and os.path.join(begun.base, VOCAB_FILE))
+    prepared = dataclasses.replace(run, vocab=words, extend_vocab=run.extend_vocab and bool(words))
+    base_digest = made_of(begun.base) or "" if begun.base else ""
+    content = digest if run.vocab else _with_words(digest, base_digest)
     more = f" and {len(expanded) - SHOWN_PATTERNS} more" if len(expanded) > SHOWN_PATTERNS else ""
     print(
         f"{len(files)} files, {sum(file.size for file in files):,} bytes: "
@@ -131,29 +120,34 @@ def find_inputs(
     )
     return Found(
         inputs=json.dumps(expanded),
-        fingerprint=digest,
-        data=json.dumps({"config_version": CONFIG_VERSION, "data": to_dict(shortened.data)}),
-        config=to_json(shortened),
+        fingerprint=extend_fingerprint(content, run.compare_to),
+        data=json.dumps({"config_version": CONFIG_VERSION, "data": to_dict(judged.data)}),
+        config=to_json(dataclasses.replace(judged, gate=base.gate)),
         judged=to_json(judged),
         champion=begun.champion,
         reference=begun.reference,
         base=begun.base,
-        vocab=words,
-        extend_vocab=start.extend_vocab and bool(words),
+        preparation=prepared.to_json(PREPARING),
+        training=run.to_json(TRAINING),
         run=begun.run,
+        begun=base_digest,
     )
 
 
+def _with_words(fingerprint: str, base: str) -> str:
+    """Returns a fingerprint of the text and of the checkpoint that gives the words, if one does."""
+    return hashlib.sha256(f"{fingerprint} {base}".encode()).hexdigest() if base else fingerprint
+
+
 def _identify(
-    config: Config, fingerprint: str, start: Start, *, vocab: str, base: str, champion: str
+    config: Config, fingerprint: str, run: RunSettings, *, base: str, champion: str
 ) -> str:
     """Returns a SHA-256 of all that decides what model a run comes to, and what becomes of it.
 
     Args:
       config: before it is shortened; its gate is left out.
       fingerprint: of the text and the given vocabulary.
-      start: what of it has an effect counts, and no path.
-      vocab: whether one is given.
+      run: what of it has an effect counts, and no path.
       base: digest of the checkpoint whose weights training begins with; empty: random weights.
       champion: digest of the checkpoint that the model is compared with; empty: none.
     """
@@ -162,47 +156,32 @@ def _identify(
         "config": {name: part for name, part in to_dict(config).items() if name != "gate"},
         "text": fingerprint,
         "base": base,
-        "steps_share": start.steps_share if base else None,
-        "extend_vocab": start.extend_vocab and bool(base or vocab),
+        "steps_share": run.steps_share if base else None,
+        "extend_vocab": run.extend_vocab and bool(base or run.vocab),
         "champion": champion,
     }
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()
 
 
-def _shorten(config: Config, base: str, start: Start) -> Config:
+def _shorten(config: Config, base: str, run: RunSettings) -> Config:
     """Returns the config of a training that begins with a version, or the config as it is."""
     if not base:
-        if start.warm_start:
+        if run.warm_start:
             print("no champion to begin with yet: training begins with random weights", flush=True)
         return config
     check_same_model(base, read_config(os.path.join(base, "config.json")), config)
-    steps = max(1, round(config.train.steps * start.steps_share))
+    steps = max(1, round(config.train.steps * run.steps_share))
     print(f"training begins with {base}, for {steps} of {config.train.steps} steps", flush=True)
     return with_overrides(config, [f"train.steps={steps}"])
 
 
-def choose_config(config: str, preset: str) -> Config:
-    """Returns the configuration that a run was given as JSON or by the name of a preset.
-
-    Raises:
-      InputError: both are given, or the one that is can't be used.
-    """
-    if config.strip() and preset.strip():
-        raise InputError(
-            f"both config and preset={preset} are given; leave one of config and preset empty"
-        )
-    if config.strip():
-        return from_json(config, source="the parameter config")
-    return get_preset(preset.strip() or DEFAULT_PRESET)
-
-
-def read_patterns(inputs: str) -> list[str]:
+def read_patterns(corpus: str) -> list[str]:
     """Returns the patterns of a JSON list, or the one pattern that is no JSON list.
 
     Raises:
       InputError: a list of something else, or none at all.
     """
-    text = inputs.strip()
+    text = corpus.strip()
     if not text.startswith("["):
         patterns: object = [text] if text else []
     else:
@@ -210,12 +189,12 @@ def read_patterns(inputs: str) -> list[str]:
             patterns = json.loads(text)
         except ValueError as error:
             raise InputError(
-                f'inputs is no JSON list ({error}); write it as ["/mnt/charloom/corpus/*.txt"]'
+                f'corpus is not a JSON list ({error}); write it as ["/mnt/charloom/corpus/*.txt"]'
             ) from None
     if not isinstance(patterns, list) or not all(isinstance(one, str) for one in patterns):
-        raise InputError(f"inputs is {text[:200]}; it must be a JSON list of names and patterns")
+        raise InputError(f"corpus is {text[:200]}; it must be a JSON list of names and patterns")
     if not patterns:
-        raise InputError('inputs is empty; name text files, as in ["/mnt/charloom/corpus/*.txt"]')
+        raise InputError('corpus is empty; name text files, as in ["/mnt/charloom/corpus/*.txt"]')
     return patterns
 
 
@@ -259,7 +238,7 @@ def expand_dates(
       InputError: days that are none, or a pattern none of whose days has a file.
     """
     if not 1 <= days <= MAX_WINDOW_DAYS:
-        raise InputError(f"window_days is {days}; it must be from 1 to {MAX_WINDOW_DAYS}")
+        raise InputError(f"corpus_window_days is {days}; it must be from 1 to {MAX_WINDOW_DAYS}")
     dates = [end.date() - datetime.timedelta(days=back) for back in range(days, 0, -1)]
     expanded: list[str] = []
     for pattern in patterns:
@@ -272,7 +251,7 @@ def expand_dates(
         if not there:
             raise InputError(
                 f"no file matches {pattern!r} on any day from {dates[0]} to {dates[-1]} (UTC); "
-                "check the path, the format of the date and window_days"
+                "check the path, the format of the date and corpus_window_days"
             )
         if missing := len(filled) - len(there):
             print(f"{pattern}: {missing} of {len(filled)} dates have no file", flush=True)

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from components.preprocess.inputs.split_names import find_place, name_below, split_mark
 from components.preprocess.inputs.walking import MAGIC, Walker, split_fixed
-from components.preprocess.sources.files import Found, InputFile, is_remote, open_file
+from components.preprocess.sources.files import is_remote, open_file
 from components.preprocess.sources.packed import DamagedError
+from components.preprocess.sources.types import InputFile, ListedFile
 from model.errors import InputError
 
 
@@ -19,7 +20,7 @@ from model.errors import InputError
 class _Candidate:
     """A file by one of its paths."""
 
-    found: Found
+    found: ListedFile
     flag: str
     name: str
     root: str
@@ -95,7 +96,7 @@ class _Lister:
     def __init__(self, source_root: str, walker: Walker):
         self._source_root = source_root
         self._walker = walker
-        self._known: dict[str, Found] = {}
+        self._known: dict[str, ListedFile] = {}
         self.chosen: dict[object, _Candidate] = {}
 
     def add(self, pattern: str, shown: str, flag: str) -> None:
@@ -115,7 +116,7 @@ class _Lister:
         if empty:
             raise InputError(f"no file matches {shown}; check the path and the pattern")
 
-    def _find(self, pattern: str) -> Iterator[tuple[Found, str]]:
+    def _find(self, pattern: str) -> Iterator[tuple[ListedFile, str]]:
         """Yields the files of a pattern, and the fixed part of it."""
         if is_remote(pattern):
             for found in _match_remote(pattern):
@@ -233,7 +234,7 @@ def _read_list(path: str, flag: str) -> list[tuple[int, str]]:
     return lines
 
 
-def _match_remote(pattern: str) -> list[Found]:
+def _match_remote(pattern: str) -> list[ListedFile]:
     from components.preprocess.sources import remote  # Beam takes a while
 
     return remote.match(pattern)
@@ -253,13 +254,15 @@ def _fixed_address(pattern: str, found: str) -> str:
     return split_fixed(pattern)[0] if MAGIC.search(pattern) else pattern
 
 
-def _look_at(path: str) -> Found:
+def _look_at(path: str) -> ListedFile:
     """Returns what is known of a file that can be read twice."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             raise InputError(f"{path} is no regular file; copy its content to a file first")
         with open(path, "rb"):
-            return Found(path, status.st_size, status.st_mtime_ns, (status.st_dev, status.st_ino))
+            return ListedFile(
+                path, status.st_size, status.st_mtime_ns, (status.st_dev, status.st_ino)
+            )
     except OSError as error:
         raise InputError(f"{path} can't be read ({error.strerror}); leave it out") from None

@@ -13,7 +13,7 @@ from typing import Any
 from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.sources import files
 from components.preprocess.sources.blocks import BadTextError, Block, read_blocks
-from components.preprocess.sources.files import InputFile, UnsteadyError
+from components.preprocess.sources.types import InputFile, UnsteadyError
 from model.config import CONFIG_VERSION, DataConfig, to_dict
 from model.data.records import FORMAT_VERSION, SPLITS
 from model.errors import InputError, RestartableError

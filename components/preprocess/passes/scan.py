@@ -21,7 +21,7 @@ from components.preprocess.passes.segment import Pieces, cut_block
 from components.preprocess.passes.word_counts import WordCounter
 from components.preprocess.passes.work_units import Part, Unit
 from components.preprocess.sources.blocks import BadTextError, Block, read_blocks
-from components.preprocess.sources.files import UnsteadyError
+from components.preprocess.sources.types import UnsteadyError
 from model.config import DataConfig
 from model.data.records import SPLITS
 

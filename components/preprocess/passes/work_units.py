@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from components.preprocess.sources.blocks import BLOCK_BYTES, count_blocks, is_divisible
-from components.preprocess.sources.files import InputFile
+from components.preprocess.sources.types import InputFile
 from model.config import DataConfig
 
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from components.preprocess.analysis.near_duplicates import BINS, Signatures, make_signatures
 from components.preprocess.passes.scan import load_pieces
 from components.preprocess.passes.scratch_files import (
     index_path,
@@ -24,6 +23,7 @@ from components.preprocess.passes.scratch_files import (
     signatures_path,
 )
 from components.preprocess.passes.segment import Pieces
+from components.preprocess.passes.signatures import BINS, Signatures, make_signatures
 from model.data.example_writer import RecordEncoder, frame
 from model.data.records import SPLITS, shard_name
 from model.data.seen import Hashes, SeenText, cut_units, hash_words

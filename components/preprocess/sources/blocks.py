@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from components.preprocess.sources.files import InputFile, is_utf8, open_file
+from components.preprocess.sources.files import is_utf8, open_file
 from components.preprocess.sources.packed import DamagedError, is_packed
+from components.preprocess.sources.types import InputFile
 from model.config import DataConfig
 
 BLOCK_BYTES = 8 << 20

@@ -14,8 +14,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, cast
 
-from components.preprocess.engine.beam_setup import quiet_beam, quiet_import
-from components.preprocess.sources.files import CHANGED, Found, UnsteadyError
+from components.preprocess.beam_setup import quiet_beam, quiet_import
+from components.preprocess.sources.types import CHANGED, ListedFile, UnsteadyError
 from model.data.records import COMPLETED_FILE
 from model.errors import CharloomError, InputError, RestartableError
 
@@ -36,17 +36,17 @@ _BUSY = (408, 429)
 class Store(Protocol):
     """What is asked of an object store."""
 
-    def list(self, prefix: str) -> Iterable[Found]:
+    def list(self, prefix: str) -> Iterable[ListedFile]:
         """Yields the files whose addresses begin with `prefix`."""
 
-    def look_up(self, path: str) -> Found | None:
+    def look_up(self, path: str) -> ListedFile | None:
         """Returns one file; None if there is none."""
 
-    def open(self, found: Found) -> io.RawIOBase:
+    def open(self, found: ListedFile) -> io.RawIOBase:
         """Opens a file, as it is stored."""
 
 
-def match(pattern: str) -> list[Found]:
+def match(pattern: str) -> list[ListedFile]:
     """Returns the files that a pattern, a folder or a path names, as `glob` and folders here do.
 
     Raises:
@@ -69,7 +69,7 @@ def match(pattern: str) -> list[Found]:
         raise _refusal(pattern, address, error) from None
 
 
-def _match(store: Store, pattern: str) -> Iterator[Found]:
+def _match(store: Store, pattern: str) -> Iterator[ListedFile]:
     folder = pattern.endswith("/")
     if not _MAGIC.search(pattern):
         one = None if folder else store.look_up(pattern)
@@ -115,7 +115,7 @@ class RemoteFile(io.RawIOBase):
         """Opens it; see `open_remote`."""
         self._path = path
         self._store = _store(path)
-        found = Found(path, size or 0, modified)
+        found = ListedFile(path, size or 0, modified)
         if size is None:
             found = self._look_up()
         self._found = found
@@ -154,11 +154,11 @@ class RemoteFile(io.RawIOBase):
         if self._look_up() != self._found:
             raise UnsteadyError(CHANGED)
 
-    def _look_up(self) -> Found:
+    def _look_up(self) -> ListedFile:
         found = self._try(lambda: self._store.look_up(self._path))
         if found is None:
             raise UnsteadyError(CHANGED)
-        return cast("Found", found)
+        return cast("ListedFile", found)
 
     def _try(self, act: Any) -> Any:
         try:
@@ -192,11 +192,11 @@ class _BeamStore:
             import google_auth_httplib2  # noqa: F401 (without it Beam reads public buckets only)
         self._system = FileSystems.get_filesystem(path)
 
-    def list(self, prefix: str) -> Iterator[Found]:
+    def list(self, prefix: str) -> Iterator[ListedFile]:
         (result,) = self._system.match([f"{prefix}**"])
         return map(_found, result.metadata_list)
 
-    def look_up(self, path: str) -> Found | None:
+    def look_up(self, path: str) -> ListedFile | None:
         try:
             return _found(self._system.metadata(path))
         except BeamIOError as error:
@@ -204,14 +204,14 @@ class _BeamStore:
                 return None
             raise
 
-    def open(self, found: Found) -> io.RawIOBase:
+    def open(self, found: ListedFile) -> io.RawIOBase:
         opened = self._system.open(found.path, compression_type=CompressionTypes.UNCOMPRESSED)
         return cast("io.RawIOBase", opened)
 
 
-def _found(metadata: Any) -> Found:
+def _found(metadata: Any) -> ListedFile:
     modified = round(metadata.last_updated_in_seconds * 1e9)
-    return Found(metadata.path, int(metadata.size_in_bytes), modified)
+    return ListedFile(metadata.path, int(metadata.size_in_bytes), modified)
 
 
 _of_thread = threading.local()

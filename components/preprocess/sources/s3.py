@@ -18,7 +18,7 @@ from apache_beam.io.aws.s3io import parse_s3_path
 from apache_beam.io.filesystemio import Downloader, DownloaderStream
 from botocore.exceptions import BotoCoreError, ConnectionError, HTTPClientError
 
-from components.preprocess.sources.files import Found
+from components.preprocess.sources.types import ListedFile
 
 S3ClientError = messages.S3ClientError
 
@@ -30,7 +30,7 @@ class S3Store:
         """Takes Beam's `PipelineOptions`, whose `S3Options` come before the environment."""
         self._client = boto3_client.Client(options)
 
-    def list(self, prefix: str) -> Iterator[Found]:
+    def list(self, prefix: str) -> Iterator[ListedFile]:
         """Yields the objects whose addresses begin with `prefix`.
 
         Raises:
@@ -53,7 +53,7 @@ class S3Store:
                 return
             request.continuation_token = page.next_token
 
-    def look_up(self, path: str) -> Found | None:
+    def look_up(self, path: str) -> ListedFile | None:
         """Returns one object; None if there is none.
 
         Raises:
@@ -69,7 +69,7 @@ class S3Store:
             raise
         return _found(path, item)
 
-    def open(self, found: Found) -> io.RawIOBase:
+    def open(self, found: ListedFile) -> io.RawIOBase:
         """Returns the bytes of an object as a stream, one request for all that is read in order."""
         return cast("io.RawIOBase", DownloaderStream(_Object(self._client, found)))
 
@@ -77,7 +77,7 @@ class S3Store:
 class _Object(Downloader):
     """Byte ranges of an object."""
 
-    def __init__(self, client: Any, found: Found):
+    def __init__(self, client: Any, found: ListedFile):
         self._client = client
         self._request = messages.GetRequest(*parse_s3_path(found.path))
         self._size = found.size
@@ -115,6 +115,6 @@ def _refusing() -> Iterator[None]:
         raise
 
 
-def _found(path: str, item: Any) -> Found:
+def _found(path: str, item: Any) -> ListedFile:
     # A look-up gives whole seconds, and a list more in some stores.
-    return Found(path, int(item.size), int(item.last_modified.timestamp()) * 10**9)
+    return ListedFile(path, int(item.size), int(item.last_modified.timestamp()) * 10**9)

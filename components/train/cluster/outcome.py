@@ -131,7 +131,7 @@ def failure_of(
     ):
         return CharloomError(
             f"the training ran longer than {deadline_hours:g} h and was ended; give it more "
-            f"(deadline_hours), and run the step again: it goes on from step {step}"
+            f"(worker_deadline_hours), and run the step again: it goes on from step {step}"
         )
     if not ends:
         return CharloomError(f"JobSet {name} failed: {said}")
