@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from compiled_pipeline import read_specs
+from pipeline_runs import Run, run_tiny, share_first_run
 
 from components.preprocess.analysis.drift import compare
 from components.run_settings import RunSettings
@@ -24,37 +23,16 @@ from pipelines.graph import train_language_model
 from pipelines.local import runner
 from pipelines.local.runner import RunResult, run_pipeline
 
-Run = tuple[RunResult, Path, str]
-"""A run's result, its root and what it showed."""
-
-
-def run_tiny(corpus: Path, root: Path, *settings: str) -> Run:
-    """Runs the whole graph; its output is kept apart from that of the tests."""
-    config = with_overrides(tiny(), settings)
-    terminal, own = io.StringIO(), sys.stdout
-    sys.stdout = terminal
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", RuntimeWarning)
-            result = run_pipeline(
-                inputs=[f"{corpus}/*.txt"], root=str(root), config=config, workers=2, model_name="m"
-            )
-    finally:
-        sys.stdout = own
-    return result, root, terminal.getvalue()
-
 
 @pytest.fixture(scope="module")
 def passed(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    # "python3" and a space in the path: see pipelines.local.runner._task_environment.
-    root = tmp_path_factory.mktemp("passed") / "python3 runs"
-    return run_tiny(corpus, root, "train.steps=200", "train.valid_steps=100")
+    return share_first_run(corpus, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def rejected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     root = tmp_path_factory.mktemp("rejected")
-    return run_tiny(corpus, root, "gate.max_perplexity=1", "train.steps=20")
+    return run_tiny([f"{corpus}/*.txt"], root, "gate.max_perplexity=1", "train.steps=20")
 
 
 def executed_tasks(root: Path) -> set[str]:

@@ -107,7 +107,7 @@ def test_ci_runs_all_but_what_is_extra() -> None:
         "test-lowest": "$(LOWEST)/bin/python $(PYTEST) @tests/lowest.txt",
     }
     script = (TESTS.parent / ".ci" / "run").read_text("utf-8")
-    assert "\nmake check test </dev/null\n" in script
+    assert "\nmake check test TEST_FLAGS=--junitxml=build/tests.xml </dev/null\n" in script
 
 
 def test_the_tests_on_the_lowest_versions_are_there() -> None:
