@@ -17,7 +17,7 @@ import pytest
 from envtest import end_with_parent, eventually
 from envtest_cluster import Cluster
 
-PACE = {"tick": 0.1, "first_wait": 0.1, "longest_wait": 1.0, "watch": 20.0, "stop": 3.0}
+PACE = {"tick": 0.1, "first_wait": 0.1, "longest_wait": 1.0, "stop": 3.0}
 """So that the tests are quick."""
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import random
 import re
 import socket
 import threading
-import time
 import urllib.parse
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -23,12 +23,8 @@ _PATH = re.compile(
     r"/(?P<plural>[a-z]+)(?:/(?P<name>[^/]+)(?:/(?P<part>status|log))?)?"
 )
 _ANY = ("429", "500", "500 after", "503", "drop", "drop after", "401")
-FAULTS = {"watch": ("410", "410 event", "cut", "late"), "log": ("cut", "cut clean")}
-"""Faults that only some requests may have, besides those that all may have.
-
-A list without a version is up to date, whichever server answers it, so `stale` ones come only
-as planned. Watches may lag behind them, one more than the other.
-"""
+FAULTS = {"log": ("cut", "cut clean")}
+"""Faults that only some requests may have, besides those that all may have."""
 
 
 class Faults:
@@ -183,16 +179,13 @@ class _Handler(BaseHTTPRequestHandler):
         _fail(fault)
         if where["namespace"] != kube.store.namespace:
             raise RefusedError(404, "NotFound", f'namespaces "{where["namespace"]}" not found')
-        if verb == "watch":
-            self._stream("application/json", _watch(kube, plural, self.query, fault), fault)
-        elif verb == "log":
+        if verb == "log":
             pod = kube.store.get("pods", str(name))
             if fault == "cut clean" and pod.get("status", {}).get("phase") != "Running":
                 fault = ""  # a kubelet is lost while its pods run
             self._stream("text/plain", _log(kube, str(name), self.query, fault), fault)
         else:
-            back = kube.faults.number(12) if fault == "stale" else 0
-            code, answer = self._change(verb, plural, name, content, where["part"], back)
+            code, answer = self._change(verb, plural, name, content, where["part"])
             _fail(fault.removesuffix(" after") if fault.endswith(" after") else "")
             self._send(code, answer, {})
 
@@ -200,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         if where["part"] == "log":
             return "log"
         if self.command == "GET" and not where["name"]:
-            return "watch" if _is_true(self.query, "watch") else "list"
+            return "list"
         names = {"GET": "get", "POST": "create", "PUT": "replace", "PATCH": "patch"}
         verb = names.get(self.command, "delete")
         if (verb == "create") == bool(where["name"]):
@@ -208,7 +201,7 @@ class _Handler(BaseHTTPRequestHandler):
         return verb
 
     def _change(
-        self, verb: str, plural: str, name: Any, content: bytes, part: str | None, back: int
+        self, verb: str, plural: str, name: Any, content: bytes, part: str | None
     ) -> tuple[int, dict[str, Any]]:
         store = self.kube.store
         body = json.loads(content) if content else {}
@@ -217,7 +210,7 @@ class _Handler(BaseHTTPRequestHandler):
         if verb == "get":
             return 200, store.get(plural, name)
         if verb == "list":
-            items, version = store.list(plural, _selector(self.query), back=back)
+            items, version = store.list(plural, _selector(self.query))
             kind, group = KINDS[plural]
             metadata = {"resourceVersion": str(version)}
             answer = {"kind": f"{kind}List", "apiVersion": group, "metadata": metadata}
@@ -288,8 +281,6 @@ def _is_true(query: Mapping[str, str], name: str) -> bool:
 def _fail(fault: str) -> None:
     if fault == "drop":
         raise _CutError
-    if fault == "410":
-        raise RefusedError(410, "Expired", "too old resource version")
     if fault == "429":
         raise RefusedError(429, "TooManyRequests", "please try again later", retryAfterSeconds=1)
     if fault == "500":
@@ -316,47 +307,6 @@ def _selector(query: Mapping[str, str]) -> Callable[[Mapping[str, Any]], bool]:
     return matches
 
 
-def _watch(kube: KubeServer, plural: str, query: Mapping[str, str], fault: str) -> Iterator[bytes]:
-    """Yields a line for each event, and nothing now and then."""
-    matches, store = _selector(query), kube.store
-    deadline = time.monotonic() + float(query.get("timeoutSeconds", 1800))
-    asked = query.get("resourceVersion", "")
-    gone = RefusedError(410, "Expired", f"too old resource version: {asked} ({store.oldest})")
-    if fault == "410 event":
-        yield _event("ERROR", gone.status)
-        return
-    if asked in ("", "0"):
-        items, version = store.list(plural, matches)
-        for item in items:
-            yield _event("ADDED", item)
-    else:
-        version = int(asked)
-        if version < store.oldest:
-            yield _event("ERROR", gone.status)
-            return
-    yield b""
-    while time.monotonic() < deadline and not kube.closing.is_set():
-        with store.changed:
-            new = store.since(plural, version)
-            if not new:
-                store.changed.wait(min(0.05, max(0.0, deadline - time.monotonic())))
-        if new and fault == "late":
-            kube.closing.wait(0.1)
-        for at, event, item in new:
-            version = at
-            if matches(item):
-                yield _event(event, item)
-        yield b""
-    if _is_true(query, "allowWatchBookmarks"):
-        kind, group = KINDS[plural]
-        metadata = {"resourceVersion": str(version)}
-        yield _event("BOOKMARK", {"kind": kind, "apiVersion": group, "metadata": metadata})
-
-
-def _event(event: str, item: Mapping[str, Any]) -> bytes:
-    return json.dumps({"type": event, "object": item}).encode() + b"\n"
-
-
 def _log(kube: KubeServer, name: str, query: Mapping[str, str], fault: str) -> Iterator[bytes]:
     """Yields the lines of a pod's log; while it is followed, until the pod has ended."""
     store = kube.store
@@ -366,7 +316,10 @@ def _log(kube: KubeServer, name: str, query: Mapping[str, str], fault: str) -> I
         text = f'container "worker" in pod "{name}" is waiting to start: ContainerCreating'
         raise RefusedError(400, "BadRequest", text)
     done = max(0, len(store.logs.get(uid, ())) - int(query.get("tailLines", 10**9)))
-    since, stamps = query.get("sinceTime", ""), _is_true(query, "timestamps")
+    stamps, since = _is_true(query, "timestamps"), ""
+    if "sinceSeconds" in query:
+        age = datetime.timedelta(seconds=int(query["sinceSeconds"]))
+        since = f"{datetime.datetime.now(datetime.UTC) - age:%Y-%m-%dT%H:%M:%SZ}"
     while True:
         with store.changed:
             lines = store.logs.get(uid, [])[done:]

@@ -1,4 +1,4 @@
-"""The objects of a stand-in API server: versions, watches' history, owners, logs."""
+"""The objects of a stand-in API server: versions, history, owners, logs."""
 
 from __future__ import annotations
 
@@ -50,8 +50,6 @@ class Store:
         self.changed = threading.Condition()
         """Held for each look and change; notified after each change and log line."""
         self.version = 100
-        self.oldest = 0
-        """Watches from before this version are refused: it is compacted."""
         self.objects: dict[tuple[str, str], dict[str, Any]] = {}
         self.history: list[tuple[int, str, str, dict[str, Any]]] = []
         """Version, plural, ADDED, MODIFIED or DELETED, and the object as it then was."""
@@ -75,25 +73,12 @@ class Store:
             return copy.deepcopy(found)
 
     def list(
-        self, plural: str, matches: Callable[[Mapping[str, Any]], bool], *, back: int = 0
+        self, plural: str, matches: Callable[[Mapping[str, Any]], bool]
     ) -> tuple[list[dict[str, Any]], int]:
-        """Returns objects and the version at which they are so, `back` changes ago."""
+        """Returns objects, and the version at which they are so."""
         with self.changed:
-            version = max(self.oldest, self.version - back)
-            found: dict[str, dict[str, Any]] = {}
-            for at, kind, event, item in self.history:
-                if at <= version and kind == plural:
-                    found[item["metadata"]["name"]] = item
-                    if event == "DELETED":
-                        del found[item["metadata"]["name"]]
-            items = [copy.deepcopy(item) for _, item in sorted(found.items()) if matches(item)]
-            return items, version
-
-    def since(self, plural: str, version: int) -> list[tuple[int, str, dict[str, Any]]]:
-        """Returns the changes after a version."""
-        with self.changed:
-            return [(at, event, one) for at, kind, event, one in self.history
-                    if kind == plural and at > version]  # fmt: skip
+            found = sorted(item for item in self.objects.items() if item[0][0] == plural)
+            return [copy.deepcopy(item) for _, item in found if matches(item)], self.version
 
     def create(self, plural: str, body: Mapping[str, Any]) -> dict[str, Any]:
         kind, group = KINDS[plural]

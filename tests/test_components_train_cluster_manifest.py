@@ -52,9 +52,6 @@ FULL = JobSetOptions(
     run_id=RUN,
     queue="training",
     gpus_per_worker=4,
-    exclusive_topology="cloud.google.com/gke-nodepool",
-    priority_class="high",
-    image_pull_secrets=["registry"],
     task_config=VOLUMES | PLACEMENT,
 )
 CASES: dict[str, tuple[int, JobSetOptions]] = {
@@ -229,7 +226,6 @@ def test_tf_config_comes_from_the_names() -> None:
     [
         ({"gpus_per_worker": -1}, "gpus_per_worker is -1; it must be at least 0"),
         ({"deadline_hours": 0}, "deadline_hours is 0; it must be more than 0"),
-        ({"port": 80}, "port is 80; it must be from 1024 to 65535"),
     ],
 )
 def test_a_bad_option_is_named(change: dict[str, Any], message: str) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import kubernetes
 import pytest
 import yaml
 from envtest import ControlPlane, control_plane
@@ -41,9 +40,6 @@ def test_workers_pass_the_namespace_s_pod_security(case: str, cluster: Cluster) 
     labels = cluster.core.read_namespace(NAMESPACE).metadata.labels
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     workers, options = CASES[case]
-    if options.priority_class:
-        scheduling = kubernetes.client.SchedulingV1Api(cluster.plane.client())
-        scheduling.create_priority_class({"metadata": {"name": options.priority_class}, "value": 1})
     jobset = render(options, image=IMAGE, workers=workers, arguments=[], max_restarts=3)
     names = cluster.start_pods(jobset)
     assert len(names) == workers

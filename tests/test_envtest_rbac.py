@@ -26,8 +26,8 @@ NAME = jobset_name(RUN, "train")
 
 NEEDED: dict[str, dict[str, set[str]]] = {
     "charloom-launcher": {
-        "jobsets": {"create", "get", "list", "watch", "patch", "delete"},
-        "pods": {"get", "list", "watch"},
+        "jobsets": {"create", "get", "patch", "delete"},
+        "pods": {"get", "list"},
         "pods/log": {"get"},
         "leases": {"create", "get", "update"},
     },

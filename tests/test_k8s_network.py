@@ -10,6 +10,7 @@ from kustomize import Document, pod_templates, render
 
 from components.train.cluster import manifest
 from components.train.cluster.manifest import JobSetOptions
+from components.train.cluster.pod import PORT
 
 (_TEMPLATE,) = pod_templates(
     manifest.render(JobSetOptions(run_id="r"), image="i", workers=1, arguments=[], max_restarts=0)
@@ -19,7 +20,6 @@ BOARD = {"app.kubernetes.io/name": "charloom", "app.kubernetes.io/component": "t
 TASK = {"pipelines.kubeflow.org/v2_component": "true"}
 OUTSIDE = None
 """No pod of this namespace."""
-PORT = JobSetOptions(run_id="r").port
 
 Labels = Mapping[str, str] | None
 

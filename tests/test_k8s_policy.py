@@ -187,8 +187,8 @@ def test_a_second_container_is_looked_at() -> None:
 
 RULES = {
     "charloom-launcher": {
-        "jobset.x-k8s.io jobsets": "create get list watch patch delete",
-        " pods": "get list watch",
+        "jobset.x-k8s.io jobsets": "create get patch delete",
+        " pods": "get list",
         " pods/log": "get",
         "coordination.k8s.io leases": "create get update",
     },

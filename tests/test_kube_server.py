@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,30 +166,6 @@ def test_a_deletion_in_the_foreground_waits_for_the_pods(
     assert events[-3:] == [("pods", "DELETED"), ("pods", "DELETED"), ("jobsets", "DELETED")]
 
 
-def watch(client: Client, **options: Any) -> list[tuple[str, str]]:
-    response = client.custom.list_namespaced_custom_object(
-        *JOBSETS, watch=True, _preload_content=False, **options
-    )
-    events = [json.loads(line) for line in response.data.splitlines()]
-    return [(one["type"], one["object"].get("metadata", {}).get("name", "")) for one in events]
-
-
-def test_a_watch_tells_what_is_newer(client: Client, server: KubeServer) -> None:
-    client.custom.create_namespaced_custom_object(*JOBSETS, jobset())
-    version = str(server.store.version)
-    later = threading.Timer(0.2, lambda: server.store.create("jobsets", jobset("train-3")))
-    later.start()
-    server.store.create("jobsets", jobset("train-2"))
-    server.store.delete("jobsets", "train-2", {})
-    seen = watch(client, resource_version=version, timeout_seconds=1, allow_watch_bookmarks=True)
-    assert seen[:3] == [("ADDED", "train-2"), ("DELETED", "train-2"), ("ADDED", "train-3")]
-    assert [kind for kind, _ in seen[3:]] == ["BOOKMARK"]
-    only = watch(client, timeout_seconds=0.1, field_selector="metadata.name=train-3")
-    assert only == [("ADDED", "train-3")]
-    server.store.oldest = server.store.version
-    assert watch(client, resource_version=version) == [("ERROR", "")]
-
-
 def test_a_log_is_followed_to_the_pods_end(client: Client, server: KubeServer) -> None:
     lines = tuple(f"line {number}" for number in range(5))
     with Controller(server, [[Attempt((0, 0), lines)]]) as controller:
@@ -244,36 +219,34 @@ def test_faults_come_before_or_after_the_effect(
     assert server.faults.seen == {fault: 1}
 
 
-def test_a_stream_is_cut_in_the_middle_of_a_line(client: Client, server: KubeServer) -> None:
+def test_a_log_is_cut_in_the_middle_of_a_line(client: Client, server: KubeServer) -> None:
+    pod = server.store.create("pods", {"metadata": {"name": "p"}, "status": {"phase": "Running"}})
     for name in ("a", "b", "c", "d"):
-        server.store.create("jobsets", jobset(name))
-    server.faults.planned += [("watch jobsets", "cut"), ("watch jobsets", "410")]
-    response = client.custom.list_namespaced_custom_object(
-        *JOBSETS, watch=True, timeout_seconds=1, _preload_content=False
-    )
+        server.store.add_line(pod["metadata"]["uid"], name)
+    server.faults.planned += [("log pods", "cut")]
+    response = client.core.read_namespaced_pod_log("p", "charloom", _preload_content=False)
     content = b""
     with pytest.raises(urllib3.exceptions.ProtocolError):  # noqa: PT012
         for block in response.stream(amt=None):
             content += block
     assert content
     assert not content.endswith(b"\n")
-    assert status_of(lambda: watch(client))["reason"] == "Expired"
 
 
-def test_a_stale_list_is_whole_and_has_its_own_version(client: Client, server: KubeServer) -> None:
-    server.store.create("jobsets", jobset("a"))
-    versions = [server.store.version]
-    server.store.delete("jobsets", "a", {})
-    versions.append(server.store.version)
-    names = {}
-    for back in (0, 1):
-        items, version = server.store.list("jobsets", lambda one: True, back=back)
-        names[version] = [one["metadata"]["name"] for one in items]
-    assert names == {versions[0]: ["a"], versions[1]: []}
+def test_a_log_is_read_from_a_time_on(client: Client, server: KubeServer) -> None:
+    pod = server.store.create("pods", {"metadata": {"name": "p"}, "status": {"phase": "Running"}})
+    server.store.logs[pod["metadata"]["uid"]] = [("2026-01-01T00:00:00Z", "old")]
+    server.store.add_line(pod["metadata"]["uid"], "new")
+
+    def read(**options: int) -> str:
+        return str(client.core.read_namespaced_pod_log("p", "charloom", **options))
+
+    assert read() == "old\nnew\n"
+    assert read(since_seconds=3600) == "new\n"
 
 
 def test_faults_are_the_same_for_a_seed() -> None:
-    verbs = ["list pods", "watch jobsets", "log pods", "create jobsets"] * 50
+    verbs = ["list pods", "get jobsets", "log pods", "create jobsets"] * 50
 
     def planned(seed: int) -> list[str]:
         faults = Faults(seed, share=0.3, most=40)

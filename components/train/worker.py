@@ -74,7 +74,7 @@ def _add_pod_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("in a pod")
     group.add_argument("--host-pattern", default="", help="of all workers, with {index} in it")
     group.add_argument("--workers", type=int, default=1, help="how many there are")
-    group.add_argument("--port", type=int, default=2222, help="on which each is called")
+    group.add_argument("--port", type=int, default=pod.PORT, help="on which each is called")
     group.add_argument("--lease", default="", help="which the launcher renews")
     group.add_argument("--lease-seconds", type=float, default=30.0, help="how long it is good")
 

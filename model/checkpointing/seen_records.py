@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model.checkpointing.checkpoints import read_meta
+from model.checkpointing.origin import CHECKPOINT_FOLDER
 from model.data.records import Dataset, Record
 from model.data.seen import (
     SEEN_FILE,
@@ -32,7 +33,6 @@ from model.text.vocab import UNK_ID
 CHALLENGER = "challenger"
 BATCH_WORDS = 1 << 18
 """About how many words are looked up at a time."""
-_CHECKPOINT_FOLDER = "checkpoint"
 
 
 class LeftOut(NamedTuple):
@@ -160,7 +160,7 @@ def read_version(version: str, dataset: Dataset) -> SeenText:
     if os.path.exists(path):
         return SeenText.load(path)
     try:
-        meta = read_meta(os.path.join(version, _CHECKPOINT_FOLDER))
+        meta = read_meta(os.path.join(version, CHECKPOINT_FOLDER))
         digest, base = str(meta["dataset_digest"]), meta.get("warm_start")
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{version} can't be read ({error}); name another version") from None

@@ -7,7 +7,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import kubernetes
@@ -26,15 +26,13 @@ _TRANSIENT = frozenset({401, 408, 429, 500, 502, 503, 504})
 class Pace:
     """How often the API is asked, and how long faults are borne; all in seconds."""
 
-    tick: float = 0.5
-    """Between two looks at what is new."""
+    tick: float = 1.0
+    """Between two looks at JobSet, pods and log; a failed pod may be gone a few seconds later."""
     first_wait: float = 0.5
     """After a failed request; doubled for each further one, up to `longest_wait`."""
     longest_wait: float = 15.0
     patience: float = 600.0
     """So long the API may be away; the training goes on meanwhile."""
-    watch: float = 60.0
-    """After which a watch is begun anew."""
     stop: float = 20.0
     """For the removal of a JobSet when the launcher itself is asked to stop."""
 
@@ -114,14 +112,14 @@ class ClusterApi:
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 fault = f"{type(error).__name__}: {error}"
             left = deadline - time.monotonic()
-            if left <= 0 or self._wait(min(max(wait, after), left), stoppable=stoppable):
+            if left <= 0 or self.pause(min(max(wait, after), left), stoppable=stoppable):
                 raise RestartableError(
                     f"can't {what}: the API server {self.host} failed up to {patience:g} s, "
                     f"at last with {' '.join(fault.split())[:200]}"
                 )
             wait = min(2 * wait, self.pace.longest_wait)
 
-    def _wait(self, seconds: float, *, stoppable: bool) -> bool:
+    def pause(self, seconds: float, *, stoppable: bool = True) -> bool:
         """Waits; returns true at once if there is a stop and it matters."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
@@ -204,24 +202,16 @@ class ClusterApi:
             patience=patience,
         )
 
-    def list_jobsets(self, name: str, **options: Any) -> Any:
-        """Sends a list or watch of the one JobSet of a name; returns the open response."""
-        return self._custom.list_namespaced_custom_object(
-            *_JOBSETS, self.namespace, PLURAL, field_selector=f"metadata.name={name}", **options
-        )
-
     # Pods
-
-    def list_pods(self, jobset: str, **options: Any) -> Any:
-        """Sends a list or watch of a JobSet's pods; returns the open response."""
-        return self._core.list_namespaced_pod(
-            self.namespace, label_selector=f"{JOBSET_LABEL}={jobset}", **options
-        )
 
     def pods(self, jobset: str, *, patience: float | None = None) -> list[dict[str, Any]]:
         """Returns the pods of a JobSet."""
         answer = self.call(
-            lambda: self.list_pods(jobset, **_RAW), "list the workers' pods", patience=patience
+            lambda: self._core.list_namespaced_pod(
+                self.namespace, label_selector=f"{JOBSET_LABEL}={jobset}", **_RAW
+            ),
+            "list the workers' pods",
+            patience=patience,
         )
         return list(answer["items"])
 
@@ -235,10 +225,16 @@ class ClusterApi:
             lambda: self._core.read_namespaced_pod(name, self.namespace, **_RAW), "read the pod"
         )
 
-    def open_log(self, pod: str) -> Any:
-        """Returns the open response of a pod's log, followed to its end."""
+    def open_log(self, pod: str, *, since_seconds: int | None) -> Any:
+        """Returns the open response of a pod's log so far, each line with its time stamp.
+
+        Args:
+          pod: its name.
+          since_seconds: how old its first line may be; None: as old as the pod.
+        """
+        age = {} if since_seconds is None else {"since_seconds": since_seconds}
         return self._core.read_namespaced_pod_log(
-            pod, self.namespace, follow=True, timestamps=True, **_RAW_OPEN
+            pod, self.namespace, timestamps=True, **age, **_RAW
         )
 
     # Leases
@@ -293,35 +289,6 @@ class ClusterApi:
 _RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": (5.0, 10.0)}
 _RAW_LEASE: dict[str, Any] = {"_preload_content": False, "_request_timeout": (2.0, 4.0)}
 """A lease can't wait: a connection that died without a word must not cost its whole time."""
-_RAW_OPEN: dict[str, Any] = {"_preload_content": False, "_request_timeout": (5.0, 90.0)}
-
-
-def watch_events(
-    send: Callable[..., Any], *, version: str, seconds: float
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields type and object of each event of a watch, until it ends or breaks.
-
-    Raises:
-      ApiException: the server refused; 410 if `version` is too old.
-      urllib3.exceptions.HTTPError: the connection broke.
-    """
-    watch = kubernetes.watch.Watch(return_type="object")
-    options = {"resource_version": version, "timeout_seconds": max(1, round(seconds))}
-    options["_request_timeout"] = (5.0, seconds + 30.0)
-    for event in watch.stream(_Watchable(send), **options):
-        if event["type"] != "BOOKMARK":
-            yield event["type"], event["raw_object"]
-
-
-class _Watchable:
-    """A list function as `kubernetes.watch` takes it: what it reads in its docstring is here."""
-
-    def __init__(self, send: Callable[..., Any]):
-        self._send = send
-
-    def __call__(self, **options: Any) -> Any:
-        """Sends the request."""
-        return self._send(**options)
 
 
 def _retry_after(error: ApiException) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import queue
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from kubernetes.client.exceptions import ApiException
 
 from components.train.cluster.api import ClusterApi, Pace
-from components.train.cluster.lease_watch import LeaseKeeper, LogPrinter, Mirror
+from components.train.cluster.lease_watch import LeaseKeeper
 from components.train.cluster.manifest import JobSetOptions, jobset_name, render
 from components.train.cluster.outcome import (
     COMPLETED,
@@ -26,6 +25,7 @@ from components.train.cluster.outcome import (
     waiting_reason,
     worker_end,
 )
+from components.train.cluster.worker_log import WorkerLog
 from components.train.launching import Follower, StopRequests, newest_step
 from components.train.training_job import TrainingJob
 from model.errors import CharloomError, InputError, RestartableError
@@ -131,9 +131,8 @@ class _Launch:
             self._state.restarts = restarts_of(jobset)
             holder = os.environ.get("KFP_POD_NAME") or f"launcher-{os.getpid()}"
             seconds = self._options.lease_seconds
-            events: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-            with LeaseKeeper(self._api, jobset, seconds=seconds, holder=holder, events=events):
-                self._follow(events)
+            with LeaseKeeper(self._api, jobset, seconds=seconds, holder=holder) as lease:
+                self._follow(lease)
         finally:
             if self._ours:
                 self._remove()
@@ -230,40 +229,37 @@ class _Launch:
 
     # While it runs
 
-    def _follow(self, events: queue.SimpleQueue[tuple[str, Any]]) -> None:
+    def _follow(self, lease: LeaseKeeper) -> None:
         """Returns when the JobSet has completed; raises when it has failed."""
-        name = self._name
-        for what, send in (
-            ("JobSet", lambda **options: self._api.list_jobsets(name, **options)),
-            ("pods", lambda **options: self._api.list_pods(name, **options)),
-        ):
-            Mirror(self._api, send, what=what, events=events).start()
-        log = LogPrinter(self._api, self._say)
+        log = WorkerLog(self._api, self._say)
         while True:
             self._raise_if_stopped()
+            lease.raise_if_lost()
             self._follower.update()
-            try:
-                what, item = events.get(timeout=self._api.pace.tick)
-            except queue.Empty:
-                continue
-            if isinstance(item, Exception):
-                raise item
-            if what == "pods":
-                if item:
-                    log.update(item)
-                    self._note_pod(item)
-                continue
-            if item is None or item["metadata"]["uid"] != self._uid:
-                self._raise_if_gone()
-                continue
-            self._note_jobset(item)
-            outcome = terminal_state(item)
+            self._look_at_pods(log)
+            jobset = self._api.get_jobset(self._name)
+            if jobset is None or jobset["metadata"]["uid"] != self._uid:
+                raise CharloomError(
+                    f"JobSet {self._name} was deleted by someone else; the training can be "
+                    "continued by running the step again"
+                )
+            self._note_jobset(jobset)
+            outcome = terminal_state(jobset)
             if outcome:
                 self._ours = False
                 self._drain(log)
                 if outcome == COMPLETED:
                     return
-                raise self._failure(item)
+                raise self._failure(jobset)
+            self._api.pause(self._api.pace.tick)
+
+    def _look_at_pods(self, log: WorkerLog) -> bool:
+        """Says what pods and log have to say; returns whether the log is whole."""
+        pods = self._api.pods(self._name)
+        whole = log.update(pods)
+        for pod in pods:
+            self._note_pod(pod)
+        return whole
 
     def _failure(self, jobset: Mapping[str, Any]) -> CharloomError:
         return failure_of(
@@ -273,12 +269,11 @@ class _Launch:
             deadline_hours=self._options.deadline_hours,
         )
 
-    def _drain(self, log: LogPrinter) -> None:
-        """Looks at the pods once more, as their ends may be on their way still."""
-        for pod in self._api.pods(self._name):
-            log.update(pod)
-            self._note_pod(pod)
-        log.finish(20 * self._api.pace.tick)
+    def _drain(self, log: WorkerLog) -> None:
+        """Looks at the pods until all is said, as their ends may be on their way still."""
+        deadline = time.monotonic() + 20 * self._api.pace.tick
+        while not self._look_at_pods(log) and time.monotonic() < deadline:
+            self._api.pause(self._api.pace.first_wait)
         self._follower.update()
 
     def _say_once(self, text: str) -> None:
@@ -322,22 +317,13 @@ class _Launch:
             why = cause.describe()
         line = f"restarting from step {step} ({counted} of {self._job.max_restarts} counted): {why}"
         self._follower.restarting(line, step=step)
-        # Pods and JobSet are followed apart: ends of the new attempt may be known by now.
+        # Pods are asked for before their JobSet: ends of the new attempt may be known by now.
         self._state.ends = [one for one in self._state.ends if one[0] >= restarts]
         limit = max(MIN_IDLE_RESTARTS, self._job.max_restarts)
         if self._state.idle_restarts > limit:
             raise RestartableError(
                 f"the workers were started again {self._state.idle_restarts} times without a newer "
                 f"checkpoint than that of step {step}; their logs say why: {why}"
-            )
-
-    def _raise_if_gone(self) -> None:
-        """Asks for the JobSet itself: a list may be older than its creation."""
-        found = self._api.get_jobset(self._name)
-        if found is None or found["metadata"]["uid"] != self._uid:
-            raise CharloomError(
-                f"JobSet {self._name} was deleted by someone else; the training can be continued "
-                "by running the step again"
             )
 
     def _raise_if_stopped(self) -> None:

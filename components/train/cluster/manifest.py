@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from components.train.cluster.pod import ATTEMPT_VARIABLE, PORT
 from model.errors import ENDINGS, InputError, Restart
 
 API_GROUP, API_VERSION, PLURAL = "jobset.x-k8s.io", "v1alpha2", "jobsets"
@@ -30,6 +31,12 @@ GPU_RESOURCE = "nvidia.com/gpu"
 
 MAX_NAME = 42
 """The longest name of a pod, `<jobset>-worker-0-<index>-<5 letters>`, has 63 characters at most."""
+
+SERVICE_ACCOUNT = "charloom-worker"
+"""Of the workers; needs to read leases only."""
+
+KEPT_SECONDS = 86400
+"""How long a finished JobSet and its pods are kept."""
 
 GRACE_SECONDS = 60
 """How long a worker that is asked to stop may take; it saves within 10 s."""
@@ -51,20 +58,8 @@ class JobSetOptions:
     """NVIDIA GPUs of one worker; a limit that the task itself was given wins."""
     deadline_hours: float = 72.0
     """A training that runs longer is ended."""
-    ttl_hours: float = 24.0
-    """So long the finished JobSet and its pods can be looked at."""
-    exclusive_topology: str = ""
-    """Node label, one value of which belongs to this JobSet alone; empty: none."""
-    service_account: str = "charloom-worker"
-    """Of the workers; needs to read leases only."""
-    priority_class: str = ""
-    """Of the pods; empty: the cluster's default."""
-    image_pull_secrets: Sequence[str] = ()
-    """Names of secrets with which the image is pulled."""
     lease_seconds: int = 30
     """Workers end when nobody has renewed the lease for so long."""
-    port: int = 2222
-    """On which each worker is called by the others."""
     task_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What the task was given in KFP, as fragments of a pod: resources, env, volumes,
     volumeMounts, nodeSelector, tolerations, affinity."""
@@ -77,11 +72,9 @@ class JobSetOptions:
         """
         if self.gpus_per_worker < 0:
             raise InputError(f"gpus_per_worker is {self.gpus_per_worker}; it must be at least 0")
-        for field in ("deadline_hours", "ttl_hours", "lease_seconds"):
+        for field in ("deadline_hours", "lease_seconds"):
             if getattr(self, field) <= 0:
                 raise InputError(f"{field} is {getattr(self, field)}; it must be more than 0")
-        if not 1024 <= self.port <= 65535:
-            raise InputError(f"port is {self.port}; it must be from 1024 to 65535")
 
 
 def jobset_name(run_id: str, task: str) -> str:
@@ -137,9 +130,6 @@ def render(
     }
     if options.queue:
         metadata["labels"]["kueue.x-k8s.io/queue-name"] = options.queue
-    if options.exclusive_topology:
-        topology = "alpha.jobset.sigs.k8s.io/exclusive-topology"
-        metadata["annotations"][topology] = options.exclusive_topology
     if owner:
         metadata["ownerReferences"] = [dict(owner)]
     return {
@@ -150,7 +140,7 @@ def render(
             "failurePolicy": _failure_policy(max_restarts),
             "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True},
             "successPolicy": {"operator": "All", "targetReplicatedJobs": [WORKER]},
-            "ttlSecondsAfterFinished": round(options.ttl_hours * 3600),
+            "ttlSecondsAfterFinished": KEPT_SECONDS,
             "replicatedJobs": [
                 {
                     "name": WORKER,
@@ -252,7 +242,7 @@ def _pod(
     given = options.task_config
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
-        "serviceAccountName": options.service_account,
+        "serviceAccountName": SERVICE_ACCOUNT,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "enableServiceLinks": False,
         "securityContext": {
@@ -274,10 +264,6 @@ def _pod(
     for field in ("nodeSelector", "tolerations", "affinity"):
         if given.get(field):
             pod[field] = given[field]
-    if options.priority_class:
-        pod["priorityClassName"] = options.priority_class
-    if options.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": secret} for secret in options.image_pull_secrets]
     return pod
 
 
@@ -287,7 +273,7 @@ def _container(
     given = options.task_config
     command = ["python", "-m", "components.train.worker", *arguments]
     command += ["--host-pattern", host_pattern(name), "--workers", str(workers)]
-    command += ["--port", str(options.port)]
+    command += ["--port", str(PORT)]
     command += ["--lease", name, "--lease-seconds", str(options.lease_seconds)]
     attempt = f"metadata.labels['{ATTEMPT_LABEL}']"
     return {
@@ -301,9 +287,9 @@ def _container(
             {"name": "TF_CPP_MIN_LOG_LEVEL", "value": "1"},
             {"name": "HOME", "value": "/tmp"},
             _downward("POD_NAMESPACE", "metadata.namespace"),
-            _downward("RESTART_ATTEMPT", attempt),
+            _downward(ATTEMPT_VARIABLE, attempt),
         ],
-        "ports": [{"name": "tensorflow", "containerPort": options.port}],
+        "ports": [{"name": "tensorflow", "containerPort": PORT}],
         "resources": _resources(options),
         "securityContext": {
             "allowPrivilegeEscalation": False,

@@ -6,6 +6,9 @@ from collections.abc import MutableMapping, Sequence
 
 from model.errors import InputError
 
+PORT = 2222
+"""On which each worker is called by the others."""
+
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 """Environment variable that Kubernetes sets in every pod of an indexed Job."""
 

@@ -1,13 +1,13 @@
-import threading
+import datetime
 from collections.abc import Iterator
 from typing import cast
 
 import pytest
 from urllib3.exceptions import ProtocolError
 
-from components.train.cluster.api import ClusterApi, Pace
-from components.train.cluster.lease_watch import LogPrinter, _Lines, _Position
+from components.train.cluster.api import ClusterApi
 from components.train.cluster.manifest import INDEX_LABEL
+from components.train.cluster.worker_log import WorkerLog, _Lines, _Position
 
 
 def printed(position: _Position, lines: list[tuple[str, str]]) -> list[str]:
@@ -57,11 +57,11 @@ class Server:
 
     def __init__(self, answers: list[bytes]):
         self.answers = answers
-        self.pace = Pace(first_wait=0.001)
-        self.stop = threading.Event()
+        self.ages: list[int | None] = []
 
-    def open_log(self, pod: str) -> Broken:
+    def open_log(self, pod: str, *, since_seconds: int | None) -> Broken:
         assert pod == "worker-0"
+        self.ages.append(since_seconds)
         return Broken([self.answers.pop(0)], breaks=False)
 
 
@@ -71,9 +71,29 @@ def test_an_ended_pods_log_is_read_until_nothing_new_comes(phase: str, end: byte
     whole = b"1Z a\n2Z b\n3Z last words" + end
     answers = [whole[:7], whole[:12], whole[:14], whole, whole, whole, whole]
     server, shown = Server(answers), []
-    log = LogPrinter(cast("ClusterApi", server), shown.append)
+    log = WorkerLog(cast("ClusterApi", server), shown.append)
     labels = {INDEX_LABEL: "0"}
-    log.update({"metadata": {"name": "worker-0", "labels": labels}, "status": {"phase": phase}})
-    log.finish(30.0)
+    pod = {"metadata": {"name": "worker-0", "labels": labels}, "status": {"phase": phase}}
+    while not log.update([pod]):
+        pass
+    assert log.update([pod])
     assert shown == ["a", "b", "last words"]
     assert len(answers) == 2
+
+
+def test_only_what_is_new_is_read_again() -> None:
+    written = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=100)
+    first, second = (f"{written + datetime.timedelta(seconds=one):%FT%T.%f}789Z" for one in (0, 90))
+    log = f"{first} a\n{second} b\n".encode()
+    server, shown = Server([log[:-5], log, log]), []
+    worker_log = WorkerLog(cast("ClusterApi", server), shown.append)
+    pod = {"metadata": {"name": "worker-0", "labels": {INDEX_LABEL: "0"}}}
+    for _ in range(3):
+        assert not worker_log.update([pod | {"status": {"phase": "Running"}}])
+    assert shown == ["a", "b"]
+    everything, from_first, from_second = server.ages
+    assert everything is None
+    assert from_first is not None
+    assert from_second is not None
+    assert 160 <= from_first < 170
+    assert from_first - from_second in (89, 90, 91)  # each is rounded up
