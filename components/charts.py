@@ -20,8 +20,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from components.evaluate.report_fields import format_figure
-from components.evaluate.report_tables import format_count, format_or_missing
+from components.figures import format_count, format_figure, format_or_missing
 
 _MAIN_COLOUR, _OTHER_COLOUR = "#1a5fb4", "#9a9fa8"
 _INK = "#6b7480"  # can be read on white, and on the black of a browser that darkens pages

@@ -9,7 +9,8 @@ from gate_reports import make_report, score
 
 from components.evaluate.gate import PASSED, REJECTED, Verdict, decide
 from components.evaluate.report import Report
-from components.evaluate.report_fields import format_figure, look_up
+from components.evaluate.report_fields import look_up
+from components.figures import format_figure
 from model.config import GateConfig
 
 LIMITS = GateConfig(min_test_words=1, max_perplexity=200.0, beat=("unigram",))

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
+from components.charts import draw_bars, draw_curves
 from components.evaluate.page import (
     SHOWN_POINTS,
     SHOWN_SOURCES,
-    draw_bars,
-    draw_curves,
     render_page,
 )
 from components.html import SHOWN_CHARACTERS, visible

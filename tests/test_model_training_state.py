@@ -22,7 +22,7 @@ from model.config import with_overrides
 from model.presets import tiny
 from model.training import state
 from model.training.metrics_log import RunLog
-from model.training.reporter import Watch
+from model.training.reporter import Reporter
 from model.training.state import Outlook, Training, restore, save
 
 WATCHED = {"loss": 12.5, "words": 30, "high_since": 5, "fine": 3}
@@ -90,7 +90,7 @@ def test_the_watch_over_losses_goes_on_after_a_restart(
     after = make_training(monkeypatch)
     restore(after, newest(tmp_path))
     assert (after.step, after.loss_watch) == (7, WATCHED)
-    watch = Watch(after, str(tmp_path), run_log=cast(RunLog, None))
+    watch = Reporter(after, str(tmp_path), run_log=cast(RunLog, None))
     assert watch.check() == outlook
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from components.evaluate.judging import BETTER, NOT_WORSE, ONE, UNCLEAR, WORSE
 from components.evaluate.report_fields import find_items, find_number, look_up
-from components.evaluate.report_tables import format_count, format_or_missing
+from components.figures import format_count, format_or_missing
 from components.html import NOT_AVAILABLE, visible
 from model.evaluation.slices import CHALLENGER_ONLY, CHAMPION_ONLY, NEITHER
 

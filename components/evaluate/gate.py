@@ -26,8 +26,8 @@ from components.evaluate.report import (
     Score,
     T,
 )
-from components.evaluate.report_fields import format_apart
 from components.evaluate.sums import Pair
+from components.figures import format_apart
 from model.config import GateConfig
 
 PASSED = "PASSED"

@@ -15,7 +15,8 @@ from components.evaluate.gate import decide
 from components.evaluate.markdown import render_markdown
 from components.evaluate.page import render_page
 from components.evaluate.report import Report
-from components.evaluate.report_fields import format_figure, look_up
+from components.evaluate.report_fields import look_up
+from components.figures import format_figure
 from model.config import Config, to_dict
 from model.errors import InputError
 from model.evaluation.evaluate import evaluate_checkpoint

@@ -14,14 +14,9 @@ from typing import Any
 from components.charts import Points, describe_curve, draw_bars, draw_curves
 from components.evaluate.champion_view import card_address, read_champion_view
 from components.evaluate.gate import PASSED, REJECTED
-from components.evaluate.report_fields import find_items, find_number, format_figure, look_up
-from components.evaluate.report_tables import (
-    format_count,
-    format_or_missing,
-    format_percent,
-    list_figures,
-    list_slices,
-)
+from components.evaluate.report_fields import find_items, find_number, look_up
+from components.evaluate.report_tables import list_figures, list_slices
+from components.figures import format_count, format_figure, format_or_missing, format_percent
 from components.html import LINE_END, NOT_AVAILABLE, load_template, visible
 from model.evaluation.sources import source_name
 from model.text.vocab import EOS_ID, SPECIAL_WORDS

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from components.evaluate.report_fields import format_apart, look_up
+from components.evaluate.report_fields import look_up
 from components.evaluate.sums import DocumentSums, Floats, Pair, pair_documents
+from components.figures import format_apart
 from model.config import BASELINES
 from model.evaluation.slices import SLICES
 

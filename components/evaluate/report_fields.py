@@ -1,4 +1,4 @@
-"""Looks up figures of a report that may be missing or wrong; formats figures for people."""
+"""Looks up figures of a report that may be missing or wrong."""
 
 from __future__ import annotations
 
@@ -32,17 +32,3 @@ def find_items(values: object, path: str) -> Sequence[Any]:
     """Returns the list at a dotted path, or an empty one."""
     value = look_up(values, path)
     return value if isinstance(value, list | tuple) else []
-
-
-def format_figure(value: float, digits: int = 2) -> str:
-    """Returns a number for people, as 1,234.50; a huge one as 1.235e+12."""
-    return f"{value:,.{digits}f}" if abs(value) < 1e9 else f"{value:.{digits + 2}g}"
-
-
-def format_apart(one: float, other: float) -> tuple[str, str]:
-    """Formats two numbers with as many digits as it takes to tell them apart."""
-    for digits in range(2, 16):
-        texts = format_figure(one, digits), format_figure(other, digits)
-        if texts[0] != texts[1]:
-            return texts
-    return format_figure(one), format_figure(other)

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from components.evaluate.report_fields import find_number, format_figure, look_up
-from components.html import NOT_AVAILABLE
+from components.evaluate.report_fields import find_number, look_up
+from components.figures import format_count, format_figure, format_or_missing, format_percent
 
 SLICES = {
     "unknown": "unknown word",
@@ -16,21 +16,6 @@ SLICES = {
     ">100": "over 100 times",
 }
 """The report's slices of the test words by training frequency, and their names for people."""
-
-
-def format_or_missing(value: float | None, how: Callable[[float], str]) -> str:
-    """Returns a number as `how` writes it, or that it is not available."""
-    return NOT_AVAILABLE if value is None else how(value)
-
-
-def format_count(value: float) -> str:
-    """Returns a whole number for people."""
-    return f"{value:,.0f}"
-
-
-def format_percent(value: float) -> str:
-    """Returns a share for people."""
-    return f"{value:.1%}".replace("%", "\u00a0%")
 
 
 def _format_seconds(value: float) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.charts import Points, draw_curves
 from components.evaluate.page import SHOWN_POINTS
-from components.evaluate.report_fields import format_figure
+from components.figures import format_figure
 from components.html import NOT_AVAILABLE, load_template, visible
 from model.files import write_whole
 from model.metrics import perplexity, read_metrics
