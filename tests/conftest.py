@@ -24,7 +24,7 @@ heed_signals()
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = "/usr/bin/chromium"
 LONGEST_FIRST = (
-    *("pipelines_retraining", "pipelines_local_runner", "drills_training"),
+    *("pipelines_local_runner", "drills_training", "pipelines_retraining"),
     *("components_train_component", "components_export_main", "components_train_local_launcher"),
     *("components_train_local_launcher_faults", "components_preprocess_sources_remote"),
     *("components_serve_server", "model_training_train", "model_checkpointing_warm_start"),
@@ -32,7 +32,10 @@ LONGEST_FIRST = (
     *("pipelines_local_stop_tasks", "model_precision", "components_train_orphan"),
     *("components_preprocess_fuzz", "components_serve_follower", "components_export_checking"),
 )
-"""Files of tests that begin first, so that no process is left with a long one at the end."""
+"""Files of tests that begin first, so that no process is left with a long one at the end.
+
+Those that share one real run do not begin side by side: one would wait for the other.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
