@@ -200,7 +200,7 @@ def test_what_a_start_that_was_killed_has_left_is_made_anew(
     tiny_records: str, tiny_version: str, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "w"
-    for name in (".warm_start", "warm_start"):
+    for name in ("warm_start.tmp-12ab", "warm_start"):
         (workdir / name).mkdir(parents=True)
         (workdir / name / "arrays.npz").write_text("half")
     run_train(
@@ -210,7 +210,7 @@ def test_what_a_start_that_was_killed_has_left_is_made_anew(
     start = read_warm_start(str(workdir))
     assert start is not None
     assert start.meta["path"] == tiny_version
-    assert not (workdir / ".warm_start").exists()
+    assert not (workdir / "warm_start.tmp-12ab").exists()
 
 
 def test_damaged_weights_are_refused(tiny_records: str, tiny_version: str, tmp_path: Path) -> None:

@@ -201,12 +201,12 @@ def test_prepare_and_run_name_files_below_the_source_root(
     found: list[str] = []
 
     def graph(**arguments: Any) -> None:
-        found.append(arguments["source_root"])
+        found.extend(arguments["settings"])
         raise RuntimeError("far enough")
 
     monkeypatch.setattr("pipelines.local.runner._graph_for_here", lambda: graph)
     assert main(["run", *given, "--preset", "tiny", "--root", str(tmp_path / "root")]) == 1
-    assert found == [str(corpus.parent)]
+    assert found == [f"run.source_root={corpus.parent}"]
 
 
 def test_splits_beside_input(capsys: pytest.CaptureFixture[str]) -> None:
