@@ -171,7 +171,7 @@ def test_what_the_same_run_made_is_the_same(root: str) -> None:
     write_manifest(f"{root}/m/1", {"checkpoint": "a", "run": "first"}, export=how)
 
     def find(**digests: str) -> str | None:
-        return find_published(root, "m", digests=digests, export=how)
+        return find_published(registered(root), digests=digests, export=how)
 
     assert find(checkpoint="x", run="first") == f"{root}/m/1"
     assert find(checkpoint="x", run="another") is None

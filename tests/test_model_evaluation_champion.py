@@ -173,7 +173,7 @@ def test_a_champion_of_which_is_not_known_what_it_has_seen_is_refused(
     refused = report["champion"]["refused"]
     assert refused.startswith(f"what {version} has seen is unknown: it was published by an older")
     assert report["champion"]["test"] is None
-    reasons = decide(report, limits=GateConfig(beat=())).reasons
+    reasons = decide(Report.from_dict(report), limits=GateConfig(beat=())).reasons
     assert f"the champion can't be compared with: {refused}" in reasons
 
 
