@@ -49,7 +49,7 @@ check: $(READY) ## Lint, formatting and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(READY) ## Write docs/cli.md and docs/config.md anew from the parsers and the fields' docstrings.
+docs: $(READY) ## Write docs/cli.md, config.md and parameters.md anew from the code.
 	PYTHONPATH=. $(BIN)/python tests/reference_pages.py
 
 bench: $(READY) ## Every script in bench/; each measures one figure.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-from typing import Any, get_type_hints
 
 from components.component_runtime import MAX_RESTARTS
 from model.config import Config, check_range, field_names, from_dict, from_json, with_overrides
@@ -136,11 +135,6 @@ def choose_config(preset: str) -> Config:
     if text.startswith("{"):
         return from_json(text, source="the configuration in preset")
     return get_preset(text or DEFAULT_PRESET)
-
-
-def sections() -> dict[str, type[Any]]:
-    """Returns the sections of all that a setting can name: their dataclasses by their names."""
-    return get_type_hints(_Run)
 
 
 def setting_names() -> list[str]:

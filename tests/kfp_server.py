@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from kfp_api import Api, ApiError, Store
 
+from pipelines.cli.main import main
 from pipelines.kubeflow import client, credentials, schedule
 
 LOGIN_PAGE = "<!DOCTYPE html><html><title>Dex</title><form>password</form></html>"
@@ -258,3 +259,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Location", location)
         self.end_headers()
         self.wfile.write(data)
+
+
+def fails(capsys: pytest.CaptureFixture[str], *flags: str, code: int) -> str:
+    """Lists schedules, which must fail; returns the one line."""
+    assert main(["schedule", "list", *flags]) == code
+    out, err = capsys.readouterr()
+    lines = err.strip().splitlines()
+    assert (out, len(lines)) == ("", 1), err
+    return lines[0].removeprefix("charloom: ")
+
+
+def works(capsys: pytest.CaptureFixture[str], *flags: str) -> None:
+    """Lists schedules, of which there are none."""
+    assert main(["schedule", "list", *flags]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("there are no schedules; charloom schedule create makes one\n", "")

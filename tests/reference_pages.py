@@ -1,4 +1,4 @@
-"""Writes docs/cli.md and docs/config.md, from the parsers and from the fields' docstrings.
+"""Writes docs/cli.md, config.md and parameters.md, from parsers, fields' docstrings and the pipeline.
 
 `make docs` runs it; `test_reference_pages.py` compares what is committed.
 """
@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from google.protobuf import json_format
+
+from components.run_settings import RunSettings
 from model.config import Config
 from model.field_docs import field_docs
 from model.presets import PRESETS
 from pipelines.cli.main import build_parser
+from pipelines.graph import train_language_model
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 SECTIONS = {
@@ -169,7 +173,57 @@ def config_page() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"cli.md": cli_page, "config.md": config_page}
+# The parameters
+
+
+def show_default(value: Any) -> str:
+    """Returns the default of a parameter or a setting; nothing for an empty text."""
+    whole = isinstance(value, float) and value.is_integer()  # KFP knows no whole numbers
+    return "" if value == "" else show(int(value) if whole else value)
+
+
+def parameters_page() -> str:
+    """Returns docs/parameters.md."""
+    lines = [
+        "# Parameters of a run",
+        "",
+        "Generated from the pipeline and the field docstrings of `components/run_settings.py` by `make docs`.",
+        "",
+        "## Parameters of the pipeline",
+        "",
+        "KFP's form shows them in this order. `charloom submit` and `charloom schedule create` have flags for",
+        "some of them; `--param NAME=VALUE` sets any ([scheduling.md](scheduling.md)).",
+        "",
+    ]
+    declared = train_language_model.pipeline_spec.root.input_definitions.parameters
+    defaults = {
+        name: json_format.MessageToDict(one.default_value) for name, one in declared.items()
+    }
+    rows = [
+        [f"`{name}`", show_default(defaults[name]), " ".join(declared[name].description.split())]
+        for name in sorted(declared)
+    ]
+    lines += table(["parameter", "default", "meaning"], rows)
+    lines += [
+        "## Settings",
+        "",
+        "`settings` is a JSON list of `section.field=value`: the value as JSON or as plain text, a list as",
+        "`1,2,3`. It takes all fields of the [configuration](config.md) and, as the section `run`, those of the table",
+        "below. On the command line the same texts follow `--set`, and a field of `run` has a flag of its own:",
+        "`run.warm_start` is `--warm-start`. The first step of a run checks them all, and names the nearest fields",
+        "on a typo.",
+        "",
+    ]
+    run = RunSettings()
+    rows = [
+        [f"`run.{name}`", show_default(getattr(run, name)), text]
+        for name, text in field_docs(RunSettings).items()
+    ]
+    lines += table(["field", "default", "meaning"], rows)
+    return "\n".join(lines)
+
+
+PAGES = {"cli.md": cli_page, "config.md": config_page, "parameters.md": parameters_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

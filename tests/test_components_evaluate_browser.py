@@ -64,16 +64,23 @@ def look_at(chromium: str, views: Sequence[tuple[int, str]], folder: Path) -> di
     return result
 
 
-def test_in_a_browser(chromium: str, tmp_path: Path) -> None:
-    page = render_page(hostile_report())
+def check_in_a_browser(
+    chromium: str, page: str, tmp_path: Path, *, title: str, drawings: int
+) -> None:
+    """Checks that a page fits windows of three widths, runs and asks for nothing."""
     bare = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
     assert bare != page  # so that escaping is tested without the policy's help
     views = ((400, page), (1200, page), (320, page), (400, bare))
     result = look_at(chromium, views, tmp_path)
     assert result["hacked"] is None
     for seen, (width, _) in zip(result["seen"], views, strict=True):
-        assert seen["title"] == "charloom: PASSED, test perplexity 207.40"
+        assert seen["title"] == title
         assert width - 20 <= seen["width"] <= width  # less a scroll bar
         assert seen["needs"] <= seen["width"], "the page is wider than its window"
-        assert (seen["scripts"], seen["drawings"], seen["requests"]) == (0, 2, 0)
+        assert (seen["scripts"], seen["drawings"], seen["requests"]) == (0, drawings, 0)
         assert width < 400 or not seen["scrolls"]
+
+
+def test_in_a_browser(chromium: str, tmp_path: Path) -> None:
+    page, title = render_page(hostile_report()), "charloom: PASSED, test perplexity 207.40"
+    check_in_a_browser(chromium, page, tmp_path, title=title, drawings=2)

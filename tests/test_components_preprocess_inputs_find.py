@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
+from dated_files import NOON, write
 from s3_server import BUCKET, S3Server, run_s3_server
 
 from components.export.manifest import write_manifest
@@ -25,15 +26,6 @@ from components.preprocess.inputs.listing import find_files
 from model.config import from_json, to_json, with_overrides
 from model.errors import InputError
 from model.presets import demo, tiny
-
-NOON = datetime.datetime(2026, 3, 2, 12, tzinfo=datetime.UTC)
-
-
-def write(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("some words\n")
 
 
 def find(folder: Path, *settings: str, preset: str = "tiny", registry: str = "") -> Found:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from dated_files import NOON, write
 
 from components.preprocess.inputs.find import (
     expand_dates,
@@ -20,15 +21,6 @@ from components.preprocess.main import run
 from model.config import DataConfig
 from model.data.records import Dataset
 from model.errors import InputError
-
-NOON = datetime.datetime(2026, 3, 2, 12, tzinfo=datetime.UTC)
-
-
-def write(folder: Path, *names: str) -> None:
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("some words\n")
 
 
 def test_the_first_time_that_is_one_counts() -> None:

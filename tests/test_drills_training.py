@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from worker_processes import wait_for, worker_pids
+from worker_processes import free_hosts, wait_for, worker_pids
 
 from components.component_runtime import ERROR_FILE_VARIABLE
 from components.preprocess.main import run as prepare
@@ -258,14 +258,6 @@ def start_worker(
         text=True,
         env=os.environ | environment,
     )
-
-
-def free_hosts(count: int) -> list[str]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
 def test_a_peer_that_never_starts(tiny_records: str, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ ROOMS = {
         "*",
     ),
     "components/train": ("component", "main", "weights_writer", "worker", "cluster local", "*"),
-    "pipelines": ("cli", "kubeflow local", "compile", "parameter_docs", "graph", "cli/flags", "*"),
+    "pipelines": ("cli", "kubeflow local", "compile", "graph", "cli/flags", "*"),
 }
 """A folder -> its packages and modules; each imports only from itself and from those after it.
 

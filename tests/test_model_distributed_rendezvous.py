@@ -1,23 +1,15 @@
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 import pytest
+from worker_processes import free_hosts
 
 from model.distributed.rendezvous import wait_for_peers
 from model.errors import RestartableError
-
-
-def free_hosts(count: int) -> list[str]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
 def connect(host: str) -> socket.socket:

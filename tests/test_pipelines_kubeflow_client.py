@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kfp_server import Server, isolate, serve
+from kfp_server import Server, fails, isolate, serve, works
 
 from pipelines.cli.main import main
 from pipelines.kubeflow import client, credentials
@@ -28,21 +28,6 @@ def _clean(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def server(tmp_path: Path) -> Iterator[Server]:
     with serve(tmp_path) as running:
         yield running
-
-
-def fails(capsys: pytest.CaptureFixture[str], *flags: str, code: int) -> str:
-    """Lists schedules, which must fail; returns the one line."""
-    assert main(["schedule", "list", *flags]) == code
-    out, err = capsys.readouterr()
-    lines = err.strip().splitlines()
-    assert (out, len(lines)) == ("", 1), err
-    return lines[0].removeprefix("charloom: ")
-
-
-def works(capsys: pytest.CaptureFixture[str], *flags: str) -> None:
-    assert main(["schedule", "list", *flags]) == 0
-    out, err = capsys.readouterr()
-    assert (out, err) == ("there are no schedules; charloom schedule create makes one\n", "")
 
 
 def free_port() -> int:

@@ -11,24 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from kfp_server import serve
-
-from pipelines.cli.main import main
-
-
-def fails(capsys: pytest.CaptureFixture[str], *flags: str, code: int) -> str:
-    """Lists schedules, which must fail; returns the one line."""
-    assert main(["schedule", "list", *flags]) == code
-    out, err = capsys.readouterr()
-    lines = err.strip().splitlines()
-    assert (out, len(lines)) == ("", 1), err
-    return lines[0].removeprefix("charloom: ")
-
-
-def works(capsys: pytest.CaptureFixture[str], *flags: str) -> None:
-    assert main(["schedule", "list", *flags]) == 0
-    out, err = capsys.readouterr()
-    assert (out, err) == ("there are no schedules; charloom schedule create makes one\n", "")
+from kfp_server import fails, serve, works
 
 
 @pytest.fixture(scope="module")

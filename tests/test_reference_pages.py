@@ -1,4 +1,4 @@
-"""docs/cli.md and docs/config.md say what the code says."""
+"""docs/cli.md, docs/config.md and docs/parameters.md say what the code says."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import dataclasses
 from typing import get_type_hints
 
 import pytest
-from reference_pages import DOCS, PAGES, walk
+from reference_pages import DOCS, PAGES, config_page, parameters_page, walk
 
+from components.run_settings import setting_names
 from model.config import Config
 from model.field_docs import field_docs
 from pipelines.cli.main import build_parser
@@ -25,6 +26,14 @@ def test_every_argument_has_a_help_text() -> None:
         assert parser.description, parser.prog
         for action in parser._actions:
             assert action.help or action.nargs == "A...", (parser.prog, action.dest)
+
+
+def test_the_pages_have_a_row_for_each_setting() -> None:
+    fields = config_page().partition("## Presets")[0] + parameters_page()
+    rows = [line.split("`")[1] for line in fields.splitlines() if line.startswith("| `")]
+    assert [name for name in rows if "." in name] == setting_names()
+    assert "| `run.steps_share` | `0.5` | With a warm start, " in parameters_page()
+    assert "| `corpus_window_days` | `1` | Days " in parameters_page()
 
 
 def test_every_field_has_a_docstring() -> None:

@@ -17,7 +17,7 @@ from components.export.manifest import check_unchanged, made_of
 from components.export.pointer import Entry, Pointer
 from components.export.registry import STAGING_PREFIX, RegisteredModel
 from model.errors import InputError
-from model.files import flush_folder, read_json, write_whole
+from model.files import TEMPORARY_MARK, flush_folder, read_json, write_whole
 
 PINS_FILE = "pins.json"
 REMOVED_PREFIX = ".removed-"
@@ -295,7 +295,9 @@ def _left_behind(folder: str) -> list[str]:
     """Returns the hidden folders and temporary files of a model that nobody is at work on."""
     entries, now = os.listdir(folder), time.time()
     # Who writes a file of the model holds the lock, which we do.
-    stale = [entry for entry in entries if entry.startswith(REMOVED_PREFIX) or ".tmp-" in entry]
+    stale = [
+        entry for entry in entries if entry.startswith(REMOVED_PREFIX) or TEMPORARY_MARK in entry
+    ]
     for entry in entries:
         if entry.startswith(STAGING_PREFIX):
             path = os.path.join(folder, entry)
