@@ -55,7 +55,7 @@ def make_registry(folder: Path, *, versions: int) -> str:
         signatures = {name: getattr(served, name) for name in ("score", "next_word", "embed")}
         signatures |= {"serving_default": served.score, "similar": served.similar}
         tf.saved_model.save(served, path, signatures=signatures)
-        record_requests(path, ["the cat sat"])
+        record_requests(tf.saved_model.load(path), path, ["the cat sat"])
         write_manifest(path, {"checkpoint": str(number)})
     before = tuple(Entry(number) for number in range(1, versions))
     pointer = Pointer(versions, history=before, newest=versions)

@@ -188,8 +188,8 @@ def test_the_exported_model_splits_texts_as_the_data_stage(
         tf.saved_model.save(served, saved, signatures={"score": served.score})
         # Records end inside lines, too: each is compared as a document of its own.
         loaded = Loaded(model, config, Checkpoint(path="", arrays={}, meta={}))
-        assert compare(saved, loaded=loaded, dataset=dataset, count=99)["texts"] > len(SAMPLES)
-    reloaded = tf.saved_model.load(saved)
+        reloaded = tf.saved_model.load(saved)
+        assert compare(reloaded, loaded=loaded, dataset=dataset, count=99)["texts"] > len(SAMPLES)
     tokens = reloaded.score(tf.constant(list(SAMPLES.values())))["tokens"].numpy()
     for row, words in zip(tokens, found.values(), strict=True):
         shown = [b"</s>" if word == b"\n" else word for word in words]

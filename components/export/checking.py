@@ -16,9 +16,6 @@ import sysconfig
 from collections.abc import Sequence
 from typing import Any
 
-import tensorflow as tf
-import tensorflow_text  # noqa: F401 (registers ops of exported models)
-
 from components.export import probe
 from model.config import check_range
 from model.errors import CharloomError
@@ -46,14 +43,14 @@ class Budget:
         check_range("--max-memory-mb", self.memory_mb, 0.0, 1e9)
 
 
-def record_requests(folder: str, texts: Sequence[str]) -> None:
+def record_requests(exported: Any, folder: str, texts: Sequence[str]) -> None:
     """Writes requests.json: questions to each signature of a SavedModel, and its answers.
 
     Args:
+      exported: the SavedModel, loaded.
       folder: of the SavedModel.
       texts: held-out texts.
     """
-    loaded = tf.saved_model.load(folder)  # kept in a name: its functions need it alive
     asked = [*texts, "", UNKNOWN_WORD]
     questions: list[tuple[str, dict[str, Any]]] = [
         ("score", {"texts": asked}),
@@ -61,11 +58,11 @@ def record_requests(folder: str, texts: Sequence[str]) -> None:
         ("next_word", {"texts": asked, "k": PROPOSED}),
         ("embed", {"texts": asked[-1:]}),
     ]
-    if "similar" in loaded.signatures:
+    if "similar" in exported.signatures:
         questions.append(("similar", {"words": [UNKNOWN_WORD], "k": PROPOSED}))
     requests = []
     for signature, inputs in questions:
-        function = loaded.signatures[signature]
+        function = exported.signatures[signature]
         answer = function(**probe.as_tensors(function, inputs))
         outputs = {name: probe.as_plain(value) for name, value in answer.items()}
         requests.append({"signature": signature, "inputs": inputs, "outputs": outputs})

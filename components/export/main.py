@@ -28,7 +28,7 @@ from model.checkpointing.seen_records import save_version
 from model.checkpointing.trained import load_model, save_published
 from model.data.records import Dataset
 from model.errors import InputError, RejectedError
-from model.serving.export import export_model, held_out_texts
+from model.serving.export import TOLERANCE, compare, export_model, held_out_texts
 
 REPORT_FILE = "report.json"
 COPIED_FILES = ("report.html", "report.md")
@@ -133,10 +133,11 @@ def _fill(
                 f"the best one of {workdir} (step {loaded.checkpoint.step}); "
                 "run charloom evaluate again"
             )
-        checked = export_model(loaded, dataset, staged, precision=precision)
+        exported = export_model(loaded, dataset, staged, precision=precision)
+        checked = compare(exported, loaded=loaded, dataset=dataset, tolerance=TOLERANCE[precision])
         save_published(loaded, dataset, staged)
         save_version(staged, workdir, loaded.checkpoint.meta, dataset)
-        record_requests(staged, held_out_texts(loaded, dataset, count=RECORDED_TEXTS))
+        record_requests(exported, staged, held_out_texts(loaded, dataset, count=RECORDED_TEXTS))
     _write(staged, REPORT_FILE, json.dumps(content, indent=2) + "\n")
     _write(staged, "config.json", json.dumps(content["config"], indent=2) + "\n")
     for file_name in COPIED_FILES:

@@ -57,7 +57,7 @@ class Cluster:
                 tf.identity(values),  # an argument as such is on no device
             )
 
-        @tf.function
+        @functools.partial(tf.function, autograph=False)
         def add(values: tf.Tensor) -> tf.Tensor:
             sums = self.strategy.run(in_replica, args=(values,))
             return self.strategy.experimental_local_results(sums)[0]

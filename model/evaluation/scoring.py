@@ -15,6 +15,7 @@ from model.data.batches import Batch, LaneReader, eval_batch, prefetch
 from model.data.plan import EvalPlan
 from model.network.forward import batch_inputs, score_window
 from model.network.joint_model import JointModel
+from model.network.tracing import TracedOnce
 
 
 def score_batches(
@@ -22,7 +23,7 @@ def score_batches(
 ) -> Iterator[tuple[Batch, npt.NDArray[np.float32]]]:
     """Yields each batch of a plan with the `[B, T]` log-likelihoods of its targets."""
 
-    @tf.function(reduce_retracing=True)
+    @TracedOnce
     def step(inputs: dict[str, tf.Tensor], state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return score_window(model, inputs, state)
 

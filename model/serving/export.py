@@ -23,8 +23,8 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
 
 def export_model(
     loaded: Loaded, dataset: Dataset, output: str, *, precision: str = "float32"
-) -> dict[str, Any]:
-    """Writes the model of a training as a SavedModel and checks it.
+) -> Any:
+    """Writes the model of a training as a SavedModel.
 
     Args:
       loaded: the model.
@@ -33,10 +33,7 @@ def export_model(
       precision: of the served model's table and softmax, a key of `TOLERANCE`.
 
     Returns:
-      step and digest of the checkpoint, texts and words compared, and max_difference in nats.
-
-    Raises:
-      CharloomError: the SavedModel does not say what the checkpoint says.
+      What was written, loaded again.
     """
     served = ServedModel(
         loaded.model, config=loaded.config, vocab=dataset.vocab, precision=precision
@@ -50,9 +47,7 @@ def export_model(
     if loaded.model.char_cnn is not None:
         signatures["similar"] = served.similar
     tf.saved_model.save(served, output, signatures=signatures)
-    compared = compare(output, loaded=loaded, dataset=dataset, tolerance=TOLERANCE[precision])
-    checkpoint = loaded.checkpoint
-    return {"step": checkpoint.step, "digest": checkpoint.digest, **compared}
+    return tf.saved_model.load(output)
 
 
 class _Documents:
@@ -81,7 +76,7 @@ def held_out_texts(loaded: Loaded, dataset: Dataset, *, count: int) -> list[str]
 
 
 def compare(
-    saved_model: str,
+    exported: Any,
     *,
     loaded: Loaded,
     dataset: Dataset,
@@ -89,6 +84,16 @@ def compare(
     tolerance: float = TOLERANCE["float32"],
 ) -> dict[str, Any]:
     """Compares a SavedModel with its checkpoint, word by word, on held-out text.
+
+    Args:
+      exported: the SavedModel, loaded.
+      loaded: the model of the checkpoint.
+      dataset: the records that it was trained on.
+      count: of texts to compare.
+      tolerance: how far a word's log-likelihood may be from the checkpoint's, in nats.
+
+    Returns:
+      texts and words compared, and max_difference in nats.
 
     Raises:
       CharloomError: they differ by more than `tolerance` nats in a word or split a text
@@ -107,8 +112,8 @@ def compare(
             there = batch.weights[lane] > 0
             if there.any():
                 expected[int(batch.records[lane, 0])].extend(scores[lane][there].tolist())
-    reloaded = tf.saved_model.load(saved_model)  # kept in a name: its functions need it alive
-    result = reloaded.score(tf.constant([detokenize(words) for words in documents.words]))
+    texts = tf.constant([detokenize(words) for words in documents.words])
+    result = exported.signatures["score"](texts=texts)
     difference = 0.0
     for index, values in enumerate(expected):
         served = result["word_log_likelihoods"][index].numpy()

@@ -66,22 +66,29 @@ class ServedReader(tf.Module):
         """
         lanes = deal(reading.lengths, lanes=LANES)
         first = tf.cast(offsets(tf.cast(reading.lengths, tf.int32)) == 0, tf.float32)
-        state = self._zero_state()
         places = tf.TensorArray(tf.int32, 0, dynamic_size=True, element_shape=[None])
         values = tf.TensorArray(
             tf.float32, 0, dynamic_size=True, element_shape=[None, *shape], infer_shape=False
         )
         steps = tf.shape(lanes)[1]
-        for index in tf.range((steps + WINDOW - 1) // WINDOW):
-            window = lanes[:, index * WINDOW : tf.minimum(steps, (index + 1) * WINDOW)]
+        windows = (steps + WINDOW - 1) // WINDOW
+
+        def step(at: tf.Tensor, places: Any, values: Any, state: list[tf.Tensor]) -> Any:
+            window = lanes[:, at * WINDOW : tf.minimum(steps, (at + 1) * WINDOW)]
             read, state = self._read_window(reading, window, first, state)
-            places = places.write(index, read.positions)
-            values = values.write(index, take(read))
+            return at + 1, places.write(at, read.positions), values.write(at, take(read)), state
+
+        _, places, values, _ = tf.while_loop(
+            lambda at, *unused: at < windows, step, (0, places, values, self._zero_state())
+        )
         count = tf.size(reading.stream)
-        found = tf.zeros([0, *shape])
-        if count > 0:
-            at = places.concat()[:, tf.newaxis]
-            found = tf.scatter_nd(at, values.concat(), tf.stack([count, *shape]))
+        found = tf.cond(
+            count > 0,
+            lambda: tf.scatter_nd(
+                places.concat()[:, tf.newaxis], values.concat(), tf.stack([count, *shape])
+            ),
+            lambda: tf.zeros([0, *shape]),
+        )
         return tf.ensure_shape(found, [None, *shape])
 
     def _zero_state(self) -> list[tf.Tensor]:

@@ -51,7 +51,7 @@ class ServedModel(tf.Module):
         # Tracked, so that they are saved.
         self.variables_of_model = [variable.value for variable in model.weights]
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False)
     def score(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores texts, each as a document of its own.
 
@@ -94,7 +94,8 @@ class ServedModel(tf.Module):
         input_signature=[
             tf.TensorSpec([None], tf.string, name="texts"),
             tf.TensorSpec([], tf.int32, name="k"),
-        ]
+        ],
+        autograph=False,
     )
     def next_word(self, texts: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """Continues texts by one word.
@@ -115,7 +116,7 @@ class ServedModel(tf.Module):
         words, values = self._softmax.next_words(self._reader.hidden(last), k)
         return {"words": tf.gather(self._vocabulary, words), "probabilities": values}
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False)
     def embed(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns what every LSTM layer makes of every word, having read it.
 
@@ -141,7 +142,8 @@ class ServedModel(tf.Module):
         input_signature=[
             tf.TensorSpec([None], tf.string, name="words"),
             tf.TensorSpec([], tf.int32, name="k"),
-        ]
+        ],
+        autograph=False,
     )
     def similar(self, words: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """Returns the known words whose spellings the char-CNN finds most alike.

@@ -113,6 +113,8 @@ def deal_state(training: Training, state: Any) -> Any:
 
 def distribute(training: Training, values: list[Any]) -> Any:
     """Hands one value to each local replica."""
+    if len(values) == 1:
+        return values[0]  # as steps return it
     return training.cluster.strategy.experimental_distribute_values_from_function(
         lambda context: values[context.replica_id_in_sync_group % len(values)]
     )

@@ -12,6 +12,7 @@ from model.network.joint_model import JointModel, read_rows
 from model.network.layers import Dropout
 from model.network.losses import LossSums, softmax_loss
 from model.network.lstm import FORWARD_BFLOAT16
+from model.network.tracing import traced_once
 from model.training.optimizer import AdamW
 
 
@@ -56,7 +57,7 @@ class Steps:
         if config.train.softmax == "sampled":
             self._tables = model.tables()
 
-    @tf.function(reduce_retracing=True)
+    @traced_once
     def train(self, inputs: Any, state: Any, *, step: tf.Tensor, rate: tf.Tensor) -> StepResult:
         """Runs one step and updates the variables.
 
@@ -168,7 +169,7 @@ class Steps:
             *reduced,
         ]
 
-    @tf.function(reduce_retracing=True)
+    @traced_once
     def evaluate(self, inputs: Any, state: Any) -> StepResult:
         """Scores one window without training; arguments as for `train`."""
         return self._first_local(self._strategy.run(self._eval_replica, args=(inputs, state)))
@@ -180,7 +181,7 @@ class Steps:
         )
         return StepResult(loss, words, tf.zeros([]), state)
 
-    @tf.function
+    @traced_once
     def update_norm(self, *, step: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
         """Returns the norm of the update of the step just taken; arguments as for `train`.
 
@@ -189,7 +190,7 @@ class Steps:
         tables = [table for _, table in self._tables]
         return self._optimizer.update_norm(rate=rate, step=step, without=tables)
 
-    @tf.function
+    @traced_once
     def gather_state(self, state: Any) -> tf.Tensor:
         """Returns the lane states of all workers, `[B, layers, 2, H]`; all workers call it."""
         return self._strategy.gather(state, axis=0)

@@ -9,6 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from model.config import TrainConfig
+from model.network.tracing import traced_once
 
 EVERY = 10
 """Steps between two sets of weights that enter the average."""
@@ -51,14 +52,14 @@ class WeightAverage:
             mean.assign(tf.zeros(mean.shape))
         self.count = 0
 
-    @tf.function
+    @traced_once
     def _add(self, share: tf.Tensor) -> None:
         for variable, mean in zip(self._variables, self.means, strict=True):
             self._strategy.extended.update(
                 mean, lambda mean, new: mean.assign_add(share * (new - mean)), args=(variable,)
             )
 
-    @tf.function
+    @traced_once
     def _exchange(self) -> None:
         for variable, mean in zip(self._variables, self.means, strict=True):
             self._strategy.extended.update(variable, _exchange, args=(mean,))
