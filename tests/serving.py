@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from sharing import share
 
 ROOT = Path(__file__).resolve().parent.parent
 HOSTILE = "<img/src=x/onerror=window.hacked=1>"
@@ -22,12 +24,12 @@ HOSTILE = "<img/src=x/onerror=window.hacked=1>"
 NAME = "toy"
 
 
-def make_registry(folder: Path, *, versions: int) -> str:
-    """Makes versions of a model, the last one the champion after those before it.
+def share_registry(factory: pytest.TempPathFactory) -> str:
+    """Returns the folder of a model with two versions, the second the champion; read only."""
+    return str(share(factory, "served", _make_registry) / NAME)
 
-    Returns:
-      The model's folder.
-    """
+
+def _make_registry(folder: Path) -> None:
     import tensorflow as tf
 
     from components.export.checking import record_requests
@@ -45,7 +47,7 @@ def make_registry(folder: Path, *, versions: int) -> str:
     counts = {word.encode(): 20 - at for at, word in enumerate(words)}
     vocab = Vocabulary.build(counts, max_size=99, min_count=1)
     model_folder = folder / NAME
-    for number in range(1, versions + 1):
+    for number in (1, 2):
         model = JointModel(config.model, vocab_counts=vocab.counts, seed=number)
         random = np.random.default_rng(number)
         for weight in model.weights:
@@ -57,10 +59,8 @@ def make_registry(folder: Path, *, versions: int) -> str:
         tf.saved_model.save(served, path, signatures=signatures)
         record_requests(tf.saved_model.load(path), path, ["the cat sat"])
         write_manifest(path, {"checkpoint": str(number)})
-    before = tuple(Entry(number) for number in range(1, versions))
-    pointer = Pointer(versions, history=before, newest=versions)
+    pointer = Pointer(2, history=(Entry(1),), newest=2)
     RegisteredModel(str(folder), NAME).write_pointer(pointer)
-    return str(model_folder)
 
 
 class Server:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import NAME, make_registry
+from serving import NAME, share_registry
 
 from components.export.manifest import write_manifest
 from components.export.pointer import Entry, Pointer
@@ -265,7 +265,7 @@ def test_a_folder_that_is_replaced_while_it_is_loaded_is_not_served(
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_registry(tmp_path_factory.mktemp("registry"), versions=2)
+    return share_registry(tmp_path_factory)
 
 
 @pytest.fixture

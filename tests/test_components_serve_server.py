@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import websocket
-from serving import HOSTILE, NAME, Server, make_registry, serving
+from serving import HOSTILE, NAME, Server, serving, share_registry
 from test_components_evaluate_browser import FLAGS
 from volume import keep_first
 
@@ -36,7 +36,7 @@ GOOD = json.dumps({"instances": [TEXT]})
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return make_registry(tmp_path_factory.mktemp("registry"), versions=2)
+    return share_registry(tmp_path_factory)
 
 
 @pytest.fixture

@@ -226,12 +226,11 @@ def test_the_model_is_judged_and_published(
 ) -> None:
     parameters = {"config": found["judged"], "shared": str(pods.mount)}
     reads, writes = "records workdir", "report page summary metrics"
-    verdicts = []
-    for _ in range(2):  # a retried task makes its report anew
-        output, _ = pods.run("evaluate", parameters, reads=reads, writes=writes)
-        verdicts.append(output["parameterValues"]["verdict"])
-    assert verdicts == ["PASSED", "PASSED"]
     report = pods.mount / "runs" / RUN / "report"
+    report.mkdir()
+    (report / "report.json").write_text("{")  # of a try that was killed
+    output, _ = pods.run("evaluate", parameters, reads=reads, writes=writes)
+    assert output["parameterValues"]["verdict"] == "PASSED"
     assert (pods.artifact("report") / "LOCATION").read_text() == f"{report}\n"
     for name, file in (("page", "report.html"), ("summary", "report.md")):
         assert pods.artifact(name).read_bytes() == (report / file).read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from components.train.main import run as run_train
 from components.train.training_job import TrainingJob
 from model.baselines.unigram import unigram_log_probabilities
 from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, read_meta
+from model.checkpointing.compatibility import check_same_model
 from model.checkpointing.origin import read_warm_start
 from model.checkpointing.trained import Published, load_model, load_published
 from model.checkpointing.warm_start import _regress, move_weights
-from model.config import Config, with_overrides
+from model.config import Config, read_config, with_overrides
 from model.data.records import Dataset
 from model.errors import InputError
 from model.network.char_vectors import char_vectors
@@ -114,16 +116,24 @@ def test_a_model_without_characters_takes_the_row_of_unknown_words(
     np.testing.assert_array_equal(moved[new], variable.numpy()[1])
 
 
+@pytest.fixture(scope="module")
+def begun(tiny_records: str, tiny_version: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training that began with the published weights, where a killed start had left its own."""
+    workdir = tmp_path_factory.mktemp("begun") / "w"
+    for name in ("warm_start.tmp-12ab", "warm_start"):
+        (workdir / name).mkdir(parents=True)
+        (workdir / name / "arrays.npz").write_text("half")
+    job = TrainingJob(records=tiny_records, workdir=str(workdir), warm_start=tiny_version)
+    run_train(job, config(*STILL))
+    return workdir
+
+
 def test_a_training_begins_with_the_published_weights(
-    tiny_records: str, tiny_training: str, tiny_version: str, tmp_path: Path
+    tiny_records: str, tiny_training: str, tiny_version: str, begun: Path
 ) -> None:
-    workdir = str(tmp_path / "w")
-    run_train(
-        TrainingJob(records=tiny_records, workdir=workdir, warm_start=tiny_version), config(*STILL)
-    )
-    before, after = best_checkpoint(tiny_training), best_checkpoint(workdir)
+    before, after = best_checkpoint(tiny_training), best_checkpoint(str(begun))
     with Dataset.open(tiny_records) as dataset:
-        old, new = load_model(tiny_training, dataset).model, load_model(workdir, dataset).model
+        old, new = load_model(tiny_training, dataset).model, load_model(str(begun), dataset).model
     for ours, theirs in zip(new.weights, old.weights, strict=True):
         np.testing.assert_allclose(ours.numpy(), theirs.numpy(), atol=1e-7)
     assert after.meta["valid_words"] == before.meta["valid_words"]
@@ -137,6 +147,38 @@ def test_a_training_begins_with_the_published_weights(
         "new_words": 0,
     }
     assert "warm_start" not in before.meta
+
+
+def test_what_a_start_that_was_killed_has_left_is_made_anew(begun: Path, tiny_version: str) -> None:
+    start = read_warm_start(str(begun))
+    assert start is not None
+    assert start.meta["path"] == tiny_version
+    assert not (begun / "warm_start.tmp-12ab").exists()
+
+
+def test_damaged_weights_are_refused(begun: Path, tmp_path: Path) -> None:
+    shutil.copytree(begun, tmp_path / "w")
+    with open(tmp_path / "w" / "warm_start" / "arrays.npz", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(InputError, match=r"warm_start is not whole \(arrays\.npz is cut short"):
+        read_warm_start(str(tmp_path / "w"))
+
+
+def test_a_training_goes_on_with_its_own_beginning_only(
+    tiny_records: str, tiny_training: str, tiny_version: str, begun: Path
+) -> None:
+    def train(workdir: str, start: str) -> None:
+        settings = (
+            config(*STILL) if workdir == str(begun) else read_config(f"{workdir}/config.json")
+        )
+        run_train(TrainingJob(records=tiny_records, workdir=workdir, warm_start=start), settings)
+
+    train(str(begun), tiny_version)
+    train(tiny_training, "")
+    with pytest.raises(InputError, match=f"{begun} was begun with other weights and"):
+        train(str(begun), "")
+    with pytest.raises(InputError, match=f"{tiny_training} was begun with random weights and"):
+        train(tiny_training, tiny_version)
 
 
 @pytest.fixture(scope="module")
@@ -178,77 +220,22 @@ def test_a_warm_training_is_ahead_of_a_cold_one(
     assert read_meta(newest)["warm_start"]["new_words"] == len(ours - theirs)
 
 
-def test_a_training_goes_on_with_its_own_beginning_only(
-    extended: str, tiny_version: str, tmp_path: Path
-) -> None:
-    warm, cold = str(tmp_path / "warm"), str(tmp_path / "cold")
-
-    def train(workdir: str, start: str) -> None:
-        run_train(TrainingJob(records=extended, workdir=workdir, warm_start=start), config(*STILL))
-
-    train(warm, tiny_version)
-    train(cold, "")
-    train(warm, tiny_version)
-    train(cold, "")
-    with pytest.raises(InputError, match=f"{warm} was begun with other weights and"):
-        train(warm, "")
-    with pytest.raises(InputError, match=f"{cold} was begun with random weights and"):
-        train(cold, tiny_version)
-
-
-def test_what_a_start_that_was_killed_has_left_is_made_anew(
+def test_another_model_is_no_beginning(
     tiny_records: str, tiny_version: str, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "w"
-    for name in ("warm_start.tmp-12ab", "warm_start"):
-        (workdir / name).mkdir(parents=True)
-        (workdir / name / "arrays.npz").write_text("half")
-    run_train(
-        TrainingJob(records=tiny_records, workdir=str(workdir), warm_start=tiny_version),
-        config(*STILL),
-    )
-    start = read_warm_start(str(workdir))
-    assert start is not None
-    assert start.meta["path"] == tiny_version
-    assert not (workdir / "warm_start.tmp-12ab").exists()
-
-
-def test_damaged_weights_are_refused(tiny_records: str, tiny_version: str, tmp_path: Path) -> None:
-    workdir = tmp_path / "w"
-    run_train(
-        TrainingJob(records=tiny_records, workdir=str(workdir), warm_start=tiny_version),
-        config(*STILL),
-    )
-    with open(workdir / "warm_start" / "arrays.npz", "ab") as file:
-        file.write(b"x")
-    with pytest.raises(InputError, match=r"warm_start is not whole \(arrays\.npz is cut short"):
-        read_warm_start(str(workdir))
-
-
-@pytest.mark.parametrize(
-    ("setting", "message"),
-    [
-        ("model.lstm_dim=7", r"has model\.lstm_dim=\d+, not 7, so no training can begin"),
-        ("model.char_cnn=frozen", r"has model\.char_cnn=trained, not frozen"),
-    ],
-)
-def test_another_model_is_no_beginning(
-    tiny_records: str, tiny_version: str, tmp_path: Path, setting: str, message: str
-) -> None:
-    workdir = tmp_path / "w"
-    with pytest.raises(InputError, match=message):
-        run_train(
-            TrainingJob(records=tiny_records, workdir=str(workdir), warm_start=tiny_version),
-            config(*STILL, setting),
-        )
+    job = TrainingJob(records=tiny_records, workdir=str(workdir), warm_start=tiny_version)
+    with pytest.raises(InputError, match=r"model\.lstm_dim=\d+, not 7, so no training can begin"):
+        run_train(job, config(*STILL, "model.lstm_dim=7"))
     assert not (workdir / "config.json").exists()
 
 
-def test_a_folder_without_a_model_is_no_beginning(tiny_records: str, tmp_path: Path) -> None:
+def test_a_frozen_char_cnn_is_another_model(published: Published) -> None:
+    frozen = config("model.char_cnn=frozen")
+    with pytest.raises(InputError, match=r"has model\.char_cnn=trained, not frozen"):
+        check_same_model("v", published.config, frozen)
+
+
+def test_a_folder_without_a_model_is_no_beginning(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is no version of a model"):
-        run_train(
-            TrainingJob(
-                records=tiny_records, workdir=str(tmp_path / "w"), warm_start=str(tmp_path)
-            ),
-            config(*STILL),
-        )
+        load_published(str(tmp_path))
