@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 
 from components.preprocess.inputs.listing import find_files
-from components.preprocess.passes.file_scans import hash_text, scans_of_files
+from components.preprocess.passes.file_scans import ChangedTextError, hash_text, scans_of_files
 from components.preprocess.passes.scan import scan_unit
 from components.preprocess.passes.work_units import make_units
 from components.preprocess.sources.blocks import read_blocks
 from components.preprocess.sources.files import fingerprint, open_file
-from components.preprocess.sources.types import InputFile, UnsteadyError
+from components.preprocess.sources.types import ChangedError, InputFile
 from model.config import DataConfig
-from model.errors import RestartableError
 
 CONFIG = DataConfig(on_bad_text="skip")
 OLD = 10**18
@@ -94,13 +93,22 @@ def change(path: Path, how: str) -> None:
         os.replace(other, path)
 
 
+WHAT = {
+    "removed": "it is gone",
+    "grown": "it has 17 bytes, not 12",
+    "written": "it was written again",
+    "replaced": "another file is in its place",
+}
+"""What is said of each change."""
+
+
 @pytest.mark.parametrize("how", ["removed", "grown", "written"])
 def test_a_file_that_changes_before_it_is_read_is_noticed(tmp_path: Path, how: str) -> None:
     file = write(tmp_path / "a.txt", b"Some words.\n")
     change(tmp_path / "a.txt", how)
-    with pytest.raises(UnsteadyError, match="it was written again, or removed, after it was"):
+    with pytest.raises(ChangedError, match=WHAT[how]):
         list(read_blocks(file, CONFIG))
-    with pytest.raises(RestartableError, match=r"a\.txt can't be read for now .*; run the command"):
+    with pytest.raises(ChangedTextError, match=rf"a\.txt has changed since .* \({WHAT[how]}\)"):
         hash_text(file, CONFIG)
 
 
@@ -109,7 +117,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, how: st
     path = tmp_path / "a.txt"
     for fault in (None, EOFError()):  # a fault of the text may come from the change
         file = write(path, b"Some words.\n")
-        with pytest.raises(UnsteadyError, match="it was written again"):
+        with pytest.raises(ChangedError, match=WHAT[how]):
             change_while_open(file, how, fault)
 
 

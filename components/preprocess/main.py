@@ -18,8 +18,14 @@ from components.preprocess.analysis.statistics import describe_text, for_card
 from components.preprocess.engine import transforms
 from components.preprocess.engine.runner import beam, check_options, has_one_worker, open_pipeline
 from components.preprocess.inputs.listing import find_files
+from components.preprocess.inputs.listing_file import load_listing
 from components.preprocess.passes import word_counts
-from components.preprocess.passes.file_scans import describe, hash_text, scans_of_files
+from components.preprocess.passes.file_scans import (
+    ChangedTextError,
+    describe,
+    hash_text,
+    scans_of_files,
+)
 from components.preprocess.passes.scratch_files import index_path, seen_path, words_path
 from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.passes.work_units import make_groups, make_units
@@ -37,7 +43,7 @@ from model.data.records import (
     save_index,
 )
 from model.data.seen import SEEN_FILE, SeenText, unite
-from model.errors import InputError
+from model.errors import InputError, RestartableError
 from model.files import is_complete, publish_folder, temporary_folder, write_whole
 from model.text.vocab import Vocabulary, read_words
 
@@ -80,6 +86,7 @@ def run(
     train: Sequence[str] = (),
     valid: Sequence[str] = (),
     test: Sequence[str] = (),
+    listing: str = "",
     vocab: str = "",
     extend_vocab: bool = False,
     source_root: str = "",
@@ -99,6 +106,7 @@ def run(
       train: in place of `inputs`, those of the training split.
       valid: those of the validation split.
       test: those of the test split.
+      listing: folder of a listing of the files, in place of patterns; see `save_listing`.
       vocab: file of the words of the vocabulary, in place of the most frequent ones.
       extend_vocab: add the most frequent ones to those of `vocab`, as far as there is room.
       source_root: folder below which the names of files begin; empty: as the patterns say.
@@ -111,24 +119,41 @@ def run(
       The content of dataset.json.
 
     Raises:
-      InputError: input that can't be used, or an output folder that can't be.
+      InputError: input that can't be used, or an output folder that can't be; a file of
+        `listing` has changed.
+      RestartableError: a file has changed since it was listed here, or its store is busy.
     """
     flags = check_options(beam_workers, beam_options)
     target = os.path.realpath(records)
     occupied = _is_occupied(target)
-    files = find_files(
-        inputs, train=train, valid=valid, test=test, source_root=source_root, output=target
-    )
+    if listing:
+        files = load_listing(listing)
+    else:
+        files = find_files(
+            inputs, train=train, valid=valid, test=test, source_root=source_root, output=target
+        )
     given = Given.read(vocab, extend=extend_vocab)
     if occupied:
-        return _reuse(target, files, given, config=config)
-    with _output_folder(target) as folder:
+        with _advising(listing):
+            return _reuse(target, files, given, config=config)
+    with _advising(listing), _output_folder(target) as folder:
         info = _prepare(
             files, given, folder=folder, config=config, flags=flags, source_root=source_root
         )
         _publish(folder, target, digest=info["digest"])
     _report(info, records)
     return info
+
+
+@contextlib.contextmanager
+def _advising(listing: str) -> Iterator[None]:
+    """Says what to do about a file that has changed since it was listed."""
+    try:
+        yield
+    except ChangedTextError as error:
+        if listing:  # which a retry would find as it is
+            raise InputError(f"{error}; start a new run, which lists the text anew") from None
+        raise RestartableError(f"{error}; run the command again") from None
 
 
 def _prepare(

@@ -13,7 +13,7 @@ from typing import Any
 from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.sources import files
 from components.preprocess.sources.blocks import BadTextError, Block, read_blocks
-from components.preprocess.sources.types import InputFile, UnsteadyError
+from components.preprocess.sources.types import ChangedError, InputFile, UnsteadyError
 from model.config import CONFIG_VERSION, DataConfig, to_dict
 from model.data.records import FORMAT_VERSION, SPLITS
 from model.errors import InputError, RestartableError
@@ -21,6 +21,10 @@ from model.text.vocab import Vocabulary
 
 LISTED_FILES = 20
 """At most this many rejected files are named in dataset.json."""
+
+
+class ChangedTextError(RestartableError):
+    """A file has changed since it was listed; what to do about it depends on who listed it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,18 +131,28 @@ def check_stray(stray: int, size: int, fault: tuple[int, str] | None, config: Da
 
 
 def hash_text(file: InputFile, config: DataConfig) -> str:
-    """Returns `FileScan.sha256` of a file."""
+    """Returns `FileScan.sha256` of a file.
+
+    Raises:
+      ChangedTextError, RestartableError, InputError: as of `accept`.
+    """
     hashes = []
     try:
         for block in read_blocks(file, config):
             hashes.append(hash_row(block))
     except BadTextError as error:
         hashes.append(hash_fault(error))
+    except ChangedError as error:
+        raise ChangedTextError(_describe_change(file.path, str(error.strerror))) from None
     except UnsteadyError as error:
         raise RestartableError(_describe_unsteady(file.path, str(error.strerror))) from None
     except OSError as error:
         raise InputError(f"{file.path} can't be read ({error.strerror}); leave it out") from None
     return _hash_rows(file, hashes)
+
+
+def _describe_change(path: str, detail: str) -> str:
+    return f"{path} has changed since it was listed ({detail})"
 
 
 def _describe_unsteady(path: str, detail: str) -> str:
@@ -165,10 +179,13 @@ def accept(scans: Sequence[FileScan], config: DataConfig) -> list[FileScan]:
 
     Raises:
       InputError: there is a bad file and `on_bad_text` is `error`, or no file is good.
-      RestartableError: a file of a store is out of reach, or was written meanwhile.
+      ChangedTextError: a file is not what was listed.
+      RestartableError: a file of a store is out of reach.
     """
     bad = [scan for scan in scans if scan.reason]
     for scan in bad:
+        if scan.reason == "changed":
+            raise ChangedTextError(_describe_change(scan.file.path, scan.detail))
         if scan.reason == "unsteady":
             raise RestartableError(_describe_unsteady(scan.file.path, scan.detail))
         if scan.reason == "unreadable":

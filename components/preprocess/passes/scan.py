@@ -90,7 +90,7 @@ def _read(part: Part, config: DataConfig, hashes: list[str]) -> Iterator[Block]:
             raise
         except OSError as error:
             detail = error.strerror or " ".join(str(error).split())
-            reason = "unsteady" if isinstance(error, UnsteadyError) else "unreadable"
+            reason = error.reason if isinstance(error, UnsteadyError) else "unreadable"
             raise BadTextError(reason, detail=detail) from None
         yield block
 

@@ -108,8 +108,7 @@ def read_blocks(
       OSError: it can't be read.
     """
     try:
-        size = file.size if file.listed else None
-        with open_file(file.path, size=size, modified=file.modified) as source:
+        with open_file(file.path, size=file.size, modified=file.modified) as source:
             if not is_utf8(config):
                 yield from _decoded_blocks(source.read(), config)
                 return
