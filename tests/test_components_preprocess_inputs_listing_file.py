@@ -36,8 +36,7 @@ def test_a_listing_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert load_listing(folder) == files
     header, first, *_ = (tmp_path / "made" / "listing" / "listing.jsonl").read_text().splitlines()
     assert json.loads(header) == {"format_version": 1, "files": 6}
-    row = {"path": "/x/a\nb.txt", "name": "a\nb.txt", "size": 0, "split": "", "modified": OLD}
-    assert json.loads(first) == row
+    assert json.loads(first) == ["/x/a\nb.txt", "a\nb.txt", 0, "", OLD]
     save_listing(folder, files[1:])  # as a retried task does
     assert load_listing(folder) == files[1:]
     assert sorted(os.listdir(folder)) == ["COMPLETED", "listing.jsonl"]
@@ -49,7 +48,7 @@ def test_a_listing_is_read_as_it_was_written(tmp_path: Path) -> None:
         (None, "No such file or directory"),
         ([], "it is damaged"),
         (['{"format_version": 1, "files": 1}', "{"], "it is damaged"),
-        (['{"format_version": 1, "files": 1}', '{"path": "a"}'], "it is damaged"),
+        (['{"format_version": 1, "files": 1}', '["a"]'], "it is damaged"),
         (['{"format_version": 1, "files": 1}'], "its header is .*'files': 1}, not .*'files': 0}"),
         (['{"format_version": 2, "files": 0}'], "its header is {'format_version': 2, "),
     ],
@@ -197,4 +196,4 @@ def test_many_files_are_listed_in_little_memory(
     name = f"{count - 1:06}.txt"
     assert files[-1] == InputFile(f"s3://bucket/some/folder/{name}", name, count - 1, "", OLD)
     assert peak < count * 2000  # bytes, of the 1 GiB that the task has
-    assert (tmp_path / "listing.jsonl").stat().st_size < count * 150
+    assert (tmp_path / "listing.jsonl").stat().st_size < count * 100

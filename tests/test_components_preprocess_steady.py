@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import dataclasses
 import gzip
 import os
 from pathlib import Path
@@ -11,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from components.preprocess.inputs.listing import find_files
-from components.preprocess.passes.file_scans import ChangedTextError, hash_text, scans_of_files
+from components.preprocess.passes.file_scans import hash_text, scans_of_files
 from components.preprocess.passes.scan import scan_unit
 from components.preprocess.passes.work_units import make_units
 from components.preprocess.sources.blocks import read_blocks
 from components.preprocess.sources.files import fingerprint, open_file
 from components.preprocess.sources.types import ChangedError, InputFile
 from model.config import DataConfig
+from model.errors import InputError, RestartableError
 
 CONFIG = DataConfig(on_bad_text="skip")
 OLD = 10**18
@@ -108,8 +110,11 @@ def test_a_file_that_changes_before_it_is_read_is_noticed(tmp_path: Path, how: s
     change(tmp_path / "a.txt", how)
     with pytest.raises(ChangedError, match=WHAT[how]):
         list(read_blocks(file, CONFIG))
-    with pytest.raises(ChangedTextError, match=rf"a\.txt has changed since .* \({WHAT[how]}\)"):
+    said = rf"a\.txt has changed since it was listed \({WHAT[how]}\); "
+    with pytest.raises(RestartableError, match=f"{said}run the command again$"):
         hash_text(file, CONFIG)
+    with pytest.raises(InputError, match=f"{said}start a new run, which lists the text anew$"):
+        hash_text(dataclasses.replace(file, from_listing=True), CONFIG)
 
 
 @pytest.mark.parametrize("how", ["removed", "grown", "written", "replaced"])

@@ -20,12 +20,7 @@ from components.preprocess.engine.runner import beam, check_options, has_one_wor
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.inputs.listing_file import load_listing
 from components.preprocess.passes import word_counts
-from components.preprocess.passes.file_scans import (
-    ChangedTextError,
-    describe,
-    hash_text,
-    scans_of_files,
-)
+from components.preprocess.passes.file_scans import describe, hash_text, scans_of_files
 from components.preprocess.passes.scratch_files import index_path, seen_path, words_path
 from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.passes.work_units import make_groups, make_units
@@ -43,7 +38,7 @@ from model.data.records import (
     save_index,
 )
 from model.data.seen import SEEN_FILE, SeenText, unite
-from model.errors import InputError, RestartableError
+from model.errors import InputError
 from model.files import is_complete, publish_folder, temporary_folder, write_whole
 from model.text.vocab import Vocabulary, read_words
 
@@ -134,26 +129,14 @@ def run(
         )
     given = Given.read(vocab, extend=extend_vocab)
     if occupied:
-        with _advising(listing):
-            return _reuse(target, files, given, config=config)
-    with _advising(listing), _output_folder(target) as folder:
+        return _reuse(target, files, given, config=config)
+    with _output_folder(target) as folder:
         info = _prepare(
             files, given, folder=folder, config=config, flags=flags, source_root=source_root
         )
         _publish(folder, target, digest=info["digest"])
     _report(info, records)
     return info
-
-
-@contextlib.contextmanager
-def _advising(listing: str) -> Iterator[None]:
-    """Says what to do about a file that has changed since it was listed."""
-    try:
-        yield
-    except ChangedTextError as error:
-        if listing:  # which a retry would find as it is
-            raise InputError(f"{error}; start a new run, which lists the text anew") from None
-        raise RestartableError(f"{error}; run the command again") from None
 
 
 def _prepare(

@@ -18,13 +18,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from components.preprocess.engine.runner import beam
-from components.preprocess.passes.file_scans import (
-    ChangedTextError,
-    PartScan,
-    accept,
-    check_splits,
-    scans_of_files,
-)
+from components.preprocess.passes.file_scans import PartScan, accept, check_splits, scans_of_files
 from components.preprocess.passes.scratch_files import (
     group_path,
     problem_path,
@@ -39,9 +33,6 @@ from model.data.records import VOCAB_FILE
 from model.errors import InputError, RestartableError
 from model.files import write_whole
 from model.text.vocab import Vocabulary
-
-_PROBLEMS = {cls.__name__: cls for cls in (InputError, RestartableError, ChangedTextError)}
-"""What ends the first pass, by the name that goes through a file."""
 
 Group = tuple[int, Sequence[int]]
 """Index of a group and the indices of its units."""
@@ -120,17 +111,17 @@ class _ChooseVocabulary(beam.DoFn):
         self._groups = groups
 
     def process(self, scanned: tuple[int, Sequence[int]]) -> Iterator[Group]:
-        problem, kind = None, InputError.__name__
+        problem, again = None, False
         try:
             self._choose(len(list(scanned[1])))
         except (InputError, RestartableError) as error:
-            problem, kind = str(error), type(error).__name__
+            problem, again = str(error), isinstance(error, RestartableError)
         except OSError as error:
             problem = (
                 f"can't write to {self._folder} ({error}); free space or choose another folder"
             )
         with contextlib.suppress(OSError):
-            content = {"problem": problem, "kind": kind}
+            content = {"problem": problem, "again": again}
             write_whole(problem_path(self._scratch), json.dumps(content), flush=False)
         if problem is None:
             yield from enumerate(self._groups)
@@ -203,16 +194,14 @@ def load_groups(folder: str, count: int) -> list[dict[str, Any]]:
 
     Raises:
       InputError: a unit, the vocabulary or a group could not be used or written.
-      ChangedTextError: a file is not what was listed.
       RestartableError: a file of a store could not be read for now.
     """
     try:
         chosen = _load_json(problem_path(folder))
     except FileNotFoundError:
-        problem = f"can't write to {folder}; free space or choose another folder"
-        chosen = {"problem": problem, "kind": InputError.__name__}
+        chosen = {"problem": f"can't write to {folder}; free space or choose another folder"}
     if chosen["problem"]:
-        raise _PROBLEMS[chosen["kind"]](chosen["problem"])
+        raise (RestartableError if chosen.get("again") else InputError)(chosen["problem"])
     groups = [_load_json(group_path(folder, group)) for group in range(count)]
     for group in groups:
         if "problem" in group:

@@ -1,12 +1,13 @@
 """The listing of a corpus on disk: `find_inputs` writes it, `preprocess` prepares what it names.
 
-A folder with a file of JSON lines: a header with the version and the number of files, then an
-`InputFile` a line. No TensorFlow and no Beam here.
+A folder with a file of JSON lines: a header with the version and the number of files, then for
+each file a list of what `COLUMNS` names. No TensorFlow and no Beam here.
 """
 
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ from model.files import COMPLETED_FILE, whole_file, write_whole
 
 LISTING_FILE = "listing.jsonl"
 FORMAT_VERSION = 1
+COLUMNS = ("path", "name", "size", "split", "modified")
+"""The fields of `InputFile` that are listed."""
 
 
 def save_listing(folder: str, files: Sequence[InputFile]) -> None:
@@ -30,7 +33,7 @@ def save_listing(folder: str, files: Sequence[InputFile]) -> None:
     """
     os.makedirs(folder, exist_ok=True)
     with whole_file(os.path.join(folder, LISTING_FILE)) as file:
-        for row in (_header(len(files)), *map(vars, files)):
+        for row in (_header(len(files)), *map(operator.attrgetter(*COLUMNS), files)):
             file.write(f"{json.dumps(row)}\n".encode())
     write_whole(os.path.join(folder, COMPLETED_FILE), "")
 
@@ -45,7 +48,8 @@ def load_listing(folder: str) -> list[InputFile]:
     try:
         with open(path, encoding="utf-8") as lines:
             header = json.loads(lines.readline())
-            files = [InputFile(**json.loads(line)) for line in lines]
+            rows = (dict(zip(COLUMNS, json.loads(line), strict=True)) for line in lines)
+            files = [InputFile(**row, from_listing=True) for row in rows]
     except (OSError, TypeError, ValueError) as error:
         detail = getattr(error, "strerror", None) or "it is damaged"
     else:

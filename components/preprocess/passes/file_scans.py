@@ -23,10 +23,6 @@ LISTED_FILES = 20
 """At most this many rejected files are named in dataset.json."""
 
 
-class ChangedTextError(RestartableError):
-    """A file has changed since it was listed; what to do about it depends on who listed it."""
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartScan:
     """What the first pass found out about a part of a file."""
@@ -134,7 +130,7 @@ def hash_text(file: InputFile, config: DataConfig) -> str:
     """Returns `FileScan.sha256` of a file.
 
     Raises:
-      ChangedTextError, RestartableError, InputError: as of `accept`.
+      InputError, RestartableError: as of `accept`.
     """
     hashes = []
     try:
@@ -143,7 +139,7 @@ def hash_text(file: InputFile, config: DataConfig) -> str:
     except BadTextError as error:
         hashes.append(hash_fault(error))
     except ChangedError as error:
-        raise ChangedTextError(_describe_change(file.path, str(error.strerror))) from None
+        raise _changed(file, str(error.strerror)) from None
     except UnsteadyError as error:
         raise RestartableError(_describe_unsteady(file.path, str(error.strerror))) from None
     except OSError as error:
@@ -151,8 +147,12 @@ def hash_text(file: InputFile, config: DataConfig) -> str:
     return _hash_rows(file, hashes)
 
 
-def _describe_change(path: str, detail: str) -> str:
-    return f"{path} has changed since it was listed ({detail})"
+def _changed(file: InputFile, detail: str) -> InputError | RestartableError:
+    """Returns what is raised of a file that has changed since it was listed."""
+    text = f"{file.path} has changed since it was listed ({detail})"
+    if file.from_listing:  # which a retry would find as it is
+        return InputError(f"{text}; start a new run, which lists the text anew")
+    return RestartableError(f"{text}; run the command again")
 
 
 def _describe_unsteady(path: str, detail: str) -> str:
@@ -178,14 +178,14 @@ def accept(scans: Sequence[FileScan], config: DataConfig) -> list[FileScan]:
     """Returns the good files.
 
     Raises:
-      InputError: there is a bad file and `on_bad_text` is `error`, or no file is good.
-      ChangedTextError: a file is not what was listed.
-      RestartableError: a file of a store is out of reach.
+      InputError: there is a bad file and `on_bad_text` is `error`, or no file is good; a file is
+        not what an earlier task listed.
+      RestartableError: a file is not what was listed here, or its store is out of reach.
     """
     bad = [scan for scan in scans if scan.reason]
     for scan in bad:
         if scan.reason == "changed":
-            raise ChangedTextError(_describe_change(scan.file.path, scan.detail))
+            raise _changed(scan.file, scan.detail)
         if scan.reason == "unsteady":
             raise RestartableError(_describe_unsteady(scan.file.path, scan.detail))
         if scan.reason == "unreadable":

@@ -66,6 +66,7 @@ class InputFile:
       split: where all its records go; empty if a hash chooses for each of them.
       modified: when its content last changed, in nanoseconds; a later change is an error. None:
         whatever is there is meant.
+      from_listing: whether another task listed it, so that trying again finds no other listing.
     """
 
     path: str
@@ -73,6 +74,7 @@ class InputFile:
     size: int
     split: str = ""
     modified: int | None = None
+    from_listing: bool = dataclasses.field(default=False, compare=False)
 
     @property
     def full_name(self) -> str:
