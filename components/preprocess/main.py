@@ -24,7 +24,7 @@ from components.preprocess.passes.file_scans import describe, hash_text, scans_o
 from components.preprocess.passes.scratch_files import index_path, seen_path, words_path
 from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.passes.work_units import make_groups, make_units
-from components.preprocess.sources.files import fingerprint
+from components.preprocess.sources.files import content_fingerprint
 from components.preprocess.sources.types import InputFile
 from model.config import DataConfig, to_dict
 from model.data.records import (
@@ -249,7 +249,7 @@ def _reuse(
     if info["config"] != to_dict(config):
         raise InputError(f"{occupied}, records made with another config; {advice}")
     hashes = [hash_text(file, config) for file in files]
-    if info["input"]["fingerprint"] != fingerprint([f.full_name for f in files], hashes):
+    if info["input"]["fingerprint"] != content_fingerprint([f.full_name for f in files], hashes):
         raise InputError(f"{occupied}, records of another input; {advice}")
     found = {key: info["vocab"][key] for key in info["vocab"] if key.startswith("given_")}
     if found != given.describe():

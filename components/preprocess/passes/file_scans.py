@@ -266,7 +266,7 @@ def describe(
             "files": len(scans),
             "bytes": sum(scan.file.size for scan in scans),
             "text_characters": sum(scan.characters for scan in scans),
-            "fingerprint": files.fingerprint(names, hashes),
+            "fingerprint": files.content_fingerprint(names, hashes),
             "stray_bytes": sum(scan.stray for scan in scans),
             **({"split_files": by_split} if by_split else {}),
             **({"source_root": source_root} if source_root else {}),

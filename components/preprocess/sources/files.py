@@ -98,7 +98,7 @@ def _open_local(path: str, *, size: int, modified: int | None) -> Iterator[Binar
         check()
 
 
-def fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
+def content_fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
     """Returns one SHA-256 over the files' full names and the hashes of their contents."""
     rows = "".join(f"{sha256}  {name}\n" for name, sha256 in zip(names, hashes, strict=True))
     return hashlib.sha256(rows.encode()).hexdigest()
