@@ -48,7 +48,7 @@ def open_file(path: str, *, size: int = 0, modified: int | None = None) -> Itera
         return
     from components.preprocess.sources import remote  # Beam takes a while
 
-    with remote.open_remote(path, size=size, modified=modified) as file:
+    with remote.RemoteFile(path, size=size, modified=modified) as file:
         try:
             yield open_packed(path, io.BufferedReader(file, remote.BUFFER_BYTES))
         except UnsteadyError:

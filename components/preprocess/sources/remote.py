@@ -104,15 +104,15 @@ def _matches(names: list[str], parts: list[str]) -> bool:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file of a store, open for reading as it is stored; read it through `open_remote`.
+    """A file of a store, open for reading as it is stored.
 
     Raises:
-      UnsteadyError: when it is read: another try may succeed.
+      UnsteadyError: when it is opened or read: another try may succeed, or it is not what was listed.
       OSError: it can't be read.
     """
 
     def __init__(self, path: str, *, size: int, modified: int | None):
-        """Opens it; see `open_remote`."""
+        """Opens an address; size and time of the last change are as of `open_file`."""
         self._path = path
         self._store = _store(path)
         listed = self._look_up() if modified is None else ListedFile(path, size, modified)
@@ -165,21 +165,6 @@ class RemoteFile(io.RawIOBase):
             raise
         except Exception as error:
             raise _as_os_error(error) from None
-
-
-def open_remote(path: str, *, size: int = 0, modified: int | None = None) -> RemoteFile:
-    """Opens a file for reading, as it is stored.
-
-    Args:
-      path: its address.
-      size: its bytes, as it was listed.
-      modified: time of its last change, as it was listed; None: whatever is there now is meant.
-
-    Raises:
-      UnsteadyError: it can't be read for now, or is not what was listed.
-      OSError: it can't be read.
-    """
-    return RemoteFile(path, size=size, modified=modified)
 
 
 class _BeamStore:

@@ -13,7 +13,7 @@ class UnsteadyError(OSError):
     """A file that could be read another time: its store is out of reach, or it has changed."""
 
     reason = "unsteady"
-    """What a scan says of such a file."""
+    """Why such a file is bad, as `BadTextError.reason`."""
 
     def __init__(self, text: str):
         """Keeps what is wrong."""
