@@ -129,12 +129,14 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             window_days=corpus_window_days,
             scheduled=dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
             created=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER,
+            shared=shared,
         )
         _place(found, "Find the inputs", volume=volume, memory="1Gi")
         # KFP's cache would know the text by its name only, and take changed text for the same.
         found.set_caching_options(enable_caching=False)
+        # Not the artifact of the listing: the cache would know it by an id that is new in each run.
         prepared = preprocess(
-            inputs=found.outputs["inputs"],
+            listing_folder=found.outputs["listing_folder"],
             config=found.outputs["data"],
             run_settings=found.outputs["preparation"],
             fingerprint=found.outputs["fingerprint"],

@@ -246,7 +246,7 @@ def test_a_file_that_changes_while_it_is_read_is_no_bad_input(
         return cut_block(*arguments, **more)
 
     monkeypatch.setattr(scan, "cut_block", change_and_cut)
-    with pytest.raises(RestartableError, match=r"good\.txt can't be read for now ") as caught:
+    with pytest.raises(RestartableError, match=r"good\.txt has changed since ") as caught:
         run_on(folder, tmp_path / "records")
     assert caught.value.exit_code == 75
     assert not (tmp_path / "records").exists()

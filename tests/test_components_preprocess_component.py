@@ -40,6 +40,7 @@ def find(folder: Path, **run: Any) -> Any:
         text.write_text(NEW_TEXT)
     return find_inputs.python_func(
         corpus=str(text),
+        listing=dsl.Artifact(name="listing", uri=str(folder / "listing")),
         preset=to_json(CONFIG),
         settings=[f"run.{name}={value}" for name, value in run.items()],
     )
@@ -48,9 +49,9 @@ def find(folder: Path, **run: Any) -> Any:
 def test_the_first_task_looks_at_the_other_records(
     tmp_path: Path, old: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs, fingerprint, *rest = find(tmp_path)
+    listing, fingerprint, *rest = find(tmp_path)
     compared = find(tmp_path, compare_to=old)
-    assert compared[:2] == (inputs, extend_fingerprint(fingerprint, old))
+    assert compared[:2] == (listing, extend_fingerprint(fingerprint, old))
     assert json.loads(compared[8]) == {"compare_to": old}
     assert (*compared[2:8], *compared[9:]) == (*rest[:6], *rest[7:])
     error_file = tmp_path / "error.json"
@@ -63,12 +64,18 @@ def test_the_first_task_looks_at_the_other_records(
     )
 
 
-def run_preprocess(folder: Path, **run: Any) -> tuple[Path, Path, dict[str, float]]:
-    """Runs the body of the component with settings of the run; returns records, data card and metrics."""
-    found = find(folder)
+def run_preprocess(
+    folder: Path, found: Any = None, **run: Any
+) -> tuple[Path, Path, dict[str, float]]:
+    """Runs the body of the component with settings of the run; returns records, data card and metrics.
+
+    `found` is what the first component gave; None: runs that, too.
+    """
+    root = {name: run[name] for name in ("source_root",) if name in run}
+    found = found or find(folder, **root)
     metrics = dsl.Metrics(name="metrics", uri=str(folder / "metrics"))
     preprocess.python_func(
-        inputs=found[0],
+        listing_folder=found[0],
         config=found[2],
         records=dsl.Dataset(name="records", uri=str(folder / "records")),
         data_card=dsl.HTML(name="data_card", uri=str(folder / "card")),
@@ -85,6 +92,23 @@ def test_both_tasks_name_files_below_the_source_root(tmp_path: Path) -> None:
     records, *_ = run_preprocess(tmp_path, source_root=str(tmp_path.parent))
     with Dataset.open(str(records)) as dataset:
         assert dataset.read("train", 0).source == f"{tmp_path.name}/new.txt:0"
+
+
+def test_text_that_changes_between_the_tasks_is_bad_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So KFP's retries of the second task end in the same way, and only a new run helps."""
+    error_file = tmp_path / "error.json"
+    monkeypatch.setenv(component_runtime.ERROR_FILE_VARIABLE, str(error_file))
+    found = find(tmp_path)
+    (tmp_path / "new.txt").write_text(NEW_TEXT * 2)
+    with pytest.raises(SystemExit) as raised:
+        run_preprocess(tmp_path, found)
+    assert raised.value.code == 2
+    assert json.loads(error_file.read_text())["message"] == (
+        f"{tmp_path}/new.txt has changed since it was listed (it has 32 bytes, not 16); start a "
+        "new run, which lists the text anew"
+    )
 
 
 SIZES = {"train_words": 8.0, "valid_words": 0.0, "test_words": 0.0, "vocabulary": 5.0}

@@ -12,6 +12,7 @@ import pytest
 
 from components.preprocess.inputs.find import find_inputs
 from components.preprocess.inputs.listing import find_files
+from components.preprocess.inputs.listing_file import load_listing
 from components.preprocess.passes.segment import cut_block
 from components.preprocess.sources.blocks import read_blocks
 from components.preprocess.sources.types import InputFile
@@ -39,11 +40,13 @@ Known = dict[tuple[str, str, int], Pieces]
 """Path, name and size of a file -> its pieces."""
 
 
-def pieces_of(inputs: list[str], config: DataConfig = DATA, known: Known | None = None) -> Pieces:
-    """Returns the pieces of all text, as `prepare` lists, cuts and splits it."""
+def pieces_of(
+    files: list[InputFile], config: DataConfig = DATA, known: Known | None = None
+) -> Pieces:
+    """Returns the pieces of all text, as `prepare` cuts and splits it."""
     found: Pieces = {}
     known = {} if known is None else known
-    for file in find_files(inputs):
+    for file in files:
         key = (file.path, file.name, file.size)
         if key not in known:
             known[key] = pieces_of_file(file, config)
@@ -90,13 +93,14 @@ def test_no_piece_of_forty_days_changes_its_split(tmp_path: Path, pattern: str) 
         write_day(tmp_path, BEGIN + datetime.timedelta(days=number), rng)
         run = BEGIN + datetime.timedelta(days=number + 1)
         for days in sizes:
-            listed = find_inputs(
+            find_inputs(
                 json.dumps([f"{tmp_path}/{pattern}"]),
                 preset=config,
                 window_days=days,
                 times=[f"{run}T02:00:00Z"],
+                listing=str(tmp_path / "listing"),
             )
-            pieces = pieces_of(json.loads(listed.inputs), known=known)
+            pieces = pieces_of(load_listing(f"{tmp_path}/listing"), known=known)
             sizes[days] = len(pieces)
             for source, (split, words) in pieces.items():
                 assert of_source.setdefault(source, split) == split
@@ -119,7 +123,7 @@ def test_a_changed_fraction_moves_only_the_pieces_between_the_bounds(tmp_path: P
         config = DataConfig(
             tokenizer="whitespace", record_words=8, valid_fraction=valid, test_fraction=test
         )
-        found = pieces_of([str(tmp_path)], config)
+        found = pieces_of(find_files([str(tmp_path)]), config)
         return {source: split for source, (split, _) in found.items()}
 
     def moves(before: dict[str, str], after: dict[str, str]) -> set[tuple[str, str]]:

@@ -25,7 +25,7 @@ from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
 from components.preprocess.sources.blocks import read_blocks
 from components.preprocess.sources.files import open_file
-from components.preprocess.sources.types import UnsteadyError
+from components.preprocess.sources.types import ChangedError
 from model.config import DataConfig
 from model.errors import InputError
 
@@ -110,8 +110,18 @@ def test_what_is_not_installed_is_named(bucket: Any, monkeypatch: pytest.MonkeyP
         find_files([f"gs://{BUCKET}/*"])
 
 
-@pytest.mark.parametrize("change", ["longer", "shorter", "same", "removed"])
-def test_a_file_that_changes_after_it_was_listed_is_noticed(bucket: Any, change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("longer", "it has 306 bytes, not 153"),
+        ("shorter", "it has 40 bytes, not 153"),
+        ("same", "it was written again"),
+        ("removed", "it is gone"),
+    ],
+)
+def test_a_file_that_changes_after_it_was_listed_is_noticed(
+    bucket: Any, change: str, message: str
+) -> None:
     text = b"Words of a line.\n" * 9
     path = put(bucket, f"{change}.txt", text)
     (file,) = find_files([path])
@@ -123,7 +133,7 @@ def test_a_file_that_changes_after_it_was_listed_is_noticed(bucket: Any, change:
     else:
         put(bucket, f"{change}.txt", {"longer": text * 2, "shorter": text[:40]}.get(change, text))
         assert fingerprint(find_files([path])) != before
-    with pytest.raises(UnsteadyError, match="was written again, or removed, after it was listed"):
+    with pytest.raises(ChangedError, match=message):
         list(read_blocks(file, DataConfig()))
 
 

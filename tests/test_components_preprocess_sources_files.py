@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.preprocess.inputs.listing import find_files
-from components.preprocess.sources.files import describe_bad_text, fingerprint
+from components.preprocess.sources.files import content_fingerprint, describe_bad_text
 from model.config import DataConfig
 from model.errors import InputError
 
@@ -266,7 +266,7 @@ def test_messages_say_what_where_and_what_next() -> None:
 
 
 def test_fingerprint_sees_names_and_contents() -> None:
-    one = fingerprint(["a", "b"], ["0" * 64, "1" * 64])
-    assert one == fingerprint(["a", "b"], ["0" * 64, "1" * 64])
-    assert one != fingerprint(["a", "c"], ["0" * 64, "1" * 64])
-    assert one != fingerprint(["a", "b"], ["0" * 64, "2" * 64])
+    one = content_fingerprint(["a", "b"], ["0" * 64, "1" * 64])
+    assert one == content_fingerprint(["a", "b"], ["0" * 64, "1" * 64])
+    assert one != content_fingerprint(["a", "c"], ["0" * 64, "1" * 64])
+    assert one != content_fingerprint(["a", "b"], ["0" * 64, "2" * 64])

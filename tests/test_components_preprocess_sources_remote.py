@@ -26,7 +26,7 @@ from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
 from components.preprocess.sources.blocks import BLOCK_BYTES, read_blocks
 from components.preprocess.sources.files import open_file
-from components.preprocess.sources.types import UnsteadyError
+from components.preprocess.sources.types import ChangedError, UnsteadyError
 from model.config import Config, DataConfig, to_json
 from model.errors import EXIT_RESTARTABLE, InputError, RestartableError
 
@@ -154,7 +154,7 @@ def test_a_list_in_the_store_names_files_in_the_store(s3: S3Server) -> None:
         ("s3://c*/a.txt", "'s3://c*/a.txt' is no address of a bucket's files; write it as s3://"),
         ("s3:///a.txt", "'s3:///a.txt' is no address of a bucket's files; write it as s3://"),
         ("http://x/y.txt", "http://x/y.txt: http:// can't be read; copy the text to a folder"),
-        ("@s3://corpus/list", "--input @s3://corpus/list: the list can't be read (it was written"),
+        ("@s3://corpus/list", "--input @s3://corpus/list: the list can't be read (it is gone); "),
     ],
 )
 def test_an_address_that_gives_nothing_is_named(s3: S3Server, pattern: str, message: str) -> None:
@@ -319,8 +319,19 @@ def test_a_store_that_is_gone_for_good_is_asked_for_minutes(
     assert 5 * 127 / 2 < sum(slept) <= 5 * 127
 
 
-@pytest.mark.parametrize("change", ["longer", "shorter", "later", "removed", "damaged.gz"])
-def test_a_file_that_changes_after_it_was_listed_is_noticed(s3: S3Server, change: str) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("longer", "it has 306 bytes, not 153"),
+        ("shorter", "it has become shorter"),
+        ("later", "it was written again"),
+        ("removed", "it is gone"),
+        ("damaged.gz", "it has 306 bytes, not "),
+    ],
+)
+def test_a_file_that_changes_after_it_was_listed_is_noticed(
+    s3: S3Server, change: str, message: str
+) -> None:
     key = f"a.{change}"
     text = b"Words of a line.\n" * 9
     path = s3.put(key, gzip.compress(text) if key.endswith(".gz") else text)
@@ -332,7 +343,7 @@ def test_a_file_that_changes_after_it_was_listed_is_noticed(s3: S3Server, change
             s3.put(key, text)
     else:
         s3.put(key, text[:60] if change == "shorter" else text * 2)
-    with pytest.raises(UnsteadyError, match="was written again, or removed, after it was listed"):
+    with pytest.raises(ChangedError, match=message):
         list(read_blocks(file, SMALL))
 
 
@@ -391,9 +402,9 @@ def test_the_same_command_can_be_run_again_after_a_change(
     records = str(tmp_path / "records")
     with pytest.raises(RestartableError) as caught:
         run(inputs=[f"s3://{BUCKET}/*"], records=records, config=SMALL)
+    changed = {"replace": "it has become shorter", "delete": "it is gone"}[action]
     assert str(caught.value) == (
-        "s3://corpus/b.txt can't be read for now (it was written again, or removed, after it was "
-        "listed); run the command again"
+        f"s3://corpus/b.txt has changed since it was listed ({changed}); run the command again"
     )
     assert caught.value.exit_code == EXIT_RESTARTABLE
     assert list(tmp_path.iterdir()) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import codecs
+import dataclasses
 import gzip
 import os
 from pathlib import Path
@@ -15,10 +16,10 @@ from components.preprocess.passes.file_scans import hash_text, scans_of_files
 from components.preprocess.passes.scan import scan_unit
 from components.preprocess.passes.work_units import make_units
 from components.preprocess.sources.blocks import read_blocks
-from components.preprocess.sources.files import fingerprint, open_file
-from components.preprocess.sources.types import InputFile, UnsteadyError
+from components.preprocess.sources.files import content_fingerprint, open_file
+from components.preprocess.sources.types import ChangedError, InputFile
 from model.config import DataConfig
-from model.errors import RestartableError
+from model.errors import InputError, RestartableError
 
 CONFIG = DataConfig(on_bad_text="skip")
 OLD = 10**18
@@ -73,7 +74,7 @@ def test_a_byte_order_mark_changes_the_fingerprint(tmp_path: Path) -> None:
     size = max(map(len, packed))  # of both, padded, so that only the offsets differ
     for name, found in (("a.txt", texts), ("a.gz", [one.ljust(size, b"\0") for one in packed])):
         hashes = [hash_of(tmp_path / name, one) for one in found]
-        assert fingerprint([name], hashes[:1]) != fingerprint([name], hashes[1:])
+        assert content_fingerprint([name], hashes[:1]) != content_fingerprint([name], hashes[1:])
 
 
 def change(path: Path, how: str) -> None:
@@ -94,14 +95,26 @@ def change(path: Path, how: str) -> None:
         os.replace(other, path)
 
 
+WHAT = {
+    "removed": "it is gone",
+    "grown": "it has 17 bytes, not 12",
+    "written": "it was written again",
+    "replaced": "another file is in its place",
+}
+"""What is said of each change."""
+
+
 @pytest.mark.parametrize("how", ["removed", "grown", "written"])
 def test_a_file_that_changes_before_it_is_read_is_noticed(tmp_path: Path, how: str) -> None:
     file = write(tmp_path / "a.txt", b"Some words.\n")
     change(tmp_path / "a.txt", how)
-    with pytest.raises(UnsteadyError, match="it was written again, or removed, after it was"):
+    with pytest.raises(ChangedError, match=WHAT[how]):
         list(read_blocks(file, CONFIG))
-    with pytest.raises(RestartableError, match=r"a\.txt can't be read for now .*; run the command"):
+    said = rf"a\.txt has changed since it was listed \({WHAT[how]}\); "
+    with pytest.raises(RestartableError, match=f"{said}run the command again$"):
         hash_text(file, CONFIG)
+    with pytest.raises(InputError, match=f"{said}start a new run, which lists the text anew$"):
+        hash_text(dataclasses.replace(file, from_listing=True), CONFIG)
 
 
 @pytest.mark.parametrize("how", ["removed", "grown", "written", "replaced"])
@@ -109,7 +122,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, how: st
     path = tmp_path / "a.txt"
     for fault in (None, EOFError()):  # a fault of the text may come from the change
         file = write(path, b"Some words.\n")
-        with pytest.raises(UnsteadyError, match="it was written again"):
+        with pytest.raises(ChangedError, match=WHAT[how]):
             change_while_open(file, how, fault)
 
 

@@ -89,14 +89,15 @@ def test_a_source_root_names_files_in_both_steps(tmp_path: Path) -> None:
     write(tmp_path, "in/2026-02-28/a.txt", "in/2026-03-01/a.txt")
     pattern, root = f"{tmp_path}/in/{{date:%Y-%m-%d}}/*.txt", str(tmp_path)
     given = {"window_days": 2, "times": [NOON.isoformat()]}
-    found = find_inputs(pattern, settings=[f"run.source_root={root}"], **given)  # type: ignore[arg-type]
-    inputs = json.loads(found.inputs)
-    assert inputs == [f"{root}/in/{day}/*.txt" for day in ("2026-02-28", "2026-03-01")]
+    listing = str(tmp_path / "listing")
+    settings = [f"run.source_root={root}"]
+    found = find_inputs(pattern, settings=settings, listing=listing, **given)  # type: ignore[arg-type]
+    inputs = [f"{root}/in/{day}/*.txt" for day in ("2026-02-28", "2026-03-01")]
     assert found.fingerprint == fingerprint(find_files(inputs, source_root=root))
     assert found.fingerprint != find_inputs(pattern, **given).fingerprint  # type: ignore[arg-type]
     config = DataConfig(min_count=1, valid_fraction=0.0, test_fraction=0.0)
     records = f"{root}/records"
-    info = run(inputs=inputs, source_root=root, records=records, config=config, beam_workers=1)
+    info = run(listing=listing, source_root=root, records=records, config=config, beam_workers=1)
     assert info["input"]["source_root"] == root
     with Dataset.open(records) as dataset:
         sources = sorted(dataset.read("train", at).source for at in range(2))
@@ -119,8 +120,6 @@ def test_the_name_of_a_list_may_hold_a_date(tmp_path: Path) -> None:
     pattern = f"@{tmp_path}/{{date:%Y-%m-%d}}.list"
     time = NOON.isoformat()
     found = find_inputs(json.dumps([pattern]), window_days=9, times=[time])
-    lists = [f"@{tmp_path}/2026-02-27.list", f"@{tmp_path}/2026-03-01.list"]
-    assert json.loads(found.inputs) == lists
     assert found.fingerprint == fingerprint(find_files([f"{tmp_path}/*.txt"]))
     (tmp_path / "2026-03-01.list").write_text(f"{tmp_path}/a.txt\n")
     assert find_inputs(pattern, window_days=9, times=[time]).fingerprint != found.fingerprint

@@ -7,7 +7,7 @@ from urllib3.exceptions import ProtocolError
 
 from components.train.cluster.api import ClusterApi
 from components.train.cluster.manifest import INDEX_LABEL
-from components.train.cluster.worker_log import WorkerLog, _Lines, _Position
+from components.train.cluster.worker_log import WorkerLog, _LineReader, _Position
 
 
 def printed(position: _Position, lines: list[tuple[str, str]]) -> list[str]:
@@ -40,12 +40,12 @@ class Broken:
 
 
 def test_lines_are_put_together_from_blocks() -> None:
-    lines = _Lines(Broken([b"a\nb", b"c\n", b"d"], breaks=False))
+    lines = _LineReader(Broken([b"a\nb", b"c\n", b"d"], breaks=False))
     assert (list(lines), lines.rest) == (["a", "bc"], "d")
 
 
 def test_what_a_cut_leaves_of_a_line_is_no_line() -> None:
-    seen, lines = [], _Lines(Broken([b"a\nhal"], breaks=True))
+    seen, lines = [], _LineReader(Broken([b"a\nhal"], breaks=True))
     with pytest.raises(ProtocolError):  # noqa: PT012
         for line in lines:
             seen.append(line)

@@ -19,6 +19,8 @@ import pytest
 import yaml
 
 from components.component_runtime import run_id
+from components.preprocess.inputs.listing import find_files
+from components.preprocess.inputs.listing_file import load_listing
 from components.train.cluster.manifest import JobSetOptions, render
 from components.train.cluster.task_config import describe_viewer, jobset_options, pod_fragments
 from model.config import to_json, with_overrides
@@ -128,14 +130,17 @@ def found(pods: Pods, corpus: Path) -> dict[str, Any]:
     parameters: dict[str, Any] = {"corpus": json.dumps([str(corpus)]), "preset": to_json(config)}
     times = {"scheduled": "2026-03-02T01:30:00Z", "created": "2026-03-02T01:30:07Z"}
     parameters |= {"settings": ["gate.max_perplexity=1e6"], "window_days": 1, **times}
-    values: dict[str, Any] = pods.run("find-inputs", parameters)[0]["parameterValues"]
+    parameters["shared"] = str(pods.mount)
+    for _ in range(2):  # a retried task lists the text anew
+        output, _ = pods.run("find-inputs", parameters, writes="listing")
+    values: dict[str, Any] = output["parameterValues"]
     return values
 
 
 @pytest.fixture(scope="module")
 def prepared(pods: Pods, found: dict[str, Any]) -> Path:
     """The records on the shared volume."""
-    parameters = {"inputs": found["inputs"], "config": found["data"]}
+    parameters = {"listing_folder": found["listing_folder"], "config": found["data"]}
     parameters |= {"run_settings": found["preparation"]}
     parameters |= {"fingerprint": found["fingerprint"], "shared": str(pods.mount)}
     for _ in range(2):  # a retried task finds its work done
@@ -171,6 +176,17 @@ def trained(pods: Pods, found: dict[str, Any], prepared: Path) -> Path:
     assert pods.recorded.read_text() == ""  # no second launch
     pods.recorded.write_text(first)
     return pods.mount / "runs" / RUN / "work"
+
+
+@pytest.mark.slow
+def test_the_listing_is_on_the_shared_volume(
+    pods: Pods, found: dict[str, Any], corpus: Path
+) -> None:
+    folder = pods.mount / "runs" / RUN / "listing"
+    assert (pods.artifact("listing") / "LOCATION").read_text() == f"{folder}\n"
+    assert found["listing_folder"] == "listing"  # the same in every run, for KFP's cache
+    assert load_listing(str(folder)) == find_files([str(corpus)])
+    assert sorted(os.listdir(folder)) == ["COMPLETED", "listing.jsonl"]
 
 
 @pytest.mark.slow

@@ -116,11 +116,12 @@ def _prepare(corpus: Corpus, day: int, window: int, folder: Path) -> str:
         preset="tiny",
         window_days=window,
         times=[end.isoformat()],
+        listing=str(folder / "listing"),
     )
     records = str(folder / f"records-{day}")
     given = json.loads(found.data)["data"]
     data = dataclasses.replace(from_dict(DataConfig, given, source="found"), **_fields(config))
-    run(inputs=json.loads(found.inputs), records=records, config=data, beam_workers=1)
+    run(listing=str(folder / "listing"), records=records, config=data, beam_workers=1)
     return records
 
 

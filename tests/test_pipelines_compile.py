@@ -21,7 +21,7 @@ from pipelines.compile import compile_pipeline
 from pipelines.graph import train_language_model
 
 ROOT = Path(__file__).resolve().parent.parent
-SHARING = ("preprocess", "train", "evaluate", "export")
+SHARING = ("find-inputs", "preprocess", "train", "evaluate", "export")
 WORKSPACE = "{{$.workspace_path}}/charloom"
 
 
@@ -104,7 +104,7 @@ def test_a_workspace_holds_the_data_of_a_run(tmp_path: Path) -> None:
     assert list_shared(spec) == dict.fromkeys(SHARING, WORKSPACE)
     executors = platform["deploymentSpec"]["executors"]
     claimed = {name for name, pod in executors.items() if "pvcMount" in pod}
-    assert claimed == {f"exec-{name}" for name in ("find-inputs", *SHARING)}
+    assert claimed == {f"exec-{name}" for name in SHARING}
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     plain = compile_both(tmp_path / "q.yaml")[0]
     assert parameters == plain["root"]["inputDefinitions"]["parameters"]

@@ -14,6 +14,8 @@ from compiled_pipeline import read_specs
 from pipeline_runs import Run, run_tiny, share_first_run
 
 from components.preprocess.analysis.drift import compare
+from components.preprocess.inputs.listing import find_files
+from components.preprocess.inputs.listing_file import load_listing
 from components.run_settings import RunSettings
 from model.config import with_overrides
 from model.errors import CharloomError, InputError, RejectedError, RestartableError
@@ -87,6 +89,14 @@ def test_a_model_that_passes_is_published(passed: Run) -> None:
     assert "PASSED" in Path(result.report_html).read_text()
     assert (Path(result.records) / "dataset.json").is_file()
     assert len(list((Path(result.workdir) / "logs").glob("worker-*.log"))) == 2
+
+
+@pytest.mark.slow
+def test_the_records_are_of_the_files_that_were_listed(passed: Run, corpus: Path) -> None:
+    (listing,) = passed.root.glob("pipeline/*/find-inputs/listing")
+    assert load_listing(str(listing)) == find_files([f"{corpus}/*.txt"])
+    dataset = json.loads(Path(passed.result.records, "dataset.json").read_text())
+    assert dataset["input"]["files"] == len(load_listing(str(listing)))
 
 
 @pytest.mark.slow
@@ -210,7 +220,8 @@ def test_bad_input_is_the_tasks_own_line(tmp_path: Path) -> None:
     assert pattern in str(raised.value)
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == 2
-    assert os.listdir(tmp_path / "r" / "pipeline") == []  # the first task has no artifacts
+    made = (tmp_path / "r" / "pipeline").rglob("*")
+    assert not [path for path in made if path.is_file()]  # the first task has listed nothing
     assert os.listdir(tmp_path / "r" / "registry") == []
     assert dict(os.environ) == before
     assert sys.executable == executable

@@ -15,16 +15,18 @@ from components.component_runtime import container_image
 def find_inputs(
     corpus: str,
     settings: list,  # type: ignore[type-arg]
+    listing: dsl.Output[dsl.Artifact],
     preset: str = "",
     window_days: int = 1,
     scheduled: str = "",
     created: str = "",
     registry: str = "",
     model_name: str = "",
+    shared: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]
     "FoundInputs",
     [
-        ("inputs", str),
+        ("listing_folder", str),
         ("fingerprint", str),
         ("data", str),
         ("config", str),
@@ -38,20 +40,24 @@ def find_inputs(
         ("begun", str),
     ],
 ):
-    """Looks up what the run is made of; never cached, so that changed text is noticed.
+    """Looks up what the run is made of and lists its text; never cached, so that it notices changes.
 
     Args:
         corpus: JSON list of file names, folders and glob patterns, which may hold dates.
         settings: what differs from preset, and the run's settings, as section.field=value.
+        listing: folder of listing.jsonl, path, size, time of change and split of every text file,
+            or of LOCATION, which says where that folder is.
         preset: name of a configuration, or a whole one as JSON.
         window_days: how many days the dates in corpus go back.
         scheduled: when the run was scheduled.
         created: when the run was made.
         registry: folder of published models.
         model_name: name of the model in it.
+        shared: where a cluster's pods mount the shared volume.
 
     Returns:
-        inputs: JSON list of the patterns, dates filled in.
+        listing_folder: where preprocess finds the listing; relative to the folder of the run on a
+            shared volume, because KFP's cache must not see the id of the run.
         fingerprint: SHA-256 of names, sizes and times of change of the files, and of the digests of
             the records to compare to and of the base that gives the words.
         data: the data section of the configuration.
@@ -65,10 +71,11 @@ def find_inputs(
         run: identity of the run.
         begun: digest of the checkpoint of base.
     """
-    from components.component_runtime import reporting_errors
+    from components.component_runtime import output_folder, reporting_errors, run_folder
     from components.preprocess.inputs import find as stage
 
     with reporting_errors():
+        folder = output_folder(listing.path, run_folder(shared), "listing")
         found = stage.find_inputs(
             corpus,
             registry=registry,
@@ -77,13 +84,14 @@ def find_inputs(
             settings=settings,
             window_days=window_days,
             times=(scheduled, created),
+            listing=folder,
         )
-    return tuple(found)
+    return (folder if folder == listing.path else "listing", *found)
 
 
 @dsl.component(base_image=container_image(), install_kfp_package=False)
 def preprocess(
-    inputs: str,
+    listing_folder: str,
     config: str,
     records: dsl.Output[dsl.Dataset],
     data_card: dsl.Output[dsl.HTML],
@@ -95,7 +103,7 @@ def preprocess(
     """Turns raw text into shards of encoded records and a vocabulary.
 
     Args:
-        inputs: JSON list of file names, folders and glob patterns.
+        listing_folder: where find_inputs has put the listing of the files to prepare.
         config: the configuration as JSON; its data section is used.
         records: folder of shards, vocabulary and dataset.json, or of LOCATION, which says
             where that folder is.
@@ -106,7 +114,6 @@ def preprocess(
         fingerprint: of the text, so that KFP's cache tells changed text.
         shared: where a cluster's pods mount the shared volume.
     """
-    import json
     import os
     import shutil
 
@@ -130,9 +137,10 @@ def preprocess(
             from components.preprocess.analysis.drift import check_other
 
             check_other(chosen.compare_to, data)
-        folder = output_folder(records.path, run_folder(shared), "records")
+        shared_folder = run_folder(shared)
+        folder = output_folder(records.path, shared_folder, "records")
         dataset = run(
-            inputs=json.loads(inputs),
+            listing=os.path.join(shared_folder, listing_folder),
             vocab=chosen.vocab,
             extend_vocab=chosen.extend_vocab,
             source_root=chosen.source_root,

@@ -18,12 +18,13 @@ from components.preprocess.analysis.statistics import describe_text, for_card
 from components.preprocess.engine import transforms
 from components.preprocess.engine.runner import beam, check_options, has_one_worker, open_pipeline
 from components.preprocess.inputs.listing import find_files
+from components.preprocess.inputs.listing_file import load_listing
 from components.preprocess.passes import word_counts
 from components.preprocess.passes.file_scans import describe, hash_text, scans_of_files
 from components.preprocess.passes.scratch_files import index_path, seen_path, words_path
 from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.passes.work_units import make_groups, make_units
-from components.preprocess.sources.files import fingerprint
+from components.preprocess.sources.files import content_fingerprint
 from components.preprocess.sources.types import InputFile
 from model.config import DataConfig, to_dict
 from model.data.records import (
@@ -80,6 +81,7 @@ def run(
     train: Sequence[str] = (),
     valid: Sequence[str] = (),
     test: Sequence[str] = (),
+    listing: str = "",
     vocab: str = "",
     extend_vocab: bool = False,
     source_root: str = "",
@@ -99,6 +101,7 @@ def run(
       train: in place of `inputs`, those of the training split.
       valid: those of the validation split.
       test: those of the test split.
+      listing: folder of a listing of the files, in place of patterns; see `save_listing`.
       vocab: file of the words of the vocabulary, in place of the most frequent ones.
       extend_vocab: add the most frequent ones to those of `vocab`, as far as there is room.
       source_root: folder below which the names of files begin; empty: as the patterns say.
@@ -111,14 +114,19 @@ def run(
       The content of dataset.json.
 
     Raises:
-      InputError: input that can't be used, or an output folder that can't be.
+      InputError: input that can't be used, or an output folder that can't be; a file of
+        `listing` has changed.
+      RestartableError: a file has changed since it was listed here, or its store is busy.
     """
     flags = check_options(beam_workers, beam_options)
     target = os.path.realpath(records)
     occupied = _is_occupied(target)
-    files = find_files(
-        inputs, train=train, valid=valid, test=test, source_root=source_root, output=target
-    )
+    if listing:
+        files = load_listing(listing)
+    else:
+        files = find_files(
+            inputs, train=train, valid=valid, test=test, source_root=source_root, output=target
+        )
     given = Given.read(vocab, extend=extend_vocab)
     if occupied:
         return _reuse(target, files, given, config=config)
@@ -241,7 +249,7 @@ def _reuse(
     if info["config"] != to_dict(config):
         raise InputError(f"{occupied}, records made with another config; {advice}")
     hashes = [hash_text(file, config) for file in files]
-    if info["input"]["fingerprint"] != fingerprint([f.full_name for f in files], hashes):
+    if info["input"]["fingerprint"] != content_fingerprint([f.full_name for f in files], hashes):
         raise InputError(f"{occupied}, records of another input; {advice}")
     found = {key: info["vocab"][key] for key in info["vocab"] if key.startswith("given_")}
     if found != given.describe():

@@ -62,11 +62,10 @@ def _run_graph(
     name: str,
 ) -> str:
     """Runs the pipeline and says where its parts are; returns the new version's folder."""
-    from components.preprocess.inputs.listing import find_files
+    from components.preprocess.inputs.listing import check_names
 
     check_name(name)
-    # So that a wrong name is reported at once.
-    find_files(inputs, source_root=settings.source_root)
+    check_names(inputs)
     if settings.vocab:
         read_words(settings.vocab)
     if settings.warm_start not in ("", CHAMPION):

@@ -20,7 +20,8 @@ from components.export.manifest import code_version, made_of
 from components.export.registry import RegisteredModel
 from components.export.target import check_target
 from components.preprocess.analysis.drift_limits import extend_fingerprint
-from components.preprocess.inputs.listing import exists, find_files
+from components.preprocess.inputs.listing import StoredFiles, exists, find_files
+from components.preprocess.inputs.listing_file import save_listing
 from components.preprocess.inputs.split_names import find_place, mark_root, split_mark
 from components.preprocess.sources.types import InputFile
 from components.run_settings import PREPARING, TRAINING, RunSettings, choose_config, read_run
@@ -35,11 +36,9 @@ SHOWN_PATTERNS = 5
 _DATE = re.compile(r"\{date:([^{}]*)\}")
 
 
-class Found(NamedTuple):
-    """What the later steps of a run work with."""
+class RunInputs(NamedTuple):
+    """What the later steps of a run work with, but for the listing of its text files."""
 
-    inputs: str
-    """JSON list of the patterns, with the dates of the window filled in."""
     fingerprint: str
     """SHA-256 of names, sizes and times of change of all files, of the records to compare to, and of
     the checkpoint of `base` if it gives the words."""
@@ -76,7 +75,8 @@ def find_inputs(
     settings: Sequence[str] = (),
     window_days: int = 1,
     times: Sequence[str] = (),
-) -> Found:
+    listing: str = "",
+) -> RunInputs:
     """Looks up what a run is to be made of.
 
     Args:
@@ -90,6 +90,7 @@ def find_inputs(
       window_days: how many days the dates go back.
       times: in the order of preference, when the run was to begin (RFC 3339); those that are
         empty or were not filled in are passed over. None left: now.
+      listing: folder for the list of text files, from which `preprocess` works; empty: none.
 
     Raises:
       InputError: one of the arguments, or an input that no file matches.
@@ -100,9 +101,12 @@ def find_inputs(
     if registry or model_name:
         check_target(model)
     patterns = read_patterns(corpus)
-    mark = not run.source_root
-    expanded = expand_dates(patterns, days=window_days, end=start_time(times), mark=mark)
-    files = find_files(expanded, source_root=run.source_root)
+    mark, stored = not run.source_root, StoredFiles()
+    end = start_time(times)
+    expanded = expand_dates(patterns, days=window_days, end=end, mark=mark, stored=stored)
+    files = find_files(expanded, source_root=run.source_root, stored=stored)
+    if listing:
+        save_listing(listing, files)
     digest = fingerprint(files, vocab=run.vocab)
 
     def identify(base: str, champion: str) -> str:
@@ -120,8 +124,7 @@ def find_inputs(
         f"{', '.join(split_mark(one)[0] for one in expanded[:SHOWN_PATTERNS])}{more}",
         flush=True,
     )
-    return Found(
-        inputs=json.dumps(expanded),
+    return RunInputs(
         fingerprint=extend_fingerprint(content, run.compare_to),
         data=json.dumps({"config_version": CONFIG_VERSION, "data": to_dict(judged.data)}),
         config=to_json(dataclasses.replace(judged, gate=base.gate)),
@@ -220,7 +223,12 @@ def start_time(times: Sequence[str]) -> datetime.datetime:
 
 
 def expand_dates(
-    patterns: Sequence[str], *, days: int, end: datetime.datetime, mark: bool = True
+    patterns: Sequence[str],
+    *,
+    days: int,
+    end: datetime.datetime,
+    mark: bool = True,
+    stored: StoredFiles | None = None,
 ) -> list[str]:
     """Fills in the dates of patterns.
 
@@ -231,6 +239,7 @@ def expand_dates(
         repeated later would find other text.
       mark: write `/./` where the names of a pattern with a date begin, so that a file has the
         same name in every window.
+      stored: gets what is listed in object stores.
 
     Returns:
       The patterns in their order, those with a date once for each day that has a file, the
@@ -241,6 +250,7 @@ def expand_dates(
     """
     if not 1 <= days <= MAX_WINDOW_DAYS:
         raise InputError(f"corpus_window_days is {days}; it must be from 1 to {MAX_WINDOW_DAYS}")
+    stored = StoredFiles() if stored is None else stored
     dates = [end.date() - datetime.timedelta(days=back) for back in range(days, 0, -1)]
     expanded: list[str] = []
     for pattern in patterns:
@@ -249,7 +259,7 @@ def expand_dates(
             continue
         marked = mark_root(pattern) if mark else pattern
         filled = list(dict.fromkeys(_fill_in(marked, date) for date in dates))
-        there = [one for one in filled if exists(one)]
+        there = [one for one in filled if exists(one, stored)]
         if not there:
             raise InputError(
                 f"no file matches {pattern!r} on any day from {dates[0]} to {dates[-1]} (UTC); "

@@ -44,6 +44,7 @@ def find_files(
     test: Sequence[str] = (),
     source_root: str = "",
     output: str = "",
+    stored: StoredFiles | None = None,
 ) -> list[InputFile]:
     """Lists the files that inputs name, each once, in the order of their names.
 
@@ -57,6 +58,7 @@ def find_files(
       test: those of the test split.
       source_root: folder below which all names begin that no `/./` says otherwise for.
       output: folder that the records are written to; it is never read.
+      stored: what was already listed in object stores.
 
     Raises:
       InputError: an input gives no file, or gives something that is no readable file; a
@@ -64,7 +66,7 @@ def find_files(
     """
     given = {"input": inputs, "train": train, "valid": valid, "test": test}
     _check_flags(given)
-    lister = _Lister(source_root, Walker(output))
+    lister = _Lister(source_root, Walker(output), StoredFiles() if stored is None else stored)
     for flag, patterns in given.items():
         for pattern, shown in _read_patterns(patterns, flag):
             lister.add(pattern, shown, flag)
@@ -76,7 +78,6 @@ def find_files(
             size=one.found.size,
             split="" if one.flag == "input" else one.flag,
             modified=one.found.modified,
-            listed=True,
         )
         for one in lister.chosen.values()
     ]
@@ -86,6 +87,14 @@ def find_files(
     return sorted(files, key=lambda file: (file.name, order.index(file.split)))
 
 
+class StoredFiles(dict[str, list[ListedFile]]):
+    """Pattern -> the files of an object store that it matches, which are listed once."""
+
+    def __missing__(self, pattern: str) -> list[ListedFile]:
+        self[pattern] = _match_remote(pattern)
+        return self[pattern]
+
+
 class _Lister:
     """Gathers the files of patterns.
 
@@ -93,9 +102,10 @@ class _Lister:
       chosen: identity of each file -> the path and name that it goes by.
     """
 
-    def __init__(self, source_root: str, walker: Walker):
+    def __init__(self, source_root: str, walker: Walker, stored: StoredFiles):
         self._source_root = source_root
         self._walker = walker
+        self._stored = stored
         self._known: dict[str, ListedFile] = {}
         self.chosen: dict[object, _Candidate] = {}
 
@@ -114,12 +124,12 @@ class _Lister:
             name = name_below(found.path, root, shown=kind)
             self._choose(_Candidate(found, flag, name, root))
         if empty:
-            raise InputError(f"no file matches {shown}; check the path and the pattern")
+            raise _no_match(shown)
 
     def _find(self, pattern: str) -> Iterator[tuple[ListedFile, str]]:
         """Yields the files of a pattern, and the fixed part of it."""
         if is_remote(pattern):
-            for found in _match_remote(pattern):
+            for found in self._stored[pattern]:
                 yield found, _fixed_address(pattern, found.path)
             return
         fixed = _fixed_folder(pattern)
@@ -149,7 +159,7 @@ class _Lister:
             print(f"folders that charloom made are not read: {first}, {count} in all", flush=True)
 
 
-def exists(pattern: str) -> bool:
+def exists(pattern: str, stored: StoredFiles) -> bool:
     """Returns whether a pattern matches a file, or the list that it names is there.
 
     Raises:
@@ -157,8 +167,24 @@ def exists(pattern: str) -> bool:
     """
     pattern, _ = split_mark(pattern.removeprefix("@"))
     if is_remote(pattern):
-        return bool(_match_remote(pattern))
+        return bool(stored[pattern])
     return next(Walker().files(pattern), None) is not None
+
+
+def check_names(inputs: Sequence[str]) -> None:
+    """Looks whether inputs name any files here; lists and stores are left to the listing.
+
+    Raises:
+      InputError: one names no file.
+    """
+    for pattern in inputs:
+        here = not pattern.startswith("@") and not is_remote(pattern)
+        if here and not exists(pattern, StoredFiles()):
+            raise _no_match(f"--input {pattern!r}")
+
+
+def _no_match(shown: str) -> InputError:
+    return InputError(f"no file matches {shown}; check the path and the pattern")
 
 
 def _check_flags(given: Mapping[str, Sequence[str]]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.sources import files
 from components.preprocess.sources.blocks import BadTextError, Block, read_blocks
-from components.preprocess.sources.types import InputFile, UnsteadyError
+from components.preprocess.sources.types import InputFile
 from model.config import CONFIG_VERSION, DataConfig, to_dict
 from model.data.records import FORMAT_VERSION, SPLITS
 from model.errors import InputError, RestartableError
@@ -127,22 +127,36 @@ def check_stray(stray: int, size: int, fault: tuple[int, str] | None, config: Da
 
 
 def hash_text(file: InputFile, config: DataConfig) -> str:
-    """Returns `FileScan.sha256` of a file."""
+    """Returns `FileScan.sha256` of a file.
+
+    Raises:
+      InputError, RestartableError: as of `accept`.
+    """
     hashes = []
     try:
         for block in read_blocks(file, config):
             hashes.append(hash_row(block))
     except BadTextError as error:
         hashes.append(hash_fault(error))
-    except UnsteadyError as error:
-        raise RestartableError(_describe_unsteady(file.path, str(error.strerror))) from None
     except OSError as error:
-        raise InputError(f"{file.path} can't be read ({error.strerror}); leave it out") from None
+        fault = BadTextError.unread(error)
+        _check_read(file, fault.reason, fault.detail)
     return _hash_rows(file, hashes)
 
 
-def _describe_unsteady(path: str, detail: str) -> str:
-    return f"{path} can't be read for now ({detail}); run the command again"
+def _check_read(file: InputFile, reason: str, detail: str) -> None:
+    """Raises an error if a file is bad because it could not be read as it was listed."""
+    if reason == "changed":
+        text = f"{file.path} has changed since it was listed ({detail})"
+        if file.from_listing:  # which a retry would find as it is
+            raise InputError(f"{text}; start a new run, which lists the text anew")
+        raise RestartableError(f"{text}; run the command again")
+    if reason == "unsteady":
+        raise RestartableError(
+            f"{file.path} can't be read for now ({detail}); run the command again"
+        )
+    if reason == "unreadable":
+        raise InputError(f"{file.path} can't be read ({detail}); leave it out")
 
 
 def hash_row(block: Block) -> str:
@@ -164,15 +178,13 @@ def accept(scans: Sequence[FileScan], config: DataConfig) -> list[FileScan]:
     """Returns the good files.
 
     Raises:
-      InputError: there is a bad file and `on_bad_text` is `error`, or no file is good.
-      RestartableError: a file of a store is out of reach, or was written meanwhile.
+      InputError: there is a bad file and `on_bad_text` is `error`, or no file is good; a file is
+        not what an earlier task listed.
+      RestartableError: a file is not what was listed here, or its store is out of reach.
     """
     bad = [scan for scan in scans if scan.reason]
     for scan in bad:
-        if scan.reason == "unsteady":
-            raise RestartableError(_describe_unsteady(scan.file.path, scan.detail))
-        if scan.reason == "unreadable":
-            raise InputError(f"{scan.file.path} can't be read ({scan.detail}); leave it out")
+        _check_read(scan.file, scan.reason, scan.detail)
     good = [scan for scan in scans if not scan.reason]
     if bad and (config.on_bad_text == "error" or not good):
         first = files.describe_bad_text(
@@ -249,7 +261,7 @@ def describe(
             "files": len(scans),
             "bytes": sum(scan.file.size for scan in scans),
             "text_characters": sum(scan.characters for scan in scans),
-            "fingerprint": files.fingerprint(names, hashes),
+            "fingerprint": files.content_fingerprint(names, hashes),
             "stray_bytes": sum(scan.stray for scan in scans),
             **({"split_files": by_split} if by_split else {}),
             **({"source_root": source_root} if source_root else {}),

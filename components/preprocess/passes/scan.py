@@ -19,7 +19,6 @@ from components.preprocess.passes.segment import Pieces, cut_block
 from components.preprocess.passes.word_counts import WordCounter
 from components.preprocess.passes.work_units import Part, Unit
 from components.preprocess.sources.blocks import BadTextError, Block, read_blocks
-from components.preprocess.sources.types import UnsteadyError
 from model.config import DataConfig
 from model.data.records import SPLITS
 from model.files import whole_file
@@ -89,9 +88,7 @@ def _read(part: Part, config: DataConfig, hashes: list[str]) -> Iterator[Block]:
             hashes.append(hash_fault(error))
             raise
         except OSError as error:
-            detail = error.strerror or " ".join(str(error).split())
-            reason = "unsteady" if isinstance(error, UnsteadyError) else "unreadable"
-            raise BadTextError(reason, detail=detail) from None
+            raise BadTextError.unread(error) from None
         yield block
 
 

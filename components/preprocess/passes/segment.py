@@ -84,7 +84,7 @@ def cut_block(block: Block, name: str, config: DataConfig, *, split: str = "") -
     text = block.text()
     tokenized = tokenize_block(text, config)
     characters = count_characters(text, tokenized.line_offsets)
-    lines = _Lines.of(tokenized, block, config, characters)
+    lines = _WordLines.of(tokenized, block, config, characters)
     firsts, lasts, begins_document = _cut_lines(lines, config)
     sources = [lines.source(name, first) for first in firsts]
     if split:
@@ -146,7 +146,7 @@ def _word_before(block: Block, config: DataConfig) -> bytes:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Lines:
+class _WordLines:
     """The M lines of a block that have words; a line that is too long counts as several."""
 
     ends: IntArray
@@ -165,7 +165,7 @@ class _Lines:
     @classmethod
     def of(
         cls, tokenized: TokenizedBlock, block: Block, config: DataConfig, characters: IntArray
-    ) -> _Lines:
+    ) -> _WordLines:
         """Finds the lines of a block, which have `characters`."""
         lengths = np.diff(tokenized.line_ends, prepend=0)
         kept = np.flatnonzero(lengths)
@@ -229,7 +229,7 @@ def _add_up(values: IntArray, begins: IntArray) -> IntArray:
     return sums
 
 
-def _split_long(lines: _Lines, size: int, tokenized: TokenizedBlock) -> _Lines:
+def _split_long(lines: _WordLines, size: int, tokenized: TokenizedBlock) -> _WordLines:
     """Cuts lines of more than twice `size` words every `size` words."""
     lengths = np.diff(lines.ends, prepend=0)
     parts = np.where(lengths > 2 * size, -(-lengths // size), 1)
@@ -240,7 +240,7 @@ def _split_long(lines: _Lines, size: int, tokenized: TokenizedBlock) -> _Lines:
     begins = lines.ends - lengths
     ends = np.minimum(begins[line] + (number + 1) * size, lines.ends[line])
     ends = np.where(parts[line] > 1, ends, lines.ends[line])
-    return _Lines(
+    return _WordLines(
         ends=ends,
         offsets=lines.offsets[line],
         inside=number * size,
@@ -251,7 +251,7 @@ def _split_long(lines: _Lines, size: int, tokenized: TokenizedBlock) -> _Lines:
 
 
 def _share_characters(
-    lines: _Lines, parts: IntArray, ends: IntArray, tokenized: TokenizedBlock
+    lines: _WordLines, parts: IntArray, ends: IntArray, tokenized: TokenizedBlock
 ) -> IntArray:
     """Returns the characters of the parts of lines, in proportion to those of their words.
 
@@ -276,7 +276,7 @@ def _share_characters(
 
 
 def _cut_lines(
-    lines: _Lines, config: DataConfig
+    lines: _WordLines, config: DataConfig
 ) -> tuple[list[int], list[int], npt.NDArray[np.bool_]]:
     """Gathers lines to pieces.
 

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from components.preprocess.sources.files import is_utf8, open_file
 from components.preprocess.sources.packed import DamagedError, is_packed
-from components.preprocess.sources.types import InputFile
+from components.preprocess.sources.types import InputFile, UnsteadyError
 from model.config import DataConfig
 
 BLOCK_BYTES = 8 << 20
@@ -38,7 +38,8 @@ class BadTextError(Exception):
     """A file that is no text.
 
     Attributes:
-      reason: `empty`, `blank`, `binary`, `undecodable`, `damaged` or `line`.
+      reason: `empty`, `blank`, `binary`, `undecodable`, `damaged` or `line`; `changed`,
+        `unsteady` or `unreadable` if it is not known what the file holds.
       offset: byte offset of what is wrong.
       detail: what is wrong there.
     """
@@ -49,6 +50,12 @@ class BadTextError(Exception):
         self.reason = reason
         self.offset = offset
         self.detail = detail
+
+    @classmethod
+    def unread(cls, error: OSError) -> BadTextError:
+        """Returns the fault of a file that can't be read."""
+        reason = error.reason if isinstance(error, UnsteadyError) else "unreadable"
+        return cls(reason, detail=error.strerror or " ".join(str(error).split()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,8 +115,7 @@ def read_blocks(
       OSError: it can't be read.
     """
     try:
-        size = file.size if file.listed else None
-        with open_file(file.path, size=size, modified=file.modified) as source:
+        with open_file(file.path, size=file.size, modified=file.modified) as source:
             if not is_utf8(config):
                 yield from _decoded_blocks(source.read(), config)
                 return

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from components.preprocess.sources.packed import open_packed
-from components.preprocess.sources.types import CHANGED, UnsteadyError
+from components.preprocess.sources.types import GONE, ChangedError, UnsteadyError
 from model.config import DataConfig
 
 _UTF8 = ("utf-8", "utf-8-sig")
@@ -28,17 +28,17 @@ def is_utf8(config: DataConfig) -> bool:
 
 
 @contextlib.contextmanager
-def open_file(path: str, *, size: int | None = None, modified: int = 0) -> Iterator[BinaryIO]:
+def open_file(path: str, *, size: int = 0, modified: int | None = None) -> Iterator[BinaryIO]:
     """Opens a file for reading, decompressed, for the length of a block.
 
     Args:
       path: where it is.
-      size: its bytes as it was listed; None: whatever is there is meant.
-      modified: when it was last changed, as it was listed.
+      size: its bytes as it was listed.
+      modified: when it was last changed, as it was listed; None: whatever is there is meant.
 
     Raises:
-      UnsteadyError: it is not what was listed, or its store can't be read for now; some come
-        at the end of the block.
+      ChangedError: it is not what was listed; it may come at the end of the block.
+      UnsteadyError: its store can't be read for now.
       OSError: it can't be read.
       DamagedError: it is packed and damaged; raised by `read`.
     """
@@ -48,7 +48,7 @@ def open_file(path: str, *, size: int | None = None, modified: int = 0) -> Itera
         return
     from components.preprocess.sources import remote  # Beam takes a while
 
-    with remote.open_remote(path, size=size, modified=modified) as file:
+    with remote.RemoteFile(path, size=size, modified=modified) as file:
         try:
             yield open_packed(path, io.BufferedReader(file, remote.BUFFER_BYTES))
         except UnsteadyError:
@@ -60,16 +60,16 @@ def open_file(path: str, *, size: int | None = None, modified: int = 0) -> Itera
 
 
 @contextlib.contextmanager
-def _open_local(path: str, *, size: int | None, modified: int) -> Iterator[BinaryIO]:
+def _open_local(path: str, *, size: int, modified: int | None) -> Iterator[BinaryIO]:
     """Opens a file of this machine, as it is stored; arguments and errors as of `open_file`."""
-    if size is None:
+    if modified is None:
         with open(path, "rb") as raw:
             yield raw
         return
     try:
         raw = open(path, "rb")
     except FileNotFoundError:
-        raise UnsteadyError(CHANGED) from None
+        raise ChangedError(GONE) from None
     with raw:
         opened = os.fstat(raw.fileno())
         listed = (size, modified)
@@ -81,11 +81,11 @@ def _open_local(path: str, *, size: int | None, modified: int) -> Iterator[Binar
             try:
                 named = os.stat(path)
             except OSError:
-                raise UnsteadyError(CHANGED) from None
-            if not os.path.samestat(opened, named) or any(
-                (status.st_size, status.st_mtime_ns) != listed for status in (opened, now, named)
-            ):
-                raise UnsteadyError(CHANGED)
+                raise ChangedError(GONE) from None
+            for status in (opened, now, named):
+                ChangedError.check(listed=listed, now=(status.st_size, status.st_mtime_ns))
+            if not os.path.samestat(opened, named):
+                raise ChangedError("another file is in its place")
 
         check()
         try:
@@ -98,7 +98,7 @@ def _open_local(path: str, *, size: int | None, modified: int) -> Iterator[Binar
         check()
 
 
-def fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
+def content_fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
     """Returns one SHA-256 over the files' full names and the hashes of their contents."""
     rows = "".join(f"{sha256}  {name}\n" for name, sha256 in zip(names, hashes, strict=True))
     return hashlib.sha256(rows.encode()).hexdigest()

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, cast
 
 from components.preprocess.beam_setup import quiet_beam, quiet_import
-from components.preprocess.sources.types import CHANGED, ListedFile, UnsteadyError
+from components.preprocess.sources.types import GONE, ChangedError, ListedFile, UnsteadyError
 from model.errors import CharloomError, InputError, RestartableError
 from model.files import COMPLETED_FILE
 
@@ -104,26 +104,24 @@ def _matches(names: list[str], parts: list[str]) -> bool:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file of a store, open for reading as it is stored; read it through `open_remote`.
+    """A file of a store, open for reading as it is stored.
 
     Raises:
-      UnsteadyError: when it is read: another try may succeed.
+      UnsteadyError: when it is opened or read: another try may succeed, or it is not what was listed.
       OSError: it can't be read.
     """
 
-    def __init__(self, path: str, *, size: int | None, modified: int):
-        """Opens it; see `open_remote`."""
+    def __init__(self, path: str, *, size: int, modified: int | None):
+        """Opens an address; size and time of the last change are as of `open_file`."""
         self._path = path
         self._store = _store(path)
-        found = ListedFile(path, size or 0, modified)
-        if size is None:
-            found = self._look_up()
-        self._found = found
-        self._stream = self._try(lambda: self._store.open(found))
+        listed = self._look_up() if modified is None else ListedFile(path, size, modified)
+        self._listed = listed
+        self._stream = self._try(lambda: self._store.open(listed))
 
     def readinto(self, buffer: Any) -> int:
         """Reads on; returns the number of bytes, 0 at the end."""
-        if self.tell() >= self._found.size:  # some ask the store what is after the end
+        if self.tell() >= self._listed.size:  # some ask the store what is after the end
             return 0
         return int(self._try(lambda: self._stream.readinto(buffer)))
 
@@ -150,14 +148,14 @@ class RemoteFile(io.RawIOBase):
         super().close()
 
     def check_unchanged(self) -> None:
-        """Raises UnsteadyError if the store has another file there than was listed."""
-        if self._look_up() != self._found:
-            raise UnsteadyError(CHANGED)
+        """Raises ChangedError if the store has another file there than was listed."""
+        now, listed = self._look_up(), self._listed
+        ChangedError.check(listed=(listed.size, listed.modified), now=(now.size, now.modified))
 
     def _look_up(self) -> ListedFile:
         found = self._try(lambda: self._store.look_up(self._path))
         if found is None:
-            raise UnsteadyError(CHANGED)
+            raise ChangedError(GONE)
         return cast("ListedFile", found)
 
     def _try(self, act: Any) -> Any:
@@ -167,21 +165,6 @@ class RemoteFile(io.RawIOBase):
             raise
         except Exception as error:
             raise _as_os_error(error) from None
-
-
-def open_remote(path: str, *, size: int | None = None, modified: int = 0) -> RemoteFile:
-    """Opens a file for reading, as it is stored.
-
-    Args:
-      path: its address.
-      size: its bytes, as it was listed; None: whatever is there now is meant.
-      modified: time of its last change, as it was listed.
-
-    Raises:
-      UnsteadyError: it can't be read for now, or is not what was listed.
-      OSError: it can't be read.
-    """
-    return RemoteFile(path, size=size, modified=modified)
 
 
 class _BeamStore:
@@ -194,11 +177,11 @@ class _BeamStore:
 
     def list(self, prefix: str) -> Iterator[ListedFile]:
         (result,) = self._system.match([f"{prefix}**"])
-        return map(_found, result.metadata_list)
+        return map(_as_listed, result.metadata_list)
 
     def look_up(self, path: str) -> ListedFile | None:
         try:
-            return _found(self._system.metadata(path))
+            return _as_listed(self._system.metadata(path))
         except BeamIOError as error:
             if _describe(error)[0] == 404:
                 return None
@@ -209,7 +192,7 @@ class _BeamStore:
         return cast("io.RawIOBase", opened)
 
 
-def _found(metadata: Any) -> ListedFile:
+def _as_listed(metadata: Any) -> ListedFile:
     modified = round(metadata.last_updated_in_seconds * 1e9)
     return ListedFile(metadata.path, int(metadata.size_in_bytes), modified)
 
@@ -257,8 +240,8 @@ def _as_os_error(error: Exception) -> OSError:
     if isinstance(error, PermissionError):
         return error
     code, text = _describe(error)
-    if code in (404, 416):  # 416: it has become shorter
-        return UnsteadyError(CHANGED)
+    if code in (404, 416):
+        return ChangedError(GONE if code == 404 else "it has become shorter")
     if code in (401, 403):
         return PermissionError(errno.EACCES, text)
     if code is None or code >= 500 or code in _BUSY:

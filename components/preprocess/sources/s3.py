@@ -48,7 +48,7 @@ class S3Store:
                     return  # how Beam's client says that nothing begins so
                 raise
             for item in page.items:
-                yield _found(f"s3://{bucket}/{item.key}", item)
+                yield _as_listed(f"s3://{bucket}/{item.key}", item)
             if not page.next_token:
                 return
             request.continuation_token = page.next_token
@@ -67,7 +67,7 @@ class S3Store:
             if error.code == 404:
                 return None
             raise
-        return _found(path, item)
+        return _as_listed(path, item)
 
     def open(self, found: ListedFile) -> io.RawIOBase:
         """Returns the bytes of an object as a stream, one request for all that is read in order."""
@@ -115,6 +115,6 @@ def _refusing() -> Iterator[None]:
         raise
 
 
-def _found(path: str, item: Any) -> ListedFile:
+def _as_listed(path: str, item: Any) -> ListedFile:
     # A look-up gives whole seconds, and a list more in some stores.
     return ListedFile(path, int(item.size), int(item.last_modified.timestamp()) * 10**9)

@@ -6,15 +6,32 @@ import dataclasses
 import errno
 from typing import NamedTuple
 
-CHANGED = "it was written again, or removed, after it was listed"
+GONE = "it is gone"
 
 
 class UnsteadyError(OSError):
     """A file that could be read another time: its store is out of reach, or it has changed."""
 
+    reason = "unsteady"
+    """Why such a file is bad, as `BadTextError.reason`."""
+
     def __init__(self, text: str):
         """Keeps what is wrong."""
         super().__init__(errno.EIO, text)
+
+
+class ChangedError(UnsteadyError):
+    """A file that is not what was listed."""
+
+    reason = "changed"
+
+    @classmethod
+    def check(cls, *, listed: tuple[int, int], now: tuple[int, int]) -> None:
+        """Raises ChangedError if a file's size or time of change is not as it was listed."""
+        if now[0] != listed[0]:
+            raise cls(f"it has {now[0]} bytes, not {listed[0]}")
+        if now != listed:
+            raise cls("it was written again")
 
 
 class ListedFile(NamedTuple):
@@ -47,16 +64,17 @@ class InputFile:
         of dates give the same records.
       size: its bytes.
       split: where all its records go; empty if a hash chooses for each of them.
-      modified: when its content last changed, in nanoseconds.
-      listed: whether size and time were looked up, so that a later change is an error.
+      modified: when its content last changed, in nanoseconds; a later change is an error. None:
+        whatever is there is meant.
+      from_listing: whether another task listed it, so that trying again finds no other listing.
     """
 
     path: str
     name: str
     size: int
     split: str = ""
-    modified: int = 0
-    listed: bool = False
+    modified: int | None = None
+    from_listing: bool = dataclasses.field(default=False, compare=False)
 
     @property
     def full_name(self) -> str:

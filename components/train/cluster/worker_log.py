@@ -66,7 +66,7 @@ class WorkerLog:
         more = False
         try:
             response = self._api.open_log(name, since_seconds=position.age())
-            lines = _Lines(response)
+            lines = _LineReader(response)
             try:
                 for line in lines:
                     more |= self._show_new(line, position)
@@ -140,7 +140,7 @@ def _as_time(stamp: str) -> tuple[str, str]:
     return whole, fraction.ljust(9, "0")
 
 
-class _Lines:
+class _LineReader:
     """The whole lines of a stream, and the rest that came after the last of them."""
 
     def __init__(self, response: Any):
