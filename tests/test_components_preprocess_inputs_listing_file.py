@@ -197,3 +197,14 @@ def test_many_files_are_listed_in_little_memory(
     assert files[-1] == InputFile(f"s3://bucket/some/folder/{name}", name, count - 1, "", OLD)
     assert peak < count * 2000  # bytes, of the 1 GiB that the task has
     assert (tmp_path / "listing.jsonl").stat().st_size < count * 100
+
+
+def test_a_listing_that_can_not_be_written(tmp_path: Path) -> None:
+    write(tmp_path, "taken")
+    folder = f"{tmp_path}/taken/listing"
+    with pytest.raises(InputError) as caught:
+        save_listing(folder, [])
+    assert str(caught.value) == (
+        f"the listing {folder} can't be written (Not a directory); make room, or make the folder "
+        "writable, and start a new run"
+    )

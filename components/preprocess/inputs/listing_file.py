@@ -29,13 +29,19 @@ def save_listing(folder: str, files: Sequence[InputFile]) -> None:
       files: in the order of `find_files`.
 
     Raises:
-      OSError: it can't be written.
+      InputError: it can't be written.
     """
-    os.makedirs(folder, exist_ok=True)
-    with whole_file(os.path.join(folder, LISTING_FILE)) as file:
-        for row in (_header(len(files)), *map(operator.attrgetter(*COLUMNS), files)):
-            file.write(f"{json.dumps(row)}\n".encode())
-    write_whole(os.path.join(folder, COMPLETED_FILE), "")
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with whole_file(os.path.join(folder, LISTING_FILE)) as file:
+            for row in (_header(len(files)), *map(operator.attrgetter(*COLUMNS), files)):
+                file.write(f"{json.dumps(row)}\n".encode())
+        write_whole(os.path.join(folder, COMPLETED_FILE), "")
+    except OSError as error:
+        raise InputError(
+            f"the listing {folder} can't be written ({error.strerror}); make room, or make the "
+            "folder writable, and start a new run"
+        ) from None
 
 
 def load_listing(folder: str) -> list[InputFile]:
