@@ -136,7 +136,7 @@ def test_the_command_does_without_tensorflow(
 
 
 def test_a_worker_s_bad_input_reaches_the_launcher(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone is no folder of records"):
+    with pytest.raises(InputError, match=r"gone is not a records folder"):
         launch_local(_make_job(tmp_path, str(tmp_path / "gone")))
 
 

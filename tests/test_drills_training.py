@@ -269,7 +269,7 @@ def test_a_peer_that_never_starts(tiny_records: str, tmp_path: Path) -> None:
     errors = [json.loads((tmp_path / f"{rank}.json").read_text())["message"] for rank in (0, 1)]
     missing = f"worker 2 ({hosts[2]})"
     # Who gives up first names it; the other one may see that one leave.
-    assert f"{missing} did not come within 8 s" in errors
+    assert f"{missing} did not arrive within 8 s" in errors
     assert all(missing in error for error in errors)
 
 

@@ -199,7 +199,7 @@ def test_none_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (path / ARRAYS_FILE).write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         assert newest_checkpoint(str(tmp_path)) is None
-    assert caplog.messages[-1].endswith("there is none before it")
+    assert caplog.messages[-1].endswith("no older checkpoint exists")
     with pytest.raises(InputError, match="has no whole checkpoint"):
         best_checkpoint(str(tmp_path))
 

@@ -228,7 +228,7 @@ def test_damaged_weights_are_refused(tiny_records: str, tiny_version: str, tmp_p
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("model.lstm_dim=7", r"has model\.lstm_dim=\d+, not 7, so no training can begin"),
+        ("model.lstm_dim=7", r"has model\.lstm_dim=\d+, not 7, so a training can't start"),
         ("model.char_cnn=frozen", r"has model\.char_cnn=trained, not frozen"),
     ],
 )
@@ -245,7 +245,7 @@ def test_another_model_is_no_beginning(
 
 
 def test_a_folder_without_a_model_is_no_beginning(tiny_records: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no version of a model"):
+    with pytest.raises(InputError, match="is not a version of a model"):
         run_train(
             TrainingJob(
                 records=tiny_records, workdir=str(tmp_path / "w"), warm_start=str(tmp_path)

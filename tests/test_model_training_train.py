@@ -324,7 +324,7 @@ def test_restore_refuses_another_model(
         config = check_config(with_overrides(CONFIG, [setting]), dataset)
         training = build_training(config, dataset, cluster)
     with pytest.raises(
-        InputError, match=r"is of another model \(array [^;]*\); choose another --workdir"
+        InputError, match=r"belongs to another model \(array [^;]*\); choose another --workdir"
     ):
         restore(training, checkpoint)
     assert training.step == 0
@@ -341,7 +341,7 @@ def test_restore_refuses_a_checkpoint_without_spellings(
     with pytest.raises(InputError) as caught:
         restore(training, checkpoint)
     assert str(caught.value) == (
-        f"{checkpoint.path} is of an older charloom, which kept no spellings; train again in "
+        f"{checkpoint.path} was written by an older charloom without spellings; train again in "
         "another --workdir"
     )
     assert training.step == 0
@@ -403,5 +403,5 @@ def test_too_few_words_for_one_batch(tiny_records: str) -> None:
 
 def test_lanes_must_fit_the_workers(tiny_records: str) -> None:
     config_of(tiny_records, workers=4)
-    with pytest.raises(InputError, match=r"train\.lanes is 4, which 3 workers can't share evenly"):
+    with pytest.raises(InputError, match=r"train\.lanes is 4, which is not divisible by 3 workers"):
         config_of(tiny_records, workers=3)

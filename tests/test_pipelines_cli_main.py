@@ -43,7 +43,7 @@ def test_help_loads_nothing_heavy() -> None:
     [
         (
             ["--preset", "dmo"],
-            "unknown preset 'dmo'; there are tiny, demo, small, brown, onebillion; did you mean demo?",
+            "unknown preset 'dmo'; choose one of tiny, demo, small, brown, onebillion; did you mean demo?",
         ),
         (
             ["--set", "train.stps=5"],
@@ -92,7 +92,7 @@ def test_a_config_that_is_no_text(capsys: pytest.CaptureFixture[str], tmp_path: 
     path = tmp_path / "config.json"
     path.write_bytes(b"\xff\xfe{}")
     line = fails(capsys, "train", "--records", "r", "--workdir", "w", "--config", str(path))
-    assert line == f"{path} is no text in UTF-8; make it again"
+    assert line == f"{path} is not UTF-8 text; make it again"
 
 
 def test_a_wrong_input_is_told_before_anything_is_made(
@@ -229,8 +229,8 @@ def test_config_of_another_version(capsys: pytest.CaptureFixture[str], tmp_path:
     path.write_text('{"config_version": 0}')
     line = fails(capsys, "run", "--input", "x", "--root", "r", "--config", str(path))
     assert line == (
-        f"{path} was made by config version 0, this charloom reads version 1; "
-        "run the stage that made it again"
+        f"{path} was made with config version 0, but this charloom reads version 1; "
+        "run the stage that wrote it again"
     )
 
 

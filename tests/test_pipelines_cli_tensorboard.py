@@ -61,7 +61,7 @@ def test_a_wrong_profile_is_told_before_anything_starts(
     places = ["--records", "none", "--workdir", str(tmp_path / "made")]
     assert main(["train", *places, "--profile", text]) == 2
     assert capsys.readouterr().err == (
-        f"charloom: --profile is {text!r}; write the first and the last step, as in "
+        f"charloom: --profile is {text!r}; write the first and the last step, such as "
         "--profile 100:110\n"
     )
     assert not (tmp_path / "made").exists()
