@@ -180,7 +180,7 @@ def test_key_figures() -> None:
     assert read_facts(parse(render_page(REPORT))) == {
         "Test perplexity": ("207.40", "lower is better"),
         "Unigram perplexity": ("829.62", "the model has 25.0\u00a0% of it"),
-        "Bigram perplexity": ("415.25", "of counted pairs of words"),
+        "Bigram perplexity": ("415.25", "from counts of word pairs"),
         "Bits per character": ("1.751", "unknown words by their spelling"),
         "Validation perplexity": ("190.50", "on 4,000 words"),
         "Test words": ("12,345", "scored by the full softmax"),

@@ -65,7 +65,7 @@ def test_other_answers(version: Path, signature: str, output: str, change: Any) 
     outputs[output] = change(outputs[output])
     path.write_text(json.dumps(content))
     assert refusal(version) == (
-        f"request {number} ({signature}): {output} is not what was recorded"
+        f"request {number} ({signature}): {output} differs from the recorded value"
     )
 
 
@@ -81,7 +81,7 @@ def test_a_budget_that_is_none() -> None:
 
 def test_damaged_weights(version: Path) -> None:
     (version / "variables" / "variables.index").write_bytes(b"")
-    assert refusal(version).startswith("it can't be loaded and asked (")
+    assert refusal(version).startswith("it can't be loaded and queried (")
 
 
 def test_our_package_is_not_to_be_had(tmp_path: Path) -> None:
@@ -97,9 +97,9 @@ def test_our_package_is_not_to_be_had(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[1:] == [
-        "model is of our package",
-        "components is of our package",
-        "pipelines is of our package",
+        "model is one of our packages",
+        "components is one of our packages",
+        "pipelines is one of our packages",
     ]
 
 

@@ -222,7 +222,7 @@ def test_the_reference_is_moved_on_purpose_and_kept(root: str) -> None:
 
 def test_there_is_no_reference_without_a_champion(tmp_path: Path) -> None:
     export(str(tmp_path), "a", "x")
-    with pytest.raises(InputError, match="m has no champion, and so needs no reference"):
+    with pytest.raises(InputError, match="m has no champion, so it needs no reference"):
         rebase(registered(str(tmp_path)), 1)
 
 

@@ -224,7 +224,7 @@ def test_counts_that_are_none_are_refused(counts: tuple[int, ...], prepare: Prep
     with pytest.raises(InputError) as caught:
         compare(prepare("a b\n"), other)
     assert str(caught.value) == (
-        f"{other}/vocab.txt counts no training word, so there is nothing to compare; prepare it "
+        f"{other}/vocab.txt counts no training words, so there is nothing to compare; prepare it "
         "again from more text"
     )
 

@@ -43,8 +43,8 @@ most frequent new words: c 4
 most frequent words that are gone: b 4
 """
 REJECTION = (
-    "the words of RECORDS have drifted too far from OTHER: FIGURES; the records are whole and "
-    "stay: look at their new and most divergent words, then leave out text that does not belong, "
+    "the words of RECORDS have drifted too far from OTHER: FIGURES; the records are complete and "
+    "kept: look at their new and most divergent words, then leave out text that does not belong, "
     "or raise the limit and run it again"
 )
 
@@ -276,7 +276,7 @@ def test_limits_that_make_no_sense(
         )
     assert main([*places, flag, "0.5"]) == 2
     assert capsys.readouterr().err == (
-        f"charloom: {field} has no effect without run.compare_to; name the records to compare to\n"
+        f"charloom: {field} has no effect without run.compare_to; name the records to compare with\n"
     )
     assert main([*places, "--compare-to", f"{tmp_path}/none", flag, "0.5"]) == 2
     assert capsys.readouterr().err.startswith(f"charloom: run.compare_to {tmp_path}/none is not")

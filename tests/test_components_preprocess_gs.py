@@ -105,7 +105,7 @@ def test_an_address_that_gives_nothing_is_named(bucket: Any, pattern: str, messa
 
 def test_what_is_not_installed_is_named(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "google_auth_httplib2", None)  # as if it were not there
-    message = "what reads gs:// is not installed; pip install google-auth-httplib2"
+    message = "support for gs:// is not installed; pip install google-auth-httplib2"
     with pytest.raises(InputError, match=message):
         find_files([f"gs://{BUCKET}/*"])
 
@@ -123,7 +123,7 @@ def test_a_file_that_changes_after_it_was_listed_is_noticed(bucket: Any, change:
     else:
         put(bucket, f"{change}.txt", {"longer": text * 2, "shorter": text[:40]}.get(change, text))
         assert fingerprint(find_files([path])) != before
-    with pytest.raises(UnsteadyError, match="was written again, or removed, after it was listed"):
+    with pytest.raises(UnsteadyError, match="was changed or removed after it was listed"):
         list(read_blocks(file, DataConfig()))
 
 

@@ -151,10 +151,13 @@ def test_a_list_in_the_store_names_files_in_the_store(s3: S3Server) -> None:
         ("s3://nowhere/*.txt", "s3://nowhere/*.txt: there is no bucket nowhere; check the address"),
         ("s3://corpus/a.txt", "no file matches --input 's3://corpus/a.txt'; check the path"),
         ("s3://corpus/*.txt", "no file matches --input 's3://corpus/*.txt'; check the path"),
-        ("s3://c*/a.txt", "'s3://c*/a.txt' is no address of a bucket's files; write it as s3://"),
-        ("s3:///a.txt", "'s3:///a.txt' is no address of a bucket's files; write it as s3://"),
+        (
+            "s3://c*/a.txt",
+            "'s3://c*/a.txt' is not an address of files in a bucket; write it as s3://",
+        ),
+        ("s3:///a.txt", "'s3:///a.txt' is not an address of files in a bucket; write it as s3://"),
         ("http://x/y.txt", "http://x/y.txt: http:// can't be read; copy the text to a folder"),
-        ("@s3://corpus/list", "--input @s3://corpus/list: the list can't be read (it was written"),
+        ("@s3://corpus/list", "--input @s3://corpus/list: the list can't be read (it was changed"),
     ],
 )
 def test_an_address_that_gives_nothing_is_named(s3: S3Server, pattern: str, message: str) -> None:
@@ -233,7 +236,7 @@ def test_what_is_not_installed_is_named(
     monkeypatch.setitem(
         sys.modules, "components.preprocess.sources.s3", None
     )  # as if boto3 were not there
-    message = f"{scheme}://x/a/*: what reads {scheme}:// is not installed; pip install {package}"
+    message = f"{scheme}://x/a/*: support for {scheme}:// is not installed; pip install {package}"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         find_files([f"{scheme}://x/a/*"])
 
@@ -332,7 +335,7 @@ def test_a_file_that_changes_after_it_was_listed_is_noticed(s3: S3Server, change
             s3.put(key, text)
     else:
         s3.put(key, text[:60] if change == "shorter" else text * 2)
-    with pytest.raises(UnsteadyError, match="was written again, or removed, after it was listed"):
+    with pytest.raises(UnsteadyError, match="was changed or removed after it was listed"):
         list(read_blocks(file, SMALL))
 
 
@@ -392,7 +395,7 @@ def test_the_same_command_can_be_run_again_after_a_change(
     with pytest.raises(RestartableError) as caught:
         run(inputs=[f"s3://{BUCKET}/*"], records=records, config=SMALL)
     assert str(caught.value) == (
-        "s3://corpus/b.txt can't be read for now (it was written again, or removed, after it was "
+        "s3://corpus/b.txt can't be read for now (it was changed or removed after it was "
         "listed); run the command again"
     )
     assert caught.value.exit_code == EXIT_RESTARTABLE

@@ -98,7 +98,7 @@ def change(path: Path, how: str) -> None:
 def test_a_file_that_changes_before_it_is_read_is_noticed(tmp_path: Path, how: str) -> None:
     file = write(tmp_path / "a.txt", b"Some words.\n")
     change(tmp_path / "a.txt", how)
-    with pytest.raises(UnsteadyError, match="it was written again, or removed, after it was"):
+    with pytest.raises(UnsteadyError, match="it was changed or removed after it was"):
         list(read_blocks(file, CONFIG))
     with pytest.raises(RestartableError, match=r"a\.txt can't be read for now .*; run the command"):
         hash_text(file, CONFIG)
@@ -109,7 +109,7 @@ def test_a_file_that_changes_while_it_is_read_is_noticed(tmp_path: Path, how: st
     path = tmp_path / "a.txt"
     for fault in (None, EOFError()):  # a fault of the text may come from the change
         file = write(path, b"Some words.\n")
-        with pytest.raises(UnsteadyError, match="it was written again"):
+        with pytest.raises(UnsteadyError, match="it was changed"):
             change_while_open(file, how, fault)
 
 

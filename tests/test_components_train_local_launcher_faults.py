@@ -156,7 +156,7 @@ def test_a_killed_launchers_jobset_is_adopted(server: KubeServer, tmp_path: Path
             first.wait_for("is created")
             wait_until(lambda: server.store.get("leases", NAME), "the lease")
         with process(server, tmp_path, pods[1]) as second:
-            second.wait_for("of an earlier attempt is there; following it")
+            second.wait_for("of an earlier attempt exists; following it")
             owners = server.store.get("jobsets", NAME)["metadata"]["ownerReferences"]
             assert [(one["name"], one["uid"]) for one in owners] == [
                 ("l2", pods[1]["metadata"]["uid"])
@@ -190,7 +190,7 @@ def test_an_orphaned_jobset_is_replaced_by_the_retried_launcher(
         )
         with process(server, tmp_path, pod) as second:
             assert second.ended() == 0
-            assert "of an earlier attempt has failed; it is replaced" in second.output
+            assert "of an earlier attempt has failed and is replaced" in second.output
             assert [one for one in second.output.splitlines() if one[0] == "b"] == [*lines("b")]
     assert len(server.store.created("jobsets")) == 2
     assert server.store.get("jobsets", NAME)["status"]["terminalState"] == "Completed"

@@ -220,7 +220,7 @@ def test_stopped_while_compiling_and_while_evaluating(
     wait_for(lambda: log.exists() and "rank 2 of 3" in log.read_text(), "the group")
     process.send_signal(signal.SIGTERM)
     _, errors = finish(process, 75)
-    message = r"charloom: stopped by SIGTERM; go on from step {} with: charloom train .*"
+    message = r"charloom: stopped by SIGTERM; continue from step {} with: charloom train .*"
     assert re.fullmatch(message.format(r"\d+"), errors.strip().splitlines()[-1])
     assert not worker_pids(workdir)
     assert newest_step(workdir) < 100

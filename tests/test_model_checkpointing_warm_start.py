@@ -190,9 +190,9 @@ def test_a_training_goes_on_with_its_own_beginning_only(
     train(cold, "")
     train(warm, tiny_version)
     train(cold, "")
-    with pytest.raises(InputError, match=f"{warm} was begun with other weights and"):
+    with pytest.raises(InputError, match=f"{warm} was started with other weights and"):
         train(warm, "")
-    with pytest.raises(InputError, match=f"{cold} was begun with random weights and"):
+    with pytest.raises(InputError, match=f"{cold} was started with random weights and"):
         train(cold, tiny_version)
 
 

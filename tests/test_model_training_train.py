@@ -142,7 +142,7 @@ def test_another_setting_is_no_continuation(
             TrainingJob(records=tiny_records, workdir=one_worker), with_overrides(CONFIG, [setting])
         )
     assert str(caught.value) == (
-        f"workdir {one_worker} was begun with {message}; use the same setting or choose another "
+        f"workdir {one_worker} was started with {message}; use the same setting or choose another "
         "--workdir"
     )
     assert last_arrays(one_worker) == before
@@ -152,7 +152,7 @@ def test_another_setting_is_no_continuation(
 def test_records_of_another_config_are_no_continuation(
     one_worker: str, unsplit_records: str
 ) -> None:
-    with pytest.raises(InputError, match=r"begun with data\.valid_fraction=0\.15, not 0\.0;"):
+    with pytest.raises(InputError, match=r"started with data\.valid_fraction=0\.15, not 0\.0;"):
         run(TrainingJob(records=unsplit_records, workdir=one_worker), CONFIG)
 
 

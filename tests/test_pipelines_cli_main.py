@@ -236,7 +236,7 @@ def test_config_of_another_version(capsys: pytest.CaptureFixture[str], tmp_path:
 
 def test_a_folder_that_is_no_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     line = fails(capsys, "score", "--model", str(tmp_path), "text")
-    assert line.startswith(f"{tmp_path} holds no exported model; name a version's folder")
+    assert line.startswith(f"{tmp_path} is not an exported model; name a version's folder")
 
 
 def test_internal_errors_have_no_traceback_without_debug(

@@ -75,7 +75,7 @@ def test_a_reference_that_is_none(model: str, tmp_path: Path) -> None:
         "leave --reference out"
     )
     for path in (str(tmp_path), f"{model}/9", ""):
-        with pytest.raises(InputError, match="holds no exported model"):
+        with pytest.raises(InputError, match="is not an exported model"):
             compared("--reference", path)
 
 

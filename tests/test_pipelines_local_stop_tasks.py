@@ -100,7 +100,7 @@ def test_a_signal_ends_all_processes(
         (workdir,) = root.glob("pipeline/*/train/workdir")
         newest = max(int(path.name[-8:]) for path in (workdir / "checkpoints").iterdir())
         assert re.fullmatch(
-            rf"{stop}go on from step {newest} with: charloom train --records \S+ --workdir "
+            rf"{stop}continue from step {newest} with: charloom train --records \S+ --workdir "
             rf"{workdir} --config {workdir}/config.json --workers 2 \(then, with the same "
             r"--records and --workdir, charloom evaluate, and charloom export --registry "
             rf"{root}/registry --name m; charloom run begins anew\)",
@@ -114,7 +114,7 @@ def test_a_signal_ends_all_processes(
     assert alive == set()
 
 
-RESUME = "go on from step 7 with: charloom train --records r --workdir w --warm-start b"
+RESUME = "continue from step 7 with: charloom train --records r --workdir w --warm-start b"
 """What a training says that has saved."""
 
 

@@ -1,4 +1,4 @@
-"""A file of the corpus, and the error of one that is not what was listed. No TensorFlow, no Beam."""
+"""A corpus file, and the error if it has changed since it was listed. No TensorFlow, no Beam."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import dataclasses
 import errno
 from typing import NamedTuple
 
-CHANGED = "it was written again, or removed, after it was listed"
+CHANGED = "it was changed or removed after it was listed"
 
 
 class UnsteadyError(OSError):
-    """A file that could be read another time: its store is out of reach, or it has changed."""
+    """A file that may be readable later: its store can't be reached, or it has changed."""
 
     def __init__(self, text: str):
-        """Keeps what is wrong."""
+        """Stores the description."""
         super().__init__(errno.EIO, text)
 
 
 class ListedFile(NamedTuple):
-    """A file as it was listed."""
+    """A file as listed."""
 
     path: str
     size: int
     modified: int
-    """When its content last changed, in nanoseconds; of whole seconds in some stores."""
+    """Modification time in nanoseconds; some stores give whole seconds."""
     place: tuple[int, int] | None = None
     """Device and inode; None in a store."""
 
     @property
     def identity(self) -> object:
-        """The same for all paths of one file.
+        """Identifies a file across all its paths.
 
-        Sizes and times are in it because some file systems give an inode out twice.
+        Includes size and time because some file systems reuse inode numbers.
         """
         return self.path if self.place is None else (*self.place, self.size, self.modified)
 
@@ -41,13 +41,13 @@ class InputFile:
     """One file of the corpus.
 
     Attributes:
-      path: where it is.
-      name: its path below the fixed part of its pattern, with `/`; this name, not the
-        path, decides its order and its split, so that another checkout and another window
-        of dates give the same records.
-      size: its bytes.
-      split: where all its records go; empty if a hash chooses for each of them.
-      modified: when its content last changed, in nanoseconds.
+      path: path or address.
+      name: its path below the fixed part of its pattern, with `/`. The name, not the path,
+        determines its order and split, so that another checkout or date window gives the same
+        records.
+      size: size in bytes.
+      split: split of all its records; empty if a hash decides for each.
+      modified: modification time, in nanoseconds.
       listed: whether size and time were looked up, so that a later change is an error.
     """
 
