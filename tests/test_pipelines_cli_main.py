@@ -83,8 +83,8 @@ def test_settings_without_effect(
 ) -> None:
     folders = ["--records", "r", "--workdir", tiny_training]
     assert fails(capsys, command, *folders, "--set", setting) == (
-        f"--set {setting} has no effect on charloom {command}, which takes fields of {allowed}; "
-        "set it where the folder is made"
+        f"--set {setting} has no effect on charloom {command}, which uses fields of {allowed}; "
+        "set it for the command that writes the folder"
     )
 
 
@@ -349,7 +349,7 @@ def test_texts_that_are_not_utf_8(
 
 def test_queries_without_text(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = fails(capsys, "score", "--model", str(version))
-    assert line == "there is no text; give texts, --input FILE, or --input - for stdin"
+    assert line == "no text given; pass texts, --input FILE, or --input - for stdin"
     assert fails(capsys, "next", "--model", str(version), "-k", "0", "the") == (
         "-k is 0; it must be at least 1 and below 2^31"
     )
@@ -361,7 +361,7 @@ def test_the_demo_preset_tells_stray_bytes_from_another_encoding(
     records = tmp_path / "records"
     nixon = ["prepare", "--preset", "demo", "--records", str(records)]
     nixon += ["--input", str(shared_data / "state_union" / "197*.txt")]
-    assert "1970-Nixon.txt is no utf-8 text (the byte 0xa1 at byte offset 1520)" in fails(
+    assert "1970-Nixon.txt is not utf-8 text (the byte 0xa1 at byte offset 1520)" in fails(
         capsys, *nixon, "--on-bad-text=error"
     )
     assert main(nixon) == 0
@@ -370,7 +370,7 @@ def test_the_demo_preset_tells_stray_bytes_from_another_encoding(
     command = ["prepare", "--preset", "demo", "--input", finnish]
     line = fails(capsys, *command, "--records", str(tmp_path / "made"))
     assert line == (
-        f"{finnish} is no utf-8 text (the byte 0xe4 at byte offset 57); try --encoding latin-1, "
+        f"{finnish} is not utf-8 text (the byte 0xe4 at byte offset 57); try --encoding latin-1, "
         "or --on-bad-text=skip|replace"
     )
     assert not (tmp_path / "made").exists()

@@ -110,9 +110,9 @@ def test_show(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["rollback", "{model}"], "had no champion before"),
         (["gc", "{model}", "--keep", "0"], "--keep is 0; it must be at least 1"),
         (["show", "{model}", "7"], "has no version 7"),
-        (["show", "{model}/1"], "holds no published model; name <registry>/<name>"),
+        (["show", "{model}/1"], "has no published model; name <registry>/<name>"),
         (["list", "{model}/nothing"], "is not a folder"),
-        (["list", "{model}/1"], "holds no published model"),
+        (["list", "{model}/1"], "has no published model"),
     ],
 )
 def test_bad_input(

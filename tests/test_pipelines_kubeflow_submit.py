@@ -199,7 +199,7 @@ def test_values_by_type(server: Server) -> None:
         (["--extend-vocab"], "run.extend_vocab needs words to extend"),
         (["--steps-share", "0.3"], "run.steps_share has no effect without run.warm_start; set train.steps instead"),
         (["--warm-start", "champion", "--steps-share", "2"], "run.steps_share is 2"),
-        (["--image", "charloom:latest"], "the image 'charloom:latest' names no version"),
+        (["--image", "charloom:latest"], "the image 'charloom:latest' has no version"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_before_any_request(
@@ -246,7 +246,7 @@ def test_broken_connections_make_nothing_twice(
     ("states", "code", "line"),
     [
         ({"export": "SUCCEEDED", "report_rejection": "SKIPPED"}, 0, ""),
-        ({"report_rejection": "SUCCEEDED"}, 3, "REJECTED: the gate said no; its report: "),
+        ({"report_rejection": "SUCCEEDED"}, 3, "REJECTED by the gate; report: "),
         ({"train": "FAILED"}, 1, "the run failed at Train; its logs: "),
         ({"train": "CANCELED"}, 1, "the run was stopped; its logs: "),
     ],
@@ -290,7 +290,7 @@ def test_ctrl_c_ends_the_waiting_only(server: Server, capsys: pytest.CaptureFixt
     (run,) = server.store.all("runs")
     assert run["state"] == "PENDING"
     assert capsys.readouterr().err == (
-        "charloom: stopped waiting; the run goes on; to stop it, press Terminate on "
+        "charloom: stopped waiting; the run continues; to stop it, press Terminate on "
         f"{server.host}/#/runs/details/{run['run_id']}\n"
     )
 
@@ -301,8 +301,8 @@ def test_a_login_that_ends_while_waiting(
     server.faults = {"GET runs/.*": [401]}
     assert submit("--wait") == 2
     err = capsys.readouterr().err
-    assert "does not know you (401)" in err
-    assert "; the run goes on: http" in err
+    assert "rejects the credentials (401)" in err
+    assert "; the run continues: http" in err
 
 
 def test_a_server_away_for_too_long(
@@ -311,7 +311,7 @@ def test_a_server_away_for_too_long(
     monkeypatch.setattr(run_monitor, "LOST_SECONDS", 0.0)
     server.faults = {"GET runs/.*": ["drop"] * 1000}
     assert submit("--wait") == 75
-    assert "the run goes on: http" in capsys.readouterr().err
+    assert "the run continues: http" in capsys.readouterr().err
 
 
 def test_the_task_of_a_rejection_is_in_the_pipeline() -> None:
