@@ -248,7 +248,7 @@ def draw_lengths(
         axes.set_xlabel(f"words; 64 stands for {noun} of 64 to 127")
         if len(histograms) > 1:
             figure.legend(loc="outside upper left", ncols=3)
-        label = f"Bar chart: share of the {noun} by how many words they have."
+        label = f"Bar chart: share of the {noun} by number of words."
         return _to_svg(figure, name=name, label=label)
 
 

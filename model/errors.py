@@ -37,7 +37,7 @@ class RestartableError(CharloomError):
 
 
 class StoppedError(RestartableError):
-    """The training was asked to stop; it goes on from its newest checkpoint."""
+    """The training was asked to stop; it continues from its newest checkpoint."""
 
 
 class OrphanedError(StoppedError):

@@ -60,7 +60,7 @@ def test_a_training_without_metrics_has_a_page() -> None:
     page = render_curves([], workdir="w")
     assert set(facts(page).values()) == {"not available"}
     assert "<svg" not in page
-    assert "The curves of training are not available." in page
+    assert "Training curves are not available." in page
     assert "<table" not in page
 
 

@@ -384,7 +384,7 @@ def test_a_full_disk(tiny_records: str, small_disk: Path) -> None:
     _, errors = finish(process, 1)
     assert re.fullmatch(
         r"charloom: a checkpoint needs \d+\.\d MB, 0\.\d MB are free in .*; free some and run the "
-        "same command to go on from the checkpoint before",
+        "same command to continue from the previous checkpoint",
         errors.strip().splitlines()[-1],
     )
     assert newest_checkpoint(str(workdir)) == list_checkpoints(str(workdir))[0]

@@ -320,7 +320,7 @@ def test_failed_save_leaves_nothing(
             save(tmp_path, 40)
         assert re.fullmatch(
             rf"a checkpoint needs 0\.0 MB, [\d.]+ MB are free in {path.parent}; free some and run "
-            "the same command to go on from the checkpoint before",
+            "the same command to continue from the previous checkpoint",
             str(caught.value),
         )
     monkeypatch.undo()

@@ -45,7 +45,7 @@ def _compare(report: Mapping[str, Any]) -> list[str]:
     for title, last, rows in (
         ("slice", "perplexity", {"": view.slices}),
         ("source", "perplexity", view.sources),
-        ("word", "bits in all", view.words),
+        ("word", "total bits", view.words),
     ):
         for way, found in rows.items():
             if found:

@@ -52,17 +52,17 @@ class LeaseWatch:
         threading.Thread(target=self._watch, name="lease-watch", daemon=True).start()
 
     def _watch(self) -> None:
-        told = False
+        reported = False
         while True:
             try:
                 version = _version(self._name)
             except Exception as error:  # the thread must keep watching in any case
-                if not told:
+                if not reported:
                     line = " ".join(str(error).split())[:200]
                     logging.warning("the lease %s can't be read: %s", self._name, line)
-                told, self._since = True, None
+                reported, self._since = True, None
             else:
-                told = False
+                reported = False
                 if self.is_over(version, now=time.monotonic()):
                     what = "is gone" if version is None else "was not renewed"
                     self._orphaned(f"the launcher's lease {what} for {self._seconds:g} s")

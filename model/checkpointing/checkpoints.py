@@ -136,7 +136,7 @@ def disk_full_error(path: str, *, needed: int) -> CharloomError:
     free = shutil.disk_usage(path).free / megabyte
     return CharloomError(
         f"a checkpoint needs {needed / megabyte:.1f} MB, {free:.1f} MB are free in {path}; free "
-        "some and run the same command to go on from the checkpoint before"
+        "some and run the same command to continue from the previous checkpoint"
     )
 
 

@@ -7,7 +7,7 @@ everyone:
 
   charloom worker 1 of 3\n    all\n
 
-A worker that has reached all peers and received "all" from each goes on.
+A worker that has reached all peers and received "all" from each continues.
 """
 
 from __future__ import annotations

@@ -162,15 +162,15 @@ def evaluate_checkpoint(
         splits = {"valid": describe_split(*valid, vocab), "test": describe_split(*test, vocab)}
         _describe_seen(splits, dataset, sides, left_out)
         tested = Tested(*test, vocab, loaded.config.data, sides.unknown)
-        beside = score_champion(champion, dataset, tested) if champion else None
+        compared = score_champion(champion, dataset, tested) if champion else None
         rows = read_metrics(workdir)
         return {
             "format_version": REPORT_VERSION,
             **_describe_model(loaded, dataset),
             "splits": splits,
             "baseline": _baselines(dataset, splits["test"], left_out.mask),
-            "champion": beside,
-            "reference": score_reference(reference, dataset, tested, champion=beside)
+            "champion": compared,
+            "reference": score_reference(reference, dataset, tested, champion=compared)
             if reference
             else None,
             "samples": sample_next_words(loaded, dataset, left_out=left_out.mask),

@@ -143,7 +143,7 @@ class JointModel(keras.layers.Layer):
         Args:
           words: `[U]` ids of distinct words.
           char_ids: `[U, W]` their spellings.
-          index: `[b, T]` which of them each position reads.
+          index: `[b, T]` index of the word at each position.
           state: `[b, layers, 2, H]` before the window.
           word_vectors: `[U, D]` their embeddings, if already looked up.
           dropout: None for evaluation.

@@ -112,7 +112,7 @@ class ServedReader(tf.Module):
 
         Args:
           gates: `[U, 4H]` of the window's distinct words.
-          index: `[T, B]` which of them each position reads.
+          index: `[T, B]` index of the word at each position.
           keep: `[T, B]`, 0 where a text starts.
           state: as returned by `_zero_state`.
 

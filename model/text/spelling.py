@@ -4,7 +4,7 @@ There are three equivalent implementations: per word (`spell`), as rows of an ar
   `spelling_matrix`), and in a TensorFlow graph (`spell_tensor` in `spelling_tensors`, since this
   module does not import TensorFlow).
 
-Shape letters: N words, W characters a word.
+Shape letters: N words, W characters per word.
 """
 
 from __future__ import annotations

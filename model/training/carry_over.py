@@ -42,9 +42,9 @@ def carry_over(meta: Mapping[str, Any], config: TrainConfig) -> Carried:
     dropped = averaged > 0 and first <= begin
     notes = []
     if dropped:
-        anew = f"after step {begin}" if step <= begin else "here"
+        restart = f"after step {begin}" if step <= begin else "here"
         notes.append(
-            f"the average of the weights of steps {first} to {last} is dropped and restarts {anew}"
+            f"the average of the weights of steps {first} to {last} is dropped and restarts {restart}"
         )
     elif averaged and step // EVERY - begin // EVERY > averaged:
         notes.append(f"the average of the weights continues from steps {first} to {last} only")

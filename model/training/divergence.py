@@ -36,7 +36,7 @@ MIN_WORDS = 100
 NEW_WATCH: Mapping[str, Any] = {"loss": 0.0, "words": 0, "high_since": None, "fine": 0}
 """State of a `LossWatch`: nats and words not judged yet, the first step of the last interval if it
 was high, and the step up to which all is known to be fine."""
-_TOLD_SOURCES = 3
+_NAMED_SOURCES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,10 +245,10 @@ def broken_error(
     fault: Fault, sources: Sequence[Mapping[str, Any]], *, saved: str
 ) -> CharloomError:
     """Returns the error that ends a diverged training; `saved` states where its state is."""
-    told = ", ".join(str(one["source"]) for one in sources[:_TOLD_SOURCES])
-    more = len(sources) - _TOLD_SOURCES
-    told += f" and {more} more" if more > 0 else ""
+    named = ", ".join(str(one["source"]) for one in sources[:_NAMED_SOURCES])
+    more = len(sources) - _NAMED_SOURCES
+    named += f" and {more} more" if more > 0 else ""
     return CharloomError(
-        f"{fault.reason}; that step's batch comes from {told}; {saved}; lower train.learning_rate "
+        f"{fault.reason}; that step's batch comes from {named}; {saved}; lower train.learning_rate "
         "and use another --workdir"
     )

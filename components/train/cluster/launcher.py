@@ -92,7 +92,7 @@ class _State:
     """Consecutive restarts without a newer checkpoint."""
     ends: list[tuple[int, WorkerEnd]] = dataclasses.field(default_factory=list)
     """Ends of workers in the current attempt, in the order seen."""
-    told: set[str] = dataclasses.field(default_factory=set)
+    reported: set[str] = dataclasses.field(default_factory=set)
     """Pods and messages already reported."""
 
 
@@ -277,8 +277,8 @@ class _Launch:
         self._follower.update()
 
     def _say_once(self, text: str) -> None:
-        if text not in self._state.told:
-            self._state.told.add(text)
+        if text not in self._state.reported:
+            self._state.reported.add(text)
             self._say(text)
 
     def _note_pod(self, pod: Mapping[str, Any]) -> None:
@@ -286,9 +286,9 @@ class _Launch:
         if waiting:
             self._say_once(waiting)
         end, uid = worker_end(pod), pod["metadata"]["uid"]
-        if end is None or uid in self._state.told:
+        if end is None or uid in self._state.reported:
             return
-        self._state.told.add(uid)
+        self._state.reported.add(uid)
         attempt = attempt_of(pod, default=self._state.restarts)
         if attempt >= self._state.restarts:
             self._state.ends.append((attempt, end))
