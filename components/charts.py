@@ -265,7 +265,6 @@ def _powers(high: int) -> list[int]:
 
 
 def _short(value: int) -> str:
-    """Abbreviates a tick's number."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if value >= size:
             return f"{value / size:.4g}{unit}" if value % size == 0 else f"{value / size:.0f}{unit}"

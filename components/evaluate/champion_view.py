@@ -113,7 +113,6 @@ def _rows(
 
 
 def _slices(compared: object) -> list[ViewRow]:
-    """Returns the slices, with their intervals if available."""
     rows = _rows(compared, "slices", ("name", "words", "change"), _percent)
     shown = []
     for row, values in zip(rows, find_items(compared, "slices"), strict=True):

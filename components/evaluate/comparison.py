@@ -192,7 +192,6 @@ def _slice_part(name: str, words: Floats, differences: Floats) -> SliceChange:
 
 
 def _extremes(pair: Pair) -> dict[str, list[dict[str, Any]]]:
-    """Returns the sources with the largest differences per word, in both directions."""
     rows: list[dict[str, Any]] = [
         {"source": name, "words": int(count), "difference": float(difference) / count}
         for name, count, difference in zip(

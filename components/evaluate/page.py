@@ -116,7 +116,6 @@ def _source_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _origins(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns what the report was made from."""
     names = {
         "checkpoint.path": "Checkpoint",
         "checkpoint.digest": "Checkpoint digest",

@@ -192,7 +192,6 @@ def _read_score(report: object, path: str) -> Score | Problems:
 def _read_version(
     report: object, name: str, ours: list[DocumentSums] | Problems
 ) -> ComparedVersion | Problems | None:
-    """Reads a report's part on another version; None if there is none."""
     version = look_up(report, name, missing=_MISSING)
     if version is None:
         return None
@@ -228,7 +227,6 @@ def _read_reference(
 
 
 def _read_pair(report: object, name: str, ours: list[DocumentSums] | Problems) -> Pair | Problems:
-    """Pairs the challenger's documents with another version's."""
     part, theirs = _Part(report, name), _read_documents(report, f"{name}.test")
     same = look_up(part.values, "same_vocabulary")
     if type(same) is not bool:

@@ -104,7 +104,6 @@ class Pointer:
 
 
 def _entry(value: Any) -> Entry:
-    """Parses an entry of either form: a number, or a number with its digest."""
     if type(value) is int:
         return Entry(value)
     version, digest = value["version"], value.get("digest")

@@ -259,7 +259,6 @@ def collect(model: RegisteredModel, *, keep: int, dry_run: bool = False) -> list
 
 
 def _needed(model: RegisteredModel, there: set[int]) -> set[int]:
-    """Returns the champion, its newest predecessor that still exists, and the reference."""
     pointer = model.read_pointer()
     if pointer is None:
         return set()

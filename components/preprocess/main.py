@@ -140,7 +140,6 @@ def _prepare(
     flags: Sequence[str],
     source_root: str,
 ) -> dict[str, Any]:
-    """Makes the records of the files."""
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
     write_whole(words_path(scratch), json.dumps(dataclasses.asdict(given)))
@@ -203,14 +202,12 @@ def _save_index(folder: str, scratch: str, split: str, groups: int) -> dict[str,
 
 
 def _save_seen(folder: str, scratch: str, groups: int) -> dict[str, Any]:
-    """Merges the hashes of the groups' training text."""
     seen = unite(SeenText.load(seen_path(scratch, group)) for group in range(groups))
     digest = seen.save(os.path.join(folder, SEEN_FILE))
     return {"file": SEEN_FILE, **digest, "hashes": len(seen.hashes), "share": seen.share}
 
 
 def _is_occupied(target: str) -> bool:
-    """Returns whether the output folder is not empty."""
     if not os.path.lexists(target):
         return False
     if not os.path.isdir(target):
@@ -275,7 +272,6 @@ def _publish(folder: str, target: str, *, digest: str) -> None:
 
 
 def _save_info(info: dict[str, Any], folder: str) -> None:
-    """Writes dataset.json."""
     text = json.dumps(info, indent=1, ensure_ascii=False)
     # Lists of numbers on one line. JSON strings contain no raw line ends, so none is affected.
     text = re.sub(r"\[\n\s+([\d,\s]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)

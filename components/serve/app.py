@@ -226,7 +226,6 @@ def _status(version: LoadedVersion) -> dict[str, Any]:
 
 
 def _describe(name: str, version: LoadedVersion) -> dict[str, Any]:
-    """Describes the signatures as TensorFlow Serving does."""
     signatures = {
         signature: {
             "inputs": _describe_tensors(version.inputs(signature)),

@@ -69,7 +69,6 @@ def _thin(points: Points, most: int) -> Points:
 
 
 def _facts(rows: Rows, *, valid: Points) -> list[tuple[str, str]]:
-    """Returns label and value of the key figures."""
     newest: dict[str, float] = {}
     for row in rows:
         newest |= {name: row[name] for name in row if _has(row, name) and math.isfinite(row[name])}

@@ -102,7 +102,6 @@ class BigramModel:
         yield np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _count(self, pairs: IntArray) -> None:
-        """Adds pairs to the counts of the known pairs."""
         distinct, times = np.unique(pairs, return_counts=True)
         at, found = find(self._known, distinct)
         self._counts[at] += times[found]

@@ -113,7 +113,6 @@ def write_checkpoint(
 
 
 def _same_arrays(path: str, other: str) -> bool:
-    """Whether `other` is a whole checkpoint with the same arrays as `path`."""
     try:
         return bool(verify_checkpoint(other)["arrays_sha256"] == read_meta(path)["arrays_sha256"])
     except ValueError:

@@ -69,7 +69,6 @@ def parse_word_ids(data: bytes) -> IntArray:
 
 
 def _parse_any(data: bytes) -> Features:
-    """Parses with the protobuf library."""
     import tensorflow as tf  # takes seconds, and usual records don't need it
 
     feature = tf.train.Example.FromString(data).features.feature

@@ -106,7 +106,6 @@ def varint(number: int) -> bytes:
 
 
 def _encode_chars(word: bytes) -> bytes:
-    """Encodes the character ids of a word as varints."""
     if word in (DOCUMENT_START, LINE_END):
         return b"".join(map(varint, spell(word)))
     if max(word) <= _LONGEST_SHORT:
@@ -119,11 +118,9 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def _packed(parts: Iterable[bytes]) -> bytes:
-    """Encodes a Feature with an Int64List."""
     content = b"".join(parts)
     return _field(3, _field(1, content) if content else b"")
 
 
 def _entry(key: bytes, feature: bytes) -> bytes:
-    """Encodes an entry of the feature map."""
     return _field(1, _field(1, key) + _field(2, feature))

@@ -112,7 +112,6 @@ def cut_units(words: Hashes, lengths: IntArray, before: Hashes, *, every_run: bo
 
 
 def _hash_whole(words: Hashes, starts: IntArray, sizes: IntArray) -> Hashes:
-    """Hashes stretches of at most `LONG_LINE` words."""
     if not len(starts):
         return np.zeros(0, np.uint64)
     firsts = np.cumsum(sizes) - sizes

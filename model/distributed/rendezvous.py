@@ -155,7 +155,6 @@ def _hear(
     *,
     deadline: float,
 ) -> None:
-    """Listens to the peers until all have sent "all" or the time is up."""
     said: dict[socket.socket, bytes] = {}
     by_greeting = {meeting.greeting(peer): peer for peer in meeting.peers}
     while not meeting.complete() and time.monotonic() < deadline:

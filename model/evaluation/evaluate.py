@@ -215,7 +215,6 @@ def _describe_seen(
 
 
 def _baselines(dataset: Dataset, test: dict[str, Any], left_out: Mask) -> dict[str, Any]:
-    """Returns the baselines' sums on the same test words."""
     words = test["words"]
     return {
         "unigram": part(test["unigram_log_likelihood"], words),

@@ -95,7 +95,6 @@ class TrainLoop:
         ]
 
     def _train(self, batches: list[Batch]) -> None:
-        """Takes one step, and reports if due."""
         training, config = self._training, self._config
         self._watchdog.beat(f"step {training.step + 1}", slow=self._slow)
         rate = learning_rate(config, training.step, setbacks=count_setbacks(training.history))

@@ -202,7 +202,6 @@ class Reporter:
             log.warning("no word vectors for TensorBoard: %s", error)
 
     def _wait(self) -> None:
-        """Waits for the newest step."""
         if self._results:
             self._results[-1].loss.numpy()
 

@@ -29,7 +29,6 @@ class StepResult(NamedTuple):
 
 
 def _reduce_precision(train: TrainConfig) -> str:
-    """Returns the precision of the gradients' all-reduce."""
     return train.precision if train.reduce_precision == "auto" else train.reduce_precision
 
 

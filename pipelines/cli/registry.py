@@ -85,7 +85,6 @@ def _find_model(path: str) -> RegisteredModel:
 
 
 def _describe_versions(model: RegisteredModel) -> list[dict[str, Any]]:
-    """Returns one row per version, oldest first."""
     pointer, pins = model.read_pointer(), promoting.read_pins(model)
     champion = pointer.version if pointer else None
     reference = pointer.reference.version if pointer and pointer.reference else None

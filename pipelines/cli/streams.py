@@ -112,7 +112,6 @@ def lasting_streams() -> Iterator[LastingStream]:
 
 
 def _open_null(descriptor: int) -> None:
-    """Connects a descriptor to /dev/null."""
     null = os.open(os.devnull, os.O_RDWR)
     if null != descriptor:
         os.dup2(null, descriptor)

@@ -156,7 +156,6 @@ def _starred(part: str) -> bool:
 
 
 def _values(part: str, field: _Field) -> frozenset[int]:
-    """Returns the values that a field matches."""
     found: set[int] = set()
     for piece in part.split(","):
         shape = re.fullmatch(r"([*?]|\w+)(?:-(\w+))?(?:/(\d{1,9}))?", piece, re.ASCII)

@@ -134,7 +134,6 @@ def read_parameters(spec: Mapping[str, Any], options: argparse.Namespace) -> dic
 
 
 def _hint(name: str, declared: Iterable[str]) -> str:
-    """Returns a suggestion for a wrong parameter name."""
     near = difflib.get_close_matches(name, declared, n=1)
     near += [one for one in declared if one.endswith(f"_{name}")]
     near += [f"--set {one}" for one in setting_names() if one.split(".")[1] == name]
@@ -159,7 +158,6 @@ def _check_values(values: Mapping[str, Any], *, source: str) -> None:
 
 
 def _value(text: str, kind: str, source: str) -> Any:
-    """Parses a parameter's value by its type in the compiled graph."""
     parse, wanted = _PARSERS.get(kind, (str, "a text"))
     try:
         return parse(text)

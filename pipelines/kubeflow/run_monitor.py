@@ -75,7 +75,6 @@ def follow(kubeflow: Kubeflow, run_id: str, tasks: Mapping[str, str]) -> None:
 
 
 def _poll(kubeflow: Kubeflow, run_id: str, view: _View) -> Any:
-    """Polls until the run has ended; returns it."""
     seen = time.monotonic()
     pause = POLL_SECONDS / 5  # states change soon after the start
     while True:

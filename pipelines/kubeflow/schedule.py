@@ -300,7 +300,6 @@ def run_now(kubeflow: Kubeflow, name: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def _recurring_runs(kubeflow: Kubeflow, name: str | None = None) -> list[Any]:
-    """Returns the recurring runs of the namespace, optionally only those with a name."""
     scope: dict[str, Any] = {"namespace": kubeflow.namespace} if kubeflow.namespace else {}
     if name is not None:
         scope["filter"] = submit.equals("display_name", name)
@@ -329,7 +328,6 @@ def _find(kubeflow: Kubeflow, name: str, *, needed: bool = False) -> list[Any]:
 
 
 def _only(runs: Sequence[Any], name: str) -> Any:
-    """Returns the only schedule with a name."""
     if len(runs) != 1:
         raise InputError(
             f"{name} exists more than once, as a change was interrupted; repeat charloom schedule "

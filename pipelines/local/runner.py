@@ -119,14 +119,14 @@ def run_pipeline(
     log = _make_folders(os.path.abspath(root))
     with (
         tempfile.TemporaryDirectory(prefix="charloom-", ignore_cleanup_errors=True) as scratch,
-        _saying_how_to_go_on(model),
+        _adding_how_to_continue(model),
     ):
         outputs = _execute(arguments, root=os.path.abspath(root), scratch=scratch, log=log)
     return _read_result(outputs, log)
 
 
 @contextlib.contextmanager
-def _saying_how_to_go_on(model: RegisteredModel) -> Iterator[None]:
+def _adding_how_to_continue(model: RegisteredModel) -> Iterator[None]:
     """Adds to an interruption's message how to continue: the graph itself can't resume."""
     try:
         yield

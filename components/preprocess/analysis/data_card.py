@@ -100,7 +100,6 @@ def _percent(part: float | None, whole: float | None) -> str:
 
 
 def _clip(word: object) -> str:
-    """Returns a displayable word, truncated if it is too long."""
     text = str(word)
     return visible(text[:SHOWN_CHARACTERS] + ("…" if len(text) > SHOWN_CHARACTERS else ""))
 
@@ -116,7 +115,6 @@ def _needs_attention(info: Info, leaks: Info | None) -> bool:
 
 
 def _findings(info: Info, leaks: Info | None) -> list[str]:
-    """Returns the most important findings, one sentence each."""
     shares = []
     for split, name in SPLIT_NAMES.items():
         part = info["splits"][split]
@@ -147,7 +145,6 @@ def _findings(info: Info, leaks: Info | None) -> list[str]:
 
 
 def _facts(info: Info, splits: Info, documents: Mapping[Any, int]) -> list[tuple[str, str, str]]:
-    """Returns label, value and remark of the key figures."""
     words = sum(splits[split]["words"] for split in SPLITS)
     number = sum(documents.values()) if documents else None
     special = f"{len(SPECIAL_WORDS)} special ones included"
@@ -162,8 +159,6 @@ def _facts(info: Info, splits: Info, documents: Mapping[Any, int]) -> list[tuple
 
 
 def _split_rows(splits: Info) -> list[tuple[str, list[str]]]:
-    """Returns the table of the splits: a label, and a figure for each split."""
-
     def counts(label: str, name: str) -> tuple[str, list[str]]:
         return label, [_count(splits[split].get(name)) for split in SPLITS]
 
@@ -206,7 +201,6 @@ def _leak_rows(leaks: Info) -> list[tuple[str, list[str]]]:
 
 
 def _pair_rows(leaks: Info) -> list[list[str]]:
-    """Returns near-duplicates: the two records and their similarity."""
     rows = []
     for split in SPLITS[1:]:
         for pair in [pair for pair in leaks["examples"] if pair["split"] == split][:SHOWN_PAIRS]:

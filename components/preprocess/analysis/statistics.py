@@ -81,7 +81,6 @@ def _decode(words: Sequence[tuple[bytes, int]]) -> dict[str, int]:
 
 
 def _find_leaks(folder: str, scratch: str, groups: int) -> dict[str, Any]:
-    """Returns the result of `count_leaks` for the records of all groups."""
     signatures = {
         split: [
             np.load(signatures_path(scratch, split, group), mmap_mode="r")

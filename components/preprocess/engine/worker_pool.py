@@ -167,7 +167,6 @@ class _Workers:
 
 
 def _work(request: Mapping[str, Any], connection: socket.socket) -> NoReturn:
-    """Runs a worker, in a freshly forked process."""
     code = 1
     try:
         with contextlib.suppress(AttributeError):  # only Linux has it

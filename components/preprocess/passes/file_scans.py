@@ -269,7 +269,6 @@ def describe(
 def _describe_split(
     parts: Sequence[dict[str, Any]], known: SplitCounts, saved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns one split's entry in dataset.json from its shards."""
     shards = [part["shard"] for part in parts]
     words = sum(shard["words"] for shard in shards)
     sums = {

@@ -127,7 +127,6 @@ def _contexts(
     words: npt.NDArray[np.int32],
     distinct: list[bytes],
 ) -> npt.NDArray[np.int32]:
-    """Returns the word before each piece; adds the document start to the distinct words."""
     distinct.append(DOCUMENT_START)
     before = np.full(len(ends), len(distinct) - 1, np.int32)
     inside = np.flatnonzero(~begins_document[1:]) + 1

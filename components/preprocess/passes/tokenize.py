@@ -170,7 +170,6 @@ class _Tokenizer:
 def _gather(
     values: npt.NDArray[np.int32], begins: IntArray, counts: IntArray, rows: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int32]:
-    """Returns the values of some ragged rows, concatenated."""
     lengths = counts[rows]
     if np.all(lengths == 1):
         return values[begins[rows]]

@@ -199,7 +199,6 @@ def _most_frequent(counts: Mapping[bytes, int], number: int) -> dict[bytes, int]
 
 
 def _merged(paths: Sequence[str], split: str) -> Iterator[dict[bytes, int]]:
-    """Yields the word counts of each part in turn."""
     paths = [path for path in paths if path.endswith(_ending(split))]
     places = [0] * len(paths)
     for _ in range(PARTS):
@@ -216,7 +215,6 @@ def _merged(paths: Sequence[str], split: str) -> Iterator[dict[bytes, int]]:
 
 
 def _add_up(words: Sequence[bytes], counts: npt.NDArray[np.int64]) -> dict[bytes, int]:
-    """Sums the counts of each word, which may occur several times."""
     numbers: collections.defaultdict[bytes, int] = collections.defaultdict(
         itertools.count().__next__
     )

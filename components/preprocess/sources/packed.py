@@ -148,7 +148,6 @@ class PackedFile:
         return part
 
     def _unpack(self) -> bytes:
-        """Returns the next text; empty at the end."""
         while True:
             if not self._packed and (self._stream is None or self._stream.hungry):
                 self._packed = self._raw.read(READ_BYTES)

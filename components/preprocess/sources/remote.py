@@ -232,7 +232,6 @@ def _store(path: str) -> Store:
 
 
 def _refusal(pattern: str, address: re.Match[str], error: Exception) -> CharloomError:
-    """Returns the error for a pattern that can't be listed, with advice."""
     scheme, bucket = address[1], address[2]
     code, text = _describe(error)
     if isinstance(error, ImportError) or "Unable to get filesystem" in text:
@@ -253,7 +252,6 @@ def _refusal(pattern: str, address: re.Match[str], error: Exception) -> Charloom
 
 
 def _as_os_error(error: Exception) -> OSError:
-    """Converts an error into what a failed read raises."""
     if isinstance(error, PermissionError):
         return error
     code, text = _describe(error)

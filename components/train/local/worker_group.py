@@ -132,7 +132,6 @@ class WorkerGroup:
 
 
 def _error_of(worker: Worker) -> CharloomError:
-    """Returns the error for a failed worker."""
     code = worker.process.returncode
     reported = read_error(worker.error_file)
     if reported is not None and reported.exit_code == code:
