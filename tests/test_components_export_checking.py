@@ -70,8 +70,8 @@ def test_other_answers(version: Path, signature: str, output: str, change: Any) 
 
 
 def test_a_budget_that_is_too_small(version: Path) -> None:
-    assert " ms, and 0.0 are allowed (--max-latency-ms)" in refusal(version, Budget(latency_ms=0))
-    assert " MB, and 10.0 are allowed (--max-memory-mb)" in refusal(version, Budget(memory_mb=10))
+    assert " ms, but 0.0 are allowed (--max-latency-ms)" in refusal(version, Budget(latency_ms=0))
+    assert " MB, but 10.0 are allowed (--max-memory-mb)" in refusal(version, Budget(memory_mb=10))
 
 
 def test_a_budget_that_is_none() -> None:

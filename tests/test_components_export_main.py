@@ -209,7 +209,7 @@ def test_a_published_checkpoint_is_asked_again_where_a_budget_is_given(
     with pytest.raises(CharloomError) as caught:
         run(**folders, registry=str(registry), name="tiny", budget=Budget(memory_mb=1.0))
     assert str(caught.value).endswith(
-        f"MB, and 1.0 are allowed (--max-memory-mb); {tiny_version} stays as it is"
+        f"MB, but 1.0 are allowed (--max-memory-mb); {tiny_version} stays as it is"
     )
 
 

@@ -250,7 +250,7 @@ def test_a_budget_holds_for_a_published_checkpoint_too(
 
     def ask(*arguments: Any, **more: Any) -> None:
         asked.append((*arguments, more))
-        raise CharloomError("it takes 9.0 ms, and 5.0 are allowed (--max-latency-ms)")
+        raise CharloomError("it takes 9.0 ms, but 5.0 are allowed (--max-latency-ms)")
 
     monkeypatch.setattr(main, "check_in_fresh_process", ask)
     content = report("b", "a") | {

@@ -212,7 +212,9 @@ def test_bad_workdirs(tiny_records: str, tmp_path: Path) -> None:
 
 
 def test_lanes_that_workers_cannot_share(tiny_records: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"train.lanes is 4, which 3 workers .*train.lanes=3$"):
+    with pytest.raises(
+        InputError, match=r"train.lanes is 4, which is not divisible by 3 workers.*train.lanes=3$"
+    ):
         run(TrainingJob(records=tiny_records, workdir=str(tmp_path / "w"), workers=3), tiny())
     assert not (tmp_path / "w").exists()
 

@@ -155,7 +155,7 @@ def test_two_launchers_at_once_make_one_jobset(cluster: Cluster, tmp_path: Path)
     with launcher(cluster, tmp_path) as one, launcher(cluster, tmp_path) as other:
         eventually(
             lambda: (
-                "is created" in one.output + other.output
+                "was created" in one.output + other.output
                 and "following it" in one.output + other.output
             ),
             "both launchers",
@@ -172,7 +172,7 @@ def test_a_jobset_that_failed_is_replaced(cluster: Cluster, tmp_path: Path) -> N
     cluster.end(NAME, "Failed")
     with launcher(cluster, tmp_path) as process:
         process.wait_for("has failed and is replaced")
-        process.wait_for("is created")
+        process.wait_for("was created")
         jobset = cluster.jobset()
         assert jobset["metadata"]["uid"] != uid
 
@@ -225,7 +225,7 @@ def test_a_stopped_launcher_removes_the_jobset(
     number: signal.Signals, cluster: Cluster, tmp_path: Path
 ) -> None:
     with launcher(cluster, tmp_path) as process:
-        process.wait_for("is created")
+        process.wait_for("was created")
         pods = cluster.start_pods(cluster.jobset())
         process.process.send_signal(number)
         eventually(lambda: not cluster.jobsets(), "the removal of the JobSet")
@@ -237,7 +237,7 @@ def test_a_stopped_launcher_removes_the_jobset(
 
 def test_a_jobset_that_someone_deletes_ends_the_step(cluster: Cluster, tmp_path: Path) -> None:
     with launcher(cluster, tmp_path) as process:
-        process.wait_for("is created")
+        process.wait_for("was created")
         cluster.delete(NAME)
         assert process.ended() == 1
         assert f"JobSet {NAME} was deleted by someone else" in process.error
@@ -287,7 +287,7 @@ def test_an_api_server_that_comes_back_finds_the_launcher_waiting(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     with launcher(cluster, tmp_path) as process:
-        process.wait_for("is created")
+        process.wait_for("was created")
         eventually(lambda: cluster.lease(NAME), "the lease")
         cluster.plane.stop_api()
         cluster.plane.start_api()
@@ -303,7 +303,7 @@ def test_a_launcher_that_is_stopped_while_the_server_is_away_ends(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     with launcher(cluster, tmp_path) as process:
-        process.wait_for("is created")
+        process.wait_for("was created")
         cluster.plane.stop_api()
         try:
             process.process.send_signal(signal.SIGTERM)

@@ -259,7 +259,7 @@ def test_a_token_that_was_replaced_is_read_again(
     old = cluster.plane.token(NAMESPACE, "charloom-launcher", bound_to=bound)
     (secrets / "token").write_text(old)
     with launcher(cluster, tmp_path, secrets) as process:
-        process.wait_for("is created")
+        process.wait_for("was created")
         (secrets / "new").write_text(cluster.plane.token(NAMESPACE, "charloom-launcher"))
         os.replace(secrets / "new", secrets / "token")
         cluster.core.delete_namespaced_secret("holder", NAMESPACE)

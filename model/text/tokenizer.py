@@ -150,7 +150,6 @@ def detokenize(words: Sequence[bytes]) -> bytes:
     collapsed to one space and lines stripped; with `sentence_marks`, line breaks are preserved
     except for blank lines. `words` and `graphemes` do not record where white space was.
 
-
     Args:
       words: words and line-end marks, without the document start.
     """
