@@ -18,19 +18,19 @@ VERSION := import platform; print(platform.python_version())
 .DEFAULT_GOAL := help
 .PHONY: help setup demo brown test test-all test-lowest check docs bench lock clean
 
-help: ## This list.
+help: ## Show this list.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' Makefile | expand -t 16
 
-setup: $(READY) ## Make .venv with what requirements.lock says. PYTHON=python3.12 names another Python.
+setup: $(READY) ## Create .venv from requirements.lock. PYTHON=python3.12 selects another Python.
 	@if [ -n "$(PYTHON)" ] && [ "$$("$(PYTHON)" -c '$(VERSION)')" != "$$($(BIN)/python -c '$(VERSION)')" ]; then \
 	  echo "setup: .venv has Python $$($(BIN)/python -c '$(VERSION)'), not $(PYTHON); remove it first: rm -rf .venv" >&2; exit 1; \
 	fi
 	@echo "setup: ready, .venv has Python $$($(BIN)/python -c '$(VERSION)') and charloom; next: make demo"
 
-demo: $(READY) ## Train, evaluate and export a small model on English text that Python carries.
+demo: $(READY) ## Train, evaluate and export a small model on English text included in Python.
 	$(BIN)/charloom demo
 
-brown: $(READY) ## Train the preset brown on the Brown corpus, some 20 minutes; goes on where it was stopped.
+brown: $(READY) ## Train the preset brown on the Brown corpus, about 20 minutes; resumes where it was stopped.
 	$(BIN)/charloom prepare --preset brown --train $(BROWN)/train.txt --valid $(BROWN)/valid.txt \
 	  --vocab $(BROWN)/vocab.txt --tokenizer whitespace --no-sentence-marks --records brown/records
 	$(BIN)/charloom train --preset brown --records brown/records --workdir brown/work --workers $(WORKERS)
@@ -44,26 +44,26 @@ test-all: $(READY) ## Every test, those of volume and repetition too.
 test-lowest: $(LOWEST)/.ready ## The tests that tests/lowest.txt names, on the lowest versions that setup.py allows.
 	$(LOWEST)/bin/python $(PYTEST) @tests/lowest.txt
 
-check: $(READY) ## Lint, formatting and types.
+check: $(READY) ## Check lint, formatting and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(READY) ## Write docs/cli.md, config.md and parameters.md anew from the code.
+docs: $(READY) ## Regenerate docs/cli.md, config.md and parameters.md from the code.
 	PYTHONPATH=. $(BIN)/python tests/reference_pages.py
 
-bench: $(READY) ## Every script in bench/; each measures one figure.
+bench: $(READY) ## Run every script in bench/; each measures one figure.
 	@set -e; found=; for script in bench/[a-z]*.py; do \
 	  [ -e "$$script" ] || continue; found=yes; echo "bench: $$script"; \
 	  $(BIN)/python -m "bench.$$(basename "$$script" .py)"; \
 	done; [ -n "$$found" ] || echo "bench: no scripts in bench/ yet"
 
-lock: ## Make both locks anew from setup.py (needs uv). LOCK_FLAGS=--upgrade takes newer versions.
+lock: ## Regenerate both locks from setup.py (needs uv). LOCK_FLAGS=--upgrade allows newer versions.
 	@command -v uv >/dev/null || { echo "lock: uv is missing; install it: pip install uv" >&2; exit 1; }
 	$(COMPILE) --output-file requirements.lock
 	$(COMPILE) --resolution lowest-direct --output-file requirements-lowest.lock
 
-clean: ## Remove caches and build output; .venv and .venv-lowest stay.
+clean: ## Remove caches and build output; keeps .venv and .venv-lowest.
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 	find . -path './.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
@@ -80,7 +80,7 @@ $(READY): requirements.lock setup.py
 	  if [ -z "$$usable" ] && [ -n "$$bare" ]; then \
 	    echo "setup: $$bare has no ensurepip; install it (Debian, Ubuntu: apt-get install $$(basename "$$bare")-venv)" >&2; exit 1; \
 	  elif [ -z "$$usable" ]; then \
-	    echo "setup: $(if $(PYTHON),$(PYTHON) is no,there is no) Python 3.11, 3.12 or 3.13; install one (Debian 12 or later: apt-get install python3-venv) or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; \
+	    echo "setup: $(if $(PYTHON),$(PYTHON) is not,there is no) Python 3.11, 3.12 or 3.13; install one (Debian 12 or later: apt-get install python3-venv) or name it: make setup PYTHON=/path/to/python3.12" >&2; exit 1; \
 	  fi; \
 	  echo "setup 1/3: make .venv with $$usable ($$("$$usable" -c '$(VERSION)'))"; \
 	  "$$usable" -m venv --clear .venv; \

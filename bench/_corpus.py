@@ -1,14 +1,14 @@
-"""Text of any size for the benchmarks: seeded, and with a vocabulary that never stops growing.
+"""Text of any size for the benchmarks: seeded, with a vocabulary that keeps growing.
 
-Words are drawn by the Zipf-Mandelbrot law, p(k) proportional to (k + q)^-a for the word of rank
-k = 0, 1, 2 ... With a = 1 / `HEAPS` the number of distinct words among n grows like n^`HEAPS`
-(Heaps' law; D. van Leijenhorst and T. van der Weide, A formal derivation of Heaps' law, 2005), and
-q = `FLAT_RANKS` keeps the first word from being half of the text. That makes 50,000 distinct
-words among 2 million (12 MB), and a million among 280 million (1.6 GB). A line is a sentence: letters
-only, single spaces, `LINE_WORDS` words on average, never empty.
+Words follow the Zipf-Mandelbrot law, p(k) proportional to (k + q)^-a for the word of rank k = 0, 1,
+2 ... With a = 1 / `HEAPS` the number of distinct words among n grows like n^`HEAPS` (Heaps' law; D.
+van Leijenhorst and T. van der Weide, A formal derivation of Heaps' law, 2005), and q = `FLAT_RANKS`
+keeps the first word from being half of the text. This gives 50,000 distinct words among 2 million
+(12 MB), and a million among 280 million (1.6 GB). A line is a sentence: only letters and single
+spaces, `LINE_WORDS` words on average, never empty.
 
-Text is made in chunks of whole lines, each from the seed and its own number. Hence a smaller
-corpus is the beginning of a larger one, and memory does not grow with the size.
+Text is generated in chunks of whole lines, each from the seed and its number. So a smaller corpus
+is a prefix of a larger one, and memory does not grow with the size.
 
 Shape letters: N words, U distinct words.
 """
@@ -23,23 +23,23 @@ import numpy.typing as npt
 from model.errors import InputError
 
 HEAPS = 0.6
-"""Exponent with which distinct words grow; `draw_ranks` is written for this one."""
+"""Exponent of the growth of distinct words; `draw_ranks` assumes this value."""
 FLAT_RANKS = 50.0
-"""q: about so many of the first words are nearly as frequent as the very first."""
+"""q: about this many of the first words are nearly as frequent as the very first."""
 LINE_WORDS = 20
-"""Words of a line, on average; lengths are geometric."""
+"""Average words per line; lengths are geometric."""
 LEAST_CHANCE = 2.0**-17
-"""This share of the text, the rarest words, is left out; two billion words are left."""
+"""Share of the text, of its rarest words, that is left out; two billion words remain."""
 CHUNK_WORDS = 1 << 18
 SYLLABLES = ["ta", "re", "no", "li", "su", "me", "ka", "ve", "do", "si", "pa", "ru"]
 """The digits that spell a word's rank, most frequent words shortest."""
 MAX_SYLLABLES = 9
 WIDTH = 2 * MAX_SYLLABLES + 1
-"""Bytes of the longest word and what follows it."""
+"""Bytes of the longest word and its separator."""
 TABLE_WORDS = 1 << 16
-"""The spellings of so many words are kept."""
+"""Number of words whose spellings are cached."""
 COUNTED_RANKS = 1 << 22
-"""Of so many words one flag each says whether they occurred."""
+"""Number of words that have a flag for having occurred."""
 
 IntArray = npt.NDArray[np.int64]
 Bytes = npt.NDArray[np.uint8]
@@ -47,7 +47,7 @@ Bytes = npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """A text that was written.
+    """A generated text.
 
     Attributes:
       path: the file.
@@ -65,15 +65,15 @@ class Corpus:
 
 
 def write_corpus(path: str, *, size: int, seed: int = 1) -> Corpus:
-    """Writes a text of the largest number of whole lines that `size` bytes hold.
+    """Writes the largest number of whole lines that fit in `size` bytes.
 
     Args:
       path: the file.
       size: bytes.
-      seed: texts of other seeds have the same words in another order.
+      seed: other seeds give the same words in another order.
 
     Raises:
-      InputError: not even the first line has room.
+      InputError: not even the first line fits.
     """
     table = spell_words(np.arange(TABLE_WORDS))
     seen = _Seen()
@@ -97,10 +97,10 @@ def write_corpus(path: str, *, size: int, seed: int = 1) -> Corpus:
 
 
 def spell_words(ranks: IntArray) -> Bytes:
-    """Spells words; each rank has its own spelling, and a lower rank none that is longer.
+    """Spells words; each rank has its own spelling, and lower ranks never have longer ones.
 
     Args:
-      ranks: `[N]`, as `draw_ranks` gives them.
+      ranks: `[N]` result of `draw_ranks`.
 
     Returns:
       `[N, WIDTH]` letters from the left, then zeros.
@@ -108,7 +108,7 @@ def spell_words(ranks: IntArray) -> Bytes:
     rows = np.zeros((len(ranks), WIDTH), np.uint8)
     letters = np.array([list(syllable.encode()) for syllable in SYLLABLES], np.uint8)
     base = len(SYLLABLES)
-    first = 0  # rank of the first word of so many syllables
+    first = 0  # rank of the first word with this many syllables
     for syllables in range(1, MAX_SYLLABLES + 1):
         chosen = np.flatnonzero((ranks >= first) & (ranks < first + base**syllables))
         rest = ranks[chosen] - first
@@ -120,10 +120,10 @@ def spell_words(ranks: IntArray) -> Bytes:
 
 
 def draw_ranks(generator: np.random.Generator, count: int) -> IntArray:
-    """Returns `[count]` ranks, by the inverse of the distribution function.
+    """Returns `[count]` ranks, by inverting the distribution function.
 
-    For a continuous rank, P(rank > x) = (1 + x / q)^(1 - a), and 1 - a is -2/3. Products and
-    roots only: a power may differ in its last bit on another processor.
+    For a continuous rank, P(rank > x) = (1 + x / q)^(1 - a), and 1 - a is -2/3. Uses only products
+    and roots: powers may differ in the last bit between processors.
     """
     chance = 1.0 - generator.random(count) * (1.0 - LEAST_CHANCE)
     ranks: IntArray = (FLAT_RANKS * (1.0 / (chance * np.sqrt(chance)) - 1.0)).astype(np.int64)
@@ -140,7 +140,7 @@ def _draw_chunk(seed: int, number: int) -> tuple[IntArray, npt.NDArray[np.bool_]
 
 
 def _spell_with(table: Bytes, ranks: IntArray) -> Bytes:
-    """Spells words, frequent ones by the table."""
+    """Spells words, frequent ones from the table."""
     rows: Bytes = table[np.minimum(ranks, TABLE_WORDS - 1)]
     rare = np.flatnonzero(ranks >= TABLE_WORDS)
     rows[rare] = spell_words(ranks[rare])
@@ -148,7 +148,7 @@ def _spell_with(table: Bytes, ranks: IntArray) -> Bytes:
 
 
 def _words_within(rows: Bytes, ends: npt.NDArray[np.bool_], room: int) -> int:
-    """Returns how many words of a chunk make whole lines of at most `room` bytes."""
+    """Returns how many words of a chunk fit in whole lines of at most `room` bytes."""
     if rows.size <= room:
         return len(rows)
     sizes = np.cumsum(np.count_nonzero(rows, axis=1) + 1)
@@ -158,14 +158,14 @@ def _words_within(rows: Bytes, ends: npt.NDArray[np.bool_], room: int) -> int:
 
 
 class _Seen:
-    """Counts distinct words; flags for frequent ones, a list of the few others."""
+    """Counts distinct words: flags for frequent ones, a list for the few others."""
 
     def __init__(self) -> None:
         self._frequent = np.zeros(COUNTED_RANKS, np.bool_)
         self._rare: list[IntArray] = []
 
     def add(self, ranks: IntArray) -> None:
-        """Takes the words of a chunk."""
+        """Adds the words of a chunk."""
         rare = ranks >= COUNTED_RANKS
         self._frequent[ranks[~rare]] = True
         self._rare.append(np.unique(ranks[rare]))

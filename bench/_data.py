@@ -1,4 +1,4 @@
-"""What the benchmarks read: records of a corpus, and the same words as arrays for PyTorch."""
+"""Input of the benchmarks: records of a corpus, and the same words as arrays for PyTorch."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 BROWN = os.path.join(ROOT, os.pardir, "shared", "data", "brown")
 CACHE = os.path.join(tempfile.gettempdir(), "charloom-bench")
 VERSION = {"config_version": CONFIG_VERSION}
-"""What `from_json` asks for beside the fields."""
+"""What `from_json` requires besides the fields."""
 VOCAB_SIZE = 16384
 RECORD_WORDS = 8192
 
 
 def open_corpus(*, vocab: str = "built", max_words: int = VOCAB_SIZE) -> Dataset:
-    """Opens Brown, prepared once into a temporary folder; without it the demo's corpus.
+    """Opens Brown, prepared once into a temporary folder, or else the demo's corpus.
 
     Brown is trained on train.txt and validated on valid.txt.
 
     Args:
-      vocab: `built` of the most frequent words, or `given`: that of Brown's protocol.
-      max_words: V of a vocabulary that is built.
+      vocab: `built` from the most frequent words, or `given`: the Brown protocol's vocabulary.
+      max_words: V of a built vocabulary.
     """
     from components.preprocess.main import run  # imports Beam, which takes seconds
 
@@ -72,7 +72,7 @@ def open_corpus(*, vocab: str = "built", max_words: int = VOCAB_SIZE) -> Dataset
 
     try:
         prepare()
-    except InputError:  # perhaps what lies there is of an older charloom or another text
+    except InputError:  # possibly from an older charloom or another text
         if not os.path.isdir(records):
             raise
         shutil.rmtree(records)
@@ -81,15 +81,15 @@ def open_corpus(*, vocab: str = "built", max_words: int = VOCAB_SIZE) -> Dataset
 
 
 def add_options(parser: argparse.ArgumentParser, *, preset: str) -> None:
-    """Adds what all scripts share: --preset and --set."""
+    """Adds the options of all scripts: --preset and --set."""
     parser.add_argument("--preset", default=preset, help="default: %(default)s")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="as charloom train has it"
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="as for charloom train"
     )
 
 
 def read_config(options: argparse.Namespace, dataset: Dataset) -> Config:
-    """Returns the config of `add_options`, its data section that of the records."""
+    """Returns the config of `add_options`, with the records' data section."""
     config = with_overrides(get_preset(options.preset), options.set)
     return dataclasses.replace(config, data=dataset.config)
 
@@ -136,17 +136,17 @@ def export_job(
     cutoffs: tuple[int, ...] = (),
     valid_words: int | None = None,
 ) -> str:
-    """Writes what `_torch_model.py` reads: the words of our own training steps.
+    """Writes the input of `_torch_model.py`: the words of our own training steps.
 
     Args:
-      folder: gets job.json and arrays.npz.
+      folder: receives job.json and arrays.npz.
       config: sizes, lanes, window, schedule.
-      dataset: what is read.
-      steps: steps exported; a longer training begins anew.
+      dataset: the records.
+      steps: number of steps exported; longer trainings start over.
       loss: `full` or `adaptive`.
-      threads: of PyTorch.
+      threads: number of PyTorch threads.
       cutoffs: of the adaptive softmax.
-      valid_words: None leaves validation out, 0 exports all of it.
+      valid_words: None omits validation, 0 exports all of it.
 
     Returns:
       The path of job.json.
@@ -224,5 +224,5 @@ def _reader(config: Config, dataset: Dataset, split: str) -> LaneReader:
 
 
 def say(text: str) -> None:
-    """Tells what is going on."""
+    """Prints progress to stderr."""
     print(f"bench: {text}", file=sys.stderr, flush=True)

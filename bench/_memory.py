@@ -1,4 +1,4 @@
-"""Memory and processor time of a process and all that it starts, read from /proc."""
+"""Memory and processor time of a process and its descendants, read from /proc."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ KIB = 1024
 
 @dataclasses.dataclass(kw_only=True)
 class _Seen:
-    """What was read of a process; it stays when the process has ended.
+    """Measurements of a process, kept after it has ended.
 
     Attributes:
-      started: ticks after boot; tells the process from a later one of the same id.
+      started: ticks after boot; distinguishes the process from a later one with the same id.
       peak: its largest resident memory so far, in bytes.
-      ticks: processor time that it used.
+      ticks: processor time used.
     """
 
     started: int
@@ -31,19 +31,19 @@ class _Seen:
 
 
 class TreeWatch:
-    """Looks at a process and its descendants again and again, in a thread.
+    """Samples a process and its descendants periodically, in a thread.
 
-    The kernel itself keeps the peak of each process (VmHWM), so no peak between two looks is
-    missed, only what a process does after the last look before its end. Shared pages count in
-    each process. A process whose parent ended before the first look at it is not found.
+    The kernel records each process's peak memory (VmHWM), so only what a process does between the
+    last sample and its end is missed. Shared pages count in each process. A process whose parent
+    ended before it was first sampled is not found.
     """
 
     def __init__(self, pid: int, *, interval: float = 0.05):
-        """Takes the process at the top; `with` starts and ends the thread.
+        """Takes the top process; `with` starts and ends the thread.
 
         Args:
-          pid: of a process that runs.
-          interval: seconds between two looks.
+          pid: id of a running process.
+          interval: seconds between samples.
         """
         self._top = pid
         self._interval = interval
@@ -69,11 +69,11 @@ class TreeWatch:
         self.look()
 
     def peak_bytes(self) -> int:
-        """Returns the largest resident memory that any one of the processes had."""
+        """Returns the largest resident memory of any of the processes."""
         return max((seen.peak for seen in self._every()), default=0)
 
     def cpu_seconds(self) -> float:
-        """Returns the processor time that all of them used, those that ended included."""
+        """Returns the total processor time, including ended processes."""
         self.look()
         return sum(seen.ticks for seen in self._every()) / TICKS
 
@@ -82,7 +82,7 @@ class TreeWatch:
         return len(self._every())
 
     def look(self) -> None:
-        """Looks once."""
+        """Takes one sample."""
         with self._lock:
             self._find_new()
             for pid, known in self._tree.items():
@@ -97,7 +97,7 @@ class TreeWatch:
             return [seen for known in self._tree.values() for seen in known]
 
     def _find_new(self) -> None:
-        """Finds descendants; the parent is read of processes only that were not there before."""
+        """Finds descendants; reads the parent only of new processes."""
         there = {int(name) for name in os.listdir("/proc") if name.isdigit()}
         self._others &= there
         alive = {pid for pid in self._tree if self._is_same(pid)}
@@ -111,30 +111,30 @@ class TreeWatch:
         self._others |= set(parents)
 
     def _is_same(self, pid: int) -> bool:
-        """Returns whether the process of the tree that had this id has it still."""
+        """Returns whether a process id still belongs to the same process."""
         return _started(pid) == self._tree[pid][-1].started
 
 
 class WatchedSide(Side):
-    """A program whose worker processes count as its own, in time and in memory."""
+    """A program whose worker processes are included in its time and memory."""
 
     def __init__(self, *args: Any, **named: Any) -> None:
-        """Starts the program as `Side` does."""
+        """Starts the program like `Side`."""
         super().__init__(*args, **named)
         self._watch = TreeWatch(self._process.pid)
         self._closing = contextlib.ExitStack()
 
     def get_ready(self) -> dict[str, Any]:
-        """Waits until the program is ready, then watches it; returns what it said.
+        """Waits until the program is ready, then starts sampling; returns its first answer.
 
-        All sides are to be started before: a process with threads is better not forked.
+        Start all sides before: a process with threads should not fork.
         """
         answer = self.wait()
         self._closing.enter_context(self._watch)
         return answer
 
     def cpu_seconds(self) -> float:
-        """Returns the processor time of the program and its workers, ended ones too."""
+        """Returns the processor time of the program and its workers, including ended ones."""
         return self._watch.cpu_seconds()
 
     def peak_bytes(self) -> int:
@@ -142,7 +142,7 @@ class WatchedSide(Side):
         return self._watch.peak_bytes()
 
     def close(self) -> None:
-        """Ends watch and program."""
+        """Ends the sampling and the program."""
         self._closing.close()
         super().close()
 
@@ -159,7 +159,7 @@ def _find_descendants(roots: set[int], parents: dict[int, int]) -> list[int]:
 
 
 def _update(pid: int, seen: _Seen) -> None:
-    """Reads memory and time of a process; leaves both if it has ended."""
+    """Reads a process's memory and time; keeps the old values if it has ended."""
     stat = _read_stat(pid)
     if stat is None or stat[1] != seen.started:
         return
@@ -169,7 +169,7 @@ def _update(pid: int, seen: _Seen) -> None:
             sizes = [line.split()[1] for line in file if line.startswith("VmHWM:")]
     except (FileNotFoundError, ProcessLookupError):
         return
-    if sizes:  # not of one that waits to be buried
+    if sizes:  # absent for a zombie
         seen.peak = max(seen.peak, int(sizes[0]) * KIB)
 
 
@@ -179,7 +179,7 @@ def _started(pid: int) -> int:
 
 
 def _read_stat(pid: int) -> tuple[int, int, int] | None:
-    """Returns parent, start and processor time, both in ticks; None if there is no process."""
+    """Returns parent, start and processor time, the latter two in ticks; None if it has ended."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rpartition(")")[2].split()

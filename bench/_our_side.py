@@ -1,8 +1,8 @@
-"""Our trainer as a program that answers the same lines as `bench/_torch_model.py`.
+"""Our trainer as a program with the commands of `bench/_torch_model.py`.
 
-The work of the host (reading, batching, handing over) is part of what is timed, as it is
-in a training. The job names config and records; `words` is what this process's group
-trained on. A worker of a group is told the same by the same lines as its peers.
+Host work (reading, batching, transfers) is timed, as in a training. The job names config and
+records; `words` counts what this process's group trained on. All workers of a group get the same
+lines.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from model.distributed.cluster import join_cluster
 
 
 class Program:
-    """A training that goes on when it is asked to."""
+    """A training that advances on request."""
 
     def __init__(self, job: dict[str, Any]):
         """Takes a job of `write_job`: config, records, threads, valid_words."""
         cluster = join_cluster(threads=job["threads"])
         config = from_json(json.dumps(job["config"]))
         dataset = Dataset.open(job["records"])
-        # What follows is how model/training/loop.py drives a training; nothing else here knows it.
+        # Drives a training like model/training/loop.py; nothing else here depends on it.
         from model.data.batches import LaneReader, prefetch, train_batch
         from model.data.plan import TrainPlan
         from model.data.target_sampling import TargetSampler
@@ -55,7 +55,7 @@ class Program:
         self._state_shape = (train.lanes, *training.model.zero_state(1).shape[1:])
 
     def _train_step(self) -> Any:
-        """Starts one step; returns its loss, perhaps before it is known."""
+        """Starts one step; returns its loss, possibly not computed yet."""
         import tensorflow as tf
 
         from model.training.loop import local_inputs
@@ -79,7 +79,7 @@ class Program:
         while len(losses) < steps or (not steps and time.perf_counter() - start < seconds):
             losses.append(self._train_step())
             if len(losses) > 1:
-                float(losses[-2])  # so that the clock is not ahead of the steps
+                float(losses[-2])  # keeps the clock from running ahead of the steps
         loss = sum(float(one) for one in losses)
         return {
             "steps": len(losses),

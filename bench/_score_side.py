@@ -1,9 +1,9 @@
-"""An exported model as a program that answers how long it takes to score texts.
+"""An exported model as a program that times scoring of texts.
 
   {"do": "score", "texts": 1000, "times": 3}  -> {"seconds": ..., "words": ..., "peak_mb": ...}
 
-`seconds` is the median of so many passes over the first texts of the file, again from its
-beginning where it has fewer. It scores as `charloom score` does, and prints nothing.
+`seconds` is the median over passes through the first texts of the file, which repeats if it is too
+short. Scores like `charloom score`, without printing.
 """
 
 from __future__ import annotations

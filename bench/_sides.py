@@ -1,4 +1,4 @@
-"""The programs that are compared: each a process of its own that answers lines of JSON."""
+"""The compared programs: each is a separate process that answers lines of JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class Side:
-    """A running program; it waits, blocked on its input, until it is asked something."""
+    """A running program that blocks on its input until it gets a command."""
 
     def __init__(
         self,
@@ -31,12 +31,12 @@ class Side:
         cores: Sequence[int],
         environment: Mapping[str, str] | None = None,
     ):
-        """Starts the program; `wait` for it before the first question.
+        """Starts the program; call `wait` before the first command.
 
         Args:
           name: for messages.
           command: program and arguments.
-          cores: the cores it may use.
+          cores: cores that it may use.
           environment: added to ours.
         """
         self.name = name
@@ -54,24 +54,24 @@ class Side:
         """Returns the next answer.
 
         Raises:
-          InputError: the program ended without one.
+          InputError: the program ended without an answer.
         """
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("{"):  # libraries may print, too
+            if line.startswith("{"):  # libraries may also print
                 answer: dict[str, Any] = json.loads(line)
                 return answer
         code = self._process.wait()
         raise InputError(f"{self.name} ended with exit code {code}; its message is above")
 
     def send(self, **command: Any) -> None:
-        """Asks without waiting for the answer."""
+        """Sends a command without waiting for the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
 
     def ask(self, **command: Any) -> dict[str, Any]:
-        """Asks and returns the answer."""
+        """Sends a command and returns the answer."""
         self.send(**command)
         return self.wait()
 
@@ -82,7 +82,7 @@ class Side:
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def hang_up(self) -> None:
-        """Ends the program's input, which ends it; does not wait for that."""
+        """Closes the program's input, which ends it; does not wait."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
@@ -98,10 +98,10 @@ class Side:
 
 
 class Group:
-    """Workers of one group, asked together; they must run the same number of steps."""
+    """Workers of one group, commanded together; they must run the same number of steps."""
 
     def __init__(self, name: str, workers: Sequence[Side]):
-        """Takes workers that were started with each other's addresses."""
+        """Takes workers started with each other's addresses."""
         self.name = name
         self._workers = list(workers)
         self._step_seconds = 0.0
@@ -112,7 +112,7 @@ class Group:
         return max(answers, key=lambda answer: answer.get("seconds", 0.0))
 
     def ask(self, **command: Any) -> dict[str, Any]:
-        """Asks all; `seconds` become the steps that took as long the last time."""
+        """Commands all; `seconds` is converted to the steps that took that long last time."""
         if "seconds" in command:
             steps = command.pop("seconds") / self._step_seconds if self._step_seconds else 10
             command["steps"] = max(1, round(steps))
@@ -128,7 +128,7 @@ class Group:
         return sum(worker.cpu_seconds() for worker in self._workers)
 
     def close(self) -> None:
-        """Ends the workers, all before waiting for any."""
+        """Ends the workers; signals all before waiting for any."""
         for worker in self._workers:
             worker.hang_up()
         for worker in self._workers:
@@ -148,7 +148,7 @@ def torch_side(job: str, *, cores: Sequence[int], name: str = "PyTorch") -> Side
     """Starts the PyTorch program on a job of `export_job`.
 
     Raises:
-      InputError: there is no PyTorch.
+      InputError: PyTorch is not installed.
     """
     program = os.path.join(ROOT, "bench", "_torch_model.py")
     return Side(name, [find_torch_python(), program, "--job", job], cores=cores)
@@ -168,7 +168,7 @@ def find_torch_python() -> str:
     if named:
         raise InputError(f"CHARLOOM_TORCH_PYTHON is {named}, which has no torch; install it there")
     raise InputError(
-        "no PyTorch to compare with; get it: .venv/bin/pip install -e .[bench], or set "
+        "PyTorch is missing; install it: .venv/bin/pip install -e .[bench], or set "
         "CHARLOOM_TORCH_PYTHON to a Python that has it"
     )
 
@@ -186,7 +186,7 @@ def choose_cores(count: int) -> list[int]:
 
 
 def foreign_share(sides: Sequence[Side | Group], work: Callable[[], Any]) -> tuple[Any, float]:
-    """Runs `work` and returns, beside its result, the cores that others kept busy meanwhile."""
+    """Runs `work`; returns its result and the cores that other programs kept busy meanwhile."""
     before, own = _busy_seconds(), sum(side.cpu_seconds() for side in sides)
     result = work()
     after, now = _busy_seconds(), sum(side.cpu_seconds() for side in sides)
@@ -195,7 +195,7 @@ def foreign_share(sides: Sequence[Side | Group], work: Callable[[], Any]) -> tup
 
 
 def _busy_seconds() -> tuple[float, float]:
-    """Returns the processor time that all processes used, and the time, both in seconds."""
+    """Returns the processor time of all processes, and the time, both in seconds."""
     with open("/proc/stat", encoding="utf-8") as file:
         user, nice, system, *_ = (int(field) for field in file.readline().split()[1:])
     with open("/proc/uptime", encoding="utf-8") as file:
@@ -203,14 +203,14 @@ def _busy_seconds() -> tuple[float, float]:
 
 
 def warm_up(sides: Sequence[Side | Group], *, seconds: float) -> None:
-    """Gets sides ready to be measured, one after the other.
+    """Prepares sides for measuring, one after the other.
 
-    Some steps come first: a step whose batch has another shape is compiled once more, so
-    a time alone might be spent before the second one.
+    Some steps come first: a step with a new batch shape triggers a compilation, so the time alone
+      might be used up before the second one.
     """
     for side in sides:
         side.wait()
-        say(f"{side.name}: ready, warms up for {WARM_UP_STEPS} steps and {seconds:g} s")
+        say(f"{side.name}: ready, warming up for {WARM_UP_STEPS} steps and {seconds:g} s")
         side.ask(do="train", steps=WARM_UP_STEPS)
         side.ask(do="train", seconds=seconds)
 
@@ -222,16 +222,16 @@ def interleave(
     seconds: float,
     done: Callable[[str, dict[str, Any]], None] = lambda name, answer: None,
 ) -> dict[str, list[float]]:
-    """Measures words/s of sides in turn: A B A B ...; the others wait, blocked.
+    """Measures words/s of sides in turn (A B A B ...) while the others are blocked.
 
     Args:
       sides: all ready and warm.
-      blocks: of each side.
-      seconds: a block at least.
+      blocks: number of blocks per side.
+      seconds: minimum duration of a block.
       done: called with a side's name and answer after each block.
 
     Returns:
-      For each side's name the words/s of its blocks.
+      Words/s of the blocks, by the side's name.
     """
     speeds: dict[str, list[float]] = {side.name: [] for side in sides}
     for block in range(blocks):
@@ -246,7 +246,7 @@ def interleave(
             speeds[side.name].append(speed)
             say(f"block {block + 1} of {blocks}: {side.name} {speed:.0f} words/s")
             if idle > 0.02 * answer["seconds"]:
-                say(f"warning: who should wait used {idle:.1f} s of processor time meanwhile")
+                say(f"warning: waiting programs used {idle:.1f} s of processor time meanwhile")
             if foreign > 0.2:
                 say(f"warning: other programs kept {foreign:.1f} cores busy meanwhile")
     return speeds
@@ -258,7 +258,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def print_result(**figures: Any) -> None:
-    """Prints the figures as the last line, with the machine they were taken on."""
+    """Prints the figures and the machine as the last line."""
     figures["machine"] = f"{_processor()}, {len(os.sched_getaffinity(0))} cores"
     print(json.dumps(figures), flush=True)
 
@@ -270,7 +270,7 @@ def _processor() -> str:
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Runs a script; an error that the user can mend is one line."""
+    """Runs a script; user errors are shown in one line."""
     try:
         main()
     except InputError as error:

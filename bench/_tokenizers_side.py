@@ -1,9 +1,8 @@
 """Hugging Face `tokenizers` as a program that answers lines; run by a Python that has it.
 
-Nothing of charloom is imported, so that Python needs nothing else. Each line of input is
-answered by one run of both steps: a word-level vocabulary is trained on the file, then all its
-lines are encoded. Nothing is written. Imports are not timed, nor is the counting of words, nor
-the release of what was made.
+Imports nothing of charloom, so that Python needs nothing else. Each input line is answered by one
+  run of both steps: a word-level vocabulary is trained on the file, then all its lines are encoded.
+  Nothing is written. Imports, counting words and releasing memory are not timed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import tokenizers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 SPECIAL_WORDS = ["</s>", "<unk>", "<s>"]
-"""As many as ours, so that vocabularies of one size have as many true words."""
+"""As many as ours, so that vocabularies of the same size have the same number of real words."""
 
 
 def run_once(job: dict[str, Any]) -> dict[str, Any]:
@@ -57,7 +56,7 @@ def answer(content: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Says that it is ready, then answers each line until there are no more."""
+    """Reports readiness, then answers each line until the input ends."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--job", required=True, help="text, vocab_size, min_count, encode as JSON")
     with open(parser.parse_args().job, encoding="utf-8") as file:

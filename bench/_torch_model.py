@@ -1,14 +1,14 @@
-"""The model of preset `small` and its kin, written as the documentation of PyTorch would.
+"""The model of preset `small` and similar ones, written as in PyTorch's documentation.
 
-A program of its own: no TensorFlow, nothing of `model/`. It reads a job (JSON) and a file of
-arrays, both written by `bench/_data.py`, and answers commands, one JSON object a line:
+A separate program: no TensorFlow, nothing of `model/`. Reads a job (JSON) and a file of arrays,
+  both written by `bench/_data.py`, and answers commands, one JSON object per line:
 
   {"do": "train", "seconds": 5}    -> {"steps": ..., "words": ..., "seconds": ..., "loss": ...}
   {"do": "train", "steps": 100}    -> the same
   {"do": "evaluate"}               -> {"loss": ..., "words": ..., "seconds": ...}
   end of input                     -> ends
 
-`loss` is a sum in nats. Shape letters: B lanes, T steps, W bytes a word, F filters in all,
+`loss` is a sum in nats. Shape letters: B lanes, T steps, W bytes per word, F filters in total,
 D word-embedding size, H LSTM size, V words.
 """
 
@@ -38,13 +38,13 @@ class Highway(nn.Module):
         nn.init.constant_(self.gate.bias, -2.0)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[N, F]` to `[N, F]`."""
+        """Maps `[N, F]` to `[N, F]`."""
         gate = torch.sigmoid(self.gate(x))
         return gate * F.relu(self.transform(x)) + (1.0 - gate) * x
 
 
 class CharCNN(nn.Module):
-    """Spellings to vectors."""
+    """Maps spellings to vectors."""
 
     def __init__(self, job: dict[str, Any]):
         super().__init__()
@@ -59,7 +59,7 @@ class CharCNN(nn.Module):
         )
 
     def forward(self, chars: torch.Tensor) -> torch.Tensor:
-        """`[N, W]` to `[N, F]`."""
+        """Maps `[N, W]` to `[N, F]`."""
         x = self.embedding(chars).transpose(1, 2)
         pooled = [torch.tanh(convolution(x)).amax(dim=2) for convolution in self.convolutions]
         return self.highways(torch.cat(pooled, dim=1))
@@ -109,7 +109,7 @@ class JointModel(nn.Module):
           state: output and cell, each `[layers, B, H]`.
 
         Returns:
-          `[B * T, X]` what the softmax reads, and the state after the window.
+          `[B * T, X]` input of the softmax, and the state after the window.
         """
         spelled = self.char_cnn(chars).view(*word_ids.shape, -1)
         x = torch.cat([spelled, self.embedding(word_ids)], dim=2)
@@ -117,20 +117,20 @@ class JointModel(nn.Module):
         return self.projection(self.output_dropout(x)).flatten(0, 1), state
 
     def loss(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean negative log-likelihood of a window, in nats."""
+        """Returns the mean negative log-likelihood of a window, in nats."""
         if self.adaptive:
             return self.softmax(hidden, targets).loss
         return F.cross_entropy(self.decoder(hidden), targets)
 
     def scores(self, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Log-likelihood of each target, `[N]`; both softmaxes are normalised over V words."""
+        """Returns each target's log-likelihood, `[N]`; both softmaxes normalise over V words."""
         if self.adaptive:
             return self.softmax(hidden, targets).output
         return -F.cross_entropy(self.decoder(hidden), targets, reduction="none")
 
 
 class Program:
-    """The model in training, and what it reads."""
+    """The model in training, and its input."""
 
     def __init__(self, job: dict[str, Any]):
         """Takes a job of `bench/_data.py`."""
@@ -152,7 +152,7 @@ class Program:
                 {"params": decay, "weight_decay": job["train"]["weight_decay"]},
                 {"params": spared, "weight_decay": 0.0},
             ],
-            fused=job.get("fused", True),  # the quickest on a CPU; the default is a loop
+            fused=job.get("fused", True),  # fastest on a CPU; the default is a loop
         )
         lanes = self._data["word_ids"].shape[1]
         shape = (job["model"]["lstm_layers"], lanes, job["model"]["lstm_dim"])
@@ -161,7 +161,7 @@ class Program:
         self._step = 0
 
     def _chars(self, index: torch.Tensor) -> torch.Tensor:
-        """Spelling of every word of a window, `[B, T]` to `[B * T, W]`."""
+        """Returns the spelling of every word of a window, `[B, T]` to `[B * T, W]`."""
         return self._data["spellings"][index.flatten()]
 
     def _train_step(self) -> float:

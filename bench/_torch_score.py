@@ -1,7 +1,7 @@
-"""A PyTorch loop over texts: the model of `_torch_model.py`, each text a batch of its own.
+"""A PyTorch loop over texts: the model of `_torch_model.py`, with each text as a batch.
 
-Reads a job (JSON) and arrays, both written by `bench/score.py`: words and spellings are numbers
-already, so splitting text into words is not timed. Answers as `_score_side.py` does.
+Reads a job (JSON) and arrays, both written by `bench/score.py`: words and spellings are already
+numbers, so splitting text into words is not timed. Answers like `_score_side.py`.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Words/s from records on disk to batches, and seconds to a far step of a large plan, on one core.
+"""Words/s from records on disk to batches, and seconds to a distant step, on one core.
 
 The records are synthetic: 2 million words drawn by Zipf's law, some unknown, some not ASCII, some
-longer than W. A block reads one epoch of them, each another one, from a data set opened anew (its
-shards are in the operating system's cache). Kinds of blocks take turns; `core_share` is the part
-of their time in which this program had the core to itself.
+  longer than W. A block reads a different epoch, from a newly opened data set (its shards are in
+  the operating system's cache). Kinds of blocks take turns; `core_share` is the share of the time
+  in which this program had the core to itself.
 
-  batches   what `model.data.batches.train_batch` makes: words, targets, distinct spellings and index
-  sampled   the same and what the sampled softmax draws for each step
-  far step  from the index file of a billion words to what all lanes read at step 1,000,000
+  batches   output of `model.data.batches.train_batch`: words, targets, distinct spellings, index
+  sampled   the same plus the draws of the sampled softmax for each step
+  far step  from the index file of a billion words to the words of all lanes at step 1,000,000
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from model.text.vocab import DOCUMENT_START, Vocabulary
 
 WORDS, RECORD_WORDS = 2_000_000, 1000
 TYPES = 30_000
-"""Different words of the text; with `_data.VOCAB_SIZE` of them known, some 6 % are unknown."""
+"""Distinct words of the text; with `_data.VOCAB_SIZE` of them known, about 6 % are unknown."""
 SHARDS = 4
 FAR_RECORDS, FAR_STEP = 1_000_000, 1_000_000
 
@@ -56,7 +56,7 @@ def main() -> None:
     """Measures, and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     _data.add_options(parser, preset="small")
-    parser.add_argument("--blocks", type=int, default=7, help="of each kind (default: 7)")
+    parser.add_argument("--blocks", type=int, default=7, help="blocks of each kind (default: 7)")
     options = parser.parse_args()
     os.sched_setaffinity(0, _sides.choose_cores(1))
     config = with_overrides(get_preset(options.preset), options.set)
@@ -94,10 +94,10 @@ def main() -> None:
 def measure(
     kinds: dict[str, Callable[[int], float]], *, blocks: int
 ) -> tuple[dict[str, list[float]], float]:
-    """Runs blocks of each kind in turn, after one of each that does not count.
+    """Runs blocks of each kind in turn, after a warm-up block of each.
 
     Returns:
-      For each kind what its blocks gave, and the share of the core that this program had.
+      Results of the blocks by kind, and the share of the core that this program had.
     """
     found: dict[str, list[float]] = {kind: [] for kind in kinds}
     started = time.perf_counter(), time.process_time()
@@ -114,7 +114,7 @@ def measure(
 
 
 def read_epoch(records: str, config: Config, *, epoch: int, sampled: bool) -> float:
-    """Makes the batches of an epoch; returns words/s."""
+    """Builds the batches of an epoch; returns words/s."""
     train = config.train
     with Dataset.open(records) as dataset:
         sampler = TargetSampler(train, dataset.vocab.counts) if sampled else None
@@ -128,7 +128,7 @@ def read_epoch(records: str, config: Config, *, epoch: int, sampled: bool) -> fl
 
 
 def open_plan(dataset: Dataset, config: Config) -> tuple[TrainPlan, LaneReader]:
-    """Returns what a training reads its batches by."""
+    """Returns the plan and reader of a training's batches."""
     train, width = config.train, config.model.max_word_bytes
     plan = TrainPlan(
         dataset.lengths("train"), lanes=train.lanes, window=train.window, seed=train.seed
@@ -169,7 +169,7 @@ def write_far_index(folder: str) -> dict[str, Any]:
 
 
 def write_records(folder: str) -> dict[str, Any]:
-    """Writes a folder of records as `Dataset.open` takes it; returns its dataset.json."""
+    """Writes a records folder for `Dataset.open`; returns its dataset.json."""
     words, drawn = spell_words(TYPES), draw_words()
     counts = dict(zip(words, np.bincount(drawn, minlength=TYPES).tolist(), strict=True))
     vocab = Vocabulary.build(counts, max_size=_data.VOCAB_SIZE, min_count=1)
@@ -225,7 +225,7 @@ def write_split(
 
 
 def draw_words() -> npt.NDArray[np.int64]:
-    """Returns `[WORDS]` which of the `TYPES` each word of the text is, by Zipf's law."""
+    """Returns `[WORDS]` the index among the `TYPES` of each word of the text, by Zipf's law."""
     weights = 1.0 / np.arange(1, TYPES + 1)
     return np.random.default_rng(1).choice(TYPES, size=WORDS, p=weights / weights.sum())
 
@@ -240,7 +240,7 @@ def draw_lengths(words: int) -> npt.NDArray[np.int64]:
 
 
 def spell_words(count: int) -> list[bytes]:
-    """Returns different words, the frequent ones short; some not ASCII, some very long."""
+    """Returns distinct words, the frequent ones short; some not ASCII, some very long."""
     generator = np.random.default_rng(2)
     letters = [chr(code).encode() for code in range(ord("a"), ord("z") + 1)]
     accented = [*letters, *("é ü ß ñ".encode().split())]

@@ -1,10 +1,10 @@
 """How often the gate is wrong, on simulated pairs of models; prints the tables of docs/evaluation.md.
 
-The texts and models are simulated, the rules are those of `components.evaluate.judging`. A trial
+The texts and models are simulated; the rules are those of `components.evaluate.judging`. A trial
 has S sources of `PIECES` pieces of `PIECE_WORDS` words. The difference between the two models per
 word of a piece has the standard deviation `APART`, and any two pieces of one source have the
-correlation rho. Each piece has words of all slices; the differences of the slices of a piece are
-correlated as well, as the model that is better on a text is so on all kinds of words.
+correlation rho. Each piece has words of all slices; the differences of a piece's slices are
+correlated as well, because a model that is better on a text is better on all kinds of its words.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ PIECES, PIECE_WORDS = 20, 1_000
 APART = 0.05
 """Standard deviation of the difference per word between two models on one piece, in nats."""
 SHARES = np.asarray([0.02, 0.03, 0.15, 0.30, 0.50])
-"""Of the words, by slice in the order of `JUDGED`."""
+"""Share of the words, by slice in the order of `JUDGED`."""
 SOURCES = (2, 5, 10, 30, 300)
 CORRELATIONS = (0.0, 0.1, 0.3, 0.5)
 CHAINS = {
@@ -42,7 +42,7 @@ CHAINS = {
     "0.4 % better or worse": (0.0, 0.004),
     "0.4 % better or worse, 0.1 % worse on average": (-0.001, 0.004),
 }
-"""What a challenger truly gains over the champion, in nats per word: mean and deviation."""
+"""True gain of a challenger over the champion, in nats per word: mean and standard deviation."""
 BATCH = 100
 assert len(SHARES) == len(JUDGED)
 
@@ -83,9 +83,9 @@ def simulate(
       random: the generator.
       trials: N.
       sources: S.
-      correlation: of two pieces of one source.
-      better_by: by what part the challenger's perplexity is truly below the champion's.
-      even: whether all sources are of one size; otherwise their pieces are lognormal.
+      correlation: between two pieces of one source.
+      better_by: true relative perplexity decrease of the challenger against the champion.
+      even: whether all sources have the same size; otherwise their pieces are lognormal.
       noise: how the sources differ: `normal`, `heavy` (Student's t with 3 degrees of freedom),
         `skewed up` or `skewed down` (lognormal).
     """
@@ -94,9 +94,9 @@ def simulate(
     pieces = np.maximum(1.0, np.round(sizes))
     shared = math.sqrt(correlation) * _draw(random, size, noise)
     own = math.sqrt(1 - correlation) * random.standard_normal(size) / np.sqrt(pieces)
-    whole = APART * (shared + own)  # mean over the pieces of a source, all of one length
+    whole = APART * (shared + own)  # mean over a source's pieces, all of equal length
     words = np.round(pieces[:, None] * PIECE_WORDS * SHARES[:, None])
-    # What a slice adds has the spread of its fewer words, and is correlated in the same way.
+    # A slice's addition has the spread of its fewer words, and is correlated in the same way.
     apart = APART / np.sqrt(SHARES[:, None] * 4)
     cell = (trials, len(SHARES), sources)
     of_slice = math.sqrt(correlation) * random.standard_normal(cell)
@@ -121,7 +121,7 @@ def _draw(random: np.random.Generator, size: tuple[int, int], noise: str) -> Flo
 
 
 def judge(sums: Sums, limits: GateConfig) -> Rates:
-    """Judges trials by the rules of the gate; what can't be decided is no finding."""
+    """Judges trials by the rules of the gate; undecidable ones count as no finding."""
     words, differences = sums.words.sum(1), sums.differences.sum(1)
     decided = can_decide(words, limits)
     counts = np.zeros(3)
@@ -145,7 +145,7 @@ def rates(
     seed: int = 0,
     limits: GateConfig | None = None,
 ) -> Rates:
-    """Simulates and judges, in batches that bound the memory."""
+    """Simulates and judges, in batches that limit the memory."""
     random = np.random.default_rng(
         [seed, sources, round(100 * correlation), round(1e4 * better_by)]
     )
@@ -165,12 +165,12 @@ def rates(
 
 
 class Night(NamedTuple):
-    """Where a chain of champions stands after a night: true log-perplexities below the first's."""
+    """State of a chain of champions after a night: true log-perplexities below the first one's."""
 
     champion: float
     reference: float
     best: float
-    """Of all that were champion."""
+    """The best of all champions so far."""
 
 
 def chain(
@@ -184,17 +184,17 @@ def chain(
     apart: float = 0.01,
     limits: GateConfig | None = None,
 ) -> Iterator[Night]:
-    """Runs a chain: each night a challenger made from the champion is judged on new text.
+    """Runs a chain: each night a challenger derived from the champion is judged on new text.
 
     Args:
-      seed: of the generator.
-      nights: how many.
-      drift: what a challenger truly gains over the champion, nats per word.
+      seed: seed of the generator.
+      nights: number of nights.
+      drift: true gain of a challenger over the champion, nats per word.
       spread: standard deviation of that gain.
       sources: files of each night's test text.
-      correlation: of two pieces of one.
+      correlation: between two pieces of one file.
       apart: standard deviation of a piece's difference between two versions.
-      limits: of the gate.
+      limits: limits of the gate.
     """
     limits = limits or GateConfig()
     random = np.random.default_rng([seed, nights])
@@ -222,7 +222,7 @@ def chain(
 def worst_of_chains(
     *, drift: float, spread: float, sources: int = 30, chains: int = 20
 ) -> dict[str, float]:
-    """Returns by what part the true perplexity was ever above the best champion's, and others."""
+    """Returns the largest true relative perplexity increase over the best champion."""
     nights = [
         one
         for seed in range(chains)

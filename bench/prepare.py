@@ -1,15 +1,15 @@
-"""Words/s of the whole data stage, raw text to records on disk, over those of tokenizers.
+"""Words/s of the whole data stage, raw text to records on disk, relative to tokenizers.
 
-Without options: our stage against Hugging Face `tokenizers`, both on one and the same core, in
-turn: a block of theirs, a block of ours, and so on, while the others wait. Ours reads the text,
-counts, encodes, and leaves TFRecords, vocabulary and dataset.json on disk. Theirs trains a word-level
-vocabulary on the file and encodes all its lines, in memory. `ratio` has the tokenizer `whitespace`,
-which splits this text as theirs does; `ratio_words_tokenizer` has our default one, `words`.
+Without options: our stage against Hugging Face `tokenizers`, both on the same core, in alternating
+  blocks while the other waits. Ours reads the text, counts, encodes, and writes TFRecords,
+  vocabulary and dataset.json. Theirs trains a word-level vocabulary on the file and encodes all its
+  lines, in memory. `ratio` uses the tokenizer `whitespace`, which splits this text as theirs does;
+  `ratio_words_tokenizer` uses our default, `words`.
 
 With `--cores N`: N processes on N cores against one process on one core. With `--scale`: time per
-word and memory while the text grows. Every program is a process of its own, and the time is taken
-in it, around the work: imports are not timed, on either side. No block is left out; the first of
-each side pays for what is set up once (`ratio_first_block`).
+word and memory for growing texts. Every program is a separate process that times its own work:
+imports are not timed on either side. No block is left out; the first of each side includes one-time
+set-up (`ratio_first_block`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ ONE_THREAD = {
     **dict.fromkeys(("TF_NUM_INTEROP_THREADS", "TF_NUM_INTRAOP_THREADS"), "1"),
     "RAYON_NUM_THREADS": "1",
 }
-"""For every program; a worker process of ours is one thread wide, too."""
+"""For every program; our worker processes also use one thread."""
 PACKAGES = ("charloom", "tensorflow", "tensorflow-text", "apache-beam", "numpy")
 THEIRS, THEIRS_FAST = "tokenizers", "tokenizers, encode_batch_fast"
 OURS, OURS_WORDS = "charloom", "charloom, words"
@@ -75,12 +75,16 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--cores", type=int, default=1, metavar="N", help="processes of ours")
-    parser.add_argument("--scale", action="store_true", help="measure a text that grows")
-    parser.add_argument("--megabytes", type=float, help="of text (default: 12; with --cores, 200)")
+    parser.add_argument("--cores", type=int, default=1, metavar="N", help="number of our processes")
+    parser.add_argument("--scale", action="store_true", help="measure growing texts")
+    parser.add_argument(
+        "--megabytes", type=float, help="size of the text (default: 12; with --cores, 200)"
+    )
     parser.add_argument("--scale-megabytes", type=float, nargs="+", default=[100, 400, 1600])
-    parser.add_argument("--blocks", type=int, help="of each side (default: 5; 3; 1 with --scale)")
-    parser.add_argument("--seed", type=int, default=1, help="of the text (default: 1)")
+    parser.add_argument(
+        "--blocks", type=int, help="blocks per side (default: 5; 3; 1 with --scale)"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="seed of the text (default: 1)")
     parser.add_argument("--set", action="append", default=[], metavar="data.FIELD=VALUE")
     parser.add_argument("--save", action="store_true", help=f"append the figures to {RESULTS}")
     parser.add_argument("--side", default="", metavar="JOB", help=argparse.SUPPRESS)
@@ -95,7 +99,7 @@ def compare_tokenizers(folder: str, options: argparse.Namespace) -> dict[str, An
     """Compares the stage with tokenizers, one core each; returns the figures.
 
     Raises:
-      InputError: no tokenizers, or the sides disagree about words or vocabulary.
+      InputError: tokenizers is missing, or the sides disagree about words or vocabulary.
     """
     cores = _sides.choose_cores(1)
     find_tokenizers_python()
@@ -110,7 +114,7 @@ def compare_tokenizers(folder: str, options: argparse.Namespace) -> dict[str, An
     ]
     with _running(sides) as said:
         blocks = _take_turns(sides, corpus, blocks=options.blocks or 5)
-    advice = f"give a larger text, or --set data.vocab_size below {config.vocab_size}"
+    advice = f"use a larger text, or --set data.vocab_size below {config.vocab_size}"
     _check_equal("vocabulary", blocks, advice)
     figures = _describe_blocks(corpus, blocks)
     speeds, cpu = figures["words_per_second"], figures["cpu_seconds"]
@@ -132,7 +136,7 @@ def compare_cores(folder: str, options: argparse.Namespace) -> dict[str, Any]:
     """Compares N processes on N cores with one on one; returns the figures.
 
     Raises:
-      InputError: too few cores, or both made different records.
+      InputError: too few cores, or the two made different records.
     """
     count = options.cores
     cores = _sides.choose_cores(count)
@@ -154,9 +158,9 @@ def compare_cores(folder: str, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def measure_scale(folder: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Measures time per word and memory for texts of several sizes, each one single file.
+    """Measures time per word and memory for texts of several sizes, each in a single file.
 
-    Each run has a process of its own, so that its peak of memory is its own.
+    Each run has its own process, so that peak memory is measured separately.
     """
     count = options.cores
     cores = _sides.choose_cores(count)
@@ -207,7 +211,7 @@ def our_side(
     cores: Sequence[int],
     workers: int = 1,
 ) -> WatchedSide:
-    """Starts our stage as a program; each line it gets is one preparation of the text."""
+    """Starts our stage as a program; each input line triggers one preparation of the text."""
     job = {
         "text": corpus.path,
         "records": os.path.join(folder, "records"),
@@ -222,7 +226,7 @@ def our_side(
 def tokenizers_side(
     name: str, folder: str, corpus: Corpus, config: DataConfig, *, cores: Sequence[int]
 ) -> WatchedSide:
-    """Starts tokenizers as a program; `THEIRS_FAST` does without places of words in the text."""
+    """Starts tokenizers as a program; `THEIRS_FAST` omits the words' positions in the text."""
     encode = "encode_batch_fast" if name == THEIRS_FAST else "encode_batch"
     job = {
         "text": corpus.path,
@@ -237,7 +241,7 @@ def tokenizers_side(
 
 
 def find_tokenizers_python() -> str:
-    """Returns a Python that has tokenizers: the named one, else our own.
+    """Returns a Python that has tokenizers: the named one, or else our own.
 
     Raises:
       InputError: there is none.
@@ -254,14 +258,14 @@ def find_tokenizers_python() -> str:
     if importlib.util.find_spec("tokenizers"):
         return sys.executable
     raise InputError(
-        "no tokenizers to compare with; get it into a Python of its own: python3 -m venv "
+        "tokenizers is missing; install it in a separate environment: python3 -m venv "
         "/tmp/tokenizers && /tmp/tokenizers/bin/pip install tokenizers, and set "
         "CHARLOOM_TOKENIZERS_PYTHON=/tmp/tokenizers/bin/python"
     )
 
 
 def _answer_lines(path: str) -> None:
-    """Is our side: prepares the text of a job once for each line of input."""
+    """Runs our side: prepares the text of a job once for each line of input."""
     from components.preprocess.main import run  # imports Beam; not timed
     from components.preprocess.passes import scan, write  # noqa: F401  import TensorFlow; not timed
 
@@ -292,7 +296,7 @@ def _answer_lines(path: str) -> None:
 
 
 def _read_config(options: argparse.Namespace, **fields: Any) -> DataConfig:
-    """Returns the config of a mode; a line end is no word, for it is none to tokenizers."""
+    """Returns the config of a mode; line ends are not words, as in tokenizers."""
     config = Config(data=DataConfig(sentence_marks=False, **fields))
     return with_overrides(config, options.set).data
 
@@ -301,13 +305,13 @@ def _write_text(folder: str, megabytes: float, *, seed: int) -> Corpus:
     """Writes the text.
 
     Raises:
-      InputError: there is no room for it and the records made of it.
+      InputError: there is not enough space for it and its records.
     """
     size = int(megabytes * MEGABYTE)
     if (free := shutil.disk_usage(folder).free) < 5 * size:
         raise InputError(
             f"{folder} has {free / MEGABYTE:.0f} MB free, and a text of {megabytes:g} MB with its "
-            f"records needs {5 * megabytes:g}; let TMPDIR name a larger place"
+            f"records needs {5 * megabytes:g}; set TMPDIR to a larger file system"
         )
     corpus = write_corpus(os.path.join(folder, f"{megabytes:g}-MB.txt"), size=size, seed=seed)
     _data.say(f"{megabytes:g} MB: {corpus.words} words, {corpus.distinct} distinct")
@@ -316,7 +320,7 @@ def _write_text(folder: str, megabytes: float, *, seed: int) -> Corpus:
 
 @contextlib.contextmanager
 def _running(sides: Sequence[WatchedSide]) -> Iterator[dict[str, dict[str, Any]]]:
-    """Waits until all are ready, gives what each said, and ends them afterwards."""
+    """Waits until all sides are ready, yields their first answers, and ends them afterwards."""
     try:
         yield {side.name: side.get_ready() for side in sides}
     finally:
@@ -330,7 +334,7 @@ def _take_turns(
     """Returns each side's answers; a block is one run over the whole text.
 
     Raises:
-      InputError: a side lost words or made some up.
+      InputError: a side lost or invented words.
     """
     answers: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
     by_name = {side.name: side for side in sides}
@@ -340,7 +344,7 @@ def _take_turns(
         if answer["words"] != corpus.words:
             raise InputError(
                 f"{name} made {answer['words']} words of a text of {corpus.words}; they can't be "
-                "compared: leave out the --set that changes what a word is"
+                "compared: remove the --set that changes what a word is"
             )
         used = by_name[name].cpu_seconds()
         answer["cpu_seconds"], before[name] = used - before[name], used

@@ -1,10 +1,10 @@
 """Retraining on a longer window: State of the Union addresses up to 1980, then up to 2006.
 
 `charloom run` on the first window publishes version 1. `charloom run --warm-start champion
---extend-vocab` on the second begins with it and is compared with it. Then `charloom train` learns
-the second window's records from random weights, for the whole number of steps. `ratio` is the steps
-at which that cold training is best over the steps at which the warm one is as good, both on the
-second window's validation split. Steps are counted, not seconds, so the machine may be busy.
+--extend-vocab` on the second starts from it and is compared with it. Then `charloom train` learns
+the second window's records from random weights, for all steps. `ratio` is the number of steps at
+which this cold training is best, divided by the number at which the warm one is as good, both on
+the second window's validation split. It counts steps, not seconds, so the machine may be busy.
 """
 
 from __future__ import annotations
@@ -38,9 +38,7 @@ def main() -> None:
     parser.add_argument("--steps-share", type=float, default=0.5, help="default: 0.5")
     parser.add_argument("--every", type=int, default=25, help="steps between validations")
     parser.add_argument("--set", nargs="*", default=[], metavar="FIELD=VALUE")
-    parser.add_argument(
-        "--keep", metavar="DIR", help="leave everything that is made in this folder"
-    )
+    parser.add_argument("--keep", metavar="DIR", help="keep all output in this folder")
     options = parser.parse_args()
     if not os.path.isdir(TEXTS):
         raise InputError(f"{TEXTS} is missing; State of the Union addresses are read from there")
@@ -92,7 +90,7 @@ def _measure(options: argparse.Namespace, root: str) -> dict[str, Any]:
 
 
 def _compare_years(report: dict[str, Any], *, after: int) -> dict[str, Any]:
-    """Returns both models' perplexity, spellings paid, on the test documents of new years."""
+    """Returns both models' perplexity, including spellings, on the test documents of new years."""
     figures: dict[str, Any] = {}
     sides = {"second_run": report["splits"]["test"], "first_run": report["champion"]["test"]}
     for name, part in sides.items():
@@ -116,10 +114,10 @@ def _year(path: str) -> int:
 
 
 def _value(said: str, name: str) -> str:
-    """Returns what a run said of one of its folders."""
+    """Returns a folder that a run printed."""
     found = re.search(rf"^{name}: +(.+)$", said, flags=re.MULTILINE)
     if not found:
-        raise InputError(f"charloom run did not say where its {name} is")
+        raise InputError(f"charloom run did not print its {name}")
     return found[1]
 
 
@@ -130,7 +128,7 @@ def _read_report(folder: str) -> dict[str, Any]:
 
 
 def _charloom(*arguments: str, passing: bool = True) -> str:
-    """Runs a command of charloom, shows what it says, and returns that."""
+    """Runs a charloom command, shows its output, and returns it."""
     say(f"charloom {' '.join(arguments[:3])} ...")
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli.main", *arguments],
@@ -144,7 +142,7 @@ def _charloom(*arguments: str, passing: bool = True) -> str:
     for line in process.stdout:
         lines.append(line)
         say(f"  {line.rstrip()}")
-    if process.wait() and (passing or process.returncode != 3):  # 3: the gate said no
+    if process.wait() and (passing or process.returncode != 3):  # 3: rejected by the gate
         raise InputError(f"charloom {arguments[0]} ended with {process.returncode}")
     return "".join(lines)
 

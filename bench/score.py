@@ -1,11 +1,11 @@
-"""Words/s of scoring texts on one core: the exported model with its table over that without it.
+"""Words/s of scoring texts on one core: the exported model with its table against without it.
 
-The SavedModel is exported twice, with the table of what the first layer gets of known words and
-without it, so that the char-CNN reads all distinct words of a window; and PyTorch scores the same
-texts in a loop, each as a batch of its own. The three are asked in turn, on the same core. Then the
-one with the table scores more and more texts: seconds a word and the peak of its memory. Weights are
-random; that makes no difference to speed. Texts are lines of Brown's validation part, cut to the
-first `--words` words.
+The SavedModel is exported twice: with the table of known words' inputs to the first layer, and
+  without it, so that the char-CNN reads all distinct words of a window; and PyTorch scores the same
+  texts in a loop, each as a batch. The three take turns on the same core. Then the one with the
+  table scores increasing numbers of texts: seconds per word and peak memory. Weights are random,
+  which does not affect speed. Texts are lines of Brown's validation part, cut to the first
+  `--words` words.
 """
 
 from __future__ import annotations
@@ -31,18 +31,20 @@ from model.text.tokenizer import detokenize
 from model.text.vocab import DOCUMENT_START
 
 TEXTS = 2000
-"""Different ones; more are these again."""
+"""Number of distinct texts; larger sizes repeat them."""
 
 
 def main() -> None:
     """Runs the sides, and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     _data.add_options(parser, preset="demo")
-    parser.add_argument("--words", type=int, default=20, help="of a text, at most (default: 20)")
-    parser.add_argument("--texts", type=int, default=256, help="compared (default: 256)")
+    parser.add_argument(
+        "--words", type=int, default=20, help="maximum words per text (default: 20)"
+    )
+    parser.add_argument("--texts", type=int, default=256, help="texts to compare (default: 256)")
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--sizes", type=int, nargs="*", default=[10, 100, 1000, 10_000, 100_000])
-    parser.add_argument("--no-torch", action="store_true", help="leave PyTorch out")
+    parser.add_argument("--no-torch", action="store_true", help="omit PyTorch")
     options = parser.parse_args()
     cores = _sides.choose_cores(1)
     torch_python = "" if options.no_torch else _sides.find_torch_python()
@@ -101,7 +103,7 @@ def _grow(side: _sides.Side, sizes: list[int]) -> dict[str, Any]:
         answer = side.ask(do="score", texts=size, times=5 if size < 1000 else 1)
         each = 1e6 * answer["seconds"] / answer["words"]
         rows.append([size, round(each, 1), round(answer["peak_mb"])])
-        say(f"{size} texts: {each:.1f} microseconds a word, peak {answer['peak_mb']:.0f} MB")
+        say(f"{size} texts: {each:.1f} microseconds per word, peak {answer['peak_mb']:.0f} MB")
     costs, peaks = [row[1] for row in rows], [row[2] for row in rows]
     return {
         "texts_microseconds_peak_mb": rows,
@@ -121,7 +123,7 @@ def _export(config: Config, dataset: Dataset, folder: str, *, table: bool) -> No
     from model.serving.saved_model import ServedModel
     from model.serving.words import ServedWords
 
-    say(f"a SavedModel {'with' if table else 'without'} the table")
+    say(f"exporting a SavedModel {'with' if table else 'without'} the table")
     model = JointModel(config.model, vocab_counts=dataset.vocab.counts)
     served = ServedModel(model, config=config, vocab=dataset.vocab)
     signatures = {"score": served.score, "next_word": served.next_word, "embed": served.embed}
@@ -131,7 +133,7 @@ def _export(config: Config, dataset: Dataset, folder: str, *, table: bool) -> No
 
 
 def _read_texts(dataset: Dataset, *, words: int) -> list[list[bytes]]:
-    """Returns lines of the validation part; its records are streams, cut here into texts."""
+    """Returns lines of the validation part, cut from its records."""
     stream = [
         word
         for index in range(len(dataset.lengths("valid")))
@@ -141,7 +143,7 @@ def _read_texts(dataset: Dataset, *, words: int) -> list[list[bytes]]:
 
 
 def _torch_job(folder: str, config: Config, dataset: Dataset, texts: list[list[bytes]]) -> str:
-    """Writes what `_torch_score.py` reads."""
+    """Writes the input of `_torch_score.py`."""
     read = [word for words in texts for word in (DOCUMENT_START, *words[:-1])]
     arrays = os.path.join(folder, "torch.npz")
     np.savez(

@@ -1,11 +1,10 @@
-"""Seconds of training to a validation perplexity on Brown, ours over PyTorch's.
+"""Seconds of training to a validation perplexity on Brown, ours relative to PyTorch's.
 
-PyTorch's program has the same sizes, lanes, window, dropout, clipping, optimizer, rates and
-words in the same order; its loss is `AdaptiveLogSoftmaxWithLoss`. Perplexity is over all V
-words on both sides (the adaptive softmax is one distribution over them, too). Each side runs
-alone, on the same two cores. Only training is timed: validation, building the model and
-compiling are left out on both sides, so the first steps are counted at the speed of those
-after them.
+PyTorch's program has the same sizes, lanes, window, dropout, clipping, optimizer, rates and words
+in the same order; its loss is `AdaptiveLogSoftmaxWithLoss`. Perplexity is over all V words on both
+sides (the adaptive softmax is one distribution over them, too). Each side runs alone, on the same
+two cores. Only training is timed: validation, building the model and compiling are excluded on both
+sides, so the first steps count at the speed of the following ones.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ SIZES = (
     "model.output_dropout=0.3",
     "model.recurrent_dropout=0",
 )
-"""Of both sides: a smaller LSTM than the preset's, and dropout for a short training."""
+"""For both sides: a smaller LSTM than the preset's, and dropout for a short training."""
 
 
 def main() -> None:
@@ -36,13 +35,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     _data.add_options(parser, preset="brown" if "brown" in PRESETS else "small")
     parser.add_argument("--ours", nargs="*", default=[], metavar="FIELD=VALUE",
-                        help="what our side alone adds to the preset")  # fmt: skip
+                        help="settings for our side only")  # fmt: skip
     parser.add_argument("--target", type=float, default=300.0, help="perplexity (default: 300)")
     parser.add_argument("--limit-seconds", type=float, default=420.0, help="default: 420")
     parser.add_argument("--every", type=int, default=60, help="steps between validations")
     parser.add_argument("--valid-words", type=int, default=50_000, help="0: all (default: 50000)")
     parser.add_argument("--cutoffs", type=int, nargs="*", default=[2000, 8000],
-                        help="of the adaptive softmax (default: 2000 8000)")  # fmt: skip
+                        help="cutoffs of the adaptive softmax (default: 2000 8000)")  # fmt: skip
     parser.add_argument("--side", choices=("both", "ours", "torch"), default="both")
     options = parser.parse_args()
     options.set = [*SIZES, *options.set]
@@ -65,7 +64,7 @@ def main() -> None:
             path = _data.write_job(os.path.join(folder, "ours.json"), ours)
             results["ours"] = _run(_sides.our_side(path, cores=cores), options)
         if options.side != "ours":
-            _data.say("the words of PyTorch's steps are written to a file")
+            _data.say("writing the words of PyTorch's steps to a file")
             path = _data.export_job(
                 folder,
                 config=config,
@@ -81,7 +80,7 @@ def main() -> None:
     )
     both = isinstance(ours_seconds, float) and isinstance(torch_seconds, float)
     at_most = isinstance(ours_seconds, float) and torch_seconds == "not reached"
-    # A side that did not get there needs longer than the limit, so this bounds the ratio.
+    # A side that did not reach the target needs longer than the limit, so this bounds the ratio.
     divisor = torch_seconds if both else options.limit_seconds
     _sides.print_result(
         ratio=round(ours_seconds / divisor, 3) if both or at_most else None,

@@ -1,9 +1,9 @@
-"""Words/s of our trainer over those of a PyTorch program of the same architecture.
+"""Words/s of our trainer relative to a PyTorch program of the same architecture.
 
-Both sides read the same words of Brown with the same lanes, window, sizes and dropout, on the
-same two cores, in turn: a block of ours, a block of PyTorch's, and so on, while the other
-waits. PyTorch's program (bench/_torch_model.py) is fp32 with the full softmax. Ours runs
-twice: `ratio` is the preset as it is, `ratio_same_loss` has the same loss and precision.
+Both sides read the same words of Brown with the same lanes, window, sizes and dropout, on the same
+two cores, in alternating blocks while the other waits. PyTorch's program (bench/_torch_model.py) is
+fp32 with the full softmax. Ours runs twice: `ratio` is the preset as it is, `ratio_same_loss` has
+the same loss and precision.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ def main() -> None:
     """Compares, and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     _data.add_options(parser, preset="small")
-    parser.add_argument("--blocks", type=int, default=6, help="of each side (default: 6)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of a block (default: 8)")
-    parser.add_argument("--warm-up", type=float, default=10.0, help="seconds (default: 10)")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks per side (default: 6)")
+    parser.add_argument(
+        "--seconds", type=float, default=8.0, help="duration of a block (default: 8)"
+    )
+    parser.add_argument("--warm-up", type=float, default=10.0, help="warm-up seconds (default: 10)")
     options = parser.parse_args()
     cores = _sides.choose_cores(2)
     _sides.find_torch_python()

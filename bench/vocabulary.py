@@ -1,8 +1,8 @@
-"""Time of a training step with a vocabulary of 800,000 words over that with 20,000.
+"""Time of a training step with a vocabulary of 800,000 words relative to 20,000.
 
-Sampled softmax, same batches: both read one synthetic text whose words are drawn by Zipf's law
-from 800,000, spelled at random, which is prepared twice, with the 20,000 most frequent words
-and with all of them as the given vocabulary. Both sides run in turn while the other waits.
+Sampled softmax, same batches: both read one synthetic text, whose words are drawn by Zipf's law
+  from 800,000 random spellings. It is prepared twice, with the 20,000 most frequent words and with
+  all of them as the given vocabulary. Both sides run in turn while the other waits.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ def main() -> None:
     """Compares, and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     _data.add_options(parser, preset="small")
-    parser.add_argument("--blocks", type=int, default=6, help="of each side (default: 6)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of a block (default: 8)")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks per side (default: 6)")
+    parser.add_argument(
+        "--seconds", type=float, default=8.0, help="duration of a block (default: 8)"
+    )
     options = parser.parse_args()
     cores = _sides.choose_cores(2)
     config = with_overrides(get_preset(options.preset), options.set)
@@ -99,7 +101,7 @@ def _prepare(folder: str, sizes: Sequence[int]) -> list[Dataset]:
 
 
 def _spell_words(count: int) -> list[str]:
-    """Returns different words of 3 to 12 letters; the frequent ones are short."""
+    """Returns distinct words of 3 to 12 letters; the frequent ones are short."""
     generator = np.random.default_rng(2)
     letters = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8)
     words: dict[str, None] = {}

@@ -1,9 +1,9 @@
-"""Words/s of two workers on one core each over those of one worker on one core.
+"""Words/s of two workers on one core each relative to one worker on one core.
 
-Each worker has the preset's lanes, so the group of two trains on twice the words a step; all
-are real processes of MultiWorkerMirroredStrategy on the loopback device. The group and the
-single worker run in turn while the other waits. Bytes are those that the loopback device
-counted during the group's blocks.
+Each worker has the preset's lanes, so the group of two trains on twice the words per step; all are
+real processes of MultiWorkerMirroredStrategy over the loopback device. The group and the single
+worker run in turn while the other waits. Bytes are those counted by the loopback device during the
+group's blocks.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ def main() -> None:
     """Compares, and prints the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     _data.add_options(parser, preset="small")
-    parser.add_argument("--blocks", type=int, default=6, help="of each side (default: 6)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of a block (default: 8)")
+    parser.add_argument("--blocks", type=int, default=6, help="blocks per side (default: 6)")
+    parser.add_argument(
+        "--seconds", type=float, default=8.0, help="duration of a block (default: 8)"
+    )
     options = parser.parse_args()
     cores = _sides.choose_cores(2)
     dataset = _data.open_corpus()
@@ -90,7 +92,7 @@ def _write(folder: str, name: str, config: Config, records: str) -> str:
 
 
 def _free_hosts(count: int) -> list[str]:
-    """Returns loopback addresses with ports that are free now."""
+    """Returns loopback addresses with currently free ports."""
     sockets = [socket.socket() for _ in range(count)]
     for one in sockets:
         one.bind(("127.0.0.1", 0))

@@ -1,7 +1,7 @@
-"""Charts for the HTML pages: drawn by Matplotlib, returned as SVG that a page holds inline.
+"""Draws charts with Matplotlib, returned as SVG to be inlined in an HTML page.
 
-An SVG asks for nothing and runs nothing, takes the page's font, and depends only on its data: the
-same data have the same bytes.
+An SVG makes no requests, runs nothing and uses the page's font. It depends only on its data: the
+same data give the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from components.figures import format_count, format_figure, format_or_missing
 
 _MAIN_COLOUR, _OTHER_COLOUR = "#1a5fb4", "#9a9fa8"
-_INK = "#6b7480"  # can be read on white, and on the black of a browser that darkens pages
+_INK = "#6b7480"  # legible on white, and on black in dark mode
 _GROUP_COLOURS = (_MAIN_COLOUR, "#c25a00", "#7d8590")
 _STYLE = {
     **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), "#c3c8d0"),
@@ -46,7 +46,7 @@ Points = list[tuple[float, float]]
 
 
 def describe_curve(valid: Points) -> str:
-    """Returns the last and the lowest validation perplexity in a sentence; empty without points."""
+    """Describes last and lowest validation perplexity in a sentence; empty without points."""
     if not valid:
         return ""
     step, best = min(valid, key=lambda point: point[1])
@@ -58,7 +58,7 @@ def describe_curve(valid: Points) -> str:
 
 
 def draw_curves(train: Points, valid: Points) -> Markup | None:
-    """Returns perplexity by step as SVG, or None if there are no points."""
+    """Returns perplexity by step as SVG; None without points."""
     if not train and not valid:
         return None
     with matplotlib.style.context(_STYLE, after_reset=True):
@@ -87,10 +87,10 @@ def draw_curves(train: Points, valid: Points) -> Markup | None:
 
 
 def draw_bars(rows: Sequence[tuple[str, float | None, float | None]]) -> Markup | None:
-    """Returns bars of model and unigram perplexity by slice as SVG, or None without figures.
+    """Returns bars of model and unigram perplexity by slice as SVG; None without figures.
 
     Args:
-      rows: name of the slice, the model's perplexity, the unigram baseline's.
+      rows: name of the slice, the model's perplexity, the unigram baseline's perplexity.
     """
     values = [
         value for row in rows for value in (row[1], row[2]) if value is not None and value >= 1
@@ -117,7 +117,7 @@ def draw_bars(rows: Sequence[tuple[str, float | None, float | None]]) -> Markup 
                 )
         axes.set_xlabel("perplexity")
         axes.set_xscale("log")
-        axes.set_xlim(1.0, max(values) ** 1.25 * 1.2)  # room for the figures
+        axes.set_xlim(1.0, max(values) ** 1.25 * 1.2)  # leaves room for the figures
         axes.set_yticks(range(len(rows)), [row[0] for row in rows])
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
@@ -128,7 +128,7 @@ def draw_bars(rows: Sequence[tuple[str, float | None, float | None]]) -> Markup 
 
 
 def find_ranks(histogram: Iterable[Sequence[int]]) -> list[tuple[int, int]]:
-    """Returns rank and count of the first and the last word of each count, by rank.
+    """Returns rank and count of the first and last word of each count, by rank.
 
     Args:
       histogram: `[[c, n], ...]`: n words occur c times.
@@ -146,10 +146,10 @@ def draw_ranks(histogram: Iterable[Sequence[int]], *, border: int | None = None)
 
     Args:
       histogram: as `find_ranks` takes it.
-      border: how many of the first words the vocabulary has; None draws no border.
+      border: size of the vocabulary, marked in the chart; None: not marked.
 
     Returns:
-      The curve, exact at each rank; None if there is no word.
+      The curve, exact at each rank; None without words.
     """
     points = find_ranks(histogram)
     if not points:
@@ -190,14 +190,14 @@ def draw_ranks(histogram: Iterable[Sequence[int]], *, border: int | None = None)
 def find_shares(
     histograms: Mapping[str, Mapping[Any, int]],
 ) -> tuple[range, dict[str, list[float]]]:
-    """Returns which share of each group's things has a length.
+    """Returns the share of each group's items by length.
 
     Args:
-      histograms: group -> a power of two p -> things of p to 2p - 1 words.
+      histograms: group -> a power of two p -> number of items of p to 2p - 1 words.
 
     Returns:
-      The exponents from the least to the greatest, and of each group that has things the shares,
-      one for each exponent.
+      The exponents from smallest to largest, and for each non-empty group its shares, one per
+        exponent.
     """
     counts = {
         name: {int(power).bit_length() - 1: n for power, n in histogram.items() if n > 0}
@@ -216,15 +216,15 @@ def find_shares(
 def draw_lengths(
     histograms: Mapping[str, Mapping[Any, int]], *, name: str, noun: str
 ) -> Markup | None:
-    """Returns bars of lengths as SVG: which share of a group's things has how many words.
+    """Returns bars of lengths as SVG: the share of a group's items by number of words.
 
     Args:
-      histograms: as `find_shares` takes them, at most three; groups are named if there are several.
-      name: of the drawing.
-      noun: what the things are.
+      histograms: as for `find_shares`, at most three; groups are named if there are several.
+      name: of the drawing, used in ids.
+      noun: what the items are called.
 
     Returns:
-      A group of bars for each power from the least to the greatest; None if there is nothing.
+      A group of bars for each power from smallest to largest; None without items.
     """
     powers, shares = find_shares(histograms)
     if not shares:
@@ -248,12 +248,12 @@ def draw_lengths(
         axes.set_xlabel(f"words; 64 stands for {noun} of 64 to 127")
         if len(histograms) > 1:
             figure.legend(loc="outside upper left", ncols=3)
-        label = f"Bar chart: share of the {noun} by how many words they have."
+        label = f"Bar chart: share of the {noun} by number of words."
         return _to_svg(figure, name=name, label=label)
 
 
 def find_percent_ticks(greatest: float) -> list[int]:
-    """Returns the ticks of an axis, in percent, for shares up to `greatest` of 1."""
+    """Returns the ticks of a percentage axis for shares up to `greatest`, which is at most 1."""
     step = next(step for step in (1, 2, 5, 10, 20, 25) if 100 * greatest <= 4 * step)
     return list(range(0, step * math.ceil(100 * greatest / step) + 1, step))
 
@@ -265,7 +265,6 @@ def _powers(high: int) -> list[int]:
 
 
 def _short(value: int) -> str:
-    """Returns a tick's number in few letters."""
     for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if value >= size:
             return f"{value / size:.4g}{unit}" if value % size == 0 else f"{value / size:.0f}{unit}"
@@ -289,13 +288,13 @@ def _new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
 
 
 def _to_svg(figure: Figure, *, name: str, label: str) -> Markup:
-    """Returns a figure for use inside a page: no prolog, no fonts, ids that begin with `name`."""
+    """Returns a figure to be inlined in a page: no prolog, no fonts, ids that start with `name`."""
     buffer = io.StringIO()
     no_date = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=no_date, transparent=True)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would hold for the whole page
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would apply to the whole page
     text = re.sub(r"font-family: [^;\"]*(; )?", "", text)
     text = re.sub(r'( id="|xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
     width, height = 72 * figure.get_size_inches()  # an SVG's points

@@ -1,8 +1,8 @@
-"""What the bodies of all KFP components share. No kfp and no TensorFlow in here.
+"""Shared by the bodies of all KFP components. No kfp and no TensorFlow here.
 
-Every body is `with reporting_errors(): main.run(...)`. Whoever started the task (a pod,
-or `charloom run`) needs to tell a user's mistake from a defect, and to stop the task
-together with the worker processes it started.
+Every body is `with reporting_errors(): main.run(...)`. Whoever started the task (a pod, or
+`charloom run`) must be able to tell a user's mistake from a defect, and to stop the task together
+with its worker processes.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ GROUP_FILE_VARIABLE = "CHARLOOM_GROUP_FILE"
 """Environment variable: where a task writes the id of the process group that it leads."""
 
 MAX_RESTARTS = 3
-"""How often a training's workers are started again after one was lost, by default."""
+"""Default number of times a training's workers are restarted after one was lost."""
 
 RUN_VARIABLE = "CHARLOOM_RUN_ID"
-"""Environment variable: KFP's id of the run, from a label of the pod. No parameter: the cache
-would take it for an input, and never find a task done already."""
+"""Environment variable: KFP's id of the run, from a label of the pod. Not a parameter, because it
+would become part of the cache key and no task would ever be found in the cache."""
 
 LOCATION_FILE = "LOCATION"
-"""In an artifact whose content is on the shared volume: one line, the folder."""
+"""File in an artifact whose content is on the shared volume: one line, the folder."""
 
 
 def container_image() -> str:
-    """Returns the image in which components run: `CHARLOOM_IMAGE`, or the default."""
+    """Returns the image that components run in: `CHARLOOM_IMAGE`, or the default."""
     return os.environ.get(IMAGE_VARIABLE) or DEFAULT_IMAGE
 
 
 def in_cluster() -> bool:
-    """Whether this is a task's pod that KFP started."""
+    """Whether this process runs in a task's pod started by KFP."""
     return bool(os.environ.get("KFP_POD_NAME") and os.environ.get("KUBERNETES_SERVICE_HOST"))
 
 
@@ -61,33 +61,34 @@ def run_id() -> str:
     """Returns KFP's id of the run that this pod belongs to.
 
     Raises:
-      InputError: the pod does not tell.
+      InputError: the environment does not contain it.
     """
     name = os.environ.get(RUN_VARIABLE, "")
     if not name or name != os.path.basename(name) or name.startswith("."):
         raise InputError(
-            f"the environment variable {RUN_VARIABLE} holds no id of a run ({name!r}); this pipeline "
+            f"the environment variable {RUN_VARIABLE} does not hold a run id ({name!r}); this pipeline "
             "sets it from the pod's label pipeline/runid, so use the one that charloom compile writes"
         )
     return name
 
 
 def run_folder(mount: str) -> str:
-    """Returns the folder of this run on the shared volume; empty where there is none.
+    """Returns this run's folder on the shared volume; empty without a volume.
 
     Args:
-      mount: where a cluster's pods mount the volume.
+      mount: mount path of the volume in the cluster's pods.
     """
     return os.path.join(mount, "runs", run_id()) if mount and in_cluster() else ""
 
 
 def output_folder(artifact_path: str, shared: str, name: str) -> str:
-    """Returns the folder that a stage fills.
+    """Returns the folder for a stage's output.
 
     Args:
-      artifact_path: where KFP wants the output artifact.
-      shared: folder of the run on the shared volume; the artifact then says where its content
-        is, as big data does not go through KFP's object store. Empty: the artifact itself.
+      artifact_path: path of KFP's output artifact.
+      shared: the run's folder on the shared volume; the artifact then only records where the
+        output is, so that large data do not go through KFP's object store. Empty: the artifact
+        itself.
       name: name of the stage's folder in `shared`.
 
     Raises:
@@ -100,8 +101,8 @@ def output_folder(artifact_path: str, shared: str, name: str) -> str:
         os.makedirs(shared, exist_ok=True)
     except OSError as error:
         raise InputError(
-            f"the shared volume can't be written at {shared} ({error.strerror}); let user and "
-            f"group {os.getuid()}:{os.getgid()} of the pods write to it"
+            f"the shared volume can't be written at {shared} ({error.strerror}); allow user and "
+            f"group {os.getuid()}:{os.getgid()} of the pods to write to it"
         ) from None
     os.makedirs(artifact_path, exist_ok=True)
     write_whole(os.path.join(artifact_path, LOCATION_FILE), f"{folder}\n")
@@ -109,17 +110,17 @@ def output_folder(artifact_path: str, shared: str, name: str) -> str:
 
 
 def describe_output(artifact_path: str, folder: str, *names: str) -> None:
-    """Copies small files of a stage's folder into the artifact that only says where it is."""
+    """Copies small files of a stage's folder into the artifact that records its location."""
     if folder != artifact_path:
         for name in names:
             shutil.copyfile(os.path.join(folder, name), os.path.join(artifact_path, name))
 
 
 def input_folder(artifact_path: str) -> str:
-    """Returns the folder of a stage's output: the artifact itself, or where it says.
+    """Returns the folder of a stage's output: the artifact itself, or the location it records.
 
     Raises:
-      InputError: the folder is gone, or its stage did not come to its end.
+      InputError: the folder is missing, or its stage did not finish.
     """
     try:
         with open(os.path.join(artifact_path, LOCATION_FILE), encoding="utf-8") as file:
@@ -130,7 +131,7 @@ def input_folder(artifact_path: str) -> str:
         problem = f"lacks {COMPLETED_FILE}" if os.path.isdir(folder) else "is gone"
         raise InputError(
             f"the folder {folder}, which an earlier task filled, {problem}; start a run with "
-            "caching off, so that it is made again"
+            "caching off to make it again"
         )
     return folder
 
@@ -139,8 +140,8 @@ def input_folder(artifact_path: str) -> str:
 def reporting_errors() -> Iterator[None]:
     """Turns a CharloomError of the body into one line and an exit code.
 
-    The line goes to the file named by `CHARLOOM_ERROR_FILE`, whose owner shows it, or
-    else to stderr. Any other exception passes, so that its traceback is in the log.
+    The line goes to the file named by `CHARLOOM_ERROR_FILE`, whose owner shows it, or to stderr.
+    Other exceptions propagate, so that the log has their traceback.
 
     Raises:
       SystemExit: with the error's exit code, without a traceback.
@@ -183,15 +184,15 @@ def read_error(path: str) -> CharloomError | None:
 
 
 def select_numbers(result: Mapping[str, Any], paths: Mapping[str, str]) -> dict[str, float]:
-    """Picks the numbers of a stage's result that KFP can show as metrics.
+    """Selects numbers of a stage's result for KFP to show as metrics.
 
     Args:
       result: nested mappings, as read from JSON.
-      paths: name of a metric -> where it is in `result`, as `splits.test.perplexity`.
+      paths: name of a metric -> its dotted path in `result`, such as `splits.test.perplexity`.
 
     Returns:
-      Name -> number. What is missing, no number or not finite is left out: KFP keeps
-      metadata as JSON, which has no NaN.
+      Name -> number. Values that are missing, not numbers or not finite are left out: KFP stores
+        metadata as JSON, which has no NaN.
     """
     numbers = {}
     for name, path in paths.items():
@@ -204,7 +205,7 @@ def select_numbers(result: Mapping[str, Any], paths: Mapping[str, str]) -> dict[
 
 
 def _lead_process_group() -> None:
-    """Makes this process and all that it starts one group, which can be stopped as one."""
+    """Makes this process the leader of a new group, so that all it starts can be stopped."""
     path = os.environ.get(GROUP_FILE_VARIABLE)
     if path:
         os.setpgid(0, 0)
@@ -215,7 +216,7 @@ def _lead_process_group() -> None:
 
 
 def _end_with_owner(owner: int) -> None:
-    """Ends the group once its owner is gone, killed for instance: nobody would use its work."""
+    """Ends the group once its owner is gone, e.g. killed: nobody would use its work."""
     while os.path.exists(f"/proc/{owner}") or not os.path.exists("/proc/self"):
         time.sleep(1.0)
     os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -8,7 +8,7 @@ from components.html import NOT_AVAILABLE
 
 
 def format_figure(value: float, digits: int = 2) -> str:
-    """Returns a number for people, as 1,234.50; a huge one as 1.235e+12."""
+    """Formats a number for people: 1,234.50, or 1.235e+12 if it is huge."""
     return f"{value:,.{digits}f}" if abs(value) < 1e9 else f"{value:.{digits + 2}g}"
 
 
@@ -22,15 +22,15 @@ def format_apart(one: float, other: float) -> tuple[str, str]:
 
 
 def format_or_missing(value: float | None, how: Callable[[float], str]) -> str:
-    """Returns a number as `how` writes it, or that it is not available."""
+    """Formats a number with `how`; None as not available."""
     return NOT_AVAILABLE if value is None else how(value)
 
 
 def format_count(value: float) -> str:
-    """Returns a whole number for people."""
+    """Formats a whole number for people."""
     return f"{value:,.0f}"
 
 
 def format_percent(value: float) -> str:
-    """Returns a share for people."""
+    """Formats a share for people."""
     return f"{value:.1%}".replace("%", "\u00a0%")

@@ -1,4 +1,4 @@
-"""The templates of HTML pages, and texts in them; text of a corpus is escaped."""
+"""Loads templates of HTML pages and escapes corpus text for them."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import jinja2
 
 NOT_AVAILABLE = "not available"
 LINE_END = "↵"
-"""Shown for the end of a line."""
+"""Shown for a line end."""
 SHOWN_CHARACTERS = 400
-"""Longer texts are cut: a line, or a word, of a corpus may have megabytes."""
+"""Longer texts are cut: a line or word of a corpus may have megabytes."""
 
 _HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-_SPELT = {"\u200c", "\u200d"}  # format characters that Persian, Hindi and others spell with
+_SPELT = {"\u200c", "\u200d"}  # format characters used in Persian, Hindi and other spellings
 
 
 @functools.cache
 def load_template(module: str, name: str) -> jinja2.Template:
-    """Returns a template that lies beside a module.
+    """Returns a template in a module's folder.
 
     Args:
       module: `__file__` of the module.
-      name: of the template.
+      name: the template's file name.
     """
     environment = jinja2.Environment(
         autoescape=True,
@@ -38,10 +38,10 @@ def load_template(module: str, name: str) -> jinja2.Template:
 
 
 def visible(value: object) -> str:
-    """Returns a text of the corpus as one line that can be shown.
+    """Returns corpus text as one displayable line.
 
-    Line ends become a sign. Other control and format characters (they could turn the
-    direction of the page's own text) and lone surrogates become U+FFFD.
+    Line ends become a symbol. Other control and format characters (which could change the direction
+    of the page's own text) and lone surrogates become U+FFFD.
     """
     text = str(value)
     if len(text) > SHOWN_CHARACTERS:

@@ -1,7 +1,7 @@
-"""What a run is told beyond its configuration: beginning, words, limits of drift, restarts.
+"""A run's settings beyond its configuration: start, words, drift limits, restarts.
 
-The one place of each: flags, the pipeline's parameter `settings` and the table in
-docs/parameters.md come from the fields of `RunSettings`.
+The only definition of each: flags, the pipeline's parameter `settings` and the table in
+  docs/parameters.md are generated from the fields of `RunSettings`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from model.presets import get_preset
 DEFAULT_PRESET = "demo"
 
 NO_LIMIT = 1.0
-"""The highest value of a measure of drift."""
+"""The maximum value of a drift measure."""
 
 PREPARING = (
     "vocab",
@@ -28,7 +28,7 @@ PREPARING = (
     "max_new_word_rate",
     "max_divergence",
 )
-"""The settings that the records depend on, or whether they are accepted."""
+"""The settings on which records, or their acceptance, depend."""
 
 TRAINING = ("max_restarts",)
 """The settings that training depends on."""
@@ -36,38 +36,38 @@ TRAINING = ("max_restarts",)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Settings of one run; those that are not given stay at their defaults.
+    """Settings of one run; omitted ones have their defaults.
 
     Raises:
       InputError: a value is out of range, or has no effect without another.
     """
 
     warm_start: str = ""
-    """Begin with the weights and words of a published version: `champion`, or the folder of a
-    version or of a model. Empty, or no champion yet: with random weights."""
+    """Start from the weights and words of a published version: `champion`, or the folder of a
+    version or model. Empty, or no champion yet: random weights."""
     steps_share: float = 0.5
-    """With a warm start, the share of `train.steps` that are trained, above 0 and up to 1."""
+    """Share of `train.steps` to train after a warm start, above 0 and at most 1."""
     vocab: str = ""
-    """File of the words of the vocabulary, one a line; `data.vocab_size` and `data.min_count` have no
-    effect then. Empty: the text gives them."""
+    """File of vocabulary words, one per line, instead of choosing them from the text; then
+    `data.vocab_size` and `data.min_count` have no effect."""
     extend_vocab: bool = False
     """Add the text's most frequent words to those of the warm start or of `vocab`, up to
-    `data.vocab_size` in all."""
+    `data.vocab_size` in total."""
     source_root: str = ""
-    """Folder, or beginning of an address, below which the names of files begin, which decide their
-    splits. Empty: the folder before the first wildcard or date of a pattern, or before /./ in it."""
+    """Folder or address prefix below which file names start; names determine the splits. Empty: the
+    folder before the first wildcard or date of a pattern, or before /./ in it."""
     compare_to: str = ""
-    """Folder of other records, for instance those of an earlier run: say how far the words have
-    drifted from theirs. Empty: compare nothing."""
+    """Folder of other records, for instance of an earlier run, to measure vocabulary drift against.
+    Empty: no comparison."""
     max_new_word_rate: float = NO_LIMIT
-    """Share of the training words that may be new in comparison with `compare_to`, from 0 to 1; above
-    it the run ends (exit code 3). 1: no limit."""
+    """Maximum share of training words that are new relative to `compare_to`, from 0 to 1; above it
+    the run ends (exit code 3). 1: no limit."""
     max_divergence: float = NO_LIMIT
-    """Jensen-Shannon divergence of the words from those of `compare_to`, in bits, from 0 to 1, above
-    which the run ends (exit code 3). 1: no limit."""
+    """Maximum Jensen-Shannon divergence of the words from those of `compare_to`, in bits, from 0 to
+    1; above it the run ends (exit code 3). 1: no limit."""
     max_restarts: int = MAX_RESTARTS
-    """Start all workers again this many times after one was lost. A worker that is asked to stop
-    does not count, except with 0: never start again."""
+    """Maximum number of restarts of all workers after one was lost. A worker that is asked to stop
+    does not count, except with 0: never restart."""
 
     def __post_init__(self) -> None:
         check_range("run.max_restarts", self.max_restarts, 0, 1 << 20)
@@ -81,22 +81,22 @@ class RunSettings:
             )
         if self.extend_vocab and not (self.warm_start or self.vocab):
             raise InputError(
-                "run.extend_vocab needs words to extend; set run.warm_start or run.vocab as well"
+                "run.extend_vocab needs words to extend; also set run.warm_start or run.vocab"
             )
         for name in ("max_new_word_rate", "max_divergence"):
             limit = getattr(self, name)
             check_range(f"run.{name}", limit, 0.0, NO_LIMIT)
             if limit != NO_LIMIT and not self.compare_to:
                 raise InputError(
-                    f"run.{name} has no effect without run.compare_to; name the records to compare to"
+                    f"run.{name} has no effect without run.compare_to; name the records to compare with"
                 )
 
     def to_json(self, names: Sequence[str]) -> str:
-        """Returns the settings called `names` as JSON, without those at their defaults."""
+        """Returns the settings called `names` as JSON, omitting defaults."""
         return json.dumps({name: value for name, value in self._given().items() if name in names})
 
     def to_settings(self) -> list[str]:
-        """Returns what `read_run` reads again, without what is at its default."""
+        """Returns settings for `read_run`, omitting defaults."""
         given = self._given().items()
         return [
             f"run.{name}={value if isinstance(value, str) else json.dumps(value)}"
@@ -110,7 +110,7 @@ class RunSettings:
 
     @classmethod
     def from_json(cls, text: str) -> RunSettings:
-        """Reads what `to_json` wrote."""
+        """Parses the output of `to_json`."""
         settings: RunSettings = from_dict(cls, json.loads(text), source="run", path="run.")
         return settings
 
@@ -120,13 +120,13 @@ DEFAULTS = RunSettings()
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Run(Config):
-    """All that a setting can name."""
+    """Everything that a setting can name."""
 
     run: RunSettings = DEFAULTS
 
 
 def choose_config(preset: str) -> Config:
-    """Returns the configuration of a preset's name, or of a whole configuration as JSON.
+    """Returns the configuration of a named preset, or parses one given as JSON.
 
     Raises:
       InputError: there is no such preset, or the JSON is not a configuration.
@@ -138,26 +138,26 @@ def choose_config(preset: str) -> Config:
 
 
 def setting_names() -> list[str]:
-    """Returns all that a setting can name, as `section.field`."""
+    """Returns everything that a setting can name, as `section.field`."""
     return field_names(_Run)
 
 
 def read_run(
     config: Config, settings: Sequence[str], *, source: str = "--set"
 ) -> tuple[Config, RunSettings]:
-    """Returns a configuration and a run's settings, as texts change them.
+    """Applies settings to a configuration and a run's defaults.
 
     Args:
       config: the configuration to start from.
-      settings: texts `section.field=value`, as `model.config.with_overrides` reads them; the
-        section `run` is that of `RunSettings`.
+      settings: `section.field=value` strings, as for `model.config.with_overrides`; the section
+        `run` is `RunSettings`.
       source: where the settings come from, for messages.
 
     Raises:
       InputError: an unknown field (with the nearest names) or a bad value.
     """
     if not all(isinstance(one, str) for one in settings):
-        raise InputError(f'{source} must be a JSON list of texts, as in ["train.steps=5000"]')
+        raise InputError(f'{source} must be a JSON list of strings, such as ["train.steps=5000"]')
     names = [one.name for one in dataclasses.fields(Config)]
     given = _Run(**{name: getattr(config, name) for name in names})
     whole = with_overrides(given, settings, source=source)

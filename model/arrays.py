@@ -1,4 +1,4 @@
-"""Writes NumPy arrays that any NumPy 2 reads back; `model.files` loads no NumPy."""
+"""Writes NumPy arrays that any NumPy 2 can read; `model.files` does not import NumPy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 def write_arrays(file: str | BinaryIO, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Writes arrays by name as an uncompressed `.npz`, with the same bytes under any NumPy 2.
+    """Writes arrays by name as an uncompressed `.npz`, byte for byte the same under any NumPy 2.
 
     Raises:
       ValueError: an array holds Python objects, which a reader would have to unpickle.
@@ -18,6 +18,6 @@ def write_arrays(file: str | BinaryIO, arrays: Mapping[str, npt.NDArray[Any]]) -
     objects = [name for name, array in arrays.items() if array.dtype.hasobject]
     if objects:
         raise ValueError(f"arrays of Python objects can't be written: {', '.join(objects)}")
-    # Arrays only: NumPy before 2.2 saves any flag, allow_pickle too, as one more array.
+    # Arrays only: NumPy before 2.2 saves any keyword argument, even allow_pickle, as another array.
     named: dict[str, Any] = dict(arrays)
     np.savez(file, **named)

@@ -1,10 +1,9 @@
-"""The configuration tree: one frozen dataclass a stage, checked, JSON in and out.
+"""The configuration tree: one frozen dataclass per stage, validated, to and from JSON.
 
-No TensorFlow here, so that `charloom --help` and `charloom compile` answer at once.
+No TensorFlow here, so that `charloom --help` and `charloom compile` start at once.
 
-Shape letters used in all of `model/`: B lanes, T steps, W bytes a word, U distinct
-words, D word-embedding size, F filters in all, H LSTM size, V words, L words in a
-document.
+Shape letters used throughout `model/`: B lanes, T steps, W bytes per word, U distinct words, D
+word-embedding size, F filters in total, H LSTM size, V words, L words in a document.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from model.errors import InputError
 
 CONFIG_VERSION = 1
-"""Raised whenever a field changes its meaning; records and checkpoints carry it."""
+"""Incremented when a field changes its meaning; stored in records and checkpoints."""
 
 TOKENIZERS = ("words", "whitespace", "graphemes")
 DOCUMENTS = ("file", "paragraph", "line")
@@ -40,7 +39,7 @@ def check_range(name: str, value: float, low: float, high: float) -> None:
 
 
 def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raises InputError, with the nearest choice, unless a field has one of its values."""
+    """Raises InputError, with the nearest choice, unless a field has an allowed value."""
     if value not in choices:
         near = difflib.get_close_matches(value, choices, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
@@ -53,31 +52,34 @@ class DataConfig:
 
     tokenizer: str = "words"
     """`words`: Unicode script boundaries, punctuation apart; `whitespace`: split at white space;
-    `graphemes`: as `words`, and every character of a script without spaces is a word (docs/decisions/0013)."""
+    `graphemes`: as `words`, but each character of a script without spaces is a word
+      (docs/decisions/0013)."""
     lowercase: bool = False
     """Case-fold words (NFKC_Casefold) before they are counted and encoded."""
     sentence_marks: bool = True
-    """Whether every line end is a word `</s>` that the model predicts."""
+    """Whether each line end is a word `</s>` that the model predicts."""
     document: str = "file"
-    """What one document is: a `file`, a `paragraph` (ended by a blank line) or a `line`."""
+    """The unit of a document: a `file`, a `paragraph` (ended by a blank line) or a `line`."""
     record_words: int = 1024
-    """A longer document is cut at line ends into records of about this many words."""
+    """Longer documents are cut at line ends into records of about this many words."""
     vocab_size: int = 16384
-    """At most this many words in the vocabulary, the three special ones included."""
+    """Maximum vocabulary size, including the three special words."""
     min_count: int = 2
-    """A word seen less often than this in the training split is `<unk>`."""
+    """Words seen less often than this in the training split become `<unk>`."""
     valid_fraction: float = 0.05
-    """Share of records, chosen by hash of source and position, kept for validation."""
+    """Share of records held out for validation, chosen by hash of source and position."""
     test_fraction: float = 0.05
-    """Share of records, chosen by hash of source and position, kept for the test."""
+    """Share of records held out for the test, chosen by hash of source and position."""
     shard_megabytes: int = 64
-    """Input bytes, in MiB, that share one output shard."""
+    """MiB of input per output shard."""
     encoding: str = "utf-8"
     """Text encoding of the input files, by its Python name."""
     on_bad_text: str = "error"
-    """What to do with a file that is not text: `error`, `skip` it, or `replace` bad bytes by U+FFFD."""
+    """What to do with a file that is not text: `error`, `skip` it, or `replace` bad bytes with
+    U+FFFD."""
     max_stray_bytes: float = 0.0
-    """Share of a file's bytes, unpacked, that may be undecodable and become U+FFFD; more is bad text."""
+    """Share of a file's unpacked bytes that may be undecodable (they become U+FFFD); above it, the
+    file is not text."""
 
     def __post_init__(self) -> None:
         check_choice("data.tokenizer", self.tokenizer, TOKENIZERS)
@@ -111,7 +113,7 @@ class ModelConfig:
     char_dim: int = 16
     """Size of a byte embedding."""
     max_word_bytes: int = 24
-    """W: bytes of a word that the CNN sees, its begin and end marks included."""
+    """W, bytes of a word that the CNN sees, including begin and end marks."""
     filter_widths: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     """Widths, in bytes, of the convolutions."""
     filter_counts: tuple[int, ...] = (25, 50, 75, 100, 125, 150)
@@ -123,19 +125,21 @@ class ModelConfig:
     lstm_dim: int = 300
     """H, the size of each LSTM layer."""
     lstm_projection: int = 0
-    """Size to which each layer's output is projected (Sak et al. 2014); 0 for none."""
+    """Size to which each layer's output is projected (Sak et al. 2014); 0 for no projection."""
     tied: bool = True
-    """Output weights are the word embeddings (Press and Wolf 2017); needs a word embedding."""
+    """Use the word embeddings as output weights (Press and Wolf 2017); needs a word embedding."""
     input_dropout: float = 0.3
-    """Share dropped of each distinct word's vector, one mask a word and step."""
+    """Dropout rate on each distinct word's vector, one mask per word and step."""
     hidden_dropout: float = 0.3
-    """Share dropped between LSTM layers."""
+    """Dropout rate between LSTM layers."""
     output_dropout: float = 0.3
-    """Share dropped of the last layer's output."""
+    """Dropout rate on the last layer's output."""
     recurrent_dropout: float = 0.0
-    """Share of recurrent weights dropped, one mask a step (Merity et al. 2018, arXiv 1708.02182)."""
+    """Dropout rate on recurrent weights, one mask per step (Merity et al. 2018, arXiv
+    1708.02182)."""
     dropout_mask: str = "window"
-    """Hidden and output masks: one a lane and `window` (Gal and Ghahramani 2016), or one a `word`."""
+    """Hidden and output masks: one per lane and `window` (Gal and Ghahramani 2016), or one per
+    `word`."""
 
     def __post_init__(self) -> None:
         check_choice("model.inputs", self.inputs, INPUTS)
@@ -181,35 +185,38 @@ class TrainConfig:
     """How the model is trained."""
 
     lanes: int = 32
-    """B, the lanes of the global batch, over all workers; each reads its own text."""
+    """B, lanes of the global batch over all workers; each lane reads its own text."""
     window: int = 32
-    """T, words a lane reads in one step (truncated back-propagation through time)."""
+    """T, words per lane and step (truncated back-propagation through time)."""
     steps: int = 1000
-    """Training steps in all."""
+    """Total training steps."""
     learning_rate: float = 2e-3
     """Peak learning rate of AdamW (Loshchilov and Hutter 2019)."""
     warmup_steps: int = 50
     """Steps of linear warm-up to the peak."""
     schedule: str = "cosine"
-    """After the warm-up: `cosine` decay to 1 %, or `plateau`: halved after each validation without gain."""
+    """After the warm-up: `cosine` decay to 1 %, or `plateau`: halve after each validation pass
+    without improvement."""
     softmax: str = "full"
-    """Training loss: `full` softmax, or `sampled` (Jean et al. 2015); evaluation is always full."""
+    """Training loss: `full` softmax, or `sampled` (Jean et al. 2015); evaluation always uses the
+    full one."""
     sampled_words: int = 2048
-    """Words, all different, against which the sampled softmax holds each target."""
+    """Distinct negatives of the sampled softmax."""
     rare_targets: float = 0.0
-    """Share of targets replaced by words that training text shows less than `rare_count` times."""
+    """Share of targets replaced by words with fewer than `rare_count` training occurrences."""
     rare_count: int = 3
-    """Such a word replaces targets in proportion to what its count falls short of this."""
+    """Such words replace targets in proportion to how far their count falls short of this."""
     precision: str = "float32"
     """Precision of large matrix products; variables are always float32."""
     reduce_precision: str = "auto"
-    """Precision of gradients until all workers' are added up; `auto`: as `precision`, between workers only."""
+    """Precision of gradients in the all-reduce; `auto`: as `precision`, between workers only."""
     average_last: float = 0.0
-    """Share of the steps, at the end, over which the weights are averaged (Izmailov et al. 2018)."""
+    """Share of the steps, at the end, over which the weights are averaged (Izmailov et al.
+    2018)."""
     patience: int = 0
-    """Validation passes without gain after which training ends; 0: none ends it."""
+    """Validation passes without improvement after which training ends; 0: never."""
     weight_decay: float = 0.01
-    """Decoupled weight decay of matrices; biases and output bias are spared."""
+    """Decoupled weight decay of matrices; not applied to biases."""
     clip_norm: float = 1.0
     """Global norm to which the gradient is clipped."""
     seed: int = 1
@@ -221,7 +228,8 @@ class TrainConfig:
     checkpoint_steps: int = 100
     """Steps between two checkpoints."""
     keep_checkpoints: int = 3
-    """How many of the newest whole checkpoints are kept, besides the best and the newest good one."""
+    """How many of the newest whole checkpoints to keep, besides the best and the newest good
+    one."""
 
     def __post_init__(self) -> None:
         for name in ("lanes", "window", "steps", "log_steps", "valid_steps", "checkpoint_steps"):
@@ -244,29 +252,29 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GateConfig:
-    """What a model must reach before it is exported."""
+    """What a model must achieve to be exported."""
 
     max_perplexity: float = 1000.0
     """Test perplexity above which the model is rejected."""
     beat: tuple[str, ...] = BASELINES
-    """Baselines, made from the same records, that the model must not be above."""
+    """Baselines on the same records whose perplexity the model must not exceed."""
     tolerance: float = 0.005
-    """Non-inferiority margin: largest relative perplexity increase over the champion at the
-    interval's upper end."""
+    """Non-inferiority margin: largest relative perplexity increase over the champion at the upper
+    confidence limit."""
     max_drift: float = 0.02
-    """The same over the best version so far, however many champions there were since. Its interval
-    allows for a hundred comparisons."""
+    """The same margin relative to the best version so far, however many champions came since. Its
+    interval is adjusted for a hundred comparisons."""
     require_improvement: bool = False
     """Reject a model that is not significantly better than the champion."""
     confidence: float = 0.95
-    """Level of the two-sided interval of the difference from the champion."""
+    """Level of the two-sided confidence interval of the difference from the champion."""
     min_units: int = 5
-    """Files of equal size from which the test text must come to compare at all."""
+    """Minimum number of source files in the test text, as if of equal size, for a comparison."""
     min_test_words: int = 100
-    """Test words that no model of the comparison has seen, and that a verdict needs at least."""
+    """Minimum number of test words unseen by all models of a comparison for a verdict."""
     max_slice_loss: float = 0.05
-    """Relative perplexity increase over the champion that no slice of the words may exceed
-    significantly."""
+    """Largest relative perplexity increase over the champion allowed on a slice of the words; only
+    a significant excess fails."""
 
     def __post_init__(self) -> None:
         check_range("gate.max_perplexity", self.max_perplexity, 1.0, 1e12)
@@ -282,7 +290,7 @@ class GateConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """The whole configuration of a run; written as JSON beside everything made with it."""
+    """The whole configuration of a run; written as JSON next to everything made with it."""
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
@@ -314,21 +322,21 @@ def from_json(text: str, *, source: str = "config") -> Config:
       source: name of the file, for messages.
 
     Raises:
-      InputError: not JSON, another config version, an unknown field or a bad value.
+      InputError: invalid JSON, another config version, an unknown field or a bad value.
     """
     try:
         values = json.loads(text)
     except ValueError as error:
         raise InputError(f"{source} is not JSON ({error}); make it again") from None
     if not isinstance(values, dict):
-        raise InputError(f"{source} holds no JSON object; make it again")
+        raise InputError(f"{source} is not a JSON object; make it again")
     check_version(values.pop("config_version", None), source=source)
     config: Config = from_dict(Config, values, source=source)
     return config
 
 
 def read_config(path: str) -> Config:
-    """Reads a file that `to_json` filled.
+    """Reads a file that holds the output of `to_json`.
 
     Raises:
       InputError: as `from_json`, or the file can't be read.
@@ -339,15 +347,15 @@ def read_config(path: str) -> Config:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{path} is no text in UTF-8; make it again") from None
+        raise InputError(f"{path} is not UTF-8 text; make it again") from None
 
 
 def check_version(version: object, *, source: str) -> None:
-    """Raises InputError unless `version` is the one this code writes."""
+    """Raises InputError unless `version` is `CONFIG_VERSION`."""
     if version != CONFIG_VERSION:
         raise InputError(
-            f"{source} was made by config version {version}, this charloom reads version "
-            f"{CONFIG_VERSION}; run the stage that made it again"
+            f"{source} was made with config version {version}, but this charloom reads version "
+            f"{CONFIG_VERSION}; run the stage that wrote it again"
         )
 
 
@@ -365,7 +373,7 @@ def from_dict(cls: type[Any], values: Mapping[str, Any], *, source: str, path: s
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
             if not isinstance(value, Mapping):
-                raise InputError(f"{source}: {path}{name} is no section of fields")
+                raise InputError(f"{source}: {path}{name} is not a section")
             arguments[name] = from_dict(hint, value, source=source, path=f"{path}{name}.")  # type: ignore[arg-type]
         else:
             arguments[name] = _typed(value, hint, f"{path}{name}")
@@ -373,7 +381,7 @@ def from_dict(cls: type[Any], values: Mapping[str, Any], *, source: str, path: s
 
 
 def _typed(value: Any, hint: Any, name: str) -> Any:
-    """Returns a JSON value as the field's type, or says that it is of another."""
+    """Returns a JSON value as the field's type; raises InputError if it has another type."""
     if get_origin(hint) is tuple:
         item = get_args(hint)[0]
         if isinstance(value, str) or not isinstance(value, Sequence):
@@ -382,7 +390,7 @@ def _typed(value: Any, hint: Any, name: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) is not hint:
-        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[
+        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}[
             hint
         ]
         raise InputError(f"{name} is {value!r}; it must be {kind}")
@@ -402,7 +410,7 @@ def field_names(tree: type[Config] = Config) -> list[str]:
 def _nearest(name: str, tree: type[Config] = Config) -> str:
     names = field_names(tree)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    if not near:  # the section was forgotten
+    if not near:  # the section is missing
         near = [known for known in names if known.split(".")[1] == name.split(".")[-1]]
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
@@ -415,7 +423,7 @@ def with_overrides(config: Tree, settings: Sequence[str], *, source: str = "--se
 
     Args:
       config: the config to start from; a subclass may have more sections.
-      settings: texts `section.field=value`, the value as JSON or bare text; tuples as `1,2,3`.
+      settings: `section.field=value` strings; the value is JSON or bare text, a tuple `1,2,3`.
       source: where the settings come from, for messages.
 
     Raises:

@@ -8,24 +8,24 @@ import enum
 EXIT_RESTARTABLE = 75
 EXIT_ORPHANED = 78
 EXIT_SIGNALLED = 128
-"""Plus the number of the signal; 128 itself: the container could not start."""
+"""Plus the signal number; 128 itself: the container could not start."""
 
 
 class CharloomError(Exception):
-    """An error whose message is all that the user needs: what, where, what next.
+    """An error whose message tells the user what failed, where, and what to do next.
 
-    The command line prints the message as one line, without a traceback, and
-    exits with `exit_code`.
+    The command line prints the message as one line, without a traceback, and exits with
+    `exit_code`.
     """
 
     @property
     def exit_code(self) -> int:
-        """The code that `ENDINGS` gives to errors of this class."""
+        """The code that `ENDINGS` assigns to this class."""
         return ending_for(self).code
 
 
 class InputError(CharloomError, ValueError):
-    """Bad input: a file, a flag, a config field or a folder that can't be used."""
+    """Bad input: a file, flag, config field or folder that can't be used."""
 
 
 class RejectedError(CharloomError):
@@ -37,19 +37,19 @@ class RestartableError(CharloomError):
 
 
 class StoppedError(RestartableError):
-    """The training was asked to stop; it goes on from its newest checkpoint."""
+    """The training was asked to stop; it continues from its newest checkpoint."""
 
 
 class OrphanedError(StoppedError):
-    """The same, because its launcher is gone: restarting the workers would be of no use."""
+    """The same, because its launcher is gone: restarting the workers is useless."""
 
 
 class KilledError(RestartableError):
-    """A worker was ended by a signal."""
+    """A worker was killed by a signal."""
 
 
 class Restart(enum.Enum):
-    """Whether all workers are restarted after one has ended, from the newest checkpoint."""
+    """Whether all workers restart from the newest checkpoint after one has ended."""
 
     NEVER = "no"
     COUNTED = "yes"
@@ -59,20 +59,20 @@ class Restart(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Ending:
-    """One way in which a command or a worker of a training ends."""
+    """One way in which a command or a training worker ends."""
 
     code: int
     error: type[BaseException]
     command: str = ""
-    """What the code means from a command; empty: no command ends in this way."""
+    """Meaning of the code from a command; empty: no command ends this way."""
     worker: str = ""
-    """What it means from a worker; empty: no worker ends in this way."""
+    """Meaning of the code from a worker; empty: no worker ends this way."""
     local: Restart = Restart.NEVER
-    """What follows for workers on one machine."""
+    """Restart rule for workers on one machine."""
     cluster: Restart = Restart.NEVER
-    """What follows for workers on a cluster, where JobSet sees nothing but the code."""
+    """Restart rule for workers on a cluster, where JobSet sees only the code."""
     rule: str = ""
-    """Name of JobSet's rule for a worker's end after which the cluster restarts none."""
+    """Name of the JobSet rule for a worker's end that triggers no restart."""
 
 
 _NEVER, _COUNTED, _UNCOUNTED = Restart
@@ -86,30 +86,30 @@ ENDINGS = (
         EXIT_RESTARTABLE,
         RestartableError,
         "interrupted by SIGTERM, or by losing workers too often",
-        "lost the others, or made no progress",
+        "lost another worker, or made no progress",
         _COUNTED,
         _UNCOUNTED,
     ),
-    Ending(3, RejectedError, "rejected by the gate or by a limit of drift"),
+    Ending(3, RejectedError, "rejected by the gate or a drift limit"),
     Ending(130, KeyboardInterrupt, "stopped by Ctrl-C"),
 )
 """Where workers end in several ways, the first in this order is the cause."""
 
 
 def ending_for(error: BaseException) -> Ending:
-    """Returns the ending of the nearest class that has one; a defect is a failure."""
+    """Returns the ending of the nearest class that has one; unexpected errors count as failures."""
     endings = {ending.error: ending for ending in ENDINGS}
     return next(endings[cls] for cls in (*type(error).__mro__, CharloomError) if cls in endings)
 
 
 def ending_of(code: int) -> Ending:
-    """Returns the ending of a worker of which only the exit code is known.
+    """Returns the ending of a worker known only by its exit code.
 
     Args:
-      code: other than 0; negative: a signal ended it, or nobody knows.
+      code: nonzero; negative: killed by a signal, or unknown.
     """
     if not 0 <= code < EXIT_SIGNALLED:
         code = EXIT_SIGNALLED
-    # Of several with one code the last: only the error tells that a stop was asked for.
+    # The last of those with the same code: only the error reveals that a stop was requested.
     endings = {ending.code: ending for ending in ENDINGS if ending.worker}
     return endings.get(code, endings[1])

@@ -9,10 +9,10 @@ from typing import Any
 
 
 def field_docs(cls: type[Any]) -> dict[str, str]:
-    """Returns the docstring of each field of a dataclass, in its order, as one line.
+    """Returns the docstring of each field of a dataclass, in field order, as one line.
 
     Raises:
-      ValueError: a field has none.
+      ValueError: a field has no docstring.
     """
     (body,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(body, ast.ClassDef)

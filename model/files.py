@@ -1,4 +1,4 @@
-"""Files and folders that a reader sees whole or not at all, flushed to disk. No TensorFlow here."""
+"""Writes files and folders atomically, flushed to disk. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 _CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
-"""How file systems (some network ones) refuse to flush a folder."""
+"""Errors of file systems (some network ones) that refuse to flush a folder."""
 
 
 COMPLETED_FILE = "COMPLETED"
-"""The marker that a stage writes last into its folder; without it the folder is not finished."""
+"""Marker file that a stage writes last; without it the folder is not finished."""
 
 TEMPORARY_MARK = ".tmp-"
-"""In the name of what is not finished yet, between its later name and a random number."""
+"""Separates the final name from a random number in the names of unfinished files and folders."""
 
 
 def write_whole(path: str, content: str | bytes, *, flush: bool = True) -> None:
-    """Writes a file, text as UTF-8, as `whole_file` does."""
+    """Writes a file like `whole_file`, text as UTF-8."""
     with whole_file(path, flush=flush) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -35,7 +35,7 @@ def whole_file(path: str, *, flush: bool = True) -> Iterator[BinaryIO]:
 
     Args:
       path: the file; an older one is replaced.
-      flush: whether it must outlive a power failure; scratch files need not.
+      flush: whether it must survive a power failure; scratch files need not.
     """
     temporary = _temporary_name(path)
     try:
@@ -55,7 +55,7 @@ def whole_file(path: str, *, flush: bool = True) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def temporary_folder(target: str) -> Iterator[str]:
-    """Yields a new folder for `publish_folder` to rename to `target`; deletes it if nobody did."""
+    """Yields a new folder for `publish_folder` to rename to `target`; deletes it if not renamed."""
     folder = _temporary_name(target)
     try:
         os.makedirs(folder)
@@ -67,16 +67,16 @@ def temporary_folder(target: str) -> Iterator[str]:
 def publish_folder(
     folder: str, target: str, *, marker: str | None = None, replace: bool = False
 ) -> None:
-    """Gives a finished folder its name, with all that it holds flushed to disk.
+    """Flushes a finished folder to disk and renames it to `target`.
 
     Args:
       folder: the finished folder, on the same file system as `target`.
       target: its new name.
-      marker: content of the file `COMPLETED`, which is written last; None: no such file.
-      replace: whether what `target` holds is removed; it stays if the renaming fails.
+      marker: content of `COMPLETED`, which is written last; None: no such file.
+      replace: whether to remove existing content of `target`; it stays if the renaming fails.
 
     Raises:
-      OSError: `target` is not empty and not to be replaced, or the disk can't be written.
+      OSError: `target` is not empty and `replace` is false, or the disk can't be written.
     """
     flush_tree(folder)
     if marker is not None:
@@ -95,12 +95,12 @@ def publish_folder(
 
 
 def is_complete(folder: str) -> bool:
-    """Whether the stage that fills a folder has finished it."""
+    """Whether a folder's stage has finished it."""
     return os.path.exists(os.path.join(folder, COMPLETED_FILE))
 
 
 def remove_temporaries(folder: str) -> None:
-    """Removes what killed processes left unfinished in a folder that only the caller writes to."""
+    """Removes what killed processes left unfinished; only the caller may write to the folder."""
     for name in os.listdir(folder):
         if TEMPORARY_MARK in name:
             path = os.path.join(folder, name)
@@ -112,12 +112,12 @@ def remove_temporaries(folder: str) -> None:
 
 
 def _temporary_name(path: str) -> str:
-    # Not by process id: two containers on one volume may have the same.
+    # Not by process id: two containers on one volume may share it.
     return f"{path}{TEMPORARY_MARK}{uuid.uuid4().hex}"
 
 
 def flush_tree(folder: str) -> None:
-    """Flushes every file below a folder, then the folders, the innermost first."""
+    """Flushes every file below a folder, then the folders, innermost first."""
     for parent, _, names in os.walk(folder, topdown=False):
         for name in names:
             with open(os.path.join(parent, name), "rb") as file:
@@ -126,7 +126,7 @@ def flush_tree(folder: str) -> None:
 
 
 def flush_folder(path: str) -> None:
-    """Flushes the names in a folder, so that what was made or renamed in it last stays so."""
+    """Flushes a folder's entries, so that recently created or renamed names persist."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -138,7 +138,7 @@ def flush_folder(path: str) -> None:
 
 
 def read_json(path: str) -> dict[str, Any]:
-    """Returns the JSON object that a file holds; an empty one if it can't be read."""
+    """Returns the JSON object in a file; an empty one if it can't be read."""
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
@@ -154,11 +154,11 @@ def hash_file(path: str) -> str:
 
 
 def holds_saved_model(folder: str) -> bool:
-    """Returns whether a folder holds an exported model, as a version in the registry does."""
+    """Returns whether a folder holds an exported model, as registry versions do."""
     return os.path.exists(os.path.join(folder, "saved_model.pb"))
 
 
 def version_number(folder: str) -> int | None:
-    """Returns the number by which a version's folder is named; None if its name is not one."""
+    """Returns the version number in a folder's name; None if there is none."""
     name = os.path.basename(os.path.normpath(folder))
     return int(name) if name.isdecimal() else None

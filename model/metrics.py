@@ -19,7 +19,7 @@ def perplexity(log_likelihood: float, words: int) -> float:
 
 
 def read_metrics(workdir: str) -> list[dict[str, Any]]:
-    """Returns the lines of a workdir's metrics file; a line cut short ends them."""
+    """Returns the lines of a workdir's metrics file, up to a truncated line."""
     rows: list[dict[str, Any]] = []
     try:
         with open(os.path.join(workdir, METRICS_FILE), encoding="utf-8") as file:

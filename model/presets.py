@@ -1,4 +1,4 @@
-"""Named configs. Each is a function that returns a whole `Config`."""
+"""Named presets, each a function that returns a complete `Config`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from model.errors import InputError
 
 
 def tiny() -> Config:
-    """Seconds on a laptop; for tests."""
+    """Trains in seconds on a laptop; for tests."""
     return Config(
         data=DataConfig(
             sentence_marks=False,
@@ -42,12 +42,12 @@ def tiny() -> Config:
             valid_steps=30,
             checkpoint_steps=20,
         ),
-        gate=GateConfig(beat=("unigram",)),  # its text repeats pairs of words
+        gate=GateConfig(beat=("unigram",)),  # its text repeats word pairs
     )
 
 
 def demo() -> Config:
-    """A few minutes on two cores, on some 50,000 to 500,000 words of hard-wrapped text."""
+    """A few minutes on two cores, for about 50,000 to 500,000 words of hard-wrapped text."""
     return Config(
         data=DataConfig(
             sentence_marks=False,
@@ -75,7 +75,7 @@ def demo() -> Config:
 
 
 def small() -> Config:
-    """The sizes of Kim et al. 2016, LSTM-Char-Small, with a word embedding joined."""
+    """The sizes of LSTM-Char-Small (Kim et al. 2016), with an added word embedding."""
     return Config(
         data=DataConfig(),
         model=ModelConfig(),
@@ -90,9 +90,9 @@ def small() -> Config:
 
 
 def brown() -> Config:
-    """The Brown protocol of Bengio et al. 2003: 800,001 words, some 20 minutes on two cores."""
+    """The Brown protocol of Bengio et al. 2003: 800,001 words, about 20 minutes on two cores."""
     return Config(
-        # Records that fill the lanes once at validation.
+        # Makes validation records fill the lanes exactly once.
         data=DataConfig(tokenizer="whitespace", sentence_marks=False, record_words=3200),
         model=ModelConfig(
             word_dim=300,
@@ -121,9 +121,9 @@ def brown() -> Config:
 
 
 def onebillion() -> Config:
-    """LSTM-2048-512 of Jozefowicz et al. 2016 (arXiv 1602.02410), its word embedding tied.
+    """LSTM-2048-512 of Jozefowicz et al. 2016 (arXiv 1602.02410), with a tied word embedding.
 
-    For the One Billion Word benchmark: tokenised text, one sentence a line, in any order.
+    For the One Billion Word benchmark: tokenised text, one sentence per line, in any order.
     """
     return Config(
         data=DataConfig(
@@ -174,10 +174,10 @@ def get_preset(name: str) -> Config:
     """Returns the preset called `name`.
 
     Raises:
-      InputError: no such preset.
+      InputError: there is no such preset.
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise InputError(f"unknown preset {name!r}; there are {', '.join(PRESETS)}{hint}")
+        raise InputError(f"unknown preset {name!r}; choose one of {', '.join(PRESETS)}{hint}")
     return PRESETS[name]()

@@ -1,4 +1,4 @@
-"""Writes the graph as YAML that Kubeflow Pipelines takes."""
+"""Compiles the graph to YAML for Kubeflow Pipelines."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def compile_pipeline(
 
     Args:
       output: file to write, ending in .yaml or .yml; an existing one is replaced.
-      image: container image of the tasks; by default that of the environment variable
-        CHARLOOM_IMAGE, else the one that belongs to this version.
-      workspace: size of the volume that KFP makes for each run's data; empty: the data is on
-        the claim that a run names.
-      storage_class: of that volume; empty: the cluster's default.
+      image: container image of the tasks; default: the environment variable CHARLOOM_IMAGE, or the
+        image that belongs to this version.
+      workspace: size of the volume that KFP creates for each run's data; empty: the data is on the
+        claim given to the run.
+      storage_class: storage class of that volume; empty: the cluster's default.
 
     Raises:
       InputError: `output` has another suffix or can't be written, or another argument is wrong.
@@ -50,7 +50,7 @@ def compile_pipeline(
 
 
 def _graph(workspace: str, storage_class: str) -> Any:
-    """Returns the graph, whose runs keep their data on a volume of KFP's if `workspace` says so."""
+    """Returns the graph; with `workspace`, its runs keep their data on a volume created by KFP."""
     if not workspace:
         if storage_class:
             raise InputError("--storage-class has no effect without --workspace; give its size")
@@ -63,11 +63,11 @@ def _graph(workspace: str, storage_class: str) -> Any:
     try:
         return build(dsl.WorkspaceConfig(workspace, kubernetes=kubernetes))
     except ValueError:
-        raise InputError(f"--workspace {workspace} is no size; write it as 50Gi") from None
+        raise InputError(f"--workspace {workspace} is not a size; write it as 50Gi") from None
 
 
 def _with_image(graph: Any, image: str) -> Any:
-    """Returns a copy of the graph with another image: components got theirs when imported.
+    """Returns a copy of the graph with another image: components got theirs on import.
 
     Raises:
       InputError: the image has no version.
@@ -75,8 +75,8 @@ def _with_image(graph: Any, image: str) -> Any:
     tag = re.search(r":([^@/]+)", image.rpartition("/")[2])
     if not image.strip() or not ("@sha256:" in image or (tag and tag[1] != "latest")):
         raise InputError(
-            f"the image {image!r} names no version, so that runs would not say what they ran; "
-            "give it a tag other than latest, or a digest"
+            f"the image {image!r} has no version, so runs would not record what they ran; "
+            "use a tag other than latest, or a digest"
         )
     graph = copy.deepcopy(graph)
     executors = graph.pipeline_spec.deployment_spec["executors"]

@@ -1,6 +1,6 @@
 """The graph: find inputs, preprocess, train, evaluate, then export or report the rejection.
 
-`charloom run` executes this very object and `charloom compile` writes it as YAML. No
+`charloom run` executes this object and `charloom compile` writes it as YAML. No
 `from __future__ import annotations` here: KFP reads the annotations as objects.
 """
 
@@ -18,16 +18,16 @@ from components.run_settings import DEFAULT_PRESET
 from components.train.component import train
 
 MOUNT = "/mnt/charloom"
-"""Where every task and every worker mounts the shared volume."""
+"""Mount path of the shared volume in every task and worker."""
 
 WORKSPACE = f"{dsl.WORKSPACE_PATH_PLACEHOLDER}/charloom"
-"""The same, for the data of a run, where KFP makes a volume for each run."""
+"""Mount path of a run's data where KFP creates a volume for each run."""
 
 USER = 65532
-"""User and group of all our pods; the shared volume must let them write."""
+"""User and group of all our pods; the shared volume must be writable for them."""
 
 RUN_LABEL = "metadata.labels['pipeline/runid']"
-"""KFP gives this label to all pods of a run."""
+"""Label that KFP sets on all pods of a run."""
 
 DAY = 24 * 3600
 
@@ -35,7 +35,7 @@ DOCS = "All fields of settings: docs/parameters.md of charloom."
 
 
 class Outputs(NamedTuple):
-    """What the whole graph hands out."""
+    """The outputs of the whole graph."""
 
     verdict: str
     version: str
@@ -49,9 +49,8 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
     """Returns the graph.
 
     Args:
-      workspace: volume that KFP makes for each run and removes when it has succeeded, which
-        then holds records, workdir and report; by default they are on the volume that a run
-        names.
+      workspace: volume for records, workdir and report that KFP creates for each run and removes
+        when it succeeds; by default they are on the volume given to the run.
     """
     settings = dsl.PipelineConfig(workspace=workspace) if workspace else None
     shared = WORKSPACE if workspace else MOUNT
@@ -82,12 +81,12 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
         """Trains a joint word and character language model on raw text, evaluates it, and publishes it if it passes the gate.
 
         Args:
-            corpus: Text to learn from. A JSON list of files, folders and glob patterns that the
-                pods see, for instance ["/mnt/charloom/corpus/*.txt"], of addresses at s3:// or
-                gs://, or of "@FILE", which lists such, one a line. {date:%Y-%m-%d} stands for
-                each day of the window, in any form that strftime knows.
-            corpus_window_days: Days that the dates in corpus go back. The last one is the day
-                before the day, in UTC, for which the run is scheduled.
+            corpus: Text to learn from. A JSON list of files, folders and glob patterns visible in
+                the pods, for instance ["/mnt/charloom/corpus/*.txt"], of addresses at s3:// or
+                gs://, or of "@FILE", which lists these, one per line. {date:%Y-%m-%d} stands for
+                each day of the window, in any strftime format.
+            corpus_window_days: Days covered by the dates in corpus. The last one is the day before
+                the run's scheduled day, in UTC.
             model_name: Name of the model in the registry.
             model_registry: Folder in which versions of the model are published.
             prepare_memory: Memory of the step that prepares the text.
@@ -98,19 +97,19 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
                 The docs list all fields.
             volume: Persistent volume claim with the text, the registry and the data of all runs.
                 It must be ReadWriteMany. Every pod mounts it at /mnt/charloom.
-            worker_cpu: CPUs of each worker, for instance 8 or 500m.
-            worker_deadline_hours: Hours after which workers are ended. They are counted anew after
-                a restart. What the workers have learned up to then is kept.
-            worker_gpus: NVIDIA GPUs of each worker. 0 trains on CPUs.
+            worker_cpu: CPUs per worker, for instance 8 or 500m.
+            worker_deadline_hours: Hours after which workers are ended, starting over after each
+                restart. The training up to then is kept.
+            worker_gpus: NVIDIA GPUs per worker. 0 trains on CPUs.
             worker_image: Container image of the workers, for instance one with CUDA. Empty means
                 the image of the steps.
             worker_memory: Memory of each worker, for instance 16Gi. The steps that evaluate and
                 export the model get the same.
-            worker_node_selector: Labels of the nodes on which the workers run. A JSON object, for
-                instance {"cloud.google.com/gke-accelerator": "nvidia-l4"}.
+            worker_node_selector: Labels of the nodes for the workers. A JSON object, for instance
+                {"cloud.google.com/gke-accelerator": "nvidia-l4"}.
             worker_queue: LocalQueue of Kueue that admits the workers, all or none. Empty means
                 that they start without Kueue.
-            workers: Number of workers that train together. Each is a pod of its own on a cluster.
+            workers: Number of workers that train together. On a cluster, each is a pod.
 
         Returns:
             verdict: PASSED or REJECTED.
@@ -132,7 +131,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             shared=shared,
         )
         _place(found, "Find the inputs", volume=volume, memory="1Gi")
-        # KFP's cache would know the text by its name only, and take changed text for the same.
+        # KFP's cache would identify the text only by name, and not notice changes.
         found.set_caching_options(enable_caching=False)
         # Not the artifact of the listing: the cache would know it by an id that is new in each run.
         prepared = preprocess(
@@ -204,7 +203,7 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
 
 
 def _describe(graph: Any) -> str:
-    """Returns the graph's description, which KFP's pages show: a table of its parameters."""
+    """Returns the graph's description for KFP's pages: a table of its parameters."""
     rows = ["| parameter | meaning |", "|---|---|"]
     for name, parameter in sorted(graph.pipeline_spec.root.input_definitions.parameters.items()):
         meaning = " ".join(parameter.description.split()).split(". ")[0].rstrip(".")
@@ -221,15 +220,15 @@ def _place(
     cpu: Any = "1",
     retries: int = 0,
 ) -> None:
-    """Says how a task's pod runs.
+    """Configures a task's pod.
 
     Args:
       task: the task.
-      name: what the UI calls it.
-      volume: name of the claim that it mounts; None: none.
-      memory: its request and limit.
-      cpu: its request; a limit would only slow it down.
-      retries: how often it is started again. Only steps that may do twice what they do.
+      name: display name in the UI.
+      volume: claim to mount; None: none.
+      memory: request and limit.
+      cpu: request; a limit would only slow it down.
+      retries: maximum retries; only for idempotent steps.
     """
     task.set_display_name(name)
     task.set_memory_request(memory).set_memory_limit(memory).set_cpu_request(cpu)
@@ -238,8 +237,8 @@ def _place(
         [value for value in (memory, cpu) if isinstance(value, PipelineChannel)]
     )
     if retries:
-        # Argo gives up when `backoff_max_duration` has passed since the first start, which a
-        # training that was at work all the time must survive.
+        # Argo gives up `backoff_max_duration` after the first start, which a training that was
+        # running all the time must survive.
         task.set_retry(
             retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration=f"{14 * DAY}s"
         )
@@ -251,11 +250,11 @@ def _place(
 
 
 def _place_workers(trained: dsl.PipelineTask, node_selector: Any) -> None:
-    """Says on which nodes the workers run; the train task hands it on."""
+    """Sets the nodes for the workers; the train task passes it on."""
     kubernetes.add_node_selector_json(trained, node_selector)
-    # Most clusters keep other pods off their GPU nodes by this taint.
+    # Most clusters keep other pods off their GPU nodes with this taint.
     kubernetes.add_toleration(trained, key="nvidia.com/gpu", operator="Exists", effect="NoSchedule")
-    # So that the page of the task can start a TensorBoard from the same image.
+    # Lets the task's page start a TensorBoard from the same image.
     trained.set_env_variable(IMAGE_VARIABLE, container_image())
 
 

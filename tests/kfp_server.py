@@ -274,4 +274,4 @@ def works(capsys: pytest.CaptureFixture[str], *flags: str) -> None:
     """Lists schedules, of which there are none."""
     assert main(["schedule", "list", *flags]) == 0
     out, err = capsys.readouterr()
-    assert (out, err) == ("there are no schedules; charloom schedule create makes one\n", "")
+    assert (out, err) == ("there are no schedules; charloom schedule create creates one\n", "")

@@ -27,7 +27,7 @@ SECTIONS = {
     "data": "how raw text becomes records",
     "model": "sizes of the network",
     "train": "how it is trained",
-    "gate": "what it must reach to be published",
+    "gate": "what a model must achieve to be published",
 }
 ELSEWHERE = {"-h", "--help", "--debug", "--version"}
 """Described once, at the top of the page."""

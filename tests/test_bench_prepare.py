@@ -267,7 +267,7 @@ def test_figures_are_the_last_line_and_saved_with_date_and_command(
 
 
 def test_a_text_without_room_on_the_disk_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="let TMPDIR name a larger place"):
+    with pytest.raises(InputError, match="set TMPDIR to a larger file system"):
         prepare._write_text(str(tmp_path), 1e12, seed=1)
     assert os.listdir(tmp_path) == []
 
@@ -334,5 +334,5 @@ def test_words_that_are_not_those_of_the_text_end_the_comparison() -> None:
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         f"bench: 1 MB made {174_557 + 8_781} words of a text of 174557; they can't be "
-        "compared: leave out the --set that changes what a word is"
+        "compared: remove the --set that changes what a word is"
     )

@@ -142,7 +142,7 @@ def test_a_pod_that_does_not_tell_its_run_is_bad_input(
     pod: None, monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv(component_runtime.RUN_VARIABLE, value)
-    with pytest.raises(InputError, match="CHARLOOM_RUN_ID holds no id of a run"):
+    with pytest.raises(InputError, match="CHARLOOM_RUN_ID does not hold a run id"):
         component_runtime.run_folder("/mnt/charloom")
 
 

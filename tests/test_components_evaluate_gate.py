@@ -47,7 +47,7 @@ ALL_MISSING = (
     "baseline.unigram.perplexity is missing",
 )
 REFERENCE_MISSING = "reference is missing; it must be a reference or null"
-NO_FORMAT = "format_version is not 4, which is all this gate reads"
+NO_FORMAT = "format_version is not 4, the only format this gate reads"
 
 PASSES = {
     "good": (make_report(), OK),
@@ -156,7 +156,7 @@ REJECTIONS = {
     ),
     "words beyond counting": (
         changed(f"{TEST}.words", 10**6000),
-        ("splits.test.words is beyond counting",),
+        ("splits.test.words is too large",),
     ),
     "log-likelihood is null": (
         changed(f"{TEST}.log_likelihood", None),
@@ -194,7 +194,7 @@ REJECTIONS = {
             **make_report(),
             "splits": {"test": {"log_likelihood": -1e6, "words": 1000, "perplexity": 1e300}},
         },
-        ("splits.test.log_likelihood is -1e+06 over 1,000 words, beyond counting",),
+        ("splits.test.log_likelihood is -1e+06 over 1,000 words, too large",),
     ),
     "perplexity is missing": (
         changed(f"{TEST}.perplexity", ...),
@@ -319,10 +319,10 @@ LEFT_OUT = {
         None,
         (
             "only 1,000 test words that no model has seen (900 seen ones were left out); 1,001 are "
-            "needed (gate.min_test_words), so take more or newer test text",
+            "needed (gate.min_test_words); use more or newer test text",
         ),
     ),
-    "unknown": (0, "no file", ("it can't be known what test text the model has seen: no file",)),
+    "unknown": (0, "no file", ("it is unknown which test text the model has seen: no file",)),
 }
 
 
@@ -343,7 +343,7 @@ def test_nothing_left_is_rejected_with_the_reason() -> None:
     assert verdict.status == REJECTED
     assert (
         "only 0 test words that no model has seen (50 seen ones were left out); 100 are needed "
-        "(gate.min_test_words), so take more or newer test text"
+        "(gate.min_test_words); use more or newer test text"
     ) in verdict.reasons
 
 

@@ -76,7 +76,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         {},
         False,
         "perplexity of the slice 1-5 is +6.00% against the champion's (99% interval +6.00% to "
-        "+6.00%, 6,000 words in 40 files); the interval must reach down to +5.00% "
+        "+6.00%, 6,000 words in 40 files); its lower end must not exceed +5.00% "
         "(gate.max_slice_loss)",
     ),
     "better, a slice worse within the limit": (
@@ -140,8 +140,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         {},
         False,
         "it can't be decided whether the model is worse than the champion: the test text comes "
-        "from 1 file, which count as 1.0 of equal size, and 5 are needed (gate.min_units), as "
-        "pieces of one file are alike; split the text into more files, one for each article, "
+        "from 1 file, which count as 1.0 of equal size, and 5 are needed (gate.min_units), because "
+        "pieces of one file are correlated; split the text into more files, one for each article, "
         "chapter or day, and prepare it again",
     ),
     "four files": (
@@ -201,19 +201,19 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         {**make_pair(), "champion": {}},
         {},
         False,
-        "the champion can't be compared with: champion.refused is no text",
+        "the champion can't be compared: champion.refused is not a string",
     ),
     "champion can't be compared with": (
         changed_pair("champion.refused", "it splits words in another way"),
         {},
         False,
-        "the champion can't be compared with: it splits words in another way",
+        "the champion can't be compared: it splits words in another way",
     ),
     "champion refused without a reason": (
         changed_pair("champion.refused", ""),
         {},
         False,
-        "the champion can't be compared with: champion.refused is no text",
+        "the champion can't be compared: champion.refused is not a string",
     ),
     "vocabulary unknown": (
         changed_pair("champion.same_vocabulary", None),
@@ -279,7 +279,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         changed_pair("champion.test.documents.0.source", "another"),
         {},
         False,
-        "splits.test.documents and champion.test.documents are of other documents",
+        "splits.test.documents and champion.test.documents list different documents",
     ),
     "no slices": (
         changed_pair("champion.slices", ...),
@@ -297,7 +297,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         changed_pair("champion.slices.1-5.words.3", 5),
         {},
         False,
-        "champion.slices have other words than the sources",
+        "champion.slices don't have the words of the sources",
     ),
     "a slice of other differences": (
         changed_pair("champion.slices.1-5.difference.3", 5.0),

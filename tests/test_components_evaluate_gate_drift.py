@@ -56,8 +56,8 @@ DRIFTS: dict[str, tuple[dict[str, Any], dict[str, Any], bool, str]] = {
         make_pair(0.02) | {"reference": {"path": "my models/lm/2", "refused": "my models/lm/2 is gone"}},
         {},
         False,
-        "the best version so far (2) can't be compared with: my models/lm/2 is gone; "
-        "charloom registry rebase 'my models/lm' VERSION takes another as reference",
+        "the best version so far (2) can't be compared: my models/lm/2 is gone; "
+        "charloom registry rebase 'my models/lm' VERSION sets another reference",
     ),
     "it has no sums": (
         make_pair(0.02)

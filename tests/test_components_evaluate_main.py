@@ -120,8 +120,8 @@ def test_many_unknown_words_are_told(unknown: float, warned: bool) -> None:
     test["unknown_words"] = round(unknown * test["words"])
     warnings = [line for line in summarise(report, "out") if line.startswith("warning")]
     assert warnings == warned * [
-        "warning: 11% of the test words are unknown, so the perplexity says little; raise "
-        "data.vocab_size, lower data.min_count or give more text"
+        "warning: 11% of the test words are unknown, so the perplexity means little; raise "
+        "data.vocab_size, lower data.min_count or provide more text"
     ]
 
 

@@ -180,7 +180,7 @@ def test_key_figures() -> None:
     assert read_facts(parse(render_page(REPORT))) == {
         "Test perplexity": ("207.40", "lower is better"),
         "Unigram perplexity": ("829.62", "the model has 25.0\u00a0% of it"),
-        "Bigram perplexity": ("415.25", "of counted pairs of words"),
+        "Bigram perplexity": ("415.25", "from counts of word pairs"),
         "Bits per character": ("1.751", "unknown words by their spelling"),
         "Validation perplexity": ("190.50", "on 4,000 words"),
         "Test words": ("12,345", "scored by the full softmax"),
@@ -313,7 +313,7 @@ def test_report_without_figures() -> None:
     values = {label: fact[0] for label, fact in read_facts(root).items()}
     assert set(values.values()) == {"not available"}
     assert len(values) == 11
-    for text in ("The curves of training", "The figures of the slices", "Samples"):
+    for text in ("Training curves", "Slice figures", "Samples"):
         assert any(p.text.startswith(text) for p in root.all("p"))
     assert not list(root.all("svg"))
 
@@ -362,7 +362,7 @@ def test_curves_leave_out_what_a_log_axis_cannot_show() -> None:
     points: list[Any] = [{"step": 1, "perplexity": value} for value in bad]
     points += [{"step": None, "perplexity": 9.0}, {}, None, 3]
     page = render_page(changed("curves", {"train": points, "valid": points}))
-    assert "The curves of training are not available." in page
+    assert "Training curves are not available." in page
 
 
 def test_long_curves_are_thinned_and_keep_their_end() -> None:

@@ -29,7 +29,7 @@ def test_a_good_report() -> None:
 def test_no_report_is_full_of_problems(report: object) -> None:
     read = Report.from_dict(report)
     assert not read.known_format
-    assert read.seen_unknown == "left_out.unknown is no text"
+    assert read.seen_unknown == "left_out.unknown is not a string"
     parts = [read.test, read.left_out, *read.baselines.values(), read.champion, read.reference]
     assert all(isinstance(part, Problems) for part in parts)
     assert read.left_out == Problems(("splits.test.left_out.words is missing",))

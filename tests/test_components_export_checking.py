@@ -68,7 +68,7 @@ def change_answer(version: Path, signature: str, output: str, change: Any) -> in
 
 def test_another_answer_is_refused(version: Path) -> None:
     number = change_answer(version, "score", "tokens", lambda x: [["other", *x[0][1:]], *x[1:]])
-    assert refusal(version) == f"request {number} (score): tokens is not what was recorded"
+    assert refusal(version) == f"request {number} (score): tokens differs from the recorded value"
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_other_answers(
     number = change_answer(version, signature, output, change)
     monkeypatch.setattr(tf.saved_model, "load", lambda folder: loaded)
     assert probe.probe(str(version), str(version / "requests.json")) == {
-        "problem": f"request {number} ({signature}): {output} is not what was recorded"
+        "problem": f"request {number} ({signature}): {output} differs from the recorded value"
     }
 
 
@@ -107,8 +107,8 @@ def test_a_budget_that_is_too_small(
     done = subprocess.CompletedProcess("", 0, stdout=json.dumps(checked).encode())
     monkeypatch.setattr(subprocess, "run", lambda *unused, **also_unused: done)
     check_in_fresh_process(str(version), Budget())
-    assert " ms, and 0.0 are allowed (--max-latency-ms)" in refusal(version, Budget(latency_ms=0))
-    assert " MB, and 10.0 are allowed (--max-memory-mb)" in refusal(version, Budget(memory_mb=10))
+    assert " ms, but 0.0 are allowed (--max-latency-ms)" in refusal(version, Budget(latency_ms=0))
+    assert " MB, but 10.0 are allowed (--max-memory-mb)" in refusal(version, Budget(memory_mb=10))
 
 
 def test_a_budget_that_is_none() -> None:
@@ -118,7 +118,7 @@ def test_a_budget_that_is_none() -> None:
 
 def test_damaged_weights(version: Path) -> None:
     (version / "variables" / "variables.index").write_bytes(b"")
-    assert refusal(version).startswith("it can't be loaded and asked (")
+    assert refusal(version).startswith("it can't be loaded and queried (")
 
 
 def test_our_package_is_not_to_be_had(tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_our_package_is_not_to_be_had(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
     assert done.stdout.splitlines()[1:] == [
-        "model is of our package",
-        "components is of our package",
-        "pipelines is of our package",
+        "model is one of our packages",
+        "components is one of our packages",
+        "pipelines is one of our packages",
     ]
 
 

@@ -86,9 +86,9 @@ def test_a_reference_that_was_replaced_is_refused(model: Path) -> None:
         with pytest.raises(InputError) as caught:
             call()
         assert str(caught.value) == (
-            f"{folder} is not the version 1 that champion.json names (its MANIFEST.json is another "
-            f"one); put that version back, or charloom registry rebase {model} VERSION makes "
-            "another one the reference"
+            f"{folder} is not the version 1 that champion.json names (its MANIFEST.json "
+            f"differs); restore that version, or charloom registry rebase {model} VERSION sets "
+            "another reference"
         )
 
 
@@ -115,7 +115,7 @@ def test_a_run_again_begins_with_what_it_began_with(
     run = "this: lm-1 > lm-1"
     second = add_version(model, 2, run=run, **begun(first, "lm-1"))
     assert begin(model) == (first, first, run)
-    assert capsys.readouterr().out == f"{second} was made by this very run\n"
+    assert capsys.readouterr().out == f"{second} was made by this run\n"
     assert begin(model, str(model)) == (first, first, run)  # by the model's name
     assert begin(model, first) == (first, first, run)  # by the version's
     assert begin(model, run="another") == (second, second, "another: lm-2 > lm-2")
@@ -137,7 +137,7 @@ def test_a_version_before_that_is_gone(model: Path, capsys: pytest.CaptureFixtur
     run = "this: lm-1 > lm-1"
     add_version(model, 2, run=run, **begun(str(model / "1"), "lm-1"))
     assert begin(model) == ("", "", run)
-    assert f"{model / '1'} is gone, and left out" in capsys.readouterr().out
+    assert f"{model / '1'} is gone and will be ignored" in capsys.readouterr().out
 
 
 def test_weights_of_another_model(model: Path) -> None:
@@ -149,7 +149,7 @@ def test_weights_of_another_model(model: Path) -> None:
 
 
 def test_bad_input(model: Path) -> None:
-    with pytest.raises(InputError, match="holds no exported model"):
+    with pytest.raises(InputError, match="is not an exported model"):
         begin(model, str(model))
     first = add_version(model, 1)
     (Path(first) / "report.json").write_text("{")
@@ -168,7 +168,7 @@ def test_a_champion_that_was_replaced_is_no_beginning(model: Path) -> None:
     with pytest.raises(InputError) as caught:
         begin(model)
     assert str(caught.value) == (
-        f"{first} is not the version 1 that champion.json names (its MANIFEST.json is another "
-        f"one); put that version back, or charloom registry promote {model} VERSION makes another "
-        "one the champion"
+        f"{first} is not the version 1 that champion.json names (its MANIFEST.json "
+        f"differs); restore that version, or charloom registry promote {model} VERSION sets another "
+        "champion"
     )

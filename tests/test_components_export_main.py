@@ -105,7 +105,7 @@ def test_card_says_how_the_export_was_checked(tiny_report: str) -> None:
     assert f"| bits per character | {bits:.3f} |" in card
     assert "| 1,234 held-out words, largest difference to the checkpoint 2.5e-07 nats |" in card
     assert "| 12.3 ms for the slowest of 4 recorded requests, 1,234 MB at most |" in card
-    assert "| champion that it was compared with | none |" in card
+    assert "| champion it was compared with | none |" in card
 
 
 @pytest.mark.parametrize(
@@ -133,14 +133,14 @@ def test_without_a_verdict_nothing_is_exported(case: Case, text: str | None) -> 
         case.path.unlink()
     else:
         case.path.write_text(text, encoding="utf-8")
-    with pytest.raises(InputError, match=r"report\.json holds no verdict; run charloom evaluate$"):
+    with pytest.raises(InputError, match=r"report\.json has no verdict; run charloom evaluate$"):
         case.run()
     assert not case.registry.exists()
 
 
 def test_a_bad_name_is_refused_at_once(case: Case) -> None:
     case.path.unlink()
-    with pytest.raises(InputError, match=r"model name '\.\./m' must begin"):
+    with pytest.raises(InputError, match=r"model name '\.\./m' must start"):
         case.run("../m")
     assert not case.registry.exists()
 
@@ -171,7 +171,7 @@ def test_a_report_of_another_checkpoint_is_refused(case: Case) -> None:
     other = {**case.content["checkpoint"], "digest": "0" * 64}  # of the same step
     case.change(checkpoint=other)
     with pytest.raises(
-        InputError, match=r"is of another checkpoint .* run charloom evaluate again"
+        InputError, match=r"is about another checkpoint .* run charloom evaluate again"
     ):
         case.run()
     assert case.left() == []
@@ -196,7 +196,7 @@ def test_a_checkpoint_is_published_once(
     again = run(**folders, registry=str(registry), name="tiny")
     assert again == tiny_version
     assert capsys.readouterr().out == (
-        f"{tiny_version} is published already; champion of {registry}/tiny: version 1\n"
+        f"{tiny_version} is already published; champion of {registry}/tiny: version 1\n"
     )
     assert sorted(os.listdir(registry / "tiny")) == [".lock", "1", "champion.json", "numbers.json"]
 
@@ -209,7 +209,7 @@ def test_a_published_checkpoint_is_asked_again_where_a_budget_is_given(
     with pytest.raises(CharloomError) as caught:
         run(**folders, registry=str(registry), name="tiny", budget=Budget(memory_mb=1.0))
     assert str(caught.value).endswith(
-        f"MB, and 1.0 are allowed (--max-memory-mb); {tiny_version} stays as it is"
+        f"MB, but 1.0 are allowed (--max-memory-mb); {tiny_version} stays as it is"
     )
 
 

@@ -65,7 +65,7 @@ def test_promotion_and_rollback(model: RegisteredModel) -> None:
     with pytest.raises(InputError) as caught:
         rollback(model)
     assert str(caught.value) == (
-        f"{model.folder} had no champion before; charloom registry promote takes any version"
+        f"{model.folder} had no champion before; charloom registry promote accepts any version"
     )
     assert json.loads(Path(model.folder, CHAMPION_FILE).read_text()) == {
         "format": 2,
@@ -135,7 +135,7 @@ def test_a_version_that_is_not_there(model: RegisteredModel) -> None:
             lambda v: (v / "variables" / "variables.index").write_text(""),
             "variables/variables.index has 0 bytes, not 7",
         ),
-        (lambda v: (v / "more").touch(), "more is not of this version"),
+        (lambda v: (v / "more").touch(), "more does not belong to this version"),
     ],
 )
 def test_a_damaged_version_is_not_promoted(
@@ -146,7 +146,9 @@ def test_a_damaged_version_is_not_promoted(
     for call in (lambda: promote(model, 1), lambda: rollback(model)):
         with pytest.raises(InputError) as caught:
             call()
-        assert str(caught.value) == f"{model.folder}/1 is damaged: {problem}; take another version"
+        assert (
+            str(caught.value) == f"{model.folder}/1 is damaged: {problem}; choose another version"
+        )
     assert champions(model) == (2, (1,))
 
 

@@ -222,7 +222,7 @@ def test_the_reference_is_moved_on_purpose_and_kept(root: str) -> None:
 
 def test_there_is_no_reference_without_a_champion(tmp_path: Path) -> None:
     export(str(tmp_path), "a", "x")
-    with pytest.raises(InputError, match="m has no champion, and so needs no reference"):
+    with pytest.raises(InputError, match="m has no champion, so it needs no reference"):
         rebase(registered(str(tmp_path)), 1)
 
 
@@ -250,7 +250,7 @@ def test_a_budget_holds_for_a_published_checkpoint_too(
 
     def ask(*arguments: Any, **more: Any) -> None:
         asked.append((*arguments, more))
-        raise CharloomError("it takes 9.0 ms, and 5.0 are allowed (--max-latency-ms)")
+        raise CharloomError("it takes 9.0 ms, but 5.0 are allowed (--max-latency-ms)")
 
     monkeypatch.setattr(main, "check_in_fresh_process", ask)
     content = report("b", "a") | {

@@ -172,7 +172,7 @@ def test_no_model_is_found(tmp_path: Path) -> None:
         with pytest.raises(InputError) as caught:
             find_model(str(path))
         assert str(caught.value) == (
-            f"{path} holds no exported model; name a version's folder, <registry>/<name>/<number>"
+            f"{path} is not an exported model; name a version's folder, <registry>/<name>/<number>"
         )
 
 
@@ -192,7 +192,7 @@ def test_a_damaged_champion_is_no_model(tmp_path: Path, content: str) -> None:
 )
 def test_bad_names(tmp_path: Path, name: str) -> None:
     for call in (check_name, lambda name: registered(tmp_path / "new", name).stage()):
-        with pytest.raises(InputError, match="must begin with a letter or digit"):
+        with pytest.raises(InputError, match="must start with a letter or digit"):
             call(name)
     assert list(tmp_path.iterdir()) == []
 
@@ -201,7 +201,7 @@ def test_bad_names(tmp_path: Path, name: str) -> None:
     ("name", "message"),
     [
         ("x" * 300, r"model name 'xxxxxxxxxxxxxxxxxxxx'\.\.\. is too long \(300 characters\); 128"),
-        ("2026", "model name '2026' is a number, as versions have; add a letter, as in m2026"),
+        ("2026", "model name '2026' is a number, like a version; add a letter, such as m2026"),
     ],
 )
 def test_names_that_would_be_taken_for_others(name: str, message: str) -> None:

@@ -12,7 +12,7 @@ from components.export.target import check_target
 from components.preprocess.inputs.find import find_inputs
 from model.errors import InputError
 
-LOST = "is on no volume that this pod mounts; what is published there would be lost with the pod"
+LOST = "is not on a volume mounted in this pod; a model published there would be lost with the pod"
 RELATIVE = "it must be a folder, as the pods see it"
 
 

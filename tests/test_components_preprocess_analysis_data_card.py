@@ -123,7 +123,7 @@ def summary(page: str) -> list[str]:
 def test_the_summary_comes_first_and_says_how_much_is_unknown_and_leaks() -> None:
     assert summary(render_card(INFO, STATISTICS)) == [
         "100,000 words of training text",
-        "✓ Nothing stands out.",
+        "✓ Nothing unusual.",
         "Unknown words: 2.50\u00a0% of the training words, 3.00\u00a0% of the validation words, "
         "0.00\u00a0% of the test words.",
         "Leakage: none of 9 validation and test records have a near-duplicate in the training split.",
@@ -166,7 +166,7 @@ def test_what_needs_a_look_is_said(
     info: dict[str, Any], statistics: dict[str, Any], said: str
 ) -> None:
     page = render_card(info, statistics)
-    assert summary(page)[1] == "! Something needs a look."
+    assert summary(page)[1] == "! Needs attention."
     assert said in summary(page)
     assert 'class="summary attention"' in page
 
@@ -203,7 +203,7 @@ def test_the_table_of_the_splits() -> None:
         ["Truncated words", "3", "0", "400"],
         ["Truncated words, share", "under 0.01\u00a0%", "0.00\u00a0%", "10.00\u00a0%"],
     ]
-    assert "one of more than 24 bytes" in page
+    assert "those of more than 24 bytes" in page
 
 
 def test_words_are_listed_by_frequency_and_not_without_end() -> None:
@@ -224,15 +224,15 @@ def test_words_are_listed_by_frequency_and_not_without_end() -> None:
 
 def test_leaks_are_shown_with_their_records() -> None:
     part = section(parse(render_card(INFO, leaking())), "Leakage")
-    assert "at least 50\u00a0% of all runs of 5 words" in part.text
+    assert "at least 50\u00a0% of the runs of 5 words" in part.text
     leaks, pairs = tables(part)
     assert leaks == [
-        ["Split", "Records", "With a near-duplicate", "Share", "No change seen"],
+        ["Split", "Records", "With a near-duplicate", "Share", "No visible change"],
         ["Validation", "5", "2", "40.00\u00a0%", "1"],
         ["Test", "4", "1", "25.00\u00a0%", "0"],
     ]
     assert pairs == [
-        ["Split", "Record", "Training record", "Alike"],
+        ["Split", "Record", "Training record", "Similarity"],
         ["Validation", "record 1,234", "record 7", "99.9\u00a0%"],
         ["Validation", "b/x.txt:12", "a/y.txt:0", "50.0\u00a0%"],
         ["Test", "b/x.txt:12", "a/y.txt:0", "50.0\u00a0%"],

@@ -190,7 +190,7 @@ def test_words_made_in_other_ways_are_refused(
 
 def test_a_folder_that_is_not_whole_is_refused(prepare: Prepare, tmp_path: Path) -> None:
     records = prepare("a b\n")
-    with pytest.raises(InputError, match="is no folder of records"):
+    with pytest.raises(InputError, match="is not a records folder"):
         compare(records, str(tmp_path / "none"))
     broken = prepare("a b\n")
     with open(os.path.join(broken, "vocab.txt"), "a", encoding="utf-8") as file:
@@ -224,7 +224,7 @@ def test_counts_that_are_none_are_refused(counts: tuple[int, ...], prepare: Prep
     with pytest.raises(InputError) as caught:
         compare(prepare("a b\n"), other)
     assert str(caught.value) == (
-        f"{other}/vocab.txt counts no training word, so there is nothing to compare; prepare it "
+        f"{other}/vocab.txt counts no training words, so there is nothing to compare; prepare it "
         "again from more text"
     )
 

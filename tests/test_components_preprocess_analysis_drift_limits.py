@@ -43,8 +43,8 @@ most frequent new words: c 4
 most frequent words that are gone: b 4
 """
 REJECTION = (
-    "the words of RECORDS have drifted too far from OTHER: FIGURES; the records are whole and "
-    "stay: look at their new and most divergent words, then leave out text that does not belong, "
+    "the words of RECORDS have drifted too far from OTHER: FIGURES; the records are complete and "
+    "kept: look at their new and most divergent words, then leave out text that does not belong, "
     "or raise the limit and run it again"
 )
 
@@ -186,7 +186,7 @@ def info_of_another_format(other: Path) -> str:
     info = json.loads((other / "dataset.json").read_text())
     (other / "dataset.json").write_text(json.dumps({**info, "format_version": 1}))
     return (
-        f"{other}/dataset.json has record format 1, this charloom reads 2 and 3; "
+        f"{other}/dataset.json has record format 1, but this charloom reads 2 and 3; "
         "run charloom prepare again"
     )
 
@@ -199,7 +199,7 @@ def vocabulary_is_a_folder(other: Path) -> str:
 
 def vocabulary_cut_short(other: Path) -> str:
     (other / "vocab.txt").write_text((other / "vocab.txt").read_text()[:-2])
-    return f"{other}/vocab.txt is no vocabulary file; run charloom prepare again"
+    return f"{other}/vocab.txt is not a vocabulary file; run charloom prepare again"
 
 
 def vocabulary_of_other_counts(other: Path) -> str:
@@ -255,7 +255,7 @@ def test_a_folder_that_vanishes_meanwhile(prepare: Prepare, old: str, tmp_path: 
     with pytest.raises(InputError) as caught:
         apply_limits(RunSettings(compare_to=str(gone)), str(tmp_path / "records"))
     assert str(caught.value) == (
-        f"{tmp_path}/records can't be compared: {gone} is no folder of records; make it with "
+        f"{tmp_path}/records can't be compared: {gone} is not a records folder; make it with "
         "charloom prepare"
     )
 
@@ -276,7 +276,7 @@ def test_limits_that_make_no_sense(
         )
     assert main([*places, flag, "0.5"]) == 2
     assert capsys.readouterr().err == (
-        f"charloom: {field} has no effect without run.compare_to; name the records to compare to\n"
+        f"charloom: {field} has no effect without run.compare_to; name the records to compare with\n"
     )
     assert main([*places, "--compare-to", f"{tmp_path}/none", flag, "0.5"]) == 2
     assert capsys.readouterr().err.startswith(f"charloom: run.compare_to {tmp_path}/none is not")

@@ -56,14 +56,14 @@ def refused(
     ("data", "message"),
     [
         (b"", "bad.txt is empty; leave it out or add --on-bad-text=skip"),
-        (b" \n\t\r\n\xe3\x80\x80", "bad.txt holds only white space; leave it out or add"),
+        (b" \n\t\r\n\xe3\x80\x80", "bad.txt contains only white space; leave it out or add"),
         (
             b"\x89PNG\r\n\0\0",
             "bad.txt is a binary file (a NUL byte at byte offset 6); leave it out",
         ),
         (
             b"caf\xc3\xa9 ol\xe9",
-            "bad.txt is no utf-8 text (the byte 0xe9 at byte offset 8); try --encoding latin-1, or "
+            "bad.txt is not utf-8 text (the byte 0xe9 at byte offset 8); try --encoding latin-1, or "
             "--on-bad-text=skip|replace",
         ),
     ],
@@ -149,7 +149,7 @@ def test_a_split_that_stays_empty_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a b c\n")
     config = dataclasses.replace(ALL_TRAIN, valid_fraction=0.001)
     assert refused(tmp_path, tmp_path / "a.txt", config) == (
-        "the valid split is empty: none of the 1 records fell into it; give more text, lower "
+        "the valid split is empty: none of the 1 records fell into it; provide more text, lower "
         "data.record_words (now 1024) or raise data.valid_fraction (now 0.001)"
     )
 
@@ -158,7 +158,7 @@ def test_no_training_words(tmp_path: Path) -> None:
     (tmp_path / "g.txt").write_text("a b c\n")  # falls into the test split
     config = DataConfig(test_fraction=0.5, valid_fraction=0.5)
     assert refused(tmp_path, tmp_path / "g.txt", config) == (
-        "no training words: none of the 1 records fell into the training split; give more text, "
+        "no training words: none of the 1 records fell into the training split; provide more text, "
         "or lower data.record_words (now 1024)"
     )
 
@@ -167,7 +167,7 @@ def test_no_training_words(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"beam_workers": -1}, "--beam-workers is -1; it must be 0 (all cores) or more"),
-        ({"beam_options": ["--no_such=1"]}, "Beam knows no option --no_such; leave it out"),
+        ({"beam_options": ["--no_such=1"]}, "Beam has no option --no_such; remove it"),
         (
             {"beam_options": ["--direct_num_workers=many"]},
             "Beam does not understand --beam-options: argument --direct_num_workers: invalid int",
@@ -186,7 +186,7 @@ def test_latin_1_read_as_utf_8(shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "genesis" / "finnish.txt"
     message = refused(tmp_path, path)
     assert message == (
-        f"{path} is no utf-8 text (the byte 0xe4 at byte offset 57); try --encoding latin-1, or "
+        f"{path} is not utf-8 text (the byte 0xe4 at byte offset 57); try --encoding latin-1, or "
         "--on-bad-text=skip|replace"
     )
 

@@ -156,7 +156,7 @@ def test_above_a_limit_the_task_fails_and_leaves_card_and_records(
     ("arguments", "message"),
     [
         ({"max_divergence": 0.5}, "run.max_divergence has no effect without run.compare_to; "),
-        ({"compare_to": "/no/such"}, "/no/such is no folder of records; "),
+        ({"compare_to": "/no/such"}, "/no/such is not a records folder; "),
         ({"compare_to": "/no/such", "max_new_word_rate": 2.0}, "run.max_new_word_rate is 2.0; "),
     ],
 )

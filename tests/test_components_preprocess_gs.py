@@ -105,7 +105,7 @@ def test_an_address_that_gives_nothing_is_named(bucket: Any, pattern: str, messa
 
 def test_what_is_not_installed_is_named(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "google_auth_httplib2", None)  # as if it were not there
-    message = "what reads gs:// is not installed; pip install google-auth-httplib2"
+    message = "support for gs:// is not installed; pip install google-auth-httplib2"
     with pytest.raises(InputError, match=message):
         find_files([f"gs://{BUCKET}/*"])
 

@@ -193,7 +193,7 @@ def test_one_window_another_and_the_first_again(tmp_path: Path) -> None:
 def test_a_champion_of_another_model_is_no_beginning(tmp_path: Path) -> None:
     write(tmp_path, "a.txt")
     publish(tmp_path, 1)
-    with pytest.raises(InputError, match=r"lm/1 has model\.\w+=\d+, not \d+, so no training can"):
+    with pytest.raises(InputError, match=r"lm/1 has model\.\w+=\d+, not \d+, so a training can't"):
         find(tmp_path, "run.warm_start=champion", preset="demo", registry=str(tmp_path))
 
 

@@ -100,7 +100,7 @@ def test_damaged_records_are_refused_and_the_shard_named(prepared: Path, tmp_pat
     shutil.copytree(prepared, records)
     os.truncate(records / "train-00000-of-00001.tfrecord", 90)
     message = occupied(records, write_text(tmp_path / "in"))
-    assert "train-00000-of-00001.tfrecord has 90 bytes, not the " in message
+    assert "train-00000-of-00001.tfrecord has 90 bytes instead of the " in message
 
 
 def test_records_of_another_config_version_are_refused(prepared: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_records_of_another_config_version_are_refused(prepared: Path, tmp_path:
     info = json.loads((records / "dataset.json").read_text())
     (records / "dataset.json").write_text(json.dumps({**info, "config_version": 0}))
     message = occupied(records, write_text(tmp_path / "in"))
-    assert "was made by config version 0, this charloom reads version 1" in message
+    assert "was made with config version 0, but this charloom reads version 1" in message
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:

@@ -244,24 +244,24 @@ def test_messages_say_what_where_and_what_next() -> None:
 
     assert describe("empty") == "x is empty; leave it out or add --on-bad-text=skip"
     assert describe("empty", on_bad_text="skip") == "x is empty; leave it out"
-    assert describe("blank", on_bad_text="replace") == "x holds only white space; leave it out"
+    assert describe("blank", on_bad_text="replace") == "x contains only white space; leave it out"
     assert describe("binary") == (
         "x is a binary file (the byte 0xe9 at byte offset 7); leave it out or add "
         "--on-bad-text=skip"
     )
     assert describe("damaged", on_bad_text="skip") == (
-        "x is damaged or cut short (the byte 0xe9); make it again, or leave it out"
+        "x is damaged or truncated (the byte 0xe9); make it again, or leave it out"
     )
     assert describe("line") == (
         "x has a line that is too long (the byte 0xe9 after byte offset 7); break it into lines, "
         "or leave it out or add --on-bad-text=skip"
     )
     assert describe("undecodable") == (
-        "x is no utf-8 text (the byte 0xe9 at byte offset 7); try --encoding latin-1, or "
+        "x is not utf-8 text (the byte 0xe9 at byte offset 7); try --encoding latin-1, or "
         "--on-bad-text=skip|replace"
     )
     assert describe("undecodable", encoding="ascii", on_bad_text="skip") == (
-        "x is no ascii text (the byte 0xe9 at byte offset 7); try another --encoding"
+        "x is not ascii text (the byte 0xe9 at byte offset 7); try another --encoding"
     )
 
 

@@ -151,8 +151,11 @@ def test_a_list_in_the_store_names_files_in_the_store(s3: S3Server) -> None:
         ("s3://nowhere/*.txt", "s3://nowhere/*.txt: there is no bucket nowhere; check the address"),
         ("s3://corpus/a.txt", "no file matches --input 's3://corpus/a.txt'; check the path"),
         ("s3://corpus/*.txt", "no file matches --input 's3://corpus/*.txt'; check the path"),
-        ("s3://c*/a.txt", "'s3://c*/a.txt' is no address of a bucket's files; write it as s3://"),
-        ("s3:///a.txt", "'s3:///a.txt' is no address of a bucket's files; write it as s3://"),
+        (
+            "s3://c*/a.txt",
+            "'s3://c*/a.txt' is not an address of files in a bucket; write it as s3://",
+        ),
+        ("s3:///a.txt", "'s3:///a.txt' is not an address of files in a bucket; write it as s3://"),
         ("http://x/y.txt", "http://x/y.txt: http:// can't be read; copy the text to a folder"),
         ("@s3://corpus/list", "--input @s3://corpus/list: the list can't be read (it is gone); "),
     ],
@@ -233,7 +236,7 @@ def test_what_is_not_installed_is_named(
     monkeypatch.setitem(
         sys.modules, "components.preprocess.sources.s3", None
     )  # as if boto3 were not there
-    message = f"{scheme}://x/a/*: what reads {scheme}:// is not installed; pip install {package}"
+    message = f"{scheme}://x/a/*: support for {scheme}:// is not installed; pip install {package}"
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         find_files([f"{scheme}://x/a/*"])
 

@@ -110,9 +110,9 @@ def test_the_same_text_split_by_hash_says_nothing_of_splits(text: Path) -> None:
         ({"train": "a.txt", "valid": "z*"}, "no file matches --valid '{}/z*'; check the path and "
          "the pattern"),
         ({"train": "a.txt", "valid": "e.txt"}, "the valid split is empty: no file of --valid is "
-         "left; give it text"),
+         "left; provide text for it"),
         ({"train": "e.txt", "valid": "c.txt"}, "the train split is empty: no file of --train is "
-         "left; give it text"),
+         "left; provide text for it"),
     ],
 )  # fmt: skip
 def test_what_is_refused(text: Path, files: dict[str, str], message: str) -> None:

@@ -71,7 +71,10 @@ def test_a_preset_is_a_name_or_a_whole_configuration() -> None:
         ({"steps_share": 1.5}, "run.steps_share is 1.5; it must be above 0 and at most 1"),
         ({"steps_share": float("nan")}, "run.steps_share is nan; it must be above 0"),
         ({"steps_share": 0.3}, "run.steps_share has no effect without run.warm_start; set train."),
-        ({"extend_vocab": True}, "run.extend_vocab needs words to extend; set run.warm_start or "),
+        (
+            {"extend_vocab": True},
+            "run.extend_vocab needs words to extend; also set run.warm_start or ",
+        ),
         ({"max_divergence": 0.5}, "run.max_divergence has no effect without run.compare_to; name"),
         ({"max_new_word_rate": 2.0}, "run.max_new_word_rate is 2.0; it must be between 0.0 and 1"),
         ({"max_restarts": -1}, "run.max_restarts is -1; it must be between 0 and "),

@@ -16,7 +16,7 @@ SERVED = {"version": 1, "digest": "1" * 64}
 CHAMPION = {"version": 2, "digest": "2" * 64}
 GOOD = {"status": "ok", **SERVED, "champion": SERVED, "problem": ""}
 LOADING = {"status": "behind", **SERVED, "champion": CHAMPION, "problem": ""}
-FAILED = {**LOADING, "problem": "/registry/lm/2 is damaged: extra is not of this version"}
+FAILED = {**LOADING, "problem": "/registry/lm/2 is damaged: extra does not belong to this version"}
 FIXED = {"status": "ok", **SERVED}  # a version's own folder follows nothing
 
 

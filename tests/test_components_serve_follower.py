@@ -132,7 +132,7 @@ def test_a_version_that_fails_is_tried_again_ever_more_seldom(
     assert set(waits[7:]) == {MAX_RETRY_SECONDS}
     assert FIRST_RETRY_SECONDS == 1
     lines = [record.getMessage() for record in caplog.records]
-    assert lines == [f"{lab.folder}/2 is broken; version 1 stays, and it is tried again"]
+    assert lines == [f"{lab.folder}/2 is broken; version 1 stays in use; will retry"]
     os.remove(lab.folder / "2" / "broken")  # its manifest stays as it was
     lab.clock.now += MAX_RETRY_SECONDS
     assert lab.look() == (2, "ok")
@@ -253,7 +253,7 @@ def test_a_folder_that_is_replaced_while_it_is_loaded_is_not_served(
     with monkeypatch.context() as patch:
         patch.setattr(module, "LoadedVersion", Replaced)
         assert lab.look() == (1, "behind")
-    problem = f"{lab.folder}/2 was replaced while it was loaded"
+    problem = f"{lab.folder}/2 was replaced while it was being loaded"
     assert lab.follower.state()["problem"] == problem
     assert lab.failures() == 1
     lab.clock.now += FIRST_RETRY_SECONDS
@@ -295,12 +295,15 @@ def change_answers(version: Path) -> None:
     ("change", "problem"),
     [
         (change_weights, r"variables.data-00000-of-00001 was changed; publish it again"),
-        (lambda version: (version / "extra").write_text(""), r"extra is not of this version"),
+        (
+            lambda version: (version / "extra").write_text(""),
+            r"extra does not belong to this version",
+        ),
         (lambda version: (version / "requests.json").unlink(), r"requests.json is missing"),
         (
             change_answers,
-            r"answers request 0 of requests.json \(score\) otherwise than when it was published "
-            r"\(log_likelihood is not what was recorded\); publish it again$",
+            r"answers request 0 of requests.json \(score\) differently than when it was published "
+            r"\(log_likelihood differs from the recorded value\); publish it again$",
         ),
         (lambda version: (version / "MANIFEST.json").write_text("{"), "is missing or damaged"),
     ],

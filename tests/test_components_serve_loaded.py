@@ -80,10 +80,10 @@ def test_a_whole_version(version: Path) -> None:
     [
         (lambda path: (path / "saved_model.pb").write_text("other"), "saved_model.pb was changed"),
         (lambda path: (path / "saved_model.pb").write_text("x"), "saved_model.pb has 1 bytes, not 5"),
-        (lambda path: (path / "extra").write_text(""), "extra is not of this version"),
+        (lambda path: (path / "extra").write_text(""), "extra does not belong to this version"),
         (
             lambda path: [(path / name).write_text("") for name in ("a", "b")],
-            "a is not of this version and 1 more",
+            "a does not belong to this version and 1 more",
         ),
     ],
 )  # fmt: skip
@@ -101,8 +101,8 @@ def test_answers_are_those_that_were_recorded(meanwhile: list[Meanwhile], tmp_pa
     assert LoadedVersion(str(make_version(tmp_path / "1", recorded=-1.00009))).number == 1
     path = make_version(tmp_path / "2", recorded=-1.0003)
     assert refusal(path) == (
-        f"{path} answers request 0 of requests.json (score) otherwise than when it was published "
-        "(log_likelihood is not what was recorded); publish it again"
+        f"{path} answers request 0 of requests.json (score) differently than when it was published "
+        "(log_likelihood differs from the recorded value); publish it again"
     )
 
 
@@ -110,9 +110,9 @@ def test_a_version_that_is_replaced_while_it_is_loaded(
     version: Path, meanwhile: list[Meanwhile]
 ) -> None:
     meanwhile.append(lambda: write_manifest(str(version), {"checkpoint": "another"}))
-    assert refusal(version) == f"{version} was changed while it was loaded; try again"
+    assert refusal(version) == f"{version} was changed while it was being loaded; try again"
     meanwhile[:] = [lambda: (version / "MANIFEST.json").unlink()]
-    assert refusal(version) == f"{version} was changed while it was loaded; try again"
+    assert refusal(version) == f"{version} was changed while it was being loaded; try again"
 
 
 def test_what_tensorflow_says_of_a_damaged_model(version: Path, meanwhile: list[Meanwhile]) -> None:

@@ -262,9 +262,9 @@ def test_a_large_body_is_refused_before_it_is_sent(server: Server) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--model", "nowhere"], "nowhere holds no exported model"),
+        (["--model", "nowhere"], "nowhere is not an exported model"),
         (["--model", "{model}", "--port", "99999"], "--port is 99999; it must be from 0 to 65535"),
-        (["--model", "{model}", "--host", "192.0.2.1"], "can't listen at 192.0.2.1 port 8501"),
+        (["--model", "{model}", "--host", "192.0.2.1"], "can't listen on 192.0.2.1 port 8501"),
         (["--model", "{model}", "--threads", "-1"], "--threads is -1"),
     ],
 )

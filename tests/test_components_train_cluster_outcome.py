@@ -98,17 +98,17 @@ def test_terminal_states(status: dict[str, Any], state: str) -> None:
     [
         ([(0, 75, ""), (1, 2, "error: bad")], "", InputError, "bad"),
         ([(0, 78, "error: orphaned")], "", RestartableError,
-         "orphaned; run the step again: it goes on from step 40"),
+         "orphaned; run the step again: it continues from step 40"),
         ([(1, 137, "")], "", RestartableError,
-         "worker 1 ended with exit code 137 (Error), after 3 restarts; the newest checkpoint is of "
+         "worker 1 ended with exit code 137 (Error), after 3 restarts; the newest checkpoint is from "
          "step 40"),
         ([(1, 1, "")], "", CharloomError,
-         "worker 1 ended with exit code 1 (Error), after 3 restarts; the newest checkpoint is of "
+         "worker 1 ended with exit code 1 (Error), after 3 restarts; the newest checkpoint is from "
          "step 40"),
         ([], "no pods", CharloomError, "JobSet x failed: no pods"),
         ([(0, 75, "")], "too long", CharloomError,
-         "the training ran longer than 2 h and was ended; give it more (worker_deadline_hours), and run the step again: it "
-         "goes on from step 40"),
+         "the training ran longer than 2 h and was ended; allow more time (worker_deadline_hours) and run the step again: it "
+         "continues from step 40"),
     ],
 )  # fmt: skip
 def test_what_a_failed_jobset_means(

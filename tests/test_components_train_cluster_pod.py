@@ -23,7 +23,7 @@ def test_hosts_follow_from_the_pattern() -> None:
 @pytest.mark.parametrize(
     ("pattern", "workers", "port", "message"),
     [
-        ("train", 2, 2222, "--host-pattern train must hold {index} once"),
+        ("train", 2, 2222, "--host-pattern train must contain {index} once"),
         (PATTERN, 0, 2222, "--workers is 0; it must be at least 1"),
         (PATTERN, 1, 0, "--port is 0; it must be from 1 to 65535"),
     ],
@@ -95,4 +95,4 @@ def test_a_workdir_that_the_pod_does_not_mount_is_bad_input(tmp_path: Path) -> N
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {missing}: is not there")
+    assert done.stderr.startswith(f"error: {missing} does not exist")

@@ -35,8 +35,8 @@ def test_the_page_shows_curves_and_figures() -> None:
         "Steps": "30 of 40",
         "Lowest validation perplexity": "80.00",
         "reached at step": "20",
-        "Loss, nats a word": "4.5000",
-        "Words a second": "1,235",
+        "Loss, nats per word": "4.5000",
+        "Words per second": "1,235",
         "Learning rate": "0.002",
         "Seconds": "39",
     }
@@ -60,7 +60,7 @@ def test_a_training_without_metrics_has_a_page() -> None:
     page = render_curves([], workdir="w")
     assert set(facts(page).values()) == {"not available"}
     assert "<svg" not in page
-    assert "The curves of training are not available." in page
+    assert "Training curves are not available." in page
     assert "<table" not in page
 
 
@@ -73,8 +73,8 @@ def test_what_cannot_be_shown_is_left_out() -> None:
         {"loss": 1.0},
     ]
     shown = facts(render_curves(rows, workdir="w"))
-    assert shown["Loss, nats a word"] == "2.0000"
-    assert shown["Words a second"] == "1,235"  # the newest that is finite
+    assert shown["Loss, nats per word"] == "2.0000"
+    assert shown["Words per second"] == "1,235"  # the newest that is finite
     assert shown["Lowest validation perplexity"] == "not available"
 
 

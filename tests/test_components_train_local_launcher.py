@@ -100,7 +100,7 @@ def test_a_second_training_is_kept_out_and_ctrl_c_ends_all_workers(
     assert process.returncode == 130
     newest = int(list_checkpoints(str(workdir))[0][-8:])
     assert errors.strip().splitlines()[-1] == (
-        f"charloom: stopped by SIGINT; go on from step {newest} with: charloom train --records "
+        f"charloom: stopped by SIGINT; continue from step {newest} with: charloom train --records "
         f"{tiny_records} --workdir {workdir} --config {workdir}/config.json --workers 2"
     )
     log = Path(log_path(str(workdir), 0)).read_text()
@@ -136,7 +136,7 @@ def test_the_command_does_without_tensorflow(
 
 
 def test_a_worker_s_bad_input_reaches_the_launcher(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"gone is no folder of records"):
+    with pytest.raises(InputError, match=r"gone is not a records folder"):
         launch_local(_make_job(tmp_path, str(tmp_path / "gone")))
 
 
@@ -201,7 +201,7 @@ def test_bad_workdirs(tiny_records: str, tmp_path: Path) -> None:
     (tmp_path / "taken" / "thesis.tex").write_text("precious")
     (tmp_path / "file").write_text("")
     for name, message in (
-        ("taken", "already holds something that is no training (thesis.tex); choose another"),
+        ("taken", "already contains something other than a training (thesis.tex); choose another"),
         ("file", "can't be used (File exists); choose another"),
     ):
         with pytest.raises(InputError) as caught:
@@ -212,7 +212,9 @@ def test_bad_workdirs(tiny_records: str, tmp_path: Path) -> None:
 
 
 def test_lanes_that_workers_cannot_share(tiny_records: str, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"train.lanes is 4, which 3 workers .*train.lanes=3$"):
+    with pytest.raises(
+        InputError, match=r"train.lanes is 4, which is not divisible by 3 workers.*train.lanes=3$"
+    ):
         run(TrainingJob(records=tiny_records, workdir=str(tmp_path / "w"), workers=3), tiny())
     assert not (tmp_path / "w").exists()
 
@@ -241,7 +243,7 @@ def test_a_finished_workdir_is_not_taken_for_other_records(
 
 
 def test_fewer_steps_than_are_done(tiny_training: str, tiny_records: str) -> None:
-    with pytest.raises(InputError, match=r"trained to step 200 already, beyond train.steps=30"):
+    with pytest.raises(InputError, match=r"already trained to step 200, beyond train.steps=30"):
         run(
             TrainingJob(records=tiny_records, workdir=tiny_training),
             with_overrides(tiny(), ["train.steps=30"]),

@@ -153,10 +153,10 @@ def test_a_killed_launchers_jobset_is_adopted(server: KubeServer, tmp_path: Path
         pods = [server.store.create("pods", {"metadata": {"name": name}}) for name in ("l1", "l2")]
         controller.hold.set()
         with process(server, tmp_path, pods[0]) as first:
-            first.wait_for("is created")
+            first.wait_for("was created")
             wait_until(lambda: server.store.get("leases", NAME), "the lease")
         with process(server, tmp_path, pods[1]) as second:
-            second.wait_for("of an earlier attempt is there; following it")
+            second.wait_for("of an earlier attempt exists; following it")
             owners = server.store.get("jobsets", NAME)["metadata"]["ownerReferences"]
             assert [(one["name"], one["uid"]) for one in owners] == [
                 ("l2", pods[1]["metadata"]["uid"])
@@ -182,7 +182,7 @@ def test_an_orphaned_jobset_is_replaced_by_the_retried_launcher(
         controller.hold.set()
         pod = server.store.create("pods", {"metadata": {"name": "l1"}})
         with process(server, tmp_path, pod) as first:
-            first.wait_for("is created")
+            first.wait_for("was created")
         controller.hold.clear()
         wait_until(
             lambda: server.store.get("jobsets", NAME).get("status", {}).get("terminalState"),
@@ -190,7 +190,7 @@ def test_an_orphaned_jobset_is_replaced_by_the_retried_launcher(
         )
         with process(server, tmp_path, pod) as second:
             assert second.ended() == 0
-            assert "of an earlier attempt has failed; it is replaced" in second.output
+            assert "of an earlier attempt has failed and is replaced" in second.output
             assert [one for one in second.output.splitlines() if one[0] == "b"] == [*lines("b")]
     assert len(server.store.created("jobsets")) == 2
     assert server.store.get("jobsets", NAME)["status"]["terminalState"] == "Completed"

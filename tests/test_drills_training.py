@@ -220,7 +220,7 @@ def test_stopped_while_compiling_and_while_evaluating(
     wait_for(lambda: log.exists() and "rank 2 of 3" in log.read_text(), "the group")
     process.send_signal(signal.SIGTERM)
     _, errors = finish(process, 75)
-    message = r"charloom: stopped by SIGTERM; go on from step {} with: charloom train .*"
+    message = r"charloom: stopped by SIGTERM; continue from step {} with: charloom train .*"
     assert re.fullmatch(message.format(r"\d+"), errors.strip().splitlines()[-1])
     assert not worker_pids(workdir)
     assert newest_step(workdir) < 100
@@ -269,7 +269,7 @@ def test_a_peer_that_never_starts(tiny_records: str, tmp_path: Path) -> None:
     errors = [json.loads((tmp_path / f"{rank}.json").read_text())["message"] for rank in (0, 1)]
     missing = f"worker 2 ({hosts[2]})"
     # Who gives up first names it; the other one may see that one leave.
-    assert f"{missing} did not come within 8 s" in errors
+    assert f"{missing} did not arrive within 8 s" in errors
     assert all(missing in error for error in errors)
 
 
@@ -384,7 +384,7 @@ def test_a_full_disk(tiny_records: str, small_disk: Path) -> None:
     _, errors = finish(process, 1)
     assert re.fullmatch(
         r"charloom: a checkpoint needs \d+\.\d MB, 0\.\d MB are free in .*; free some and run the "
-        "same command to go on from the checkpoint before",
+        "same command to continue from the previous checkpoint",
         errors.strip().splitlines()[-1],
     )
     assert newest_checkpoint(str(workdir)) == list_checkpoints(str(workdir))[0]

@@ -89,7 +89,7 @@ def test_a_training_from_its_start_to_its_end(cluster: Cluster, tmp_path: Path) 
         cluster.end(NAME, "Completed")
         assert process.ended() == 0
         assert process.output.splitlines() == [
-            f"JobSet {NAME} is created in namespace {cluster.namespace}",
+            f"JobSet {NAME} was created in namespace {cluster.namespace}",
             "step 10",
             "a b",
             "step 20",
@@ -138,7 +138,7 @@ def test_a_retried_step_adopts_the_jobset(cluster: Cluster, tmp_path: Path) -> N
         killed.kill()
     pod = cluster.create_launcher_pod()
     with launcher(cluster, tmp_path, pod=pod) as process:
-        process.wait_for(f"JobSet {NAME} of an earlier attempt is there; following it")
+        process.wait_for(f"JobSet {NAME} of an earlier attempt exists; following it")
         eventually(
             lambda: cluster.lease(NAME).spec.holder_identity == pod.metadata.name, "the new holder"
         )
@@ -155,7 +155,7 @@ def test_two_launchers_at_once_make_one_jobset(cluster: Cluster, tmp_path: Path)
     with launcher(cluster, tmp_path) as one, launcher(cluster, tmp_path) as other:
         eventually(
             lambda: (
-                "is created" in one.output + other.output
+                "was created" in one.output + other.output
                 and "following it" in one.output + other.output
             ),
             "both launchers",
@@ -171,8 +171,8 @@ def test_a_jobset_that_failed_is_replaced(cluster: Cluster, tmp_path: Path) -> N
         killed.kill()
     cluster.end(NAME, "Failed")
     with launcher(cluster, tmp_path) as process:
-        process.wait_for("has failed; it is replaced")
-        process.wait_for("is created")
+        process.wait_for("has failed and is replaced")
+        process.wait_for("was created")
         jobset = cluster.jobset()
         assert jobset["metadata"]["uid"] != uid
 
@@ -196,7 +196,7 @@ def test_the_jobset_of_another_training_is_left_alone(cluster: Cluster, tmp_path
     uid = cluster.create(rendered("2-plain"))["metadata"]["uid"]
     with launcher(cluster, tmp_path) as process:
         assert process.ended() == 2
-        assert "is there already, for workdir None" in process.error
+        assert "already exists, for workdir None" in process.error
     assert cluster.jobset()["metadata"]["uid"] == uid
 
 
@@ -225,7 +225,7 @@ def test_a_stopped_launcher_removes_the_jobset(
     number: signal.Signals, cluster: Cluster, tmp_path: Path
 ) -> None:
     with launcher(cluster, tmp_path) as process:
-        process.wait_for("is created")
+        process.wait_for("was created")
         pods = cluster.start_pods(cluster.jobset())
         process.process.send_signal(number)
         eventually(lambda: not cluster.jobsets(), "the removal of the JobSet")
@@ -237,7 +237,7 @@ def test_a_stopped_launcher_removes_the_jobset(
 
 def test_a_jobset_that_someone_deletes_ends_the_step(cluster: Cluster, tmp_path: Path) -> None:
     with launcher(cluster, tmp_path) as process:
-        process.wait_for("is created")
+        process.wait_for("was created")
         cluster.delete(NAME)
         assert process.ended() == 1
         assert f"JobSet {NAME} was deleted by someone else" in process.error
@@ -287,7 +287,7 @@ def test_an_api_server_that_comes_back_finds_the_launcher_waiting(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     with launcher(cluster, tmp_path) as process:
-        process.wait_for("is created")
+        process.wait_for("was created")
         eventually(lambda: cluster.lease(NAME), "the lease")
         cluster.plane.stop_api()
         cluster.plane.start_api()
@@ -303,12 +303,12 @@ def test_a_launcher_that_is_stopped_while_the_server_is_away_ends(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     with launcher(cluster, tmp_path) as process:
-        process.wait_for("is created")
+        process.wait_for("was created")
         cluster.plane.stop_api()
         try:
             process.process.send_signal(signal.SIGTERM)
             assert process.ended() == 75
-            assert f"JobSet {NAME} may be left, and ends itself soon" in process.output
+            assert f"JobSet {NAME} may remain, and will end by itself soon" in process.output
         finally:
             cluster.plane.start_api()
 
@@ -316,7 +316,7 @@ def test_a_launcher_that_is_stopped_while_the_server_is_away_ends(
 def test_a_cluster_without_jobset_is_named(tmp_path: Path) -> None:
     with ControlPlane(tmp_path) as plane:
         assert refusal(plane, "default", tmp_path).endswith(
-            "knows no jobset.x-k8s.io/v1alpha2 JobSet, or no namespace default; install JobSet "
+            "has no jobset.x-k8s.io/v1alpha2 JobSet, or no namespace default; install JobSet "
             "(https://jobset.sigs.k8s.io)"
         )
 
@@ -338,5 +338,5 @@ def test_an_image_that_cannot_be_found_out_is_an_error(cluster: Cluster, tmp_pat
     pod = V1Pod(metadata=V1ObjectMeta(name="gone", uid="1-2-3"))
     with launcher(cluster, tmp_path, pod=pod) as process:
         assert process.ended() == 2
-        assert "the own pod gone can't be read (Not Found)" in process.error
+        assert "the launcher's pod gone can't be read (Not Found)" in process.error
     assert cluster.jobsets() == []

@@ -235,7 +235,7 @@ def test_the_launcher_needs_all_of_its_rights_and_no_more(
         lease = eventually(lambda: cluster.lease(NAME), "the lease")
         killed.kill()
     with launcher(cluster, tmp_path, secrets) as process:
-        process.wait_for("of an earlier attempt is there; following it")
+        process.wait_for("of an earlier attempt exists; following it")
         renewed(cluster, lease)
         cluster.set_status(NAME, restarts=1)
         process.wait_for("restarting from step 0")
@@ -259,7 +259,7 @@ def test_a_token_that_was_replaced_is_read_again(
     old = cluster.plane.token(NAMESPACE, "charloom-launcher", bound_to=bound)
     (secrets / "token").write_text(old)
     with launcher(cluster, tmp_path, secrets) as process:
-        process.wait_for("is created")
+        process.wait_for("was created")
         (secrets / "new").write_text(cluster.plane.token(NAMESPACE, "charloom-launcher"))
         os.replace(secrets / "new", secrets / "token")
         cluster.core.delete_namespaced_secret("holder", NAMESPACE)

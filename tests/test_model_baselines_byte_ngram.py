@@ -131,9 +131,9 @@ def test_arrays_and_back() -> None:
 def test_arrays_that_are_none() -> None:
     arrays = SpellingModel(WORDS).to_arrays()
     for name in arrays:
-        with pytest.raises(ValueError, match="is of an older charloom, which kept no spellings"):
+        with pytest.raises(ValueError, match="was written by an older charloom without spellings"):
             SpellingModel.from_arrays({name: arrays[name]})
-        with pytest.raises(ValueError, match="has spellings of another length than it says"):
+        with pytest.raises(ValueError, match="has spellings of a wrong total length"):
             SpellingModel.from_arrays({**arrays, name: arrays[name][:-1]})
 
 

@@ -199,7 +199,7 @@ def test_none_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (path / ARRAYS_FILE).write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         assert newest_checkpoint(str(tmp_path)) is None
-    assert caplog.messages[-1].endswith("there is none before it")
+    assert caplog.messages[-1].endswith("no older checkpoint exists")
     with pytest.raises(InputError, match="has no whole checkpoint"):
         best_checkpoint(str(tmp_path))
 
@@ -320,7 +320,7 @@ def test_failed_save_leaves_nothing(
             save(tmp_path, 40)
         assert re.fullmatch(
             rf"a checkpoint needs 0\.0 MB, [\d.]+ MB are free in {path.parent}; free some and run "
-            "the same command to go on from the checkpoint before",
+            "the same command to continue from the previous checkpoint",
             str(caught.value),
         )
     monkeypatch.undo()

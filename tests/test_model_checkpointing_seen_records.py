@@ -88,7 +88,10 @@ def test_a_changed_file_is_refused(old: str, tmp_path: Path) -> None:
     records = str(tmp_path / "records")
     shutil.copytree(old, records)
     SeenText().save(os.path.join(records, SEEN_FILE))
-    with Dataset.open(records) as dataset, pytest.raises(InputError, match="was cut or changed"):
+    with (
+        Dataset.open(records) as dataset,
+        pytest.raises(InputError, match="was truncated or changed"),
+    ):
         read_training_text(dataset)
 
 

@@ -47,7 +47,7 @@ def test_an_array_that_is_missing_is_named(
     with pytest.raises(InputError) as caught:
         assign_weights(model, dataclasses.replace(averaged, arrays=arrays, meta=meta))
     assert str(caught.value) == (
-        f"{averaged.path} is of another model (array {name} is missing); train again in another "
+        f"{averaged.path} belongs to another model (array {name} is missing); train again in another "
         "--workdir"
     )
 

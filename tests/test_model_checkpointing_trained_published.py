@@ -84,14 +84,14 @@ def test_version_of_an_older_charloom(version: str) -> None:
     with pytest.raises(InputError) as caught:
         load_published(version)
     assert str(caught.value) == (
-        f"{version} is no version of a model; name <registry>/<name>/<number>"
+        f"{version} is not a version of a model; name <registry>/<name>/<number>"
     )
     Path(version, "saved_model.pb").touch()
     with pytest.raises(InputError) as caught:
         load_published(version)
     assert str(caught.value) == (
-        f"{version} was published by an older charloom (no checkpoint); train and publish a "
-        "model anew"
+        f"{version} was published by an older charloom (no checkpoint); train and publish a new "
+        "model"
     )
 
 
@@ -118,7 +118,8 @@ def test_arrays_of_another_model(version: str) -> None:
     arrays = {**checkpoint.arrays, "model/other": np.zeros(3)}
     write_checkpoint(path, step=7, arrays=arrays, meta=checkpoint.meta)
     with pytest.raises(
-        InputError, match=r"is not whole \(it is of another model: array model/other is unknown\)"
+        InputError,
+        match=r"is not whole \(it belongs to another model: array model/other is unknown\)",
     ):
         load_published(version)
 
@@ -128,7 +129,7 @@ def test_checkpoint_without_spellings_is_not_published(
 ) -> None:
     arrays = {name: one for name, one in loaded.checkpoint.arrays.items() if name not in KEYS}
     older = loaded.checkpoint.__class__("workdir/x", arrays, loaded.checkpoint.meta)
-    with pytest.raises(InputError, match=r"^workdir/x is of an older charloom, which kept no"):
+    with pytest.raises(InputError, match=r"^workdir/x was written by an older charloom without"):
         save_published(loaded._replace(checkpoint=older), dataset, str(tmp_path))
     assert os.listdir(tmp_path) == []
 

@@ -46,7 +46,7 @@ def test_two_variables_of_one_name_are_refused() -> None:
     [
         ({"a": (1, 2)}, "array b is missing"),
         ({"b": ()}, "array a is missing"),
-        ({"a": (2, 1), "b": ()}, "array a is of shape (2, 1), not (1, 2)"),
+        ({"a": (2, 1), "b": ()}, "array a has shape (2, 1), not (1, 2)"),
         ({"a": (1, 2), "b": (), "c": (3,)}, "array c is unknown"),
     ],
 )

@@ -175,9 +175,9 @@ def test_a_training_goes_on_with_its_own_beginning_only(
 
     train(str(begun), tiny_version)
     train(tiny_training, "")
-    with pytest.raises(InputError, match=f"{begun} was begun with other weights and"):
+    with pytest.raises(InputError, match=f"{begun} was started with other weights and"):
         train(str(begun), "")
-    with pytest.raises(InputError, match=f"{tiny_training} was begun with random weights and"):
+    with pytest.raises(InputError, match=f"{tiny_training} was started with random weights and"):
         train(tiny_training, tiny_version)
 
 
@@ -225,7 +225,7 @@ def test_another_model_is_no_beginning(
 ) -> None:
     workdir = tmp_path / "w"
     job = TrainingJob(records=tiny_records, workdir=str(workdir), warm_start=tiny_version)
-    with pytest.raises(InputError, match=r"model\.lstm_dim=\d+, not 7, so no training can begin"):
+    with pytest.raises(InputError, match=r"model\.lstm_dim=\d+, not 7, so a training can't start"):
         run_train(job, config(*STILL, "model.lstm_dim=7"))
     assert not (workdir / "config.json").exists()
 
@@ -237,5 +237,5 @@ def test_a_frozen_char_cnn_is_another_model(published: Published) -> None:
 
 
 def test_a_folder_without_a_model_is_no_beginning(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no version of a model"):
+    with pytest.raises(InputError, match="is not a version of a model"):
         load_published(str(tmp_path))

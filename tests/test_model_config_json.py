@@ -28,8 +28,8 @@ def test_another_config_version_is_refused(version: object) -> None:
     with pytest.raises(InputError) as caught:
         from_json(text, source="old/config.json")
     assert str(caught.value) == (
-        f"old/config.json was made by config version {version}, this charloom reads version "
-        f"{CONFIG_VERSION}; run the stage that made it again"
+        f"old/config.json was made with config version {version}, but this charloom reads version "
+        f"{CONFIG_VERSION}; run the stage that wrote it again"
     )
 
 
@@ -41,10 +41,10 @@ def test_another_config_version_is_refused(version: object) -> None:
             "c.json has an unknown field train.step; did you mean train.steps",
         ),
         ({"trian": {}}, "c.json has an unknown field trian"),
-        ({"train": 5}, "c.json: train is no section of fields"),
+        ({"train": 5}, "c.json: train is not a section"),
         ({"train": {"steps": "5"}}, "train.steps is '5'; it must be a whole number"),
         ({"model": {"filter_widths": None}}, "model.filter_widths is None"),
-        ({"data": {"tokenizer": 1}}, "data.tokenizer is 1; it must be a text"),
+        ({"data": {"tokenizer": 1}}, "data.tokenizer is 1; it must be a string"),
         ({"train": {"steps": 0}}, "train.steps is 0; it must be between 1 and"),
     ],
 )
@@ -56,5 +56,5 @@ def test_bad_json_values(values: dict[str, Any], part: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "{", to_json(Config())[:-3], "[1]", "null", "5"])
 def test_text_that_is_no_config(text: str) -> None:
-    with pytest.raises(InputError, match=r"^c\.json (is not JSON|holds no JSON object).*again$"):
+    with pytest.raises(InputError, match=r"^c\.json is not (JSON|a JSON object).*again$"):
         from_json(text, source="c.json")

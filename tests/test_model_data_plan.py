@@ -196,7 +196,7 @@ def test_what_an_epoch_is() -> None:
     plan = TrainPlan(np.asarray([1000, 234]), lanes=8, window=7, seed=1)
     assert plan.describe() == (
         "an epoch is 22 steps of 8 lanes x 7 words; it reads 1,232 of 1,234 words and leaves "
-        "out 2, other ones each epoch"
+        "out 2, different ones each epoch"
     )
     assert plan.dropped_words == 1234 - 22 * 8 * 7
 
@@ -263,7 +263,7 @@ def test_lanes_that_cannot_be_shared(lanes: int, count: int, better: int) -> Non
     with pytest.raises(InputError) as caught:
         own_lanes(lanes, index=0, count=count)
     assert str(caught.value) == (
-        f"train.lanes is {lanes}, which {count} workers can't share evenly; "
+        f"train.lanes is {lanes}, which is not divisible by {count} workers; "
         f"use --set train.lanes={better}"
     )
     own_lanes(better, index=0, count=count)

@@ -231,12 +231,14 @@ def change_byte(path: Path, at: int) -> None:
     path.write_bytes(bytes(data))
 
 
-NOT_THE_INDEX = "train.index.npy is not that of dataset.json; it was cut or changed, run charloom"
-NO_INDEX = "train.index.npy is no int64 array [2, 7]; run charloom prepare again"
+NOT_THE_INDEX = (
+    "train.index.npy does not match dataset.json; it was truncated or changed, run charloom"
+)
+NO_INDEX = "train.index.npy is not an int64 array [2, 7]; run charloom prepare again"
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    assert "nothing is no folder of records; make it with charloom prepare" in open_error(
+    assert "nothing is not a records folder; make it with charloom prepare" in open_error(
         tmp_path / "nothing"
     )
 
@@ -250,15 +252,15 @@ def test_no_folder(tmp_path: Path) -> None:
         (remove_info_field, "dataset.json can't be read"),
         (
             lambda folder: change_info(folder, format_version=1),
-            "dataset.json has record format 1, this charloom reads 2 and 3; run charloom prepare again",
+            "dataset.json has record format 1, but this charloom reads 2 and 3; run charloom prepare again",
         ),
         (
             lambda folder: change_info(folder, config_version=7),
-            "dataset.json was made by config version 7, this charloom reads version 1",
+            "dataset.json was made with config version 7, but this charloom reads version 1",
         ),
         (
             lambda folder: os.truncate(folder / "train-00002-of-00003.tfrecord", 200),
-            "train-00002-of-00003.tfrecord has 200 bytes, not the",
+            "train-00002-of-00003.tfrecord has 200 bytes instead of the",
         ),
         (
             lambda folder: os.remove(folder / "test-00001-of-00003.tfrecord"),

@@ -161,7 +161,7 @@ def test_a_file_gives_back_the_set(tmp_path: Path) -> None:
     assert read.halvings == 1
     SeenText().save(path)
     assert len(SeenText.load(path).hashes) == 0
-    with pytest.raises(InputError, match="was cut or changed"):
+    with pytest.raises(InputError, match="was truncated or changed"):
         SeenText.load(path, **info)
 
 

@@ -59,7 +59,7 @@ def test_who_never_comes_is_named() -> None:
     hosts[2] = "no-such-host.invalid:80"
     errors = meet(hosts, [0, 3], seconds=2, late=lambda: None)
     missing = f"worker 1 ({hosts[1]}), worker 2 ({hosts[2]})"
-    assert f"{missing} did not come within 2 s" in errors
+    assert f"{missing} did not arrive within 2 s" in errors
     assert all(missing in errors[rank] for rank in (0, 3))
 
 
@@ -78,7 +78,7 @@ def test_a_stranger_is_ignored_and_who_says_nothing_is_missing() -> None:
         errors = meet(hosts, [0, 2], seconds=3, late=intrude)
     for line in kept:
         line.close()
-    assert f"worker 1 ({hosts[1]}) did not come within 3 s" in errors
+    assert f"worker 1 ({hosts[1]}) did not arrive within 3 s" in errors
 
 
 def test_who_leaves_before_all_are_there_is_named_at_once() -> None:
@@ -102,7 +102,7 @@ def test_who_leaves_before_all_are_there_is_named_at_once() -> None:
     thread.join(60)
     assert errors == [
         f"worker 1 ({hosts[1]}) left before all workers were there; worker 2 ({hosts[2]}) had not "
-        "come"
+        "arrived"
     ]
 
 

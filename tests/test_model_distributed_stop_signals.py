@@ -72,7 +72,7 @@ def test_before_the_training_a_signal_ends_the_process(number: signal.Signals) -
     process = start(600, "starting")
     process.send_signal(number)
     output, _ = process.communicate(timeout=300)
-    assert output == f"stopped by {number.name} before the training began\n"
+    assert output == f"stopped by {number.name} before the training started\n"
     assert process.returncode == 75
 
 
@@ -89,7 +89,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=300)
-    assert output == "stopped at once by a second signal, without saving\n"
+    assert output == "stopped immediately by a second signal, without saving\n"
     assert process.returncode == 75
 
 
@@ -110,7 +110,7 @@ def test_a_second_signal_ends_it_while_saving() -> None:
     time.sleep(3.5)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
-    assert output == "stopped at once by a second signal, while saving\n"
+    assert output == "stopped immediately by a second signal, while saving\n"
     assert process.returncode == 75
 
 

@@ -174,7 +174,7 @@ def test_a_champion_of_which_is_not_known_what_it_has_seen_is_refused(
     assert refused.startswith(f"what {version} has seen is unknown: it was published by an older")
     assert report["champion"]["test"] is None
     reasons = decide(Report.from_dict(report), limits=GateConfig(beat=())).reasons
-    assert f"the champion can't be compared with: {refused}" in reasons
+    assert f"the champion can't be compared: {refused}" in reasons
 
 
 def test_report_of_a_run_with_a_champion(
@@ -206,7 +206,7 @@ def test_a_champion_that_is_not_whole_is_refused(tiny_records: str, tmp_path: Pa
         found = score_champion(str(version), dataset, None)  # type: ignore[arg-type]
     assert found["refused"] == (
         f"{version} was published by an older charloom (no checkpoint); "
-        "train and publish a model anew"
+        "train and publish a new model"
     )
     assert (found["version"], found["path"], found["test"]) == (2, str(version), None)
 
@@ -227,7 +227,7 @@ def test_models_that_split_text_in_other_ways_are_not_compared() -> None:
     words, marks = DataConfig(), DataConfig(sentence_marks=False)
     assert why_not(words, DataConfig(vocab_size=99, min_count=7)) is None
     assert why_not(words, marks) == (
-        "it splits text into other words (data.sentence_marks is True, here False); "
+        "it splits text differently (data.sentence_marks is True, here False); "
         "publish under another --name"
     )
     for field, value in (("tokenizer", "whitespace"), ("lowercase", True)):

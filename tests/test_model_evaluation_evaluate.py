@@ -320,6 +320,6 @@ def test_a_test_split_seen_whole_is_rejected(
     assert report["verdict"]["status"] == "REJECTED"
     assert (
         f"only 0 test words that no model has seen ({words:,} seen ones were left out); 100 are "
-        "needed (gate.min_test_words), so take more or newer test text"
+        "needed (gate.min_test_words); use more or newer test text"
     ) in report["verdict"]["reasons"]
     assert report["samples"] == []

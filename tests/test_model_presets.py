@@ -34,7 +34,9 @@ def test_unknown_preset_gets_the_nearest_name() -> None:
     listed = ", ".join(PRESETS)
     with pytest.raises(InputError) as caught:
         get_preset("tinny")
-    assert str(caught.value) == f"unknown preset 'tinny'; there are {listed}; did you mean tiny?"
+    assert (
+        str(caught.value) == f"unknown preset 'tinny'; choose one of {listed}; did you mean tiny?"
+    )
     with pytest.raises(InputError) as caught:
         get_preset("Q")
-    assert str(caught.value) == f"unknown preset 'Q'; there are {listed}"
+    assert str(caught.value) == f"unknown preset 'Q'; choose one of {listed}"

@@ -94,7 +94,7 @@ def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "vocab.txt"
     path.write_text(text)
-    with pytest.raises(InputError, match="is no vocabulary file"):
+    with pytest.raises(InputError, match="is not a vocabulary file"):
         Vocabulary.load(str(path))
 
 
@@ -138,17 +138,17 @@ def test_words_of_a_vocabulary_file_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"a\nb\n\na\t3\n", "line 4 has the word 'a' of line 1 again"),
-        (b"<unk>\n<unk>\n", "line 2 has the word '<unk>' of line 1 again"),
-        (b"caf\xc3\xa9\ncafe\xcc\x81\n", "line 2 has the word 'café' of line 1 again"),
+        (b"a\nb\n\na\t3\n", "line 4 repeats the word 'a' of line 1"),
+        (b"<unk>\n<unk>\n", "line 2 repeats the word '<unk>' of line 1"),
+        (b"caf\xc3\xa9\ncafe\xcc\x81\n", "line 2 repeats the word 'café' of line 1"),
         (b"a\nin fact\t2\n", "line 2 has white space inside"),
         (b"a\nin\xc2\xa0fact\n", "line 2 has white space inside"),
         (b"a 3\n", "line 1 has white space inside"),
         (b" \n", "line 1 has white space inside"),
         (b"a\t1\t2\n", "line 1 has 2 tabs"),
-        (b"a\nb\tmany\n", "line 2 has the count 'many', which is no whole number"),
-        (b"b\t-1\n", "line 1 has the count '-1', which is no whole number"),
-        (b"b\t\n", "line 1 has the count '', which is no whole number"),
+        (b"a\nb\tmany\n", "line 2 has the count 'many', which is not a whole number"),
+        (b"b\t-1\n", "line 1 has the count '-1', which is not a whole number"),
+        (b"b\t\n", "line 1 has the count '', which is not a whole number"),
         (b"\t5\n", "line 1 has no word"),
         (b"ok\nno\xff\n", "line 2 is not UTF-8 (byte 2 of the line)"),
     ],
@@ -167,7 +167,7 @@ def test_a_bad_line_of_words_is_named(tmp_path: Path, data: bytes, message: str)
 def test_a_file_without_words_is_refused(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "words"
     path.write_bytes(data)
-    with pytest.raises(InputError, match=r"--vocab .* holds no word; write one a line"):
+    with pytest.raises(InputError, match=r"--vocab .* contains no words; write one per line"):
         read_words(str(path))
 
 

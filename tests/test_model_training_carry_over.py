@@ -55,8 +55,8 @@ def test_the_mean_of_a_shorter_training_is_dropped() -> None:
         0,
         {20: -5.0, 40: -4.0},
         [
-            "train.steps is 120 and was 60",
-            "the mean of the weights of steps 40 to 60 is dropped and begins after step 60",
+            "train.steps was 60 and is now 120",
+            "the average of the weights of steps 40 to 60 is dropped and restarts after step 60",
             "1 validation scores no longer count",
         ],
     )
@@ -65,7 +65,7 @@ def test_the_mean_of_a_shorter_training_is_dropped() -> None:
     # 80 from 40 on, so 40 is not; the others can't be taken apart from it.
     found = carry_over(meta, config_of(average_last=0.5, steps=80))
     assert found.averaged == 0
-    assert found.notes[1].endswith("of steps 40 to 60 is dropped and begins here")
+    assert found.notes[1].endswith("of steps 40 to 60 is dropped and restarts here")
 
 
 def test_a_mean_that_was_carried_too_far_is_dropped() -> None:
@@ -81,8 +81,8 @@ def test_fewer_steps_go_on_with_what_there_is_of_the_mean() -> None:
         1,
         {},
         [
-            "train.steps is 72 and was 80",
-            "the mean of the weights goes on from steps 70 to 70 only",
+            "train.steps was 80 and is now 72",
+            "the average of the weights continues from steps 70 to 70 only",
         ],
     )
 
@@ -93,7 +93,7 @@ def test_scores_count_where_they_are_due() -> None:
     assert carry_over(meta, config_of(steps=70)) == Carried(
         0,
         {20: -5.0, 40: -4.0},
-        ["train.steps is 70 and was 50", "1 validation scores no longer count"],
+        ["train.steps was 50 and is now 70", "1 validation scores no longer count"],
     )
     wider = carry_over(meta, config_of(steps=50, valid_steps=40))
     assert wider == Carried(0, {40: -4.0, 50: -3.0}, ["1 validation scores no longer count"])
@@ -106,8 +106,8 @@ def test_the_cosine_s_end_is_said() -> None:
     config = config_of(schedule="cosine")
     meta = make_meta(config, step=40, scores={20: -5.0, 40: -4.0})
     assert carry_over(meta, config_of(schedule="cosine", steps=90)).notes == [
-        "train.steps is 90 and was 60",
-        "the learning rate falls until step 90",
+        "train.steps was 60 and is now 90",
+        "the learning rate now decays until step 90",
     ]
     assert carry_over(meta, config).notes == []
 
@@ -170,8 +170,8 @@ def test_a_longer_training_is_the_one_that_was_that_long_from_the_start(
     with caplog.at_level(logging.WARNING):
         here(tiny_records, parts, *settings, "train.steps=80")
     assert [text for text in caplog.messages if text.startswith("step 40: ")] == [
-        "step 40: train.steps is 80 and was 40; the mean of the weights of steps 30 to 40 is "
-        "dropped and begins after step 40; 1 validation scores no longer count"
+        "step 40: train.steps was 40 and is now 80; the average of the weights of steps 30 to 40 is "
+        "dropped and restarts after step 40; 1 validation scores no longer count"
     ]
     ours, theirs = (
         [read_checkpoint(path) for path in list_checkpoints(str(workdir))[:2]]

@@ -53,8 +53,8 @@ def test_two_high_intervals_in_a_row_diverge() -> None:
     fault = check(ours, 9.0, 11.0, step=6)
     assert fault is not None
     assert fault.step == 4
-    assert "at step 6 it is 10 nats a word" in fault.reason
-    assert "than 4.635" in fault.reason
+    assert "at step 6 it is 10 nats per word" in fault.reason
+    assert "exceeds 4.635" in fault.reason
 
 
 def test_a_jump_that_it_recovers_from_is_let_pass() -> None:
@@ -227,7 +227,7 @@ def test_the_message() -> None:
     sources = [{"source": f"{name}.txt:0"} for name in "abcde"]
     fault = Fault(7, "the loss is nan at step 7")
     assert str(broken_error(fault, sources, saved="the state is in w/broken/step-7")) == (
-        "the loss is nan at step 7; that step's batch is of a.txt:0, b.txt:0, c.txt:0 and 2 more; "
+        "the loss is nan at step 7; that step's batch comes from a.txt:0, b.txt:0, c.txt:0 and 2 more; "
         "the state is in w/broken/step-7; lower train.learning_rate and use another --workdir"
     )
-    assert "of a.txt:0;" in str(broken_error(fault, sources[:1], saved=""))
+    assert "from a.txt:0;" in str(broken_error(fault, sources[:1], saved=""))

@@ -104,7 +104,7 @@ def test_a_diverging_training_of_two_workers(tiny_records: str, tmp_path: Path) 
         f"; the state is saved in {folder}; lower train.learning_rate and use another --workdir"
     )
     batch, sources = read_batch(config, records=tiny_records, step=step)
-    assert f"that step's batch is of {sources[0]['source']}, " in message
+    assert f"that step's batch comes from {sources[0]['source']}, " in message
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     assert (meta["step"], meta["state_step"], meta["checkpoint_before"]) == (step, 12, None)
     assert meta["sources"] == sources

@@ -100,8 +100,8 @@ def test_the_watch_over_losses_goes_on_after_a_restart(
         (60, "", 3),
         (
             120,
-            "step 60: train.steps is 120 and was 60; the mean of the weights of steps 40 to 60 is "
-            "dropped and begins after step 60; 1 validation scores no longer count",
+            "step 60: train.steps was 60 and is now 120; the average of the weights of steps 40 to 60 is "
+            "dropped and restarts after step 60; 1 validation scores no longer count",
             0,
         ),
     ],

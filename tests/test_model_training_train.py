@@ -142,7 +142,7 @@ def test_another_setting_is_no_continuation(
             TrainingJob(records=tiny_records, workdir=one_worker), with_overrides(CONFIG, [setting])
         )
     assert str(caught.value) == (
-        f"workdir {one_worker} was begun with {message}; use the same setting or choose another "
+        f"workdir {one_worker} was started with {message}; use the same setting or choose another "
         "--workdir"
     )
     assert last_arrays(one_worker) == before
@@ -152,7 +152,7 @@ def test_another_setting_is_no_continuation(
 def test_records_of_another_config_are_no_continuation(
     one_worker: str, unsplit_records: str
 ) -> None:
-    with pytest.raises(InputError, match=r"begun with data\.valid_fraction=0\.15, not 0\.0;"):
+    with pytest.raises(InputError, match=r"started with data\.valid_fraction=0\.15, not 0\.0;"):
         run(TrainingJob(records=unsplit_records, workdir=one_worker), CONFIG)
 
 
@@ -324,7 +324,7 @@ def test_restore_refuses_another_model(
         config = check_config(with_overrides(CONFIG, [setting]), dataset)
         training = build_training(config, dataset, cluster)
     with pytest.raises(
-        InputError, match=r"is of another model \(array [^;]*\); choose another --workdir"
+        InputError, match=r"belongs to another model \(array [^;]*\); choose another --workdir"
     ):
         restore(training, checkpoint)
     assert training.step == 0
@@ -341,7 +341,7 @@ def test_restore_refuses_a_checkpoint_without_spellings(
     with pytest.raises(InputError) as caught:
         restore(training, checkpoint)
     assert str(caught.value) == (
-        f"{checkpoint.path} is of an older charloom, which kept no spellings; train again in "
+        f"{checkpoint.path} was written by an older charloom without spellings; train again in "
         "another --workdir"
     )
     assert training.step == 0
@@ -403,5 +403,5 @@ def test_too_few_words_for_one_batch(tiny_records: str) -> None:
 
 def test_lanes_must_fit_the_workers(tiny_records: str) -> None:
     config_of(tiny_records, workers=4)
-    with pytest.raises(InputError, match=r"train\.lanes is 4, which 3 workers can't share evenly"):
+    with pytest.raises(InputError, match=r"train\.lanes is 4, which is not divisible by 3 workers"):
         config_of(tiny_records, workers=3)

@@ -158,7 +158,7 @@ def test_who_is_missing_and_why(network: netns.Network, tiny_records: str, tmp_p
         "worker 2's port does not answer (Connection refused); worker 3's name does not resolve"
     )
     outputs = finish(workers, 75)
-    assert f"error: {missing} did not come within 8 s; {reasons}\n" in "".join(outputs)
+    assert f"error: {missing} did not arrive within 8 s; {reasons}\n" in "".join(outputs)
     for output in outputs:
         assert missing in output
         assert reasons in output

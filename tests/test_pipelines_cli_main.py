@@ -43,7 +43,7 @@ def test_help_loads_nothing_heavy() -> None:
     [
         (
             ["--preset", "dmo"],
-            "unknown preset 'dmo'; there are tiny, demo, small, brown, onebillion; did you mean demo?",
+            "unknown preset 'dmo'; choose one of tiny, demo, small, brown, onebillion; did you mean demo?",
         ),
         (
             ["--set", "train.stps=5"],
@@ -83,8 +83,8 @@ def test_settings_without_effect(
 ) -> None:
     folders = ["--records", "r", "--workdir", tiny_training]
     assert fails(capsys, command, *folders, "--set", setting) == (
-        f"--set {setting} has no effect on charloom {command}, which takes fields of {allowed}; "
-        "set it where the folder is made"
+        f"--set {setting} has no effect on charloom {command}, which uses fields of {allowed}; "
+        "set it for the command that writes the folder"
     )
 
 
@@ -92,7 +92,7 @@ def test_a_config_that_is_no_text(capsys: pytest.CaptureFixture[str], tmp_path: 
     path = tmp_path / "config.json"
     path.write_bytes(b"\xff\xfe{}")
     line = fails(capsys, "train", "--records", "r", "--workdir", "w", "--config", str(path))
-    assert line == f"{path} is no text in UTF-8; make it again"
+    assert line == f"{path} is not UTF-8 text; make it again"
 
 
 def test_a_wrong_input_is_told_before_anything_is_made(
@@ -229,14 +229,14 @@ def test_config_of_another_version(capsys: pytest.CaptureFixture[str], tmp_path:
     path.write_text('{"config_version": 0}')
     line = fails(capsys, "run", "--input", "x", "--root", "r", "--config", str(path))
     assert line == (
-        f"{path} was made by config version 0, this charloom reads version 1; "
-        "run the stage that made it again"
+        f"{path} was made with config version 0, but this charloom reads version 1; "
+        "run the stage that wrote it again"
     )
 
 
 def test_a_folder_that_is_no_model(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     line = fails(capsys, "score", "--model", str(tmp_path), "text")
-    assert line.startswith(f"{tmp_path} holds no exported model; name a version's folder")
+    assert line.startswith(f"{tmp_path} is not an exported model; name a version's folder")
 
 
 def test_internal_errors_have_no_traceback_without_debug(
@@ -343,7 +343,7 @@ def test_texts_that_are_not_utf_8(
 
 def test_queries_without_text(version: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = fails(capsys, "score", "--model", str(version))
-    assert line == "there is no text; give texts, --input FILE, or --input - for stdin"
+    assert line == "no text given; pass texts, --input FILE, or --input - for stdin"
     assert fails(capsys, "next", "--model", str(version), "-k", "0", "the") == (
         "-k is 0; it must be at least 1 and below 2^31"
     )
@@ -355,7 +355,7 @@ def test_the_demo_preset_tells_stray_bytes_from_another_encoding(
     records = tmp_path / "records"
     nixon = ["prepare", "--preset", "demo", "--records", str(records)]
     nixon += ["--input", str(shared_data / "state_union" / "197*.txt")]
-    assert "1970-Nixon.txt is no utf-8 text (the byte 0xa1 at byte offset 1520)" in fails(
+    assert "1970-Nixon.txt is not utf-8 text (the byte 0xa1 at byte offset 1520)" in fails(
         capsys, *nixon, "--on-bad-text=error"
     )
     assert main(nixon) == 0
@@ -364,7 +364,7 @@ def test_the_demo_preset_tells_stray_bytes_from_another_encoding(
     command = ["prepare", "--preset", "demo", "--input", finnish]
     line = fails(capsys, *command, "--records", str(tmp_path / "made"))
     assert line == (
-        f"{finnish} is no utf-8 text (the byte 0xe4 at byte offset 57); try --encoding latin-1, "
+        f"{finnish} is not utf-8 text (the byte 0xe4 at byte offset 57); try --encoding latin-1, "
         "or --on-bad-text=skip|replace"
     )
     assert not (tmp_path / "made").exists()

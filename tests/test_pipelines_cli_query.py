@@ -44,13 +44,15 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_scores_without_unknown_words(
     old: Any, capsys: pytest.CaptureFixture[str], form: str
 ) -> None:
-    with pytest.raises(InputError, match=r"^the model is of an older charloom; train and export"):
+    with pytest.raises(InputError, match=r"^the model is from an older charloom; train and export"):
         query.print_scores(old, ["a text"], form=form)
     assert capsys.readouterr().out == ""
 
 
 def test_similar_words_of_a_model_that_has_none(old: Any) -> None:
-    with pytest.raises(InputError, match=r"^the model does not read characters, or is of an older"):
+    with pytest.raises(
+        InputError, match=r"^the model does not read characters, or is from an older"
+    ):
         query.print_similar(old, "word", k=5)
 
 
@@ -63,7 +65,7 @@ def test_another_model(tmp_path: Path) -> None:
 
 def test_a_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
-    with pytest.raises(InputError, match="--input -: stdin is closed; give texts, or --input FILE"):
+    with pytest.raises(InputError, match="--input -: stdin is closed; pass texts, or --input FILE"):
         query.read_texts([], "-")
     assert list(query.read_texts(["a"], None)) == ["a"]
 

@@ -66,7 +66,7 @@ def test_a_life(model: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_the_reference_is_moved_and_shown(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["registry", "rebase", model, "2"]) == 2
-    assert "has no champion, and so needs no reference" in capsys.readouterr().err
+    assert "has no champion, so it needs no reference" in capsys.readouterr().err
     assert main(["registry", "promote", model, "1"]) == 0
     assert main(["registry", "rebase", model, "2"]) == 0
     assert capsys.readouterr().out.endswith(f"reference of {model}: version 2 (before: 1)\n")
@@ -110,9 +110,9 @@ def test_show(model: str, capsys: pytest.CaptureFixture[str]) -> None:
         (["rollback", "{model}"], "had no champion before"),
         (["gc", "{model}", "--keep", "0"], "--keep is 0; it must be at least 1"),
         (["show", "{model}", "7"], "has no version 7"),
-        (["show", "{model}/1"], "holds no published model; name <registry>/<name>"),
+        (["show", "{model}/1"], "has no published model; name <registry>/<name>"),
         (["list", "{model}/nothing"], "is not a folder"),
-        (["list", "{model}/1"], "holds no published model"),
+        (["list", "{model}/1"], "has no published model"),
     ],
 )
 def test_bad_input(

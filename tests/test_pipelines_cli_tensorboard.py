@@ -28,10 +28,10 @@ def test_a_folder_of_several(tmp_path: Path, below: str) -> None:
 
 
 def test_a_wrong_folder(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"/none is no folder; give the --workdir"):
+    with pytest.raises(InputError, match=r"/none is not a folder; pass the --workdir"):
         find_logdir(str(tmp_path / "none"))
     (tmp_path / "a" / "b" / "c" / "d" / "e" / "tensorboard").mkdir(parents=True)
-    with pytest.raises(InputError, match="holds no training"):  # too far below
+    with pytest.raises(InputError, match="contains no training"):  # too far below
         find_logdir(str(tmp_path))
 
 
@@ -49,7 +49,7 @@ def test_no_such_place(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=f"^--port is {port}; it must be between"):
             serve(str(tmp_path), host="localhost", port=port)
     with pytest.raises(
-        InputError, match=r"^--host is 'no\.such\.host\.invalid', which is no known"
+        InputError, match=r"^--host is 'no\.such\.host\.invalid', which is not a known"
     ):
         serve(str(tmp_path), host="no.such.host.invalid", port=0)
 
@@ -61,7 +61,7 @@ def test_a_wrong_profile_is_told_before_anything_starts(
     places = ["--records", "none", "--workdir", str(tmp_path / "made")]
     assert main(["train", *places, "--profile", text]) == 2
     assert capsys.readouterr().err == (
-        f"charloom: --profile is {text!r}; write the first and the last step, as in "
+        f"charloom: --profile is {text!r}; write the first and the last step, such as "
         "--profile 100:110\n"
     )
     assert not (tmp_path / "made").exists()

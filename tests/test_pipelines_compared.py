@@ -72,10 +72,10 @@ def test_a_reference_that_is_none(model: str, tmp_path: Path) -> None:
         compared("--reference", model)
     assert str(caught.value) == (
         f"{model} has no reference yet; charloom registry rebase '{model}' VERSION sets one, or "
-        "leave --reference out"
+        "omit --reference"
     )
     for path in (str(tmp_path), f"{model}/9", ""):
-        with pytest.raises(InputError, match="holds no exported model"):
+        with pytest.raises(InputError, match="is not an exported model"):
             compared("--reference", path)
 
 

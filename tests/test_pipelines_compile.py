@@ -115,11 +115,11 @@ def test_a_workspace_holds_the_data_of_a_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"workspace": "big"}, "--workspace big is no size"),
+        ({"workspace": "big"}, "--workspace big is not a size"),
         ({"storage_class": "nfs"}, "--storage-class has no effect without --workspace"),
-        ({"image": "charloom:latest"}, "'charloom:latest' names no version"),
-        ({"image": "registry:5000/charloom"}, "names no version"),
-        ({"image": " "}, "names no version"),
+        ({"image": "charloom:latest"}, "'charloom:latest' has no version"),
+        ({"image": "registry:5000/charloom"}, "has no version"),
+        ({"image": " "}, "has no version"),
     ],
 )
 def test_settings_that_make_no_sense_are_bad_input(

@@ -58,14 +58,20 @@ def test_the_host_of_the_sdk_s_environment(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ([], "no host given; give --host, or set $KF_PIPELINES_ENDPOINT, as in"),
-        (["--host", "kubeflow.example.com"], "--host 'kubeflow.example.com' is no address; write"),
-        (["--host", "ftp://x"], "--host 'ftp://x' is no address; write it as https://"),
-        (["--host", "http://x:port"], "--host 'http://x:port' is no address; write it as https://"),
-        (["--host", "http://"], "--host 'http://' is no address; write it as https://"),
+        ([], "no host given; pass --host, or set $KF_PIPELINES_ENDPOINT, such as"),
+        (
+            ["--host", "kubeflow.example.com"],
+            "--host 'kubeflow.example.com' is not an address; write",
+        ),
+        (["--host", "ftp://x"], "--host 'ftp://x' is not an address; write it as https://"),
+        (
+            ["--host", "http://x:port"],
+            "--host 'http://x:port' is not an address; write it as https://",
+        ),
+        (["--host", "http://"], "--host 'http://' is not an address; write it as https://"),
         (
             ["--host", "http://h", "--ca-cert", "/no/ca"],
-            "--ca-cert /no/ca is no file",
+            "--ca-cert /no/ca is not a file",
         ),
         (
             ["--host", "http://h", "--token-file", "/no/token"],
@@ -73,7 +79,7 @@ def test_the_host_of_the_sdk_s_environment(
         ),
         (
             ["--host", "http://h", "--token-file", "a", "--cookie-file", "b"],
-            "--token-file and --cookie-file exclude each other; give one of them",
+            "--token-file and --cookie-file exclude each other; use one of them",
         ),
     ],
 )
@@ -93,19 +99,19 @@ def test_a_password_in_the_address_is_not_shown(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("flag", "text", "message"),
     [
-        ("--token-file", "", "is empty; it must hold a token"),
-        ("--token-file", f"Bearer {SECRET}", "must hold the bare token, without 'Bearer'"),
+        ("--token-file", "", "is empty; it must contain a token"),
+        ("--token-file", f"Bearer {SECRET}", "must contain the bare token, without 'Bearer'"),
         (
             "--token-file",
             f"{SECRET}\n{SECRET}",
-            "must hold one line with a token, and nothing else",
+            "must contain one line with a token, and nothing else",
         ),
-        ("--token-file", f"{SECRET}é", "must hold one line with a token, and nothing else"),
-        ("--cookie-file", SECRET, "must hold cookies as NAME=VALUE, joined by '; '"),
+        ("--token-file", f"{SECRET}é", "must contain one line with a token, and nothing else"),
+        ("--cookie-file", SECRET, "must contain cookies as NAME=VALUE, joined by '; '"),
         (
             "--cookie-file",
             f"a={SECRET}\r\nb=c",
-            "must hold one line with a cookie, and nothing else",
+            "must contain one line with a cookie, and nothing else",
         ),
     ],
 )
@@ -158,8 +164,8 @@ def test_cookies(
         works(capsys, "--host", server.host, "--cookie-file", str(tmp_path / "cookie"))
         line = fails(capsys, "--host", server.host, code=2)
         assert line.startswith(
-            f"{server.host} answers with a page to log in; log in with a browser and give its "
-            "cookies by --cookie-file, or a token by --token-file"
+            f"{server.host} answers with a login page; log in with a browser and pass its "
+            "cookies with --cookie-file, or a token with --token-file"
         )
         monkeypatch.setenv(credentials.COOKIE_VARIABLE, COOKIE)
         works(capsys, "--host", server.host)
@@ -209,17 +215,25 @@ def test_the_command_itself_prints_no_secret(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fault", "code", "message"),
     [
-        (401, 2, " does not know you (401); give a token by --token-file or $CHARLOOM_KFP_TOKEN"),
-        (403, 2, " refuses it to you (403: a fault of the stand-in); check --namespace, or ask"),
-        (404, 2, " has no API v2 of Kubeflow Pipelines; check --host: in a whole Kubeflow it ends"),
-        (400, 2, " refuses it (400: a fault of the stand-in)"),
+        (
+            401,
+            2,
+            " rejects the credentials (401); pass a token with --token-file or $CHARLOOM_KFP_TOKEN",
+        ),
+        (403, 2, " denies access (403: a fault of the stand-in); check --namespace, or ask"),
+        (
+            404,
+            2,
+            " does not have the v2 API of Kubeflow Pipelines; check --host: in a full Kubeflow it ends",
+        ),
+        (400, 2, " rejects the request (400: a fault of the stand-in)"),
         (
             503,
             1,
-            " is busy or starting (503: a fault of the stand-in); give the same command again",
+            " is busy or starting (503: a fault of the stand-in); run the same command again",
         ),
-        ("drop", 1, "the connection broke: {host}; give the same command again"),
-        ("junk", 2, " answers, but not as Kubeflow Pipelines does; check --host"),
+        ("drop", 1, "the connection broke: {host}; run the same command again"),
+        ("junk", 2, " answers, but is not Kubeflow Pipelines; check --host"),
     ],
 )
 def test_answers_that_are_none(
@@ -262,7 +276,7 @@ def test_nothing_listens(
         f"nothing listens at {host}; check --host, the network, or the port-forward"
     )
     assert fails(capsys, "--host", "http://no-such-host.invalid", code=1) == (
-        "the name of http://no-such-host.invalid is unknown here; check --host, the network and "
+        "the host name in http://no-such-host.invalid does not resolve; check --host, the network and "
         "the VPN"
     )
 
@@ -272,7 +286,7 @@ def test_several_users(
 ) -> None:
     with serve(tmp_path, multi_user=True) as server:
         assert fails(capsys, "--host", server.host, code=2) == (
-            "this Kubeflow Pipelines serves several users; give --namespace, yours"
+            "this Kubeflow Pipelines serves several users; pass your --namespace"
         )
         works(capsys, "--host", server.host, "--namespace", "ann")
         assert "namespace=ann" in server.requests[-1][1]
@@ -311,8 +325,8 @@ def test_the_ui_in_front(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         health = {"apiServerReady": False, "frontendTagName": "2.17.0"}
         server.api.healthz = lambda *_: health  # type: ignore[method-assign]
         assert fails(capsys, "--host", server.host, code=1) == (
-            f"the UI at {server.host} is there, but its API server is not ready; "
-            "give the same command again"
+            f"the UI at {server.host} answers, but its API server is not ready; "
+            "run the same command again"
         )
         health |= {"apiServerReady": True, "apiServerTagName": "2.17.0", "multi_user": True}
         works(capsys, "--host", server.host, "--namespace", "ann")

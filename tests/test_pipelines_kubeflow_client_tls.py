@@ -48,20 +48,20 @@ def test_tls(
     with serve(tmp_path, certificate=certificate) as server:
         line = fails(capsys, "--host", server.host, code=1)
         assert line == (
-            f"the TLS certificate of {server.host} does not pass (self-signed certificate); give "
-            "who signed it by --ca-cert, or use --insecure where you trust the network"
+            f"the TLS certificate of {server.host} is not valid (self-signed certificate); pass "
+            "its CA with --ca-cert, or use --insecure if you trust the network"
         )
         works(capsys, "--host", server.host, "--ca-cert", certificate[0])
         works(capsys, "--host", server.host, "--insecure")
         host = server.host.replace("127.0.0.1", "localhost")
         line = fails(capsys, "--host", host, "--ca-cert", certificate[0], code=1)
-        assert line.startswith(f"the TLS certificate of {host} does not pass (Hostname mismatch")
+        assert line.startswith(f"the TLS certificate of {host} is not valid (Hostname mismatch")
         line = fails(capsys, "--host", server.host, "--ca-cert", certificate[1], code=2)
-        assert line == f"--ca-cert {certificate[1]} holds no certificate in PEM form"
+        assert line == f"--ca-cert {certificate[1]} contains no PEM certificate"
 
 
 def test_http_where_tls_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serve(tmp_path) as server:
         host = server.host.replace("http", "https")
         line = fails(capsys, "--host", host, code=1)
-    assert line.startswith(f"the TLS certificate of {host} does not pass (the handshake failed)")
+    assert line.startswith(f"the TLS certificate of {host} is not valid (the handshake failed)")

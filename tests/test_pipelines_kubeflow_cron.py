@@ -84,7 +84,10 @@ def test_the_one_night_on_which_the_scheduler_differs() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("0 9 * * *", "five fields, but the first of six is the second; write it as '0 0 9 * * *'"),
+        (
+            "0 9 * * *",
+            "five fields, but six are needed, starting with the second; write it as '0 0 9 * * *'",
+        ),
         ("@daily", "--cron '@daily' must have six fields; write it as '0 0 0 * * *'"),
         ("@every 1h", "has 2 fields; it must have six: second, minute, hour"),
         ("", "has 0 fields; it must have six"),
@@ -101,12 +104,12 @@ def test_the_one_night_on_which_the_scheduler_differs() -> None:
             "0 0 0 * * 7",
             "'7' of --cron: 7 is out of range; day of the week takes 0-6 or SUN-SAT (0",
         ),
-        ("0 0 0 L * *", "'L' is no number (L, W and # are of Quartz, not of this scheduler)"),
-        ("0 0 5-2 * * *", "hour '5-2' of --cron: '5-2' begins after its end"),
-        ("0 */0 * * * *", "a step of 0 leads nowhere"),
+        ("0 0 0 L * *", "'L' is not a number (L, W and # belong to Quartz, not this scheduler)"),
+        ("0 0 5-2 * * *", "hour '5-2' of --cron: '5-2' starts after its end"),
+        ("0 */0 * * * *", "the step must not be 0"),
         ("0 1, * * * *", "minute '1,' of --cron: '' is not understood"),
         ("0 0 *-3 * * *", "'*-3' is not understood"),
-        ("0 0 x * * *", "hour 'x' of --cron: 'x' is no number"),
+        ("0 0 x * * *", "hour 'x' of --cron: 'x' is not a number"),
         ("* 0 3 * * *", "the second '*' of --cron would start 60 runs in one minute; write 0"),
         ("0 0 0 30 2 ?", "has no time in the next 5 years; check the day"),
     ],

@@ -103,7 +103,7 @@ def test_a_gate_that_said_no(server: Server, capsys: pytest.CaptureFixture[str])
     assert submit(server) == 3
     out, err = capsys.readouterr()
     assert shown(out) == ["Evaluate: done", "Report the rejection: done"]
-    assert err == f"charloom: REJECTED: the gate said no; its report: {link(server)}\n"
+    assert err == f"charloom: REJECTED by the gate; report: {link(server)}\n"
     # the branch that was not taken is shown as skipped
     tasks = {"report_rejection": "SKIPPED", "export": "SUCCEEDED"}
     server.faults[ASKED] = [becomes(server, "SUCCEEDED", **tasks)]
@@ -126,8 +126,8 @@ def test_a_server_that_stays_away(
     assert submit(server) == 75
     err = capsys.readouterr().err
     assert err == (
-        f"charloom: the connection broke: {server.host}; give the same command again (for 0 "
-        f"minutes); the run goes on: {link(server)}\n"
+        f"charloom: the connection broke: {server.host}; run the same command again (for 0 "
+        f"minutes); the run continues: {link(server)}\n"
     )
 
 
@@ -135,8 +135,8 @@ def test_a_login_that_ends_meanwhile(server: Server, capsys: pytest.CaptureFixtu
     server.faults[ASKED] = [becomes(server, "RUNNING"), 401]
     assert submit(server) == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"charloom: {server.host} does not know you (401); ")
-    assert err.endswith(f"; the run goes on: {link(server)}\n")
+    assert err.startswith(f"charloom: {server.host} rejects the credentials (401); ")
+    assert err.endswith(f"; the run continues: {link(server)}\n")
 
 
 def test_ctrl_c_leaves_the_run_alone(server: Server) -> None:
@@ -155,7 +155,7 @@ def test_ctrl_c_leaves_the_run_alone(server: Server) -> None:
     assert process.returncode == 130
     assert shown(out) == ["Train: runs"]
     assert err == (
-        "charloom: stopped waiting; the run goes on; to stop it, press Terminate on "
+        "charloom: stopped waiting; the run continues; to stop it, press Terminate on "
         f"{link(server)}\n"
     )
     methods = {method for method, path, _ in server.requests if path.startswith("runs/")}

@@ -113,7 +113,7 @@ def test_every_verb_as_a_command(server: Server) -> None:
     assert body["description"].startswith("Made by charloom schedule run-now nightly. Ticket: ")
     assert "recurring_run_id" not in body  # else it would be deleted with the schedule
 
-    assert run("delete", "nightly") == "nightly is deleted; its runs stay\n"
+    assert run("delete", "nightly") == "nightly was deleted; its runs stay\n"
     assert there(server) == []
     deletions = [path for how, path, _ in server.requests if how == "DELETE"]
     assert deletions == [f"recurringruns/{made['recurring_run_id']}?propagation_policy=ORPHAN"]
@@ -181,7 +181,7 @@ def test_a_crash_between_any_two_requests(
             create(cron=OTHER)
     assert there(server) == [(cron, "ENABLED") for cron in left]
     main(["schedule", "list"])
-    reported = "nightly is there more than once: a change was cut off" in capsys.readouterr().out
+    reported = "nightly exists more than once: a change was interrupted" in capsys.readouterr().out
     assert reported == (len(left) > 1)
     assert create(cron=OTHER) == 0
     assert there(server) == [(OTHER, "ENABLED")]
@@ -215,16 +215,16 @@ def test_broken_connections_leave_one(server: Server, request_of: str, fault: st
     assert there(server) == [(OTHER, "ENABLED")]
 
 
-BOTH = "there, and so may the former one be; repeat the command to keep only the new one\n"
+BOTH = ", and the old one may still exist; repeat the command to keep only the new one\n"
 
 
 @pytest.mark.parametrize(
     ("what", "status", "end", "left"),
     [
         ("POST recurringruns", 403, "kubeflow-edit\n", 1),
-        ("POST recurringruns", 500, f"; the new schedule nightly may be {BOTH}", 1),
-        ("DELETE .*", 403, f"; the new schedule nightly is {BOTH}", 2),
-        ("DELETE .*", 500, f"; the new schedule nightly is {BOTH}", 2),
+        ("POST recurringruns", 500, f"; the new schedule nightly may exist{BOTH}", 1),
+        ("DELETE .*", 403, f"; the new schedule nightly exists{BOTH}", 2),
+        ("DELETE .*", 500, f"; the new schedule nightly exists{BOTH}", 2),
     ],
 )
 def test_a_request_that_fails_leaves_at_least_the_old_one(
@@ -243,7 +243,7 @@ def test_a_request_that_fails_leaves_at_least_the_old_one(
 
 @pytest.mark.parametrize(
     ("request_of", "verb", "left"),
-    [("POST recurringruns", "may be", [CRON]), ("DELETE .*", "is", [CRON, OTHER])],
+    [("POST recurringruns", "may exist", [CRON]), ("DELETE .*", "exists", [CRON, OTHER])],
 )
 def test_ctrl_c_says_what_is_there(
     server: Server, capsys: pytest.CaptureFixture[str], request_of: str, verb: str, left: list[str]
@@ -251,7 +251,7 @@ def test_ctrl_c_says_what_is_there(
     assert create() == 0
     server.faults = {request_of: [lambda: os.kill(os.getpid(), signal.SIGINT) or "drop"]}
     assert create(cron=OTHER) == 130
-    assert capsys.readouterr().err == f"charloom: stopped; the new schedule nightly {verb} {BOTH}"
+    assert capsys.readouterr().err == f"charloom: stopped; the new schedule nightly {verb}{BOTH}"
     assert there(server) == [(cron, "ENABLED") for cron in left]
     assert create(cron=OTHER) == 0
     assert there(server) == [(OTHER, "ENABLED")]
@@ -340,7 +340,7 @@ def test_recurring_runs_of_others(server: Server, capsys: pytest.CaptureFixture[
         assert change() == 2
         assert capsys.readouterr().err == (
             f"charloom: the recurring run nightly ({run['recurring_run_id']}) was not made by "
-            "charloom; take another name, or delete it in the UI\n"
+            "charloom; choose another name, or delete it in the UI\n"
         )
     assert main(["schedule", "list"]) == 0
     assert capsys.readouterr().out.startswith("there are no schedules")

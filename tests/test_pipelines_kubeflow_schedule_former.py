@@ -13,8 +13,8 @@ from pipelines.kubeflow import client
 CREATE = ["schedule", "create", "--image", "registry.example.com/charloom:1.2"]
 CREATE += ["--name", "nightly", "--cron", "0 0 2 * * *"]
 LINE = (
-    "nightly has parameters of an older charloom (inputs, window_days) and goes on with that "
-    "version of the pipeline and its image; charloom schedule create --name nightly with today's "
+    "nightly has parameters from an older charloom (inputs, window_days) and still uses that "
+    "version of the pipeline and its image; charloom schedule create --name nightly with the current "
     "flags replaces it"
 )
 

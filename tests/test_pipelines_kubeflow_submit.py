@@ -174,7 +174,7 @@ def test_values_by_type(server: Server) -> None:
         (["--param", "worker_deadline_hours=nan"], "--param worker_deadline_hours is 'nan'; it must be a number"),
         (["--param", "worker_node_selector=[]"], "--param worker_node_selector is '[]'; it must be a JSON object"),
         (["--param", "settings=train.steps=5"], "--param settings is 'train.steps=5'; it must be a JSON list"),
-        (["--param", "settings=[5]"], 'settings must be a JSON list of texts, as in ["train.steps=5000"]'),
+        (["--param", "settings=[5]"], 'settings must be a JSON list of strings, such as ["train.steps=5000"]'),
         (["--param", 'settings=["train.stps=5"]'], "settings names an unknown field 'train.stps'; did you mean train.steps"),
         (["--param", "settings=[]", "--lowercase"], "settings is given twice: by --set and by --param; use one"),
         (["--param", "window_days=7"], "--param window_days: the pipeline has no such parameter; did you mean corpus_window_days? it has "),
@@ -184,9 +184,9 @@ def test_values_by_type(server: Server) -> None:
         (["--preset", "dmo"], "unknown preset 'dmo'"),
         (["--set", "train.stps=5"], "--set names an unknown field 'train.stps'"),
         (["--model-name", "2026"], "model name '2026' is a number"),
-        (["--model-name", "a/b"], "model name 'a/b' must begin with"),
-        (["--registry", "/data/registry"], "registry /data/registry is on no volume that the pods mount; name a folder below /mnt/charloom"),
-        (["--registry", "/mnt/charloom/../x"], "registry /mnt/charloom/../x is on no volume"),
+        (["--model-name", "a/b"], "model name 'a/b' must start with"),
+        (["--registry", "/data/registry"], "registry /data/registry is not on a volume mounted in the pods; name a folder below /mnt/charloom"),
+        (["--registry", "/mnt/charloom/../x"], "registry /mnt/charloom/../x is not on a volume"),
         (["--registry", "registry"], "registry is 'registry'; it must be a folder"),
         (["--workers", "0"], "workers is 0; it must be at least 1"),
         (["--param", "worker_deadline_hours=0"], "worker_deadline_hours is 0; it must be above 0"),
@@ -199,7 +199,7 @@ def test_values_by_type(server: Server) -> None:
         (["--extend-vocab"], "run.extend_vocab needs words to extend"),
         (["--steps-share", "0.3"], "run.steps_share has no effect without run.warm_start; set train.steps instead"),
         (["--warm-start", "champion", "--steps-share", "2"], "run.steps_share is 2"),
-        (["--image", "charloom:latest"], "the image 'charloom:latest' names no version"),
+        (["--image", "charloom:latest"], "the image 'charloom:latest' has no version"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_told_before_any_request(
@@ -246,7 +246,7 @@ def test_broken_connections_make_nothing_twice(
     ("states", "code", "line"),
     [
         ({"export": "SUCCEEDED", "report_rejection": "SKIPPED"}, 0, ""),
-        ({"report_rejection": "SUCCEEDED"}, 3, "REJECTED: the gate said no; its report: "),
+        ({"report_rejection": "SUCCEEDED"}, 3, "REJECTED by the gate; report: "),
         ({"train": "FAILED"}, 1, "the run failed at Train; its logs: "),
         ({"train": "CANCELED"}, 1, "the run was stopped; its logs: "),
     ],
@@ -290,7 +290,7 @@ def test_ctrl_c_ends_the_waiting_only(server: Server, capsys: pytest.CaptureFixt
     (run,) = server.store.all("runs")
     assert run["state"] == "PENDING"
     assert capsys.readouterr().err == (
-        "charloom: stopped waiting; the run goes on; to stop it, press Terminate on "
+        "charloom: stopped waiting; the run continues; to stop it, press Terminate on "
         f"{server.host}/#/runs/details/{run['run_id']}\n"
     )
 
@@ -301,8 +301,8 @@ def test_a_login_that_ends_while_waiting(
     server.faults = {"GET runs/.*": [401]}
     assert submit("--wait") == 2
     err = capsys.readouterr().err
-    assert "does not know you (401)" in err
-    assert "; the run goes on: http" in err
+    assert "rejects the credentials (401)" in err
+    assert "; the run continues: http" in err
 
 
 def test_a_server_away_for_too_long(
@@ -311,7 +311,7 @@ def test_a_server_away_for_too_long(
     monkeypatch.setattr(run_monitor, "LOST_SECONDS", 0.0)
     server.faults = {"GET runs/.*": ["drop"] * 1000}
     assert submit("--wait") == 75
-    assert "the run goes on: http" in capsys.readouterr().err
+    assert "the run continues: http" in capsys.readouterr().err
 
 
 def test_the_task_of_a_rejection_is_in_the_pipeline() -> None:

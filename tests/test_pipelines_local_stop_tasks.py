@@ -100,21 +100,21 @@ def test_a_signal_ends_all_processes(
         (workdir,) = root.glob("pipeline/*/train/workdir")
         newest = max(int(path.name[-8:]) for path in (workdir / "checkpoints").iterdir())
         assert re.fullmatch(
-            rf"{stop}go on from step {newest} with: charloom train --records \S+ --workdir "
+            rf"{stop}continue from step {newest} with: charloom train --records \S+ --workdir "
             rf"{workdir} --config {workdir}/config.json --workers 2 \(then, with the same "
             r"--records and --workdir, charloom evaluate, and charloom export --registry "
-            rf"{root}/registry --name m; charloom run begins anew\)",
+            rf"{root}/registry --name m; charloom run starts over\)",
             last,
         ), last
     else:
-        assert last == f"{stop}charloom run begins anew"
+        assert last == f"{stop}charloom run starts over"
     deadline = time.monotonic() + 300  # what was killed takes a moment
     while (alive := processes & set(living())) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert alive == set()
 
 
-RESUME = "go on from step 7 with: charloom train --records r --workdir w --warm-start b"
+RESUME = "continue from step 7 with: charloom train --records r --workdir w --warm-start b"
 """What a training says that has saved."""
 
 
@@ -158,7 +158,7 @@ def test_a_stopped_run_says_how_to_go_on(
     assert capsys.readouterr().err == (
         f"charloom: stopped by {number.name}; {RESUME} (then, with the same --records and "
         f"--workdir, charloom evaluate{compared}, and charloom export --registry '{registry}' "
-        "--name m; charloom run begins anew)\n"
+        "--name m; charloom run starts over)\n"
     )
 
 
@@ -175,7 +175,7 @@ def test_a_run_that_is_stopped_before_its_training_begins_anew(
     folders = ["--input", str(tmp_path / "a.txt"), "--root", str(tmp_path / "root")]
     assert main(["run", *folders, "--preset", "tiny"]) == code
     assert capsys.readouterr().err == (
-        f"charloom: stopped by {number.name}; charloom run begins anew\n"
+        f"charloom: stopped by {number.name}; charloom run starts over\n"
     )
 
 

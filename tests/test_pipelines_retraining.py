@@ -117,5 +117,5 @@ def test_each_window_is_published_once(
     check_second(first, again, root)
     check_registry(root)
     assert again.report["checkpoint"]["digest"] == second.report["checkpoint"]["digest"]
-    assert f"{second.version} is published already" in again.shown
+    assert f"{second.version} is already published" in again.shown
     assert again.report["run"] == second.report["run"]

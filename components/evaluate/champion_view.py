@@ -1,4 +1,4 @@
-"""The comparison with the champion as texts, for a report's page and for Markdown."""
+"""Formats the comparison with the champion, for a report's page and for Markdown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from components.html import NOT_AVAILABLE, visible
 from model.evaluation.slices import CHALLENGER_ONLY, CHAMPION_ONLY, NEITHER
 
 SHOWN_ROWS = 5
-"""Sources and words each way."""
+"""Sources and words shown per direction."""
 _WAYS = ("better", "worse")
 MINUS = "\u2212"
 RELATIONS = {
@@ -32,11 +32,11 @@ SLICES = {
     "6-100": "known to both, seen 6 to 100 times",
     ">100": "known to both, seen over 100 times",
 }
-"""Slices of a comparison, and their names for people."""
+"""Slices of a comparison, with their display names."""
 
 
 class ViewRow(NamedTuple):
-    """A slice, a source or a word, and how the models differ there."""
+    """A slice, source or word, and the difference between the models."""
 
     name: str
     times: str
@@ -44,14 +44,14 @@ class ViewRow(NamedTuple):
 
 
 class ChampionView(NamedTuple):
-    """The comparison, as texts."""
+    """The comparison, formatted."""
 
     champion: str
-    """Which version it is."""
+    """The champion's version."""
     summary: str
     """One sentence."""
     reference: str
-    """One sentence on the best version so far; empty where there is none."""
+    """One sentence on the best version so far; empty if there is none."""
     slices: list[ViewRow]
     sources: dict[str, list[ViewRow]]
     """`better` and `worse`."""
@@ -59,10 +59,10 @@ class ChampionView(NamedTuple):
 
 
 def read_champion_view(report: Mapping[str, Any]) -> ChampionView | None:
-    """Returns the comparison of a report with the champion; None if there was no champion.
+    """Returns a report's comparison with the champion; None if there was no champion.
 
     Args:
-      report: a report; what it lacks is left out.
+      report: a report; missing parts are left out.
     """
     champion = look_up(report, "champion")
     if not isinstance(champion, Mapping):
@@ -93,13 +93,13 @@ def read_champion_view(report: Mapping[str, Any]) -> ChampionView | None:
 def _rows(
     values: object, path: str, names: tuple[str, str, str], how: Callable[[float | None], str]
 ) -> list[ViewRow]:
-    """Returns the entries of a list as texts.
+    """Formats the entries of a list.
 
     Args:
-      values: what holds the list, at `path`.
-      path: dotted.
-      names: of an entry's name, count and change.
-      how: writes the change.
+      values: contains the list, at `path`.
+      path: dotted path.
+      names: keys of an entry's name, count and change.
+      how: formats the change.
     """
     name, count, change = names
     return [
@@ -113,7 +113,6 @@ def _rows(
 
 
 def _slices(compared: object) -> list[ViewRow]:
-    """Returns the slices with their intervals, where they have one."""
     rows = _rows(compared, "slices", ("name", "words", "change"), _percent)
     shown = []
     for row, values in zip(rows, find_items(compared, "slices"), strict=True):
@@ -169,14 +168,14 @@ def _difference(compared: Mapping[str, Any], named: str, remark: str) -> str:
 
 
 def card_address(report: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Returns path and address of the records' data card, if the report says where they are."""
+    """Returns path and address of the records' data card, if the report has their location."""
     path = look_up(report, "dataset.path")
     if not isinstance(path, str) or not path.startswith("/"):
         return None
     card = f"{path}/data_card.html"
     try:
         return visible(card), PurePosixPath(card).as_uri()
-    except ValueError:  # half of a surrogate pair
+    except ValueError:  # unpaired surrogate
         return None
 
 

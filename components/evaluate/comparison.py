@@ -1,9 +1,8 @@
-"""The challenger against another model, on the same raw text, with a confidence interval.
+"""Compares the challenger with another model on the same raw text, with confidence intervals.
 
-Both models have their sums over the same words in the report.
-If their vocabularies differ, unknown words also pay for their spelling on both sides
-(docs/decisions/0015), so neither gains by knowing less. What is resampled is sources, the files
-of the corpus (docs/decisions/0024).
+The report has both models' sums over the same words. If their vocabularies differ, unknown words
+also pay for their spelling on both sides (docs/decisions/0015), so neither gains by knowing less.
+The resampling units are sources, that is, files of the corpus (docs/decisions/0024).
 """
 
 from __future__ import annotations
@@ -34,16 +33,16 @@ SHOWN_SOURCES = 10
 
 @dataclasses.dataclass(frozen=True)
 class SliceChange:
-    """How the perplexity of a slice changed: 0.01 is one per cent more."""
+    """Relative perplexity change of a slice: 0.01 is 1 % more."""
 
     name: str
     words: int
     sources: int
-    """Those, or groups of them, that have a word of the slice."""
+    """Sources, or groups of them, that have a word of the slice."""
     judged: bool
     """Whether the slice can reject."""
     change: float | None = None
-    """None where there are too few words or sources to tell; so are `low` and `high`."""
+    """None with too few words or sources for an estimate, like `low` and `high`."""
     low: float | None = None
     high: float | None = None
     lost: bool = False
@@ -52,41 +51,41 @@ class SliceChange:
 
 @dataclasses.dataclass(frozen=True)
 class ModelComparison:
-    """How the challenger does against another model."""
+    """Result of comparing the challenger with another model."""
 
     unit: str
-    """What is resampled: `source`, a file of the corpus."""
+    """Resampling unit: `source`, a file of the corpus."""
     units: int
     effective_units: float
-    """Sources of equal size that would say as much."""
+    """Effective number of sources: as if of equal size."""
     words: int
     difference: float
-    """Log-likelihood per word, challenger less the other: above 0, the challenger is better."""
+    """Log-likelihood per word, challenger minus other: above 0, the challenger is better."""
     low: float
     high: float
     confidence: float
-    """Level of the two-sided interval."""
+    """Level of the two-sided confidence interval."""
     relation: str
     """`BETTER`, `NOT_WORSE` (by no more than the margin), `WORSE` or `UNCLEAR`."""
     slices: tuple[SliceChange, ...]
     slice_confidence: float
-    """Level of the two-sided interval of each slice."""
+    """Level of each slice's two-sided confidence interval."""
     sources: dict[str, list[dict[str, Any]]]
-    """Those that gained and lost most: `better` and `worse`."""
+    """Sources that gained and lost most: `better` and `worse`."""
 
     @property
     def perplexity_change(self) -> float:
-        """How the perplexity changed; -0.02 is two per cent less."""
+        """Relative perplexity change; -0.02 is 2 % less."""
         return _change(self.difference)
 
     @property
     def perplexity_change_low(self) -> float:
-        """The interval's lower end, the better one."""
+        """Lower confidence limit, the better end."""
         return _change(self.high)
 
     @property
     def perplexity_change_high(self) -> float:
-        """The interval's upper end."""
+        """Upper confidence limit."""
         return _change(self.low)
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,7 +100,7 @@ class ModelComparison:
 
 
 def compare_with_champion(pair: Pair, slices: SliceSums, limits: GateConfig) -> ModelComparison:
-    """Compares the challenger with the champion, and the slices of their words."""
+    """Compares the challenger with the champion, overall and by slice."""
     judged = _judge_slices(slices.words, slices.differences, limits)
     return _compare(
         pair, limits, margin=limits.tolerance, tail=champion_tail(limits), slices=judged
@@ -118,8 +117,8 @@ def why_undecidable(pair: Pair, other: str, limits: GateConfig) -> str:
 
     Args:
       pair: the two models.
-      other: what the challenger is compared with, for the text.
-      limits: of the gate.
+      other: name of the other model, for the message.
+      limits: limits of the gate.
     """
     words, _ = pair.in_groups()
     if can_decide(words, limits):
@@ -129,7 +128,7 @@ def why_undecidable(pair: Pair, other: str, limits: GateConfig) -> str:
         f"it can't be decided whether the model is worse than the {other}: the test text comes "
         f"from {count:,} {'file' if count == 1 else 'files'}, which count as "
         f"{float(effective_sources(words)):.1f} of equal size, and {limits.min_units} are needed "
-        "(gate.min_units), as pieces of one file are alike; split the text into more files, one "
+        "(gate.min_units), because pieces of one file are correlated; split the text into more files, one "
         "for each article, chapter or day, and prepare it again"
     )
 
@@ -193,7 +192,6 @@ def _slice_part(name: str, words: Floats, differences: Floats) -> SliceChange:
 
 
 def _extremes(pair: Pair) -> dict[str, list[dict[str, Any]]]:
-    """Returns the sources with the largest differences per word, both ways."""
     rows: list[dict[str, Any]] = [
         {"source": name, "words": int(count), "difference": float(difference) / count}
         for name, count, difference in zip(

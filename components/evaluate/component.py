@@ -1,7 +1,7 @@
-"""The KFP components of the evaluate stage: the report, and what is said on a rejection.
+"""The KFP components of the evaluate stage: the report, and the notice of a rejection.
 
-No `from __future__ import annotations` here: KFP reads the annotations as objects. KFP
-ships a function's source only, so everything a body needs is imported inside it.
+No `from __future__ import annotations` here: KFP reads the annotations as objects. KFP ships only a
+    function's source, so bodies import everything they need.
 """
 
 from typing import NamedTuple
@@ -25,22 +25,22 @@ def evaluate(
     identity: str = "",
     shared: str = "",
 ) -> NamedTuple("Evaluated", [("verdict", str)]):  # type: ignore[valid-type]
-    """Scores every test word by the full softmax and decides on the gate.
+    """Scores every test word by the full softmax and applies the gate.
 
     Args:
-        records: what preprocess made.
-        workdir: what train made.
+        records: output of preprocess.
+        workdir: output of train.
         config: the whole configuration as JSON; its gate section is used.
-        report: folder of report.json and report.html, or of LOCATION, which says where that
-            folder is, and report.json.
+        report: folder of report.json and report.html, or of report.json and LOCATION, which names
+            that folder.
         page: report.html, for the KFP page of this task.
-        summary: report.md, the same.
-        metrics: perplexities on the test split of the model, of the baselines, and by what part
-            the model's is above those of the champion and of the best version so far.
-        champion: folder of the version that the model is compared with; empty for none.
-        reference: folder of the best version so far, the same.
-        identity: of the run, by which what it published is known again.
-        shared: where a cluster's pods mount the shared volume.
+        summary: report.md, likewise.
+        metrics: test perplexities of the model and the baselines, and the model's relative
+            perplexity increase over the champion and over the best version so far.
+        champion: folder of the version to compare the model with; empty for none.
+        reference: folder of the best version so far; empty for none.
+        identity: the run's identity, by which its published version is recognised.
+        shared: mount path of the shared volume in a cluster's pods.
 
     Returns:
         verdict: PASSED or REJECTED.
@@ -90,10 +90,10 @@ def evaluate(
 def report_rejection(
     report: dsl.Input[dsl.Artifact], rejection: dsl.Output[dsl.Markdown]
 ) -> NamedTuple("Rejected", [("version", str)]):  # type: ignore[valid-type]
-    """Says why the gate rejected a model; nothing is published.
+    """Reports why the gate rejected a model; nothing is published.
 
     Args:
-        report: what evaluate made.
+        report: output of evaluate.
         rejection: the reasons, for the KFP page of this task.
 
     Returns:

@@ -1,7 +1,8 @@
-"""The gate: may this model be exported? Pure, and closed unless everything is clear.
+"""The gate: decides whether a model may be exported. Pure, and rejects unless everything is clear.
 
-Whatever the report lacks or contradicts is a reason to reject (`components.evaluate.report`), so a
-defect upstream never lets a model through. docs/decisions/0014 and 0024 say why the rules are these.
+Anything missing or contradictory in the report is a reason to reject
+(`components.evaluate.report`), so a defect upstream never lets a model through. Reasons for the
+rules: docs/decisions/0014 and 0024.
 """
 
 from __future__ import annotations
@@ -41,11 +42,11 @@ class Verdict:
     status: str
     """`PASSED` or `REJECTED`."""
     reasons: tuple[str, ...]
-    """If rejected, everything that speaks against the model; if passed, what was checked."""
+    """If rejected, all reasons against the model; if passed, what was checked."""
     comparison: ModelComparison | None = None
-    """With the champion, where there is one and it can be compared."""
+    """Comparison with the champion, if there is one and it can be compared."""
     reference: ModelComparison | None = None
-    """With the best version so far, the same."""
+    """Comparison with the best version so far, likewise."""
 
     @property
     def passed(self) -> bool:
@@ -64,27 +65,27 @@ class Verdict:
 
 @dataclasses.dataclass
 class _Findings:
-    """Checks that a model passed, and problems that reject it."""
+    """Passed checks, and problems that reject the model."""
 
     checks: list[str] = dataclasses.field(default_factory=list)
     problems: list[str] = dataclasses.field(default_factory=list)
 
     def judge(self, good: bool, text: str, *, hint: str = "") -> None:
-        """Adds a check that was passed, or a problem with a hint at the limit."""
+        """Adds a passed check, or a problem with a hint at the limit."""
         if good:
             self.checks.append(text)
         else:
             self.problems.append(text + hint)
 
     def take(self, part: T | Problems) -> T | None:
-        """Returns a part of the report; None, with its problems noted once, if it has any."""
+        """Returns a part of the report; None if it has problems, which are recorded once."""
         if not isinstance(part, Problems):
             return part
         self.problems += [one for one in part.texts if one not in self.problems]
         return None
 
     def can_decide(self, pair: Pair, other: str, limits: GateConfig) -> bool:
-        """Returns whether the test text has enough sources; notes a problem if not."""
+        """Returns whether the test text has enough sources; records a problem if not."""
         problem = why_undecidable(pair, other, limits)
         if problem:
             self.problems.append(problem)
@@ -94,24 +95,24 @@ class _Findings:
 def decide(report: Report, *, limits: GateConfig) -> Verdict:
     """Decides whether the model of a report may be exported.
 
-    The rules: the test perplexity is at most `limits.max_perplexity`, and not above that of
-    any baseline in `limits.beat` on the same words. Where there is a champion, the model
-    is significantly not worse by more than `limits.tolerance`, or is significantly better, if
-    `limits.require_improvement`; and no slice of the words is significantly worse by more than
-    `limits.max_slice_loss`. Where there is a reference, the best version so far, the model is
-    significantly not worse than it by more than `limits.max_drift`.
+    The rules: the test perplexity is at most `limits.max_perplexity`, and not above any baseline in
+      `limits.beat` on the same words. If there is a champion, the model is significantly not worse
+      by more than `limits.tolerance`, or, with `limits.require_improvement`, significantly better;
+      and no slice of the words is significantly worse by more than `limits.max_slice_loss`. If
+      there is a reference, the best version so far, the model is significantly not worse than it by
+      more than `limits.max_drift`.
 
     Args:
       report: the report.
-      limits: what the model must reach.
+      limits: what the model must achieve.
 
     Returns:
-      PASSED with what was checked, or REJECTED with all that fails.
+      PASSED with what was checked, or REJECTED with everything that failed.
     """
     found = _Findings()
     if not report.known_format:
         found.problems.append(
-            f"format_version is not {REPORT_FORMAT}, which is all this gate reads"
+            f"format_version is not {REPORT_FORMAT}, the only format this gate reads"
         )
     model = found.take(report.test)
     if model or (report.left_out and not isinstance(report.left_out, Problems)):
@@ -132,11 +133,11 @@ def decide(report: Report, *, limits: GateConfig) -> Verdict:
 def _check_left_out(
     report: Report, model: Score | None, limits: GateConfig, found: _Findings
 ) -> None:
-    """Checks that what the model has seen is known, and that enough of the test text is not."""
+    """Checks that what the model has seen is known, and that enough test text is unseen."""
     words, left_out = model.words if model else 0, found.take(report.left_out)
     if report.seen_unknown:
         found.problems.append(
-            f"it can't be known what test text the model has seen: {report.seen_unknown}"
+            f"it is unknown which test text the model has seen: {report.seen_unknown}"
         )
     if left_out is None:
         return
@@ -145,7 +146,7 @@ def _check_left_out(
         text += f" ({left_out:,} seen ones were left out)"
     if words < limits.min_test_words:
         found.problems.append(
-            f"only {text}; {limits.min_test_words:,} are needed (gate.min_test_words), so take "
+            f"only {text}; {limits.min_test_words:,} are needed (gate.min_test_words); use "
             "more or newer test text"
         )
     elif left_out:
@@ -186,7 +187,7 @@ def _check_champion(report: Report, limits: GateConfig, found: _Findings) -> Mod
     if champion is None:
         return None
     if champion.refused:
-        found.problems.append(f"the champion can't be compared with: {champion.refused}")
+        found.problems.append(f"the champion can't be compared: {champion.refused}")
         return None
     pair, slices = found.take(champion.pair), found.take(champion.slices)
     if pair is None or slices is None or not found.can_decide(pair, "champion", limits):
@@ -209,8 +210,7 @@ def _check_reference(
     rebase = f"charloom registry rebase {model} VERSION"
     if reference.refused:
         found.problems.append(
-            f"{named} can't be compared with: {reference.refused}; {rebase} takes another as "
-            "reference"
+            f"{named} can't be compared: {reference.refused}; {rebase} sets another reference"
         )
         return None
     pair = found.take(reference.pair)
@@ -222,7 +222,7 @@ def _check_reference(
         good,
         f"{'not ' if good else 'may be '}worse than {named} by more than {limits.max_drift:.2%}: "
         f"{_interval(compared)}",
-        hint=f" (gate.max_drift); train on, or accept the loss by {rebase}",
+        hint=f" (gate.max_drift); train longer, or accept the loss with {rebase}",
     )
     return compared
 
@@ -251,7 +251,7 @@ def _check_difference(compared: ModelComparison, limits: GateConfig, found: _Fin
     elif compared.relation == UNCLEAR:
         found.problems.append(
             f"may be worse than the champion by more than {limits.tolerance:.2%}: {interval}; "
-            "take more test text or train on (gate.tolerance)"
+            "use more test text or train longer (gate.tolerance)"
         )
     else:
         found.checks.append(
@@ -274,11 +274,11 @@ def _slice_text(lost: SliceChange, confidence: float, limits: GateConfig) -> str
     return (
         f"perplexity of the slice {lost.name} is {change} against the champion's "
         f"({100 * confidence:.4g}% interval {low} to {high}, {lost.words:,} words in "
-        f"{lost.sources:,} files); the interval must reach down to "
+        f"{lost.sources:,} files); its lower end must not exceed "
         f"{_percent(limits.max_slice_loss)} (gate.max_slice_loss)"
     )
 
 
 def _percent(value: float) -> str:
-    # 0.0 is added so that nothing becomes -0.00%.
+    # Adding 0.0 avoids -0.00%.
     return f"{round(value, 4) + 0.0:+.2%}" if abs(value) < 1e6 else f"{value:+.2e}"

@@ -1,12 +1,12 @@
-"""Confidence interval of a difference per word, from the sums of the sources it was measured on.
+"""Confidence interval of a mean difference per word, from sums over independent sources.
 
-Sources are independent; the pieces of one are not. Two intervals are made, and the wider end of
-each side is taken (docs/decisions/0024 has what was measured):
+Pieces of one source are not independent. Two intervals are computed, and the wider end on each side
+is used (measurements: docs/decisions/0024):
 
 - cluster-robust: the delete-one jackknife of the ratio, times a quantile of Student's t with
-  Kish's effective number of sources (1965) less one degrees of freedom;
-- a bootstrap over sources (Efron 1979) whose percentiles are set wider as Hesterberg (2015)
-  proposes, which follows skewed differences.
+  Kish's effective number of sources (1965) minus one degrees of freedom;
+- a bootstrap over sources (Efron 1979) with widened percentiles (Hesterberg 2015), which follows
+  skewed differences.
 
 All functions take any number of leading axes, so that many trials are computed at once.
 """
@@ -24,7 +24,7 @@ import numpy.typing as npt
 RESAMPLES = 4_000
 _ANGLES = 4_001
 _MANY = 30.0
-"""Degrees of freedom from which the expansion of Student's t is exact enough."""
+"""Degrees of freedom above which the expansion of Student's t is accurate enough."""
 
 Floats = npt.NDArray[np.float64]
 _NORMAL = NormalDist()
@@ -39,16 +39,16 @@ class Interval(NamedTuple):
 
 
 def estimate(differences: Floats, words: Floats, *, tail: float) -> Interval:
-    """Returns the mean difference per word with its confidence interval.
+    """Returns the mean difference per word and its confidence interval.
 
-    The draws are a function of the number of sources alone: the same report, the same verdict.
-    The opposite differences give the opposite interval.
+    The draws depend only on the number of sources: the same report gives the same verdict. Negated
+      differences give the negated interval.
 
     Args:
       differences: `[..., S]` sums over the words of each source.
-      words: `[..., S]` words of each; a source without words doesn't count. The effective
+      words: `[..., S]` words of each source; those without words are ignored. The effective
         number of sources must be at least 2.
-      tail: probability that the true mean is below the interval, and that it is above it.
+      tail: probability that the true mean is below the interval; likewise above it.
     """
     total, weight = differences.sum(-1), words.sum(-1)
     mean = total / weight
@@ -71,7 +71,7 @@ def estimate(differences: Floats, words: Floats, *, tail: float) -> Interval:
 
 
 def effective_sources(words: Floats) -> Floats:
-    """Returns how many sources of equal size say as much: (sum w)^2 / sum w^2 (Kish 1965)."""
+    """Returns the effective number of sources, (sum w)^2 / sum w^2 (Kish 1965)."""
     squares = np.square(words).sum(-1)
     whole = np.square(words.sum(-1))
     effective: Floats = np.divide(whole, squares, out=np.zeros_like(squares), where=squares > 0)
@@ -80,10 +80,10 @@ def effective_sources(words: Floats) -> Floats:
 
 @functools.lru_cache(maxsize=4_096)
 def student(tail: float, freedom: float) -> float:
-    """Returns the value that Student's t exceeds with the probability `tail`.
+    """Returns the value that Student's t exceeds with probability `tail`.
 
-    By its expansion (Abramowitz and Stegun 26.7.5), or, with few degrees of freedom, by
-    integrating the density over the angle whose tangent is t / sqrt(freedom).
+    Uses the expansion of Abramowitz and Stegun 26.7.5, or, with few degrees of freedom, integrates
+    the density over the angle whose tangent is t / sqrt(freedom).
     """
     if freedom >= _MANY:
         z = -_NORMAL.inv_cdf(tail)
@@ -94,7 +94,7 @@ def student(tail: float, freedom: float) -> float:
             (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
         )
         return z + sum(term / freedom**power for power, term in enumerate(terms, start=1))
-    rest = np.linspace(0.0, math.pi / 2, _ANGLES)  # what an angle lacks to a right one
+    rest = np.linspace(0.0, math.pi / 2, _ANGLES)  # complement of the angle
     density = np.sin(rest) ** (freedom - 1)
     area = np.concatenate([[0.0], np.cumsum((density[1:] + density[:-1]) / 2)])
     at = float(np.interp(tail, area / area[-1] / 2, rest))
@@ -108,7 +108,7 @@ def _vectorised(effective: Floats, tail: float) -> Floats:
 
 
 def _jackknife(differences: Floats, words: Floats) -> Floats:
-    """Returns the standard error of the mean per word, from leaving out each source in turn."""
+    """Returns the jackknife standard error of the mean per word."""
     total, weight = differences.sum(-1, keepdims=True), words.sum(-1, keepdims=True)
     rest = weight - words
     mean = total / weight
@@ -121,14 +121,14 @@ def _jackknife(differences: Floats, words: Floats) -> Floats:
 
 @functools.lru_cache(maxsize=4)
 def _draws(sources: int) -> Floats:
-    """Returns `[RESAMPLES, sources]` how often each draw has each source."""
+    """Returns `[RESAMPLES, sources]` how often each draw contains each source."""
     random = np.random.default_rng(sources)
     counts = random.multinomial(sources, np.full(sources, 1.0 / sources), size=RESAMPLES)
     return counts.astype(np.float64)
 
 
 def _percentiles(effective: Floats, quantile: Floats) -> Floats:
-    """Returns the share of the draws that is left out below, wider than the tail."""
+    """Returns the share of draws below the interval, smaller than the tail."""
     freedom = np.maximum(effective - 1.0, 1.0)
     stretched = np.sqrt((freedom + 1.0) / freedom) * quantile
     found = [_NORMAL.cdf(-one) for one in stretched.ravel().tolist()]
@@ -136,7 +136,7 @@ def _percentiles(effective: Floats, quantile: Floats) -> Floats:
 
 
 def _pick(ordered: Floats, share: Floats) -> Floats:
-    """Returns the quantile of `[..., R]` ordered values, between two neighbours."""
+    """Interpolates a quantile of `[..., R]` ordered values."""
     place = share * (ordered.shape[-1] - 1)
     below = np.floor(place).astype(np.int64)
     above = np.minimum(below + 1, ordered.shape[-1] - 1)

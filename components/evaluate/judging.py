@@ -1,7 +1,7 @@
 """Judges differences between two models: pure functions of arrays of sums.
 
-All take any number of leading axes, so that the simulation of `bench.gate` judges many trials
-at once by the very rules of the gate.
+All functions take any number of leading axes, so that the simulation in `bench.gate` judges many
+trials at once by the gate's own rules.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from model.evaluation.slices import CHALLENGER_ONLY, CHAMPION_ONLY, NEITHER, SLI
 
 BETTER, NOT_WORSE, WORSE, UNCLEAR = "better", "not worse", "worse", "unclear"
 NIGHTS = 100
-"""How often a version is compared with one reference; the level of its interval allows for all of them."""
+"""Assumed number of comparisons with one reference; the level of its interval is corrected for all
+of them."""
 MIN_SLICE_WORDS = 200
-"""A slice with fewer words says nothing."""
+"""Slices with fewer words are not judged."""
 ONE = "known to one"
 JUDGED = (NEITHER, ONE, "1-5", "6-100", ">100")
-"""Slices that can reject. Which words one model alone knows is not for that model to choose, so
-those of both are one slice."""
+"""Slices that can reject. A model must not choose which words only it knows, so words known to only
+one of the two form one slice."""
 
 Bools = npt.NDArray[np.bool_]
 
@@ -52,7 +53,7 @@ def is_not_worse(interval: Interval, margin: float) -> Bools:
 
 
 def relation(interval: Interval, margin: float) -> str:
-    """Returns in one word what the interval of a single comparison says."""
+    """Classifies the interval of a single comparison in one word."""
     if is_better(interval):
         return BETTER
     if is_not_worse(interval, margin):
@@ -61,7 +62,7 @@ def relation(interval: Interval, margin: float) -> str:
 
 
 def merge_slices(values: Floats) -> Floats:
-    """Returns `[..., len(JUDGED), G]` of `[..., len(SLICES), G]` sums."""
+    """Converts `[..., len(SLICES), G]` sums to `[..., len(JUDGED), G]`."""
     parts = {name: values[..., at, :] for at, name in enumerate(SLICES)}
     parts[ONE] = parts[CHALLENGER_ONLY] + parts[CHAMPION_ONLY]
     return np.stack([parts[name] for name in JUDGED], axis=-2)
@@ -76,13 +77,13 @@ def lost_slices(differences: Floats, words: Floats, limits: GateConfig) -> tuple
     """Judges the slices of a comparison.
 
     Args:
-      differences: `[..., K, G]` by slice and group of sources, K of `JUDGED`.
+      differences: `[..., K, G]` by slice and group of sources, K as in `JUDGED`.
       words: `[..., K, G]`.
-      limits: those of the gate.
+      limits: limits of the gate.
 
     Returns:
       The intervals, and `[..., K]` whether a slice has significantly lost more than
-      `limits.max_slice_loss`. An interval of too few words or sources is not a number.
+        `limits.max_slice_loss`. With too few words or sources the interval is NaN.
     """
     enough = (words.sum(-1) >= MIN_SLICE_WORDS) & can_decide(words, limits)
     found = [np.full(enough.shape, np.nan) for _ in Interval._fields]

@@ -1,4 +1,4 @@
-"""The evaluate stage: score the checkpoint, decide on the gate, write the report.
+"""The evaluate stage: scores the checkpoint, applies the gate, writes the report.
 
 A report is a folder of `report.json`, `report.html`, `report.md` and, written last, `COMPLETED`.
 """
@@ -26,7 +26,7 @@ REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
 MARKDOWN_FILE = "report.md"
 MANY_UNKNOWN = 0.1
-"""Share of unknown test words above which people are warned."""
+"""Share of unknown test words above which a warning is shown."""
 _OUR_FILES = {REPORT_FILE, PAGE_FILE, MARKDOWN_FILE, COMPLETED_FILE}
 
 
@@ -45,14 +45,14 @@ def run(
     A rejection is not an error: the caller checks the verdict.
 
     Args:
-      records: folder that prepare made.
-      workdir: folder that train made.
-      report: folder to write; new, empty, or an earlier report, which is replaced.
+      records: folder written by prepare.
+      workdir: folder written by train.
+      report: folder to write: new, empty, or with an earlier report, which is replaced.
       config: its `gate` section holds the limits.
-      champion: folder of the version that the model is compared with; empty for none.
-      reference: folder of the best version so far, which bounds how much is lost over many
-        versions; empty for none.
-      identity: of the run of the pipeline, if this is part of one.
+      champion: folder of the version to compare the model with; empty for none.
+      reference: folder of the best version so far, which limits the loss over many versions; empty
+        for none.
+      identity: the pipeline run's identity, if this is part of one.
 
     Returns:
       The content of `report.json`.
@@ -60,7 +60,7 @@ def run(
     Raises:
       InputError: a folder can't be read or written, or `report` holds something else.
     """
-    check_folder(report)  # before the minutes that the evaluation takes
+    check_folder(report)  # before an evaluation of several minutes
     measured = evaluate_checkpoint(
         records=records, workdir=workdir, champion=champion, reference=reference
     )
@@ -70,20 +70,20 @@ def run(
 
 
 def judge(measured: Mapping[str, Any], config: Config) -> dict[str, Any]:
-    """Returns a report with the gate's verdict and the limits that it applied."""
+    """Returns a report with the gate's verdict and the limits applied."""
     verdict = decide(Report.from_dict(measured), limits=config.gate)
     return {**measured, "gate": to_dict(config.gate), "verdict": verdict.to_dict()}
 
 
 def publish(report: Mapping[str, Any], folder: str) -> dict[str, Any]:
-    """Writes `report.json` and its two readable forms into `folder`, all of it or nothing.
+    """Writes `report.json` and its two readable forms into `folder`, atomically.
 
     Args:
       report: a report with its verdict.
-      folder: new, empty, or an earlier report, which is replaced.
+      folder: new, empty, or with an earlier report, which is replaced.
 
     Returns:
-      The report as written: numbers that are not finite became null.
+      The report as written: non-finite numbers become null.
 
     Raises:
       InputError: `folder` can't be written or holds something else.
@@ -108,7 +108,7 @@ def publish(report: Mapping[str, Any], folder: str) -> dict[str, Any]:
 
 
 def check_folder(folder: str) -> None:
-    """Makes sure that a report can be written to `folder`; makes the folders above it.
+    """Checks that a report can be written to `folder`; creates its parent folders.
 
     Raises:
       InputError: it can't be written, or it holds something other than a report.
@@ -122,7 +122,7 @@ def check_folder(folder: str) -> None:
         raise _not_writable(folder, error) from None
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(f"{parent} is not writable; choose another folder for the report")
-    # A folder of the registry holds a report.json as well, next to a model we must not remove.
+    # A registry version has a report.json too, next to a model that must not be removed.
     if found and (REPORT_FILE not in found or not found <= _OUR_FILES):
         other = sorted(found - _OUR_FILES or found)[0]
         raise InputError(
@@ -131,7 +131,7 @@ def check_folder(folder: str) -> None:
 
 
 def summarise(report: Mapping[str, Any], folder: str) -> list[str]:
-    """Returns a few lines for people: the figures, where the report is, the verdict."""
+    """Returns a few lines for people: the figures, the report's location, the verdict."""
     words = look_up(report, "splits.test.words")
     return [
         f"test perplexity {_figure(report, 'splits.test.perplexity')}"
@@ -166,8 +166,8 @@ def _warn_of_unknown(report: Mapping[str, Any]) -> list[str]:
     if unknown <= MANY_UNKNOWN * words:
         return []
     return [
-        f"warning: {unknown / words:.0%} of the test words are unknown, so the perplexity says "
-        "little; raise data.vocab_size, lower data.min_count or give more text"
+        f"warning: {unknown / words:.0%} of the test words are unknown, so the perplexity means "
+        "little; raise data.vocab_size, lower data.min_count or provide more text"
     ]
 
 
@@ -177,7 +177,7 @@ def _figure(report: Mapping[str, Any], path: str) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """Returns plain JSON values, with null for what is not finite."""
+    """Returns plain JSON values, with null for non-finite numbers."""
     if isinstance(value, Mapping):
         return {str(key): _clean(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""The report in Markdown: the verdict, why, and the figures. Texts of the corpus are escaped."""
+"""The report in Markdown: verdict, reasons and figures. Corpus text is escaped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def render_markdown(report: Mapping[str, Any]) -> str:
     """Returns a report as Markdown.
 
     Args:
-      report: as `render_page` takes it; what is not clearly PASSED is shown as REJECTED.
+      report: as for `render_page`; anything but a clear PASSED is shown as REJECTED.
     """
     passed = look_up(report, "verdict.status") == PASSED
     parts = [
@@ -45,7 +45,7 @@ def _compare(report: Mapping[str, Any]) -> list[str]:
     for title, last, rows in (
         ("slice", "perplexity", {"": view.slices}),
         ("source", "perplexity", view.sources),
-        ("word", "bits in all", view.words),
+        ("word", "total bits", view.words),
     ):
         for way, found in rows.items():
             if found:

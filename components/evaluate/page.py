@@ -1,8 +1,8 @@
-"""The report as one HTML page for people: self-contained, inert, light.
+"""The report as one HTML page: self-contained, without scripts, small.
 
-Corpus text is hostile: the template escapes all of it, and the page's own policy
-forbids scripts and requests. A figure that is missing or not finite is shown as
-"not available", so that a rejected report has a page too.
+Corpus text is untrusted: the template escapes all of it, and the page's content policy forbids
+  scripts and requests. A missing or non-finite figure is shown as "not available", so that a
+  rejected report has a page too.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from model.evaluation.sources import source_name
 from model.text.vocab import EOS_ID, SPECIAL_WORDS
 
 SHOWN_SOURCES = 5
-"""That many of the worst and of the best sources are shown."""
+"""Number of worst and of best sources shown."""
 SHOWN_SAMPLES = 20
 SHOWN_POINTS = 400
-"""Points of a curve; more of them are thinned out."""
+"""Maximum points in a curve; longer ones are thinned out."""
 
 
 def render_page(report: Mapping[str, Any]) -> str:
-    """Returns the page of a report that has its verdict.
+    """Returns the page of a report with a verdict.
 
     Args:
-      report: as in report.json; whatever it lacks, the page does without. What is not
-        clearly PASSED is shown as REJECTED.
+      report: the content of report.json; missing parts are left out. Anything but a clear PASSED
+        is shown as REJECTED.
     """
     passed = look_up(report, "verdict.status") == PASSED
     train, valid = _points(report, "curves.train"), _points(report, "curves.valid")
@@ -64,7 +64,7 @@ def render_page(report: Mapping[str, Any]) -> str:
 
 
 def _points(report: Mapping[str, Any], path: str) -> Points:
-    """Returns step and perplexity of a curve, thinned; without what a log axis can't show."""
+    """Returns step and perplexity of a curve, thinned out; skips what a log axis can't show."""
     points = []
     for item in find_items(report, path):
         step, perplexity = find_number(item, "step"), find_number(item, "perplexity")
@@ -75,7 +75,7 @@ def _points(report: Mapping[str, Any], path: str) -> Points:
 
 
 def _spoken(text: object) -> str:
-    """Returns words parted by spaces for people, with a sign for the mark of a line end."""
+    """Joins words with spaces for people, with a symbol for line ends."""
     mark = SPECIAL_WORDS[EOS_ID]
     return " ".join(LINE_END if word == mark else word for word in visible(text).split(" "))
 
@@ -99,7 +99,7 @@ def _sample_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _source_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the files of the test text that have a perplexity, the worst first."""
+    """Returns the test files that have a perplexity, worst first."""
     sums: dict[str, tuple[float, float]] = {}
     for document in find_items(report, "splits.test.documents"):
         words, total = find_number(document, "words"), find_number(document, "log_likelihood")
@@ -116,7 +116,6 @@ def _source_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _origins(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns what the report was made from."""
     names = {
         "checkpoint.path": "Checkpoint",
         "checkpoint.digest": "Checkpoint digest",
@@ -131,7 +130,7 @@ def _origins(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _config_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Returns `section.field` and value; the gate's limits are the ones that the verdict applied."""
+    """Returns `section.field` and value; the gate's limits are those the verdict applied."""
     config = look_up(report, "config")
     sections = dict(config) if isinstance(config, Mapping) else {}
     if isinstance(look_up(report, "gate"), Mapping):

@@ -1,8 +1,8 @@
-"""report.json as the gate reads it: every figure checked, and nothing taken on trust.
+"""Reads report.json for the gate: every figure is checked, nothing is taken on trust.
 
-A part that is missing, has a wrong type, or contradicts the sums it is made of becomes a `Problems`
-in its place, so that the gate can list everything that speaks against a model. Perplexities are
-computed here from the sums; the ratios in the report only have to agree with them.
+A part that is missing, has a wrong type, or contradicts its own sums becomes a `Problems` in its
+place, so that the gate can list every reason to reject a model. Perplexities are computed from the
+sums; the ratios in the report only have to agree with them.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from model.config import BASELINES
 from model.evaluation.slices import SLICES
 
 REPORT_FORMAT = 4
-"""The `format_version` of the reports that the gate understands."""
+"""The report `format_version` that the gate reads."""
 AGREEMENT = 1e-6
-"""Relative difference allowed between a figure in the report and the sums it is made of."""
+"""Maximum relative difference between a figure in the report and its sums."""
 ROUNDED = 1e-3
-"""By how much the differences of the slices of a source may miss its difference, in nats."""
+"""Maximum difference in nats between a source's difference and the sum over its slices."""
 _MISSING: Any = object()
 _MAX_WORDS = (1 << 63) - 1
 _TEST = "splits.test"
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Problems:
-    """Stands for a part of a report that can't be used."""
+    """Replaces a part of a report that can't be used."""
 
     texts: tuple[str, ...]
     """The reasons."""
@@ -56,7 +56,7 @@ class SliceSums(NamedTuple):
     words: Floats
     """`[K, G]`."""
     differences: Floats
-    """`[K, G]` log-likelihood of the challenger less that of the other, in nats."""
+    """`[K, G]` log-likelihood, challenger minus other, in nats."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,30 +66,30 @@ class ComparedVersion:
     path: str
     """Its folder."""
     refused: str
-    """Why it can't be compared with; empty if it can."""
+    """Why it can't be compared; empty if it can."""
     pair: Pair | Problems
     """The challenger and this version, by source."""
     slices: SliceSums | Problems
-    """The same by slice; only a champion's are read."""
+    """The same by slice; read only for a champion."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The part of a report on which the gate decides."""
+    """The part of a report that the gate uses."""
 
     known_format: bool
     """Whether its format is `REPORT_FORMAT`."""
     test: Score | Problems
-    """The model on the test split."""
+    """The model's score on the test split."""
     left_out: int | Problems
-    """Test words that were left out as some model has seen them."""
+    """Test words left out because a model has seen them."""
     seen_unknown: str
-    """Why it can't be known which test text the model has seen; empty if it is known."""
+    """Why the test text the model has seen is unknown; empty if it is known."""
     baselines: Mapping[str, Score | Problems]
     """By name."""
     champion: ComparedVersion | Problems | None
     reference: ComparedVersion | Problems | None
-    """The best version so far. Where it is the champion, its pair is the champion's."""
+    """The best version so far. If it is the champion, its pair is the champion's."""
 
     @classmethod
     def from_dict(cls, report: object) -> Report:
@@ -97,7 +97,7 @@ class Report:
 
         Args:
           report: what `evaluate_checkpoint` returns, without JSON's nulls for non-finite numbers;
-            or anything else, which then is full of problems.
+            anything else results in problems.
         """
         version = look_up(report, "format_version")
         left_out = _Part(report, f"{_TEST}.left_out")
@@ -115,7 +115,7 @@ class Report:
 
 
 class _Part:
-    """Reads the fields of a part of a report; gathers the problems with them."""
+    """Reads the fields of a part of a report and collects their problems."""
 
     def __init__(self, report: object, path: str = ""):
         self.values = look_up(report, path) if path else report
@@ -123,26 +123,26 @@ class _Part:
         self._prefix = f"{path}." if path else ""
 
     def refuse(self, problem: str) -> None:
-        """Notes a problem, which begins with the name of a field."""
+        """Records a problem; its text starts with the name of a field."""
         self.problems.append(self._prefix + problem)
 
     def result(self, value: T) -> T | Problems:
-        """Returns a value made of the fields, or the problems with them."""
+        """Returns a value built from the fields, or their problems."""
         return Problems(tuple(self.problems)) if self.problems else value
 
     def words(self, name: str, *, least: int = 1) -> int:
-        """Returns a number of words; any number if there is a problem with it."""
+        """Returns a number of words; an arbitrary one if the field has a problem."""
         value = self._read(name, int, "whole number")
         if value is None:
             return 0
         if abs(value) > _MAX_WORDS:
-            self.refuse(f"{name} is beyond counting")
+            self.refuse(f"{name} is too large")
         elif value < least:
             self.refuse(f"{name} is {value:,}; it must be at least {least}")
         return int(value)
 
     def number(self, name: str) -> float:
-        """Returns a finite number; NaN if there is a problem with it."""
+        """Returns a finite number; NaN if the field has a problem."""
         value = self._read(name, int | float, "number")
         try:
             number = math.nan if value is None else float(value)
@@ -163,11 +163,11 @@ class _Part:
 
 
 def _read_reason(values: object, name: str, path: str) -> str:
-    """Returns a text that may be null, as an empty one then."""
+    """Returns a string field, empty for null."""
     reason = look_up(values, name, missing=_MISSING)
     if reason is None:
         return ""
-    return reason if isinstance(reason, str) and reason else f"{path} is no text"
+    return reason if isinstance(reason, str) and reason else f"{path} is not a string"
 
 
 def _read_score(report: object, path: str) -> Score | Problems:
@@ -175,13 +175,13 @@ def _read_score(report: object, path: str) -> Score | Problems:
     words, total = part.words("words"), part.number("log_likelihood")
     stated = part.number("perplexity")
     if total >= 0:
-        # An empty sum is 0 too; a softmax never gives every word of a text probability 1.
+        # An empty sum is also 0; a softmax never gives every word of a text probability 1.
         part.refuse(f"log_likelihood is {total:g}; it must be below 0")
     if not part.problems:
         try:
             perplexity = math.exp(-total / words)
         except OverflowError:
-            part.refuse(f"log_likelihood is {total:g} over {words:,} words, beyond counting")
+            part.refuse(f"log_likelihood is {total:g} over {words:,} words, too large")
         else:
             if not math.isclose(stated, perplexity, rel_tol=AGREEMENT):
                 said, computed = format_apart(stated, perplexity)
@@ -192,7 +192,6 @@ def _read_score(report: object, path: str) -> Score | Problems:
 def _read_version(
     report: object, name: str, ours: list[DocumentSums] | Problems
 ) -> ComparedVersion | Problems | None:
-    """Reads the part of a report on another version; None where there is none."""
     version = look_up(report, name, missing=_MISSING)
     if version is None:
         return None
@@ -228,7 +227,6 @@ def _read_reference(
 
 
 def _read_pair(report: object, name: str, ours: list[DocumentSums] | Problems) -> Pair | Problems:
-    """Pairs the challenger's documents with another version's."""
     part, theirs = _Part(report, name), _read_documents(report, f"{name}.test")
     same = look_up(part.values, "same_vocabulary")
     if type(same) is not bool:
@@ -238,12 +236,12 @@ def _read_pair(report: object, name: str, ours: list[DocumentSums] | Problems) -
     if part.problems or isinstance(ours, Problems) or isinstance(theirs, Problems):
         return Problems(tuple(part.problems))
     if [row[:2] for row in ours] != [row[:2] for row in theirs]:
-        return Problems((f"{_TEST}.documents and {name}.test.documents are of other documents",))
+        return Problems((f"{_TEST}.documents and {name}.test.documents list different documents",))
     return pair_documents(ours, theirs, spelled=not same)
 
 
 def _read_documents(report: object, path: str) -> list[DocumentSums] | Problems:
-    """Reads the documents of a split, which have to add up to its sums."""
+    """Reads the documents of a split, which must add up to its sums."""
     documents = look_up(report, f"{path}.documents", missing=_MISSING)
     if not isinstance(documents, list) or not documents:
         lacking = "empty" if documents == [] else _lacking(documents)
@@ -282,7 +280,7 @@ def _read_document(values: object) -> DocumentSums | Problems:
 
 
 def _read_slices(report: object, name: str, pair: Pair) -> SliceSums | Problems:
-    """Reads the slices of a comparison, which have to add up to its sources."""
+    """Reads the slices of a comparison, which must add up to its sources."""
     path, (words, differences) = f"{name}.slices", pair.in_groups()
     slices = look_up(report, path)
     if not isinstance(slices, Mapping) or set(slices) != set(SLICES):
@@ -297,7 +295,7 @@ def _read_slices(report: object, name: str, pair: Pair) -> SliceSums | Problems:
         read.append(np.asarray(columns))
     counts, gaps = read
     if (counts < 0).any() or (counts.sum(0) != words).any():
-        return Problems((f"{path} have other words than the sources",))
+        return Problems((f"{path} don't have the words of the sources",))
     if not np.allclose(gaps.sum(0), differences, rtol=AGREEMENT, atol=ROUNDED):
         return Problems((f"{path} don't add up to the differences of the sources",))
     if gaps[counts == 0].any():

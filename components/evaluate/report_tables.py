@@ -1,4 +1,4 @@
-"""Key figures and slices of a report, as texts for people."""
+"""Formats key figures and slices of a report for people."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SLICES = {
     "6-100": "6 to 100 times",
     ">100": "over 100 times",
 }
-"""The report's slices of the test words by training frequency, and their names for people."""
+"""The report's slices of the test words by training frequency, with display names."""
 
 
 def _format_seconds(value: float) -> str:
@@ -28,7 +28,7 @@ def _format_seconds(value: float) -> str:
 
 
 def ratio(one: float | None, other: float | None) -> float | None:
-    """Returns one number over another, None where that can't be."""
+    """Returns the ratio of two numbers; None if undefined."""
     return one / other if one is not None and other else None
 
 
@@ -37,7 +37,7 @@ def _remark(text: str, value: float | None, how: Callable[[float], str]) -> str:
 
 
 def _remark_bits(report: Mapping[str, Any]) -> str:
-    """Returns what the figure counts; reports of before format 4 know estimates only."""
+    """Returns what the figure counts; reports before format 4 have only estimates."""
     if look_up(report, "splits.test.bits_per_character") is None:
         return ""
     remark = "unknown words by their spelling"
@@ -65,7 +65,7 @@ def list_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         (
             "Bigram perplexity",
             format_or_missing(bigram, format_figure),
-            "of counted pairs of words",
+            "from counts of word pairs",
         ),
         ("Bits per character", bits, _remark_bits(report)),
         ("Validation perplexity", format_or_missing(valid, format_figure), valid_words),
@@ -87,7 +87,7 @@ def list_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _describe_test_words(report: Mapping[str, Any]) -> str:
-    """Returns the remark on the test words: how, and how many were left out."""
+    """Returns the remark on the test words: how they were scored, and how many were left out."""
     number = functools.partial(find_number, look_up(report, "splits.test.left_out"))
     words, sampled = number("words"), number("sampled_share")
     remark = "scored by the full softmax"
@@ -99,7 +99,7 @@ def _describe_test_words(report: Mapping[str, Any]) -> str:
 
 
 def list_slices(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns name, words, share, and the perplexities of model and unigrams, of each slice."""
+    """Returns name, words, share, and the model's and unigram perplexities of each slice."""
     total = find_number(report, "splits.test.words")
     rows = []
     for key, name in SLICES.items():
@@ -118,7 +118,7 @@ def list_slices(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def slice_rows(report: Mapping[str, Any]) -> list[list[str]]:
-    """Returns the slices as rows of texts."""
+    """Formats the slices as table rows."""
     return [
         [
             row["name"],

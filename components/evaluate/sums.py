@@ -1,4 +1,4 @@
-"""Sums over documents, and what two models differ by on the sources of the documents."""
+"""Sums over documents, and differences between two models by source."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pair(NamedTuple):
     words: Floats
     """`[S]`."""
     differences: Floats
-    """`[S]` log-likelihood of the challenger less that of the other, in nats."""
+    """`[S]` log-likelihood, challenger minus other, in nats."""
 
     def in_groups(self) -> tuple[Floats, Floats]:
         """Returns `[G]` words and differences of groups of neighbouring sources."""
@@ -38,11 +38,11 @@ class Pair(NamedTuple):
 
 
 def pair_documents(ours: list[DocumentSums], theirs: list[DocumentSums], *, spelled: bool) -> Pair:
-    """Adds two models' documents up by source.
+    """Sums two models' documents by source.
 
     Args:
-      ours: of the challenger.
-      theirs: of the other model, the same documents.
+      ours: the challenger's documents.
+      theirs: the other model's scores of the same documents.
       spelled: whether unknown words pay for their spelling.
     """
     names, where = number_sources([row.source for row in ours])

@@ -1,7 +1,7 @@
-"""The last check before publishing: a fresh process loads the model and asks it.
+"""The last check before publishing: a fresh process loads the model and queries it.
 
-Requests with their answers are recorded by the process that exported the model. A process that has
-TensorFlow and nothing of ours must get the same answers, soon enough and in little enough memory.
+The exporting process records requests with their answers. A process with TensorFlow but without our
+packages must give the same answers within the limits on time and memory.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from model.files import write_whole
 
 REQUESTS_FILE = "requests.json"
 UNKNOWN_WORD = "unfriendzoned"
-"""A word that no training text has, so that it is read by its characters."""
+"""A word that occurs in no training text, so that it is read by its characters."""
 PROPOSED = 5
 TIMEOUT_SECONDS = 600
 
 
 @dataclasses.dataclass(frozen=True)
 class Budget:
-    """Limits on the time and memory that a model takes to answer one request."""
+    """Limits on the time and memory for answering one request."""
 
     latency_ms: float = 2_000.0
-    """Of the slowest recorded request, the median of some tries."""
+    """Latency of the slowest recorded request: the median of several tries."""
     memory_mb: float = 8_192.0
-    """Peak of the whole process, TensorFlow included."""
+    """Peak memory of the whole process, including TensorFlow."""
 
     def __post_init__(self) -> None:
         """Checks the ranges."""
@@ -44,11 +44,11 @@ class Budget:
 
 
 def record_requests(exported: Any, folder: str, texts: Sequence[str]) -> None:
-    """Writes requests.json: questions to each signature of a SavedModel, and its answers.
+    """Writes requests.json: requests to each signature of a SavedModel, with its answers.
 
     Args:
       exported: the SavedModel, loaded.
-      folder: of the SavedModel.
+      folder: the SavedModel's folder.
       texts: held-out texts.
     """
     asked = [*texts, "", UNKNOWN_WORD]
@@ -73,20 +73,20 @@ def record_requests(exported: Any, folder: str, texts: Sequence[str]) -> None:
 def check_in_fresh_process(
     folder: str, budget: Budget, *, otherwise: str = "nothing was published"
 ) -> dict[str, float]:
-    """Loads and asks a SavedModel in a process that has TensorFlow and nothing of ours.
+    """Loads and queries a SavedModel in a process that has TensorFlow but not our packages.
 
     Args:
-      folder: of the SavedModel, with its requests.json.
+      folder: the SavedModel's folder, with its requests.json.
       budget: limits on its time and memory.
-      otherwise: what an error says of the model's fate.
+      otherwise: what an error message says about the model.
 
     Returns:
       `requests`, `load_seconds`, `latency_ms` and `memory_mb`.
 
     Raises:
-      CharloomError: it can't be loaded, gives other answers, or takes more than the budget.
+      CharloomError: it can't be loaded, answers differently, or exceeds the budget.
     """
-    folder = os.path.abspath(folder)  # the process has another working directory
+    folder = os.path.abspath(folder)  # the process uses another working directory
     requests = os.path.join(folder, REQUESTS_FILE)
     command = [sys.executable, "-I", "-S", probe.__file__, folder, requests]
     for path in _library_folders():
@@ -116,14 +116,14 @@ def check_in_fresh_process(
         if not result[name] <= limit:
             flag = f"--max-{name.replace('_', '-')}"
             raise _refused(
-                f"it takes {result[name]:,.1f} {unit}, and {limit:,.1f} are allowed ({flag})",
+                f"it takes {result[name]:,.1f} {unit}, but {limit:,.1f} are allowed ({flag})",
                 otherwise,
             )
     return result
 
 
 def _library_folders() -> list[str]:
-    """Returns the folders of installed packages, without what .pth files add to them."""
+    """Returns the folders of installed packages, without those added by .pth files."""
     folders = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
     for name in ("tensorflow", "tensorflow_text"):
         spec = importlib.util.find_spec(name)

@@ -1,7 +1,7 @@
 """The KFP component of the export stage.
 
-No `from __future__ import annotations` here: KFP reads the annotations as objects. KFP
-ships a function's source only, so everything a body needs is imported inside it.
+No `from __future__ import annotations` here: KFP reads the annotations as objects. KFP ships only a
+    function's source, so bodies import everything they need.
 """
 
 from typing import NamedTuple
@@ -20,15 +20,15 @@ def export(
     name: str,
     shared: str = "",
 ) -> NamedTuple("Exported", [("version", str)]):  # type: ignore[valid-type]
-    """Publishes the best checkpoint as a new SavedModel version of the registry.
+    """Publishes the best checkpoint as a new SavedModel version in the registry.
 
     Args:
-        records: what preprocess made.
-        workdir: what train made.
-        report: what evaluate made.
+        records: output of preprocess.
+        workdir: output of train.
+        report: output of evaluate.
         registry: folder of published models.
         name: name of the model in the registry.
-        shared: where a cluster's pods mount the shared volume; KFP mounts its workspace in
+        shared: mount path of the shared volume in a cluster's pods; KFP mounts its workspace in
             tasks that name it.
 
     Returns:

@@ -1,10 +1,10 @@
-"""The versions that a run begins with and is compared with: its place in the line of champions.
+"""The versions that a run starts from and is compared with: its place in the line of champions.
 
-A run has an identity, which its report and the manifest of its version carry. It includes the
-digests of the versions that the run begins with and is compared with: the same text after another
-champion is another run. Run again, it begins with the same version and is compared with the same
-one, even if its own version has become the champion meanwhile; so it arrives at the same model,
-which is already published.
+A run has an identity, which its report and its version's manifest carry. It includes the digests of
+the versions that the run starts from and is compared with: the same text after another champion is
+another run. A repeated run starts from the same version and is compared with the same one, even if
+its own version has become champion meanwhile; so it produces the same model, which is already
+published.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ class Beginning(NamedTuple):
     """Folders of versions, empty where there is none, and what follows from them."""
 
     champion: str
-    """With which the run's model is compared."""
+    """Version that the run's model is compared with."""
     base: str
-    """With whose weights training begins."""
+    """Version whose weights training starts from."""
     run: str
     """Identity of the run."""
     reference: str
-    """The best version so far, below which the run's model may not drift. It may be gone, which
-    the gate then gives as its reason."""
+    """The best version so far, which limits the drift of the run's model. If it is gone, the gate
+    gives that as its reason."""
 
 
 Identify = Callable[[str, str], str]
-"""Returns the identity of a run by the digests of the checkpoints that it begins with and is
+"""Returns the run's identity, given the digests of the checkpoints that it starts from and is
 compared with; empty where there is none."""
 
 
 def find_beginning(model: RegisteredModel, *, warm_start: str, identify: Identify) -> Beginning:
-    """Finds the versions that a run begins with and is compared with, and the run's identity.
+    """Finds the versions that a run starts from and is compared with, and the run's identity.
 
     Args:
-      model: the model of which the run makes a new version.
+      model: the model that the run makes a new version of.
       warm_start: empty, `CHAMPION`, or the folder of a version or of a model.
-      identify: gives the run's identity.
+      identify: computes the run's identity.
 
     Raises:
       InputError: a version is damaged or can't be found.
@@ -64,9 +64,9 @@ def find_beginning(model: RegisteredModel, *, warm_start: str, identify: Identif
         begun = _text(report, "warm_start.checkpoint") if follows else _digest_of(base)
         run = identify(begun, _text(report, "champion.checkpoint_digest"))
         if run == report["run"]:
-            print(f"{champion} was made by this very run", flush=True)
+            print(f"{champion} was made by this run", flush=True)
             base = _path_in(report, "warm_start") if follows else base
-            reference = _text(report, "reference.path")  # if it is gone, the gate says so
+            reference = _text(report, "reference.path")  # if it is gone, the gate reports it
             return Beginning(_path_in(report, "champion"), base, run, reference)
     run = identify(_digest_of(base), _digest_of(champion))
     return Beginning(champion, base, run, model.reference_folder() or "")
@@ -77,28 +77,28 @@ def _find(warm_start: str) -> str:
 
 
 def _digest_of(version: str) -> str:
-    """Returns the digest of the checkpoint that a version was made of; of none, an empty one."""
+    """Returns the digest of the checkpoint that a version was made from; empty for no version."""
     if not version:
         return ""
     digest = made_of(version)
     if digest is None:
         raise InputError(
             f"{version} has no whole MANIFEST.json (was it published by an older charloom?); "
-            "no run can begin with it or be compared with it: promote or name another version"
+            "it can't be used to start from or compare with: promote or name another version"
         )
     return digest
 
 
 def _text(report: dict[str, Any], path: str) -> str:
-    """Returns the text at a dotted path of a report; an empty one if there is none."""
+    """Returns the string at a dotted path of a report; empty if there is none."""
     return str(look_up(report, path) or "")
 
 
 def _path_in(report: dict[str, Any], part: str) -> str:
-    """Returns the version that a part of a report names, if it is still there."""
+    """Returns the version that a part of a report names, if it still exists."""
     path = _text(report, f"{part}.path")
     if path and not holds_saved_model(path):
-        print(f"{path} is gone, and left out", flush=True)
+        print(f"{path} is gone and will be ignored", flush=True)
         return ""
     return path
 
@@ -109,5 +109,5 @@ def _read_report(version: str) -> dict[str, Any]:
         with open(path, encoding="utf-8") as file:
             report = json.load(file)
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read ({error}); take another champion") from None
+        raise InputError(f"{path} can't be read ({error}); choose another champion") from None
     return report if isinstance(report, dict) else {}

@@ -1,8 +1,8 @@
-"""The export stage: a model that passed the gate becomes a version in the registry.
+"""The export stage: publishes a model that passed the gate as a version in the registry.
 
-A version holds saved_model.pb, variables/ and assets/ for a server; checkpoint/ and vocab.txt for
-the next training and comparison; report.json and its pages, config.json and model_card.md for
-people; requests.json, which was asked before publishing; and MANIFEST.json, written last.
+A version holds saved_model.pb, variables/ and assets/ for serving; checkpoint/ and vocab.txt for
+the next training and comparison; report.json with its pages, config.json and model_card.md for
+people; requests.json, checked before publishing; and MANIFEST.json, written last.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from model.serving.export import TOLERANCE, compare, export_model, held_out_text
 
 REPORT_FILE = "report.json"
 COPIED_FILES = ("report.html", "report.md")
-"""Pages of the report, which it may lack."""
+"""Pages of the report; they may be missing."""
 RECORDED_TEXTS = 3
 
 
@@ -48,28 +48,28 @@ def run(
 ) -> str:
     """Exports the evaluated checkpoint, checks it, publishes it and makes it the champion.
 
-    It becomes the champion only if the champion still is the one with which it was compared.
-    A checkpoint that is published already with the same settings is not published again; what an
-    export that was killed has left to do is done.
+    Promotes it only if the champion is still the one it was compared with. A checkpoint already
+    published with the same settings is not published again; instead, the remaining steps of a
+    killed export are completed.
 
     Args:
-      records: folder that prepare made.
-      workdir: folder that train made.
-      report: folder that evaluate made, with a verdict of PASSED.
-      registry: folder of all models; made if needed.
+      records: folder written by prepare.
+      workdir: folder written by train.
+      report: folder written by evaluate, with the verdict PASSED.
+      registry: folder of all models; created if needed.
       name: the model's name in it.
-      budget: what the model may take to answer a request; None: the default for a new version,
-        and a version that is there already is not asked again.
+      budget: limits for answering a request; None: the default for a new version, and no new check
+        of an existing version.
       precision: of the served model's table and softmax, float32 or bfloat16.
 
     Returns:
       The version's folder.
 
     Raises:
-      InputError: bad folders, or a report of another checkpoint.
-      RejectedError: the gate said no; nothing is published.
-      CharloomError: the exported model differs from its checkpoint, or is too slow or large;
-        nothing is published, or nothing changes where it was before.
+      InputError: bad folders, or a report on another checkpoint.
+      RejectedError: the gate rejected the model; nothing is published.
+      CharloomError: the exported model differs from its checkpoint, or exceeds the budget; nothing
+        is published, or an existing version stays as it is.
     """
     check_name(name)
     model, content = RegisteredModel(registry, name), _read_report(report)
@@ -109,9 +109,9 @@ def run(
 
 
 def _finish(model: RegisteredModel, published: str, content: Mapping[str, Any]) -> str:
-    """Finishes what an earlier or another export of the same has begun."""
+    """Completes what an earlier or concurrent export of the same model started."""
     said = finish(model, published, report=content)
-    print(f"{published} is published already; {said}", flush=True)
+    print(f"{published} is already published; {said}", flush=True)
     return published
 
 
@@ -124,12 +124,12 @@ def _fill(
     content: Mapping[str, Any],
     precision: str,
 ) -> dict[str, Any]:
-    """Writes all files of a version but its card and manifest; returns what was compared."""
+    """Writes all files of a version except its card and manifest; returns the check results."""
     with Dataset.open(records) as dataset:
         loaded = load_model(workdir, dataset)
         if loaded.checkpoint.digest != content["checkpoint"]["digest"]:
             raise InputError(
-                f"{report} is of another checkpoint (step {content['checkpoint']['step']}) than "
+                f"{report} is about another checkpoint (step {content['checkpoint']['step']}) than "
                 f"the best one of {workdir} (step {loaded.checkpoint.step}); "
                 "run charloom evaluate again"
             )
@@ -153,7 +153,7 @@ def _read_report(report: str) -> dict[str, Any]:
             content: dict[str, Any] = json.load(file)
         status, reasons = content["verdict"]["status"], content["verdict"]["reasons"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError(f"{path} holds no verdict; run charloom evaluate") from None
+        raise InputError(f"{path} has no verdict; run charloom evaluate") from None
     if status != "PASSED":
         raise RejectedError(f"the gate rejected this model: {'; '.join(map(str, reasons))}")
     return content

@@ -16,15 +16,15 @@ from model.files import hash_file, write_whole
 MANIFEST_FILE = "MANIFEST.json"
 MANIFEST_VERSION = 1
 EXPORT = "export"
-"""Field of the settings of an export."""
+"""Field with the settings of an export."""
 
 
 def code_version() -> str:
-    """Returns the version of this package and of the formats it reads and writes.
+    """Returns the versions of this package and of the formats it reads and writes.
 
-    It is part of every identity: another version may come to other results.
+    Part of every identity: another version may give other results.
     """
-    from model.data.records import FORMAT_VERSION  # NumPy takes a while
+    from model.data.records import FORMAT_VERSION  # imports NumPy, which takes a while
 
     package = importlib.metadata.version("charloom")
     return f"charloom {package}, config {CONFIG_VERSION}, records {FORMAT_VERSION}"
@@ -33,12 +33,12 @@ def code_version() -> str:
 def write_manifest(
     folder: str, digests: Mapping[str, Any], *, export: Mapping[str, str] | None = None
 ) -> None:
-    """Writes the manifest of all files that a folder has.
+    """Writes the manifest of all files in a folder.
 
     Args:
-      folder: a version that is otherwise whole.
-      digests: of its ingredients: checkpoint, vocab, dataset.
-      export: the settings it was made with.
+      folder: a version that is otherwise complete.
+      digests: digests of its ingredients: checkpoint, vocab, dataset.
+      export: the settings it was exported with.
     """
     files = {
         name: {"bytes": os.path.getsize(path), "sha256": hash_file(path)}
@@ -58,7 +58,7 @@ def read_manifest(folder: str) -> dict[str, Any]:
     """Reads the manifest of a version.
 
     Raises:
-      InputError: there is none, or it is damaged.
+      InputError: it is missing or damaged.
     """
     path = os.path.join(folder, MANIFEST_FILE)
     try:
@@ -71,17 +71,17 @@ def read_manifest(folder: str) -> dict[str, Any]:
         return content
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
-            f"{path} is missing or damaged; the version was not published whole, or by an older "
+            f"{path} is missing or damaged; the version is incomplete, or was published by an older "
             "charloom"
         ) from None
 
 
 def made_of(folder: str, name: str = "checkpoint") -> str | None:
-    """Returns the digest of an ingredient of a version from its manifest; None if it has none.
+    """Returns the digest of a version's ingredient from its manifest; None without one.
 
     Args:
       folder: the version's folder.
-      name: of the ingredient, as given to `write_manifest`.
+      name: of the ingredient, as passed to `write_manifest`.
     """
     try:
         found = read_manifest(folder)["digests"].get(name)
@@ -94,12 +94,14 @@ def verify(folder: str) -> list[str]:
     """Returns the differences between a version and its manifest; empty if it is whole.
 
     Raises:
-      InputError: it has no manifest.
+      InputError: the manifest is missing or damaged.
     """
     expected = read_manifest(folder)["files"]
     found = dict(_files(folder))
     problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} is not of this version" for name in found if name not in expected]
+    problems += [
+        f"{name} does not belong to this version" for name in found if name not in expected
+    ]
     for name, path in found.items():
         entry = expected.get(name)
         if entry is None:
@@ -113,7 +115,7 @@ def verify(folder: str) -> list[str]:
 
 
 def check_unchanged(folder: str, *, instead: str) -> None:
-    """Raises InputError, which ends with what to do `instead`, if a version is not whole."""
+    """Raises InputError, ending with the advice `instead`, if a version is not whole."""
     problems = verify(folder)
     if problems:
         more = f" and {len(problems) - 1} more" if len(problems) > 1 else ""
@@ -121,7 +123,7 @@ def check_unchanged(folder: str, *, instead: str) -> None:
 
 
 def _files(folder: str) -> Iterator[tuple[str, str]]:
-    """Yields name below the folder and path of all its files, sorted, the manifest left out."""
+    """Yields relative name and path of all files below a folder, sorted, except the manifest."""
     names = (
         os.path.relpath(os.path.join(parent, name), folder)
         for parent, _, files in os.walk(folder)

@@ -1,4 +1,4 @@
-"""The model card: what a person should know before using a published model."""
+"""The model card: what users should know about a published model."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def model_card(report: Mapping[str, Any], *, name: str, checked: Mapping[str, An
     """Returns a model's card as Markdown.
 
     Args:
-      report: the report on it, with its verdict.
+      report: its report, with the verdict.
       name: the model's name.
-      checked: what was found by comparing it with its checkpoint and asking it.
+      checked: results of comparing it with its checkpoint and querying it.
     """
     test, unigram = report["splits"]["test"], report["baseline"]["unigram"]
     config, dataset = report["config"], report["dataset"]
@@ -29,7 +29,7 @@ char-CNN {config["model"]["char_cnn"]}), made by charloom.
 | test perplexity | {test["perplexity"]:.2f} over {test["words"]:,} words |
 | bits per character | {_bits_per_character(test)} |
 | unigram baseline on the same words | {unigram["perplexity"]:.2f} |
-| champion that it was compared with | {_champion(report)} |
+| champion it was compared with | {_champion(report)} |
 | unknown words in the test | {test["unknown_words"]:,} |
 | parameters | {report["parameters"]:,} |
 | vocabulary | {dataset["vocab_size"]:,} words |
@@ -38,7 +38,7 @@ char-CNN {config["model"]["char_cnn"]}), made by charloom.
 | records | SHA-256 {dataset["digest"]} |
 | check before publishing | {checked["words"]:,} held-out words, largest difference to the \
 checkpoint {checked["max_difference"]:.2g} nats |
-| in a process of its own | {checked["latency_ms"]:,.1f} ms for the slowest of \
+| in a separate process | {checked["latency_ms"]:,.1f} ms for the slowest of \
 {checked["requests"]} recorded requests, {checked["memory_mb"]:,.0f} MB at most |
 
 ## Verdict: {report["verdict"]["status"]}
@@ -47,7 +47,7 @@ checkpoint {checked["max_difference"]:.2g} nats |
 ## Use
 Signatures `score`, `next_word`, `embed`{_and_similar(config)} on raw strings; needs \
 `tensorflow` and `tensorflow_text` only. Words outside the vocabulary are read by their characters and \
-predicted as `<unk>`. It says what its training text made likely, which is not what is true.
+predicted as `<unk>`. It predicts what is likely in its training text, not what is true.
 """
 
 

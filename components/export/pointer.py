@@ -1,13 +1,13 @@
-"""champion.json: which version of a model is the champion, the former ones, and the reference.
+"""champion.json: a model's champion, its former champions, and its reference.
 
-A digest is the SHA-256 of a version's MANIFEST.json, since a number alone says little once somebody
-has removed or copied a folder by hand:
+A digest is the SHA-256 of a version's MANIFEST.json, because the number alone is not reliable once
+somebody has removed or copied a folder by hand:
 
 {"format": 2, "version": 3, "digest": D3, "history": [{"version": 1, "digest": D1}, ...],
  "newest": 7, "reference": {"version": 2, "digest": D2}}
 
-The older form {"version": 3, "history": [1, 2]} is read as well; its digests are unknown, and are
-filled in when the pointer is written next.
+The older form {"version": 3, "history": [1, 2]} is also accepted; its digests are unknown and
+filled in at the next write.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POINTER_FORMAT = 2
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A version that a pointer names."""
+    """A version named in a pointer."""
 
     version: int
     """Its number."""
@@ -39,11 +39,11 @@ class Pointer:
     digest: str | None = None
     """SHA-256 of the champion's MANIFEST.json; None: unknown."""
     history: tuple[Entry, ...] = ()
-    """Former champions, oldest first; a rollback takes the last."""
+    """Former champions, oldest first; a rollback takes the last one."""
     newest: int = 0
-    """The highest number ever given out, whether or not its version is still there."""
+    """The highest number ever assigned, whether or not its version still exists."""
     reference: Entry | None = None
-    """The best version so far, which bounds the drift of a chain of champions."""
+    """The best version so far, which limits the drift of a chain of champions."""
 
     @property
     def champion(self) -> Entry:
@@ -52,7 +52,7 @@ class Pointer:
 
     @property
     def entries(self) -> tuple[Entry, ...]:
-        """All versions that the pointer names: former champions, the champion, the reference."""
+        """All versions in the pointer: former champions, the champion, the reference."""
         reference = () if self.reference is None else (self.reference,)
         return (*self.history, self.champion, *reference)
 
@@ -87,7 +87,7 @@ class Pointer:
         """Returns the text of champion.json.
 
         Args:
-          digest_of: returns the digest of a version by its number, for entries that lack one.
+          digest_of: returns a version's digest by its number, for entries that lack one.
         """
 
         def known(entry: Entry) -> dict[str, Any]:
@@ -104,7 +104,6 @@ class Pointer:
 
 
 def _entry(value: Any) -> Entry:
-    """Returns an entry of either form: a number, or a number with its digest."""
     if type(value) is int:
         return Entry(value)
     version, digest = value["version"], value.get("digest")

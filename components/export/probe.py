@@ -1,7 +1,7 @@
-"""Loads a SavedModel as a server would, and repeats the recorded requests.
+"""Loads a SavedModel as a server would, and replays the recorded requests.
 
-Run by path, in a process of its own, `python -I -S probe.py FOLDER ...`: it must work without our
-package, so it imports none of it, and sees only the folders it is given. Prints one JSON line.
+Run by path in its own process, `python -I -S probe.py FOLDER ...`: it must work without our
+packages, so it imports none of them and sees only the given folders. Prints one JSON line.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 
 OURS = ("components", "model", "pipelines")
 TOLERANCE = 1e-4
-"""How far a number may be from the recorded one, absolutely and as a part of it."""
+"""Maximum difference from a recorded number, absolute and relative."""
 ROUNDS = 5
 """How often each request is timed; the median counts."""
 
 
 class _NoPackageOfOurs:
-    """Refuses to import our package, should it be installed next to TensorFlow."""
+    """Refuses to import our packages, should they be installed next to TensorFlow."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
         if name.partition(".")[0] in OURS:
-            raise ImportError(f"{name} is of our package")
+            raise ImportError(f"{name} is one of our packages")
 
 
 def main() -> None:
-    """Prints what was measured, or what is wrong."""
+    """Prints the measurements, or the problem."""
     parser = argparse.ArgumentParser()
     parser.add_argument("folder")
     parser.add_argument("requests")
@@ -42,12 +42,12 @@ def main() -> None:
         result = probe(options.folder, options.requests)
     except Exception as error:
         name, text = type(error).__name__, " ".join(str(error).split())[:300]
-        result = {"problem": f"it can't be loaded and asked ({name}: {text})"}
+        result = {"problem": f"it can't be loaded and queried ({name}: {text})"}
     print(json.dumps(result), flush=True)
 
 
 def probe(folder: str, requests_file: str) -> dict[str, Any]:
-    """Returns `problem`, or seconds to load, latency in ms and peak memory in MB."""
+    """Returns `problem`, or load time in seconds, latency in ms and peak memory in MB."""
     import tensorflow as tf
     import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
@@ -73,9 +73,9 @@ def probe(folder: str, requests_file: str) -> dict[str, Any]:
 
 
 def peak_mb() -> float:
-    """Returns the peak memory of this process alone.
+    """Returns the peak memory of this process alone, in MB.
 
-    Linux counts in ru_maxrss also what the process that started this one held; VmHWM does not.
+    On Linux, ru_maxrss includes the peak of the parent process; VmHWM does not.
     """
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as file:
@@ -83,7 +83,7 @@ def peak_mb() -> float:
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) / 1024
     except OSError:
-        pass  # macOS, whose ru_maxrss is in bytes
+        pass  # macOS, where ru_maxrss is in bytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)
 
@@ -102,10 +102,10 @@ def differs(outputs: Any, expected: Any) -> str:
     """Returns how an answer differs from the recorded one; empty if it does not.
 
     Args:
-      outputs: tensors by name, as a signature answers.
+      outputs: tensors by name, as returned by a signature.
       expected: plain values by name.
     """
-    import numpy as np  # from the folders that were named
+    import numpy as np  # from the given folders
 
     if set(outputs) != set(expected):
         return f"it answers {sorted(outputs)}, not {sorted(expected)}"
@@ -119,12 +119,12 @@ def differs(outputs: Any, expected: Any) -> str:
                 np.allclose(found, wanted, rtol=TOLERANCE, atol=TOLERANCE)
             )
         if not same:
-            return f"{name} is not what was recorded"
+            return f"{name} differs from the recorded value"
     return ""
 
 
 def as_tensors(function: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Returns plain values as what a signature takes."""
+    """Converts plain values to a signature's inputs."""
     import tensorflow as tf
 
     specs = function.structured_input_signature[1]
@@ -132,13 +132,13 @@ def as_tensors(function: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 def as_plain(value: Any) -> Any:
-    """Returns a tensor of a signature's answer as nested lists of numbers or texts."""
+    """Converts an output tensor to nested lists of numbers or strings."""
     array = value.numpy()
     return as_text(array.tolist()) if array.dtype == object else array.tolist()
 
 
 def as_text(value: Any) -> Any:
-    """Returns nested lists of bytes as lists of text."""
+    """Converts nested lists of bytes to strings."""
     return [as_text(one) for one in value] if isinstance(value, list) else value.decode()
 
 

@@ -1,4 +1,4 @@
-"""Which version is the champion, which the reference: promote, roll back, rebase, pin, collect."""
+"""Changes a model's champion and reference: promote, roll back, rebase, pin, collect."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from model.files import TEMPORARY_MARK, flush_folder, read_json, write_whole
 PINS_FILE = "pins.json"
 REMOVED_PREFIX = ".removed-"
 STALE_SECONDS = 24 * 3600
-"""A staging folder that nobody has changed for so long was left by a publisher that died."""
+"""A staging folder unchanged for this long was left by a publisher that died."""
 
 
 def promote(model: RegisteredModel, version: int) -> int | None:
     """Makes a version the champion after checking that it is whole.
 
     Returns:
-      The champion before; None if there was none.
+      The previous champion; None if there was none.
 
     Raises:
-      InputError: there is no such version, or it is damaged or not the one known by its number.
+      InputError: there is no such version, or it is damaged or was replaced by another one.
     """
     model.check_version(version)
     digest = check_whole(model, version)
     with model.locked():
-        model.check_version(version)  # nobody has collected it meanwhile
+        model.check_version(version)  # it may have been collected meanwhile
         try:
             before = model.read_pointer()
-        except InputError:  # a damaged one is made anew
+        except InputError:  # a damaged one is rewritten
             before = None
         _check_same(model, before, Entry(version, digest))
         if before is None or before.version != version or before.digest is None:
@@ -56,16 +56,16 @@ def promote_if(
     champion: int | None,
     report: Mapping[str, Any] | None = None,
 ) -> bool:
-    """Makes a new version the champion if the champion still is the one it was compared with.
+    """Promotes a new version if the champion is still the one it was compared with.
 
     Args:
       model: the model.
       version: the new version's number.
-      champion: number of the version that it was compared with; None: there was none.
+      champion: number of the version it was compared with; None: none.
       report: the comparison; None: the version's own report.json.
 
     Returns:
-      Whether it is the champion now.
+      Whether it is now the champion.
 
     Raises:
       InputError: champion.json is damaged, or names a version that was replaced.
@@ -77,7 +77,7 @@ def promote_if(
             model.settle(version)
             return True  # by another process that finished the same publication
         if (before.version if before else None) != champion:
-            return False  # somebody else promoted meanwhile
+            return False  # another version was promoted meanwhile
         if version not in model.versions():
             return False  # or collected
         if before is not None:
@@ -109,7 +109,7 @@ def _next_reference(
     """Returns the reference after a promotion.
 
     It moves to the new version if there is none, or if the report found the new version
-    significantly better than this very reference.
+    significantly better than this reference.
     """
     if reference is None:
         return new
@@ -125,14 +125,14 @@ def _next_reference(
 
 
 def rebase(model: RegisteredModel, version: int) -> int | None:
-    """Makes a version the reference, which bounds how far a chain of champions may drift.
+    """Makes a version the reference, which limits the drift of a chain of champions.
 
     Returns:
-      The reference before; None if there was none.
+      The previous reference; None if there was none.
 
     Raises:
-      InputError: there is no champion or no such version, or the version is damaged or not the one
-        known by its number.
+      InputError: there is no champion or no such version, or the version is damaged or was
+        replaced by another one.
     """
     model.check_version(version)
     reference = Entry(version, check_whole(model, version))
@@ -141,8 +141,8 @@ def rebase(model: RegisteredModel, version: int) -> int | None:
         pointer = model.read_pointer()
         if pointer is None:
             raise InputError(
-                f"{model.folder} has no champion, and so needs no reference; charloom registry "
-                "promote takes any version"
+                f"{model.folder} has no champion, so it needs no reference; charloom registry "
+                "promote accepts any version"
             )
         _check_same(model, pointer, reference)
         newest = model.read_numbers().newest
@@ -154,7 +154,7 @@ def rollback(model: RegisteredModel) -> tuple[int, int]:
     """Restores the previous champion; the reference stays.
 
     Returns:
-      The champion that was, and the one that is now.
+      The champion before and the one now.
 
     Raises:
       InputError: there was none before, or it is damaged, gone or replaced by another version.
@@ -165,37 +165,37 @@ def rollback(model: RegisteredModel) -> tuple[int, int]:
         history = [one for one in (pointer.history if pointer else ()) if one.version in there]
         if pointer is None or not history:
             raise InputError(
-                f"{model.folder} had no champion before; charloom registry promote takes any version"
+                f"{model.folder} had no champion before; charloom registry promote accepts any version"
             )
         model.folder_of(history[-1])
         now = history[-1].version
         digest = check_whole(model, now)
-        model.settle(pointer.version)  # a publisher that died does not bring it back
+        model.settle(pointer.version)  # so that resuming its export does not promote it again
         newest = model.read_numbers().newest
         model.write_pointer(Pointer(now, digest, tuple(history[:-1]), newest, pointer.reference))
         return pointer.version, now
 
 
 def _check_same(model: RegisteredModel, pointer: Pointer | None, version: Entry) -> None:
-    """Refuses a folder that has the number, but not the digest, of a version the pointer names."""
+    """Raises InputError if the folder's digest is not that version's digest in the pointer."""
     for entry in pointer.entries if pointer else ():
         if entry.version == version.version and entry.digest not in (None, version.digest):
-            raise model.replaced_error(version.version, "take another number")
+            raise model.replaced_error(version.version, "choose another number")
 
 
 def check_whole(model: RegisteredModel, version: int) -> str | None:
-    """Raises InputError if files of a version are missing or were changed.
+    """Raises InputError if files of a version are missing or changed.
 
     Returns:
-      The digest of the manifest that its files were compared with.
+      The digest of the manifest that the files were checked against.
     """
     digest = model.digest_of(version)
-    check_unchanged(model.version_folder(version), instead="take another version")
+    check_unchanged(model.version_folder(version), instead="choose another version")
     return digest
 
 
 def read_pins(model: RegisteredModel) -> list[int]:
-    """Returns the versions that are pinned, oldest first.
+    """Returns the pinned versions, oldest first.
 
     Raises:
       InputError: pins.json is damaged.
@@ -211,7 +211,7 @@ def read_pins(model: RegisteredModel) -> list[int]:
 
 
 def pin(model: RegisteredModel, version: int, *, pinned: bool = True) -> None:
-    """Pins a version, which is then never collected, or unpins it.
+    """Pins a version, so that it is never collected, or unpins it.
 
     Raises:
       InputError: there is no such version.
@@ -225,21 +225,21 @@ def pin(model: RegisteredModel, version: int, *, pinned: bool = True) -> None:
 
 
 def collect(model: RegisteredModel, *, keep: int, dry_run: bool = False) -> list[int]:
-    """Removes old versions, and what publishers that died left behind.
+    """Removes old versions, and what dead publishers left behind.
 
-    The champion, the one before it, the reference, pinned versions and the newest ones stay.
+    Keeps the champion, its predecessor, the reference, pinned versions and the newest ones.
 
     Args:
       model: the model.
-      keep: how many of the newest versions stay, at least 1.
-      dry_run: whether nothing is removed.
+      keep: how many of the newest versions to keep, at least 1.
+      dry_run: only report; remove nothing.
 
     Returns:
-      The versions that were removed, or would be.
+      The versions that were, or would be, removed.
 
     Raises:
       InputError: `keep` is below 1, there is no such model, its files are damaged, or a version
-        that is to stay was replaced by another one.
+        to keep was replaced by another one.
     """
     if keep < 1:
         raise InputError(f"--keep is {keep}; it must be at least 1")
@@ -259,7 +259,6 @@ def collect(model: RegisteredModel, *, keep: int, dry_run: bool = False) -> list
 
 
 def _needed(model: RegisteredModel, there: set[int]) -> set[int]:
-    """Returns the champion, its newest predecessor that is still there, and the reference."""
     pointer = model.read_pointer()
     if pointer is None:
         return set()
@@ -276,7 +275,7 @@ def _needed(model: RegisteredModel, there: set[int]) -> set[int]:
 
 
 def _remove(model: RegisteredModel, version: int) -> None:
-    """Removes a version: first from sight, so that nobody finds half of it."""
+    """Removes a version; renames it first, so that nobody sees half of it."""
     hidden = os.path.join(model.folder, f"{REMOVED_PREFIX}{uuid.uuid4().hex}")
     os.rename(model.version_folder(version), hidden)
     flush_folder(model.folder)
@@ -292,9 +291,9 @@ def _delete(path: str) -> None:
 
 
 def _left_behind(folder: str) -> list[str]:
-    """Returns the hidden folders and temporary files of a model that nobody is at work on."""
+    """Returns a model's hidden folders and temporary files that nobody is working on."""
     entries, now = os.listdir(folder), time.time()
-    # Who writes a file of the model holds the lock, which we do.
+    # Writers of the model's files hold the lock, which we hold.
     stale = [
         entry for entry in entries if entry.startswith(REMOVED_PREFIX) or TEMPORARY_MARK in entry
     ]

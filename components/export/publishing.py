@@ -1,8 +1,8 @@
-"""The end of an export: a filled folder becomes a version, and perhaps the champion.
+"""The end of an export: turns a filled folder into a version, and possibly the champion.
 
-Each step leaves the registry so that the same export, run again after it was killed, goes on: a
-version that is there already is not published a second time, and one about whose promotion nobody
-has decided yet is promoted then. No TensorFlow here.
+Each step leaves the registry so that the same export, repeated after it was killed, resumes: an
+  existing version is not published again, and one whose promotion is still undecided is promoted
+  then. No TensorFlow here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from components.export.registry import RegisteredModel
 from model.files import read_json, version_number
 
 COMPARED = "champion.checkpoint_digest"
-"""Where a report has the digest of the checkpoint of the champion that it compares with."""
+"""Path in a report of the digest of the compared champion's checkpoint."""
 
 
 def describe_export(precision: str) -> dict[str, str]:
@@ -48,13 +48,13 @@ def describe_digests(report: Mapping[str, Any]) -> dict[str, str]:
 def find_published(
     model: RegisteredModel, *, digests: Mapping[str, str], export: Mapping[str, str]
 ) -> str | None:
-    """Returns the folder of the newest whole version that is the same, or None.
+    """Returns the folder of the newest whole version with the same content, or None.
 
     Args:
       model: the model.
-      digests: `checkpoint` and, if a run made it, `run`; a version that the same run made counts
-        as well, although its checkpoint may differ in some bits.
-      export: as `describe_export` gives it.
+      digests: `checkpoint` and, if a run made it, `run`; a version made by the same run also
+        counts, although its checkpoint may differ in some bits.
+      export: result of `describe_export`.
     """
     for number in reversed(model.versions()):
         folder = model.version_folder(number)
@@ -70,7 +70,7 @@ def find_published(
 def publish_once(
     model: RegisteredModel, staged: str, *, digests: Mapping[str, str], export: Mapping[str, str]
 ) -> str:
-    """Makes a filled folder a version, unless another export has published the same meanwhile.
+    """Publishes a filled folder, unless another export has published the same meanwhile.
 
     Returns:
       The version's folder; if `staged` still exists, the other export's version.
@@ -83,7 +83,7 @@ def finish(model: RegisteredModel, version: str, *, report: Mapping[str, Any]) -
     """Makes a published version the champion if its promotion is still undecided.
 
     It is undecided if its publisher did not get that far, or if `report` compares it with another
-    champion than its own report does. Otherwise, a person may have rolled it back.
+    champion than its own report does. Otherwise, somebody may have rolled it back.
 
     Args:
       model: the model.
@@ -91,7 +91,7 @@ def finish(model: RegisteredModel, version: str, *, report: Mapping[str, Any]) -
       report: the report on it, which passed the gate.
 
     Returns:
-      One line that says which version is the champion now.
+      One line that names the current champion.
 
     Raises:
       InputError: champion.json is damaged, or the version is.
@@ -114,13 +114,13 @@ def finish(model: RegisteredModel, version: str, *, report: Mapping[str, Any]) -
 
 
 def _promote(model: RegisteredModel, number: int, report: Mapping[str, Any]) -> str:
-    """Makes a version the champion if it was compared with the present one; says which is."""
+    """Promotes a version if it was compared with the current champion; reports the champion."""
     champion, compared = model.champion(), look_up(report, COMPARED)
     present = champion.version if champion else None
     digest = None if present is None else made_of(model.version_folder(present))
     check_whole(model, number)
     same = (present is None) if compared is None else (digest == compared)
-    may_be = same or present == number  # another process has just done it
+    may_be = same or present == number  # another process has just promoted it
     if may_be and promote_if(model, number, champion=present, report=report):
         return f"champion of {model.folder}: version {number}"
     with model.locked():

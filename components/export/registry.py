@@ -1,14 +1,14 @@
-"""The model registry: integer version folders, as TensorFlow Serving wants them.
+"""The model registry: integer version folders, as TensorFlow Serving expects them.
 
-<registry>/<name>/<version>/      a model that is whole; `components.export.main` lists its files
+<registry>/<name>/<version>/      a whole model; `components.export.main` lists its files
                   champion.json   the champion and its predecessors (`components.export.pointer`)
-                  numbers.json    the highest number given out, and what is not decided yet
-                  pins.json       versions that stay
-                  .lock           held by whoever changes one of these
-                  .staging-*      a version that is being filled
+                  numbers.json    the highest number assigned, and undecided promotions
+                  pins.json       versions to keep
+                  .lock           held while any of these are changed
+                  .staging-*      a version being filled
 
-Readers need no lock: every file is replaced whole, and a version's folder gets its number by
-being renamed when nothing is missing in it.
+Readers need no lock: every file is replaced atomically, and a version's folder is renamed to its
+  number only when it is complete.
 """
 
 from __future__ import annotations
@@ -47,23 +47,23 @@ class Numbers:
     """The content of numbers.json."""
 
     newest: int
-    """The highest number given out, whether or not its version is still there."""
+    """The highest number assigned, whether or not its version still exists."""
     unfinished: tuple[int, ...]
-    """Versions about whose promotion their publisher has not decided."""
+    """Versions whose publisher has not decided about their promotion."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RegisteredModel:
-    """A model in the registry, whether or not it has a version yet."""
+    """A model in the registry, with or without versions."""
 
     registry: str
     """Folder of all models."""
     name: str
-    """The model's name in it; `check_name` says which names a new model may have."""
+    """The model's name in it; `check_name` defines valid names for new models."""
 
     @classmethod
     def at(cls, folder: str) -> RegisteredModel:
-        """Returns the model of a folder `<registry>/<name>`."""
+        """Returns the model at a folder `<registry>/<name>`."""
         return cls(*os.path.split(folder.rstrip("/") or folder))
 
     @property
@@ -72,11 +72,11 @@ class RegisteredModel:
         return os.path.join(self.registry, self.name)
 
     def version_folder(self, version: int) -> str:
-        """Returns the folder of the version with a number."""
+        """Returns the folder of a version."""
         return os.path.join(self.folder, str(version))
 
     def digest_of(self, version: int) -> str | None:
-        """Returns the SHA-256 of a version's MANIFEST.json; None where there is no manifest."""
+        """Returns the SHA-256 of a version's MANIFEST.json; None without a manifest."""
         return version_digest(self.version_folder(version))
 
     def versions(self) -> list[int]:
@@ -88,7 +88,7 @@ class RegisteredModel:
         return sorted(number for number in numbers if number is not None)
 
     def check_version(self, version: int) -> None:
-        """Raises InputError unless there is a version with this number."""
+        """Raises InputError unless this version exists."""
         found = self.versions()
         if version not in found:
             there = f"there are {', '.join(map(str, found))}" if found else "there is none"
@@ -99,7 +99,7 @@ class RegisteredModel:
         return os.path.exists(os.path.join(self.folder, CHAMPION_FILE))
 
     def read_pointer(self) -> Pointer | None:
-        """Reads champion.json; returns None where no version has become champion yet.
+        """Reads champion.json; None if no version has become champion yet.
 
         Raises:
           InputError: it is damaged.
@@ -112,15 +112,15 @@ class RegisteredModel:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise InputError(
-                f"{path} is damaged; charloom registry promote {self.folder} VERSION makes it anew"
+                f"{path} is damaged; charloom registry promote {self.folder} VERSION rewrites it"
             ) from None
 
     def write_pointer(self, pointer: Pointer) -> None:
-        """Replaces champion.json and fills in digests that are unknown; the lock must be held."""
+        """Replaces champion.json, filling in unknown digests; the lock must be held."""
         write_whole(os.path.join(self.folder, CHAMPION_FILE), pointer.to_json(self.digest_of))
 
     def champion(self) -> Entry | None:
-        """Returns the champion, with the digest of its folder where the pointer has none.
+        """Returns the champion, with the digest of its folder if the pointer has none.
 
         Raises:
           InputError: champion.json is damaged.
@@ -131,7 +131,7 @@ class RegisteredModel:
         return Entry(pointer.version, pointer.digest or self.digest_of(pointer.version))
 
     def champion_folder(self) -> str | None:
-        """Returns the champion's folder, or None where there is no champion.
+        """Returns the champion's folder, or None without a champion.
 
         Raises:
           InputError: champion.json is damaged, or names a version that is gone or was replaced.
@@ -145,10 +145,10 @@ class RegisteredModel:
         return folder
 
     def reference_folder(self) -> str | None:
-        """Returns the folder of the best version so far, which may be gone; None: none is set.
+        """Returns the folder of the best version so far, which may be gone; None: not set.
 
         Raises:
-          InputError: champion.json is damaged, or the folder holds another version by now.
+          InputError: champion.json is damaged, or the folder now holds another version.
         """
         pointer = self.read_pointer()
         if pointer is None or pointer.reference is None:
@@ -159,19 +159,19 @@ class RegisteredModel:
         return self.folder_of(pointer.reference, is_reference=True)
 
     def folder_of(self, entry: Entry, *, is_reference: bool = False) -> str:
-        """Returns the folder of the version that an entry of the pointer means.
+        """Returns the folder of the version in a pointer's entry.
 
         Args:
-          entry: of the model's pointer.
-          is_reference: whether it is the reference; an error then says how to move that.
+          entry: an entry of the model's pointer.
+          is_reference: whether it is the reference; determines the advice in the error.
 
         Raises:
-          InputError: the folder is gone, or holds another version than the one that was published
-            under this number.
+          InputError: the folder is gone, or holds another version than the one published under this
+            number.
         """
         folder = self.version_folder(entry.version)
         command, role = ("rebase", "reference") if is_reference else ("promote", "champion")
-        instead = f"charloom registry {command} {self.folder} VERSION makes another one the {role}"
+        instead = f"charloom registry {command} {self.folder} VERSION sets another {role}"
         if not os.path.isdir(folder):
             raise InputError(
                 f"{os.path.join(self.folder, CHAMPION_FILE)} names version {entry.version}, which "
@@ -182,10 +182,10 @@ class RegisteredModel:
         return folder
 
     def replaced_error(self, version: int, instead: str) -> InputError:
-        """Returns the error that a version's number is now that of another version's folder."""
+        """Returns the error for a version number that now belongs to another version's folder."""
         return InputError(
             f"{self.version_folder(version)} is not the version {version} that {CHAMPION_FILE} "
-            f"names (its MANIFEST.json is another one); put that version back, or {instead}"
+            f"names (its MANIFEST.json differs); restore that version, or {instead}"
         )
 
     @contextlib.contextmanager
@@ -202,22 +202,22 @@ class RegisteredModel:
         except OSError as error:
             raise InputError(
                 f"{self.folder} can't be changed ({error.strerror}); "
-                "name a model of a registry, <registry>/<name>"
+                "name a model in a registry, <registry>/<name>"
             ) from None
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def read_numbers(self) -> Numbers:
-        """Returns the highest version number ever given out, and versions not decided about.
+        """Returns the highest version number ever assigned, and versions with undecided promotions.
 
-        The number stands in numbers.json and, as a second copy, in champion.json, so that neither a
-        removed version nor a damaged file brings a number back.
+        The number is stored in numbers.json and, redundantly, in champion.json, so that neither
+        removing a version nor damaging a file makes a number be reused.
         """
         try:
             content = read_json(os.path.join(self.folder, NUMBERS_FILE))
             newest, unfinished = int(content["newest"]), tuple(map(int, content["unfinished"]))
-        except (ValueError, KeyError, TypeError):  # none yet, or damaged: what is there counts
+        except (ValueError, KeyError, TypeError):  # missing or damaged: existing versions count
             newest, unfinished = 0, ()
         with contextlib.suppress(InputError):
             pointer = self.read_pointer()
@@ -231,17 +231,17 @@ class RegisteredModel:
         write_whole(os.path.join(self.folder, NUMBERS_FILE), json.dumps(content) + "\n")
 
     def settle(self, version: int) -> None:
-        """Notes that it is decided whether a version is champion; the lock must be held."""
+        """Records that a version's promotion is decided; the lock must be held."""
         numbers = self.read_numbers()
         if version in numbers.unfinished:
             left = tuple(one for one in numbers.unfinished if one != version)
             self.write_numbers(Numbers(numbers.newest, left))
 
     def stage(self) -> str:
-        """Makes a new folder among the versions, to be filled and published; returns its path.
+        """Creates a staging folder for a new version; returns its path.
 
         Raises:
-          InputError: the registry can't be written, or the name is not a valid one.
+          InputError: the registry can't be written, or the name is invalid.
         """
         check_name(self.name)
         try:
@@ -255,15 +255,15 @@ class RegisteredModel:
         return folder
 
     def publish(self, staged: str, *, find: Callable[[], str | None] | None = None) -> str:
-        """Gives a filled staging folder the next version number, flushed to disk.
+        """Renames a filled staging folder to the next version number, flushed to disk.
 
-        The number is noted before it is used, under the lock: no two publishers get the same one,
-        and none comes back, whatever is removed later.
+        The number is recorded under the lock before it is used: no two publishers get the same one,
+          and none is reused, whatever is removed later.
 
         Args:
           staged: the filled folder, with its manifest.
-          find: looks, under the lock, for a version that is the same; it is returned in place of a
-            new one if there is one.
+          find: looks, under the lock, for a version with the same content; if there is one, it is
+            returned and no new version is published.
 
         Returns:
           The version's folder.
@@ -282,16 +282,16 @@ class RegisteredModel:
                 try:
                     publish_folder(staged, target)
                 except OSError:
-                    if os.path.exists(target):  # somebody who takes no lock was faster
+                    if os.path.exists(target):  # taken by a process without the lock
                         continue
                     raise
                 return target
 
 
 def check_name(name: str) -> None:
-    """Raises InputError unless `name` can be a model's folder.
+    """Raises InputError unless `name` is valid for a model's folder.
 
-    One of digits only would look like a version, and the registry like a model.
+    A name of only digits would look like a version, and the registry like a model.
     """
     if len(name) > MAX_NAME_CHARACTERS:
         raise InputError(
@@ -300,17 +300,17 @@ def check_name(name: str) -> None:
         )
     if name.isdecimal():
         raise InputError(
-            f"model name {name!r} is a number, as versions have; add a letter, as in m{name}"
+            f"model name {name!r} is a number, like a version; add a letter, such as m{name}"
         )
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"model name {name!r} must begin with a letter or digit and hold only letters, "
+            f"model name {name!r} must start with a letter or digit and contain only letters, "
             "digits, '.', '_' and '-'"
         )
 
 
 def version_digest(folder: str) -> str | None:
-    """Returns the SHA-256 of a version's MANIFEST.json; None where there is no manifest."""
+    """Returns the SHA-256 of a version's MANIFEST.json; None without a manifest."""
     try:
         return hash_file(os.path.join(folder, MANIFEST_FILE))
     except (FileNotFoundError, NotADirectoryError):
@@ -321,7 +321,7 @@ def find_model(path: str) -> str:
     """Returns the folder of a SavedModel.
 
     Args:
-      path: a version's folder, or a model's, whose champion is taken.
+      path: the folder of a version, or of a model, whose champion is used.
 
     Raises:
       InputError: there is no model, or the champion is gone or was replaced.
@@ -336,5 +336,5 @@ def find_model(path: str) -> str:
 
 def _no_model(path: str) -> InputError:
     return InputError(
-        f"{path} holds no exported model; name a version's folder, <registry>/<name>/<number>"
+        f"{path} is not an exported model; name a version's folder, <registry>/<name>/<number>"
     )

@@ -1,4 +1,4 @@
-"""Where a run is going to publish, checked before it begins: only its last step would use it."""
+"""Checks where a run is going to publish, before it starts: only its last step would notice."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from model.errors import InputError
 
 
 def check_target(model: RegisteredModel, *, mount: str = "") -> None:
-    """Checks the registry and the name under which a run publishes its model.
+    """Checks the registry and the name under which a run will publish its model.
 
     Args:
       model: where it will be published.
-      mount: where the run's pods mount their volume, if this is not one of them. In a pod, any
-        volume that it mounts will do.
+      mount: mount path of the volume in the run's pods, if this is not one of them. In a pod, any
+        mounted volume will do.
 
     Raises:
-      InputError: the name can't be used, or what is published would vanish with the pod.
+      InputError: the name is invalid, or the published model would vanish with the pod.
     """
     check_name(model.name)
     registry = model.registry
@@ -27,7 +27,7 @@ def check_target(model: RegisteredModel, *, mount: str = "") -> None:
         raise InputError(f"registry is {registry!r}; it must be a folder, as the pods see it")
     if mount and not place.startswith(f"{mount}/"):
         raise InputError(
-            f"registry {registry} is on no volume that the pods mount; name a folder below {mount}"
+            f"registry {registry} is not on a volume mounted in the pods; name a folder below {mount}"
         )
     if not mount and in_cluster():
         place = os.path.realpath(registry)
@@ -35,6 +35,6 @@ def check_target(model: RegisteredModel, *, mount: str = "") -> None:
             place = os.path.dirname(place)
         if place == "/":
             raise InputError(
-                f"registry {registry} is on no volume that this pod mounts; what is published there "
+                f"registry {registry} is not on a volume mounted in this pod; a model published there "
                 "would be lost with the pod"
             )

@@ -1,4 +1,4 @@
-"""Beam as we like it: quiet, and quick to end a bundle."""
+"""Configures Beam: quiet, and quick to end a bundle."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _SAMPLING_PERIOD_MS = 10
 
 
 def sample_often() -> None:
-    """Lets a bundle of this process end soon after its work.
+    """Shortens Beam's sampling period so that a bundle ends soon after its work.
 
-    A thread of Beam's looks now and then in which step a bundle is, and the end of the bundle waits
-    until it looks again: up to 200 ms, for which Beam has no option.
+    A Beam thread periodically samples the step that a bundle is in, and the end of the bundle waits
+      for the next sample: up to 200 ms, for which Beam has no option.
     """
     from apache_beam.runners.worker import statesampler
 
@@ -22,7 +22,7 @@ def sample_often() -> None:
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-    """Keeps Beam's import from warning that libraries of some clouds are missing."""
+    """Suppresses warnings on Beam's import about missing cloud libraries."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -33,10 +33,10 @@ def quiet_import() -> Iterator[None]:
 
 @contextlib.contextmanager
 def quiet_beam() -> Iterator[None]:
-    """Keeps Beam from logging; its errors come as exceptions, with all that is in the log.
+    """Suppresses Beam's log; errors are raised as exceptions that contain all of it.
 
-    What a job server says is logged by the root logger itself, which Python gives a handler
-    that stays, if it has none.
+    Messages of a job server are logged by the root logger, to which Python adds a permanent handler
+    if it has none.
     """
 
     def is_of_others(record: logging.LogRecord) -> bool:

@@ -45,26 +45,26 @@ from model.text.vocab import Vocabulary, read_words
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """Words that the vocabulary was told to have."""
+    """Words given for the vocabulary."""
 
     words: tuple[str, ...] | None
-    """None where the text alone gives them."""
+    """None if the text alone determines them."""
     extend: bool
-    """Whether the text gives more."""
+    """Whether the text adds more."""
 
     @classmethod
     def read(cls, path: str, *, extend: bool) -> Given:
-        """Reads the words of a file; of no file if `path` is empty.
+        """Reads the words of a file; none if `path` is empty.
 
         Raises:
-          InputError: the file holds no words, or there is none to extend.
+          InputError: the file has no words, or there are none to extend.
         """
         if extend and not path:
             raise InputError("--extend-vocab extends the words of --vocab FILE; name the file")
         return cls(read_words(path) if path else None, extend)
 
     def describe(self) -> dict[str, Any]:
-        """Returns what dataset.json says of them; nothing if there are none."""
+        """Returns the entry in dataset.json; empty without given words."""
         if self.words is None:
             return {}
         listed = "".join(f"{word}\n" for word in self.words)
@@ -92,30 +92,29 @@ def run(
 ) -> dict[str, Any]:
     """Prepares a corpus.
 
-    The same input and config give the same bytes, whatever the number of workers and the
-    runner. `records` appears whole or not at all; if it already holds the records of this
-    input and config, it is left as it is.
+    The same input and config give the same bytes, whatever the number of workers and the runner.
+    `records` is written atomically; if it already holds the records of this input and config, it is
+    left as it is.
 
     Args:
-      inputs: files, glob patterns or folders; a hash of its place gives a record its split.
-      train: in place of `inputs`, those of the training split.
+      inputs: files, glob patterns or folders; a record's split is a hash of its position.
+      train: instead of `inputs`, those of the training split.
       valid: those of the validation split.
       test: those of the test split.
-      listing: folder of a listing of the files, in place of patterns; see `save_listing`.
-      vocab: file of the words of the vocabulary, in place of the most frequent ones.
-      extend_vocab: add the most frequent ones to those of `vocab`, as far as there is room.
-      source_root: folder below which the names of files begin; empty: as the patterns say.
-      records: the output folder; made here, or there and empty.
+      listing: folder of a listing of the files, instead of patterns; see `save_listing`.
+      vocab: file with the words of the vocabulary, instead of the most frequent ones.
+      extend_vocab: add the most frequent words to those of `vocab`, as far as there is room.
+      source_root: folder below which file names start; empty: according to the patterns.
+      records: the output folder; created, or existing and empty.
       config: how text becomes records.
-      beam_workers: processes; 1 works in this one, 0 takes as many as there is room for.
-      beam_options: options of Apache Beam, which may name another runner.
+      beam_workers: processes; 1 runs in this process, 0 as many as there is room for.
+      beam_options: options of Apache Beam, which may select another runner.
 
     Returns:
       The content of dataset.json.
 
     Raises:
-      InputError: input that can't be used, or an output folder that can't be; a file of
-        `listing` has changed.
+      InputError: unusable input or output folder, or a file of `listing` has changed.
       RestartableError: a file has changed since it was listed here, or its store is busy.
     """
     flags = check_options(beam_workers, beam_options)
@@ -148,7 +147,6 @@ def _prepare(
     flags: Sequence[str],
     source_root: str,
 ) -> dict[str, Any]:
-    """Makes the records of the files."""
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
     write_whole(words_path(scratch), json.dumps(dataclasses.asdict(given)))
@@ -194,11 +192,11 @@ def _write_card(info: dict[str, Any], known: SplitCounts, folder: str) -> None:
 
 
 def _save_index(folder: str, scratch: str, split: str, groups: int) -> dict[str, Any]:
-    """Puts the indexes of the shards of a split together.
+    """Merges the indexes of a split's shards.
 
     Returns:
-      What `describe` takes of a split: its `index` and `text`, entries of dataset.json, and
-      `lengths`, how many records have 2^k to 2^(k + 1) - 1 words.
+      A split's arguments for `describe`: its `index` and `text`, entries of dataset.json, and
+        `lengths`, how many records have 2^k to 2^(k + 1) - 1 words.
     """
     parts = [np.load(index_path(scratch, split, group)) for group in range(groups)]
     offsets, lengths, characters = np.concatenate(parts, axis=1)
@@ -211,14 +209,12 @@ def _save_index(folder: str, scratch: str, split: str, groups: int) -> dict[str,
 
 
 def _save_seen(folder: str, scratch: str, groups: int) -> dict[str, Any]:
-    """Puts the hashes of the training text of the groups together."""
     seen = unite(SeenText.load(seen_path(scratch, group)) for group in range(groups))
     digest = seen.save(os.path.join(folder, SEEN_FILE))
     return {"file": SEEN_FILE, **digest, "hashes": len(seen.hashes), "share": seen.share}
 
 
 def _is_occupied(target: str) -> bool:
-    """Returns whether the output folder holds anything."""
     if not os.path.lexists(target):
         return False
     if not os.path.isdir(target):
@@ -234,7 +230,7 @@ def _is_occupied(target: str) -> bool:
 def _reuse(
     target: str, files: Sequence[InputFile], given: Given, *, config: DataConfig
 ) -> dict[str, Any]:
-    """Returns what dataset.json says if the folder is just what would be made."""
+    """Returns the content of dataset.json if the folder is exactly what would be made."""
     occupied = f"{target} already holds something"
     advice = "choose another folder or delete it"
     if not is_complete(target):
@@ -283,9 +279,8 @@ def _publish(folder: str, target: str, *, digest: str) -> None:
 
 
 def _save_info(info: dict[str, Any], folder: str) -> None:
-    """Writes dataset.json."""
     text = json.dumps(info, indent=1, ensure_ascii=False)
-    # A list of numbers on one line. JSON texts hold no raw line end, so none is touched.
+    # Lists of numbers on one line. JSON strings contain no raw line ends, so none is affected.
     text = re.sub(r"\[\n\s+([\d,\s]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text)
     write_whole(os.path.join(folder, INFO_FILE), text + "\n")
 

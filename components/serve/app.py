@@ -25,9 +25,9 @@ from components.serve.requests import HttpError, Question, format_answer, parse_
 
 MAX_BODY_BYTES = 1 << 20
 BODY_SECONDS = 10.0
-"""How long the body of a request may take to come."""
+"""Maximum time for receiving a request's body."""
 MAX_WAITING = 512
-"""Requests that may wait or be computed at a time; further ones get status 503."""
+"""Maximum number of requests waiting or being computed; further ones get status 503."""
 PAGE_FILES = {"/": "page.html", "/page.js": "page.js", "/page.css": "page.css"}
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -45,9 +45,9 @@ def make_app(follower: ChampionFollower, metrics: Metrics, *, threads: int) -> S
     """Returns the application.
 
     Args:
-      follower: says which version is served.
-      metrics: count what happens.
-      threads: requests that are computed at a time.
+      follower: determines the version to serve.
+      metrics: receives the counts.
+      threads: number of requests computed at the same time.
     """
     server = _Server(follower, metrics, threads=threads)
     routes = [
@@ -81,34 +81,34 @@ class _Server:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def page(self, request: Request) -> Response:
-        """Answers with a file of the page."""
+        """Serves a file of the page."""
         folder = os.path.join(os.path.dirname(__file__), "page")
         return FileResponse(os.path.join(folder, PAGE_FILES[request.url.path]), headers=_HEADERS)
 
     async def health(self, _: Request) -> Response:
-        """Says that the server is up; it listens only once a model is loaded."""
+        """Reports that the server is up; it listens only once a model is loaded."""
         return self._json({"status": "ok", "version": self._follower.current.number})
 
     async def ready(self, _: Request) -> Response:
-        """Says which version is served and which is the champion; an older one is ready, too."""
+        """Reports the served version and the champion; ready even with an older version."""
         return self._json(self._follower.state())
 
     async def metrics_text(self, _: Request) -> Response:
-        """Answers Prometheus."""
+        """Serves metrics to Prometheus."""
         return Response(self._metrics.to_text(), media_type="text/plain; version=0.0.4")
 
     async def list_models(self, _: Request) -> Response:
-        """Names the model, for the page."""
+        """Lists the model's name, for the page."""
         return self._json({"models": [self._follower.name]})
 
     async def model(self, request: Request) -> Response:
-        """Answers what is asked about the model, or asked of it."""
+        """Handles requests about the model, or to it."""
         kind, rest = "other", request.path_params["rest"]
         try:
             verb, version = self._find(rest)
             kind = verb.lstrip(":/") or "status"
             if (verb == ":predict") != (request.method == "POST"):
-                raise HttpError(405, "ask :predict by POST, all else by GET")
+                raise HttpError(405, "use POST for :predict, GET for everything else")
             if verb == ":predict":
                 response = await self._predict(request, rest)
             elif verb == "/metadata":
@@ -117,7 +117,7 @@ class _Server:
                 response = self._json(_status(version), version)
         except HttpError as error:
             response = self._json({"error": str(error)}, status=error.status)
-            if error.status in (408, 413):  # the rest of the body is not read
+            if error.status in (408, 413):  # the rest of the body was not read
                 response.headers["connection"] = "close"
             if error.status == 503:
                 response.headers["retry-after"] = "1"
@@ -125,16 +125,16 @@ class _Server:
         return response
 
     def _find(self, rest: str) -> tuple[str, LoadedVersion]:
-        """Returns the verb of an address and the version it names.
+        """Returns the verb of a URL and the version it names.
 
         Raises:
-          HttpError: there is no such address, model or version.
+          HttpError: there is no such URL, model or version.
         """
         found = _MODEL.fullmatch(rest)
         if not found:
             raise HttpError(404, "no such address; see /v1/models")
         if found["name"] != self._follower.name:
-            raise HttpError(404, f"no such model; there is {self._follower.name}")
+            raise HttpError(404, f"no such model; the model is {self._follower.name}")
         version: LoadedVersion | None = self._follower.current
         if found["version"] is not None:
             number = found["version"]
@@ -169,15 +169,15 @@ class _Server:
         )
 
     async def refuse_http(self, request: Request, error: Exception) -> Response:
-        """Answers a request with an unknown address or method."""
+        """Answers a request with an unknown URL or method."""
         status = error.status_code if isinstance(error, HTTPException) else 400
         self._metrics.requests.labels("other", status).inc()
         return self._json({"error": "no such address or method"}, status=status)
 
     async def fail(self, request: Request, error: Exception) -> Response:
-        """Answers after a defect; the server logs it."""
+        """Answers after an unexpected error, which the server logs."""
         self._metrics.requests.labels("other", 500).inc()
-        return self._json({"error": "the server failed; its log says why"}, status=500)
+        return self._json({"error": "the server failed; see its log"}, status=500)
 
     @staticmethod
     def _json(content: Any, version: LoadedVersion | None = None, status: int = 200) -> Response:
@@ -191,7 +191,7 @@ async def _read_body(request: Request) -> bytes:
     """Returns the body of a request.
 
     Raises:
-      HttpError: it is too large, or takes too long.
+      HttpError: it is too large, or takes too long to arrive.
     """
     parts, size = [], 0
     too_large = HttpError(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
@@ -206,14 +206,14 @@ async def _read_body(request: Request) -> bytes:
                     raise too_large
                 parts.append(part)
     except TimeoutError:
-        raise HttpError(408, f"the body did not come within {BODY_SECONDS:.0f} s") from None
+        raise HttpError(408, f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
     except ClientDisconnect:
         raise HttpError(400, "the connection was closed") from None
     return b"".join(parts)
 
 
 def _answer(version: LoadedVersion, body: bytes) -> tuple[Question, bytes]:
-    """Reads a request and answers it; in a thread, as both may take a while."""
+    """Parses and answers a request; runs in a thread, as both may take a while."""
     question = parse_question(body, version)
     answer = format_answer(question, version.ask(question.signature, question.inputs))
     return question, json.dumps(answer, ensure_ascii=False).encode()
@@ -226,7 +226,6 @@ def _status(version: LoadedVersion) -> dict[str, Any]:
 
 
 def _describe(name: str, version: LoadedVersion) -> dict[str, Any]:
-    """Returns the signatures as TensorFlow Serving describes them."""
     signatures = {
         signature: {
             "inputs": _describe_tensors(version.inputs(signature)),

@@ -1,4 +1,4 @@
-"""Which version is served: the champion, whichever it is at the moment."""
+"""Determines the version to serve: the current champion."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 FIRST_RETRY_SECONDS = 1.0
-"""After a champion could not be loaded; doubled after each further failure."""
+"""Delay after a champion could not be loaded; doubled after each further failure."""
 MAX_RETRY_SECONDS = 60.0
-"""Between two attempts, at most."""
+"""Maximum delay between two attempts."""
 
 
 @dataclasses.dataclass
@@ -31,29 +31,30 @@ class _Failure:
 
     champion: Entry
     manifest: str | None
-    """Digest of the manifest that its folder had; another one is tried at once."""
+    """Digest of its folder's manifest at the time; with another one it is retried at once."""
     retry_seconds: float
     retry_at: float
     """Monotonic time."""
 
 
 class ChampionFollower:
-    """Keeps the champion and, for a rollback, the version before in memory; follows `champion.json`.
+    """Keeps the champion and, for a rollback, the previous version in memory.
 
-    A request takes `current` once and keeps it, so that its answer is of one version, which stays
-    in memory until then. A version is known by number and digest: a folder that has taken
-    over a number is another version than the one in memory.
+    A request reads `current` once, so that its answer comes from one version, which stays in memory
+      until then. A version is identified by number and digest: a folder that has taken over a
+      number is another version than the one in memory.
     """
 
     def __init__(self, model: str, metrics: Metrics):
-        """Loads what is to be served.
+        """Loads the version to serve.
 
         Args:
-          model: a model's folder, `<registry>/<name>`, or a version's, which is then served throughout.
-          metrics: record what is loaded.
+          model: a model's folder, `<registry>/<name>`, or a version's, which is then served
+            permanently.
+          metrics: records the loaded versions.
 
         Raises:
-          InputError: there is no such model, or it can't be loaded or was changed.
+          InputError: there is no such model, it can't be loaded, or it was changed.
         """
         self._metrics = metrics
         self._before: LoadedVersion | None = None
@@ -77,17 +78,17 @@ class ChampionFollower:
         self._serve(self.current)
 
     def version(self, number: int) -> LoadedVersion | None:
-        """Returns a version that is in memory, by its number."""
+        """Returns a version in memory by its number."""
         for version in (self.current, self._before):
             if version is not None and version.number == number:
                 return version
         return None
 
     def state(self) -> dict[str, Any]:
-        """Returns what is served, and what should be, for `/readyz`.
+        """Returns the served and the wanted version, for `/readyz`.
 
-        `status` is `behind` while the version in memory is not the champion; `problem` then says why
-        it can't be served, and is empty while it is being loaded.
+        `status` is `behind` while the served version is not the champion; `problem` then states why
+        the champion can't be served, and is empty while it is being loaded.
         """
         current, champion, problem = self.current, self._champion, self._problem
         state: dict[str, Any] = {"status": "ok"}
@@ -103,13 +104,13 @@ class ChampionFollower:
         return state
 
     def start(self) -> None:
-        """Follows the champion from now on, in a thread."""
+        """Starts following the champion, in a thread."""
         if self._follows:
             self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread."""
+        """Stops the thread."""
         self._stopped.set()
         if self._thread:
             self._thread.join()
@@ -118,11 +119,11 @@ class ChampionFollower:
         while not self._stopped.wait(POLL_SECONDS):
             try:
                 self.look()
-            except Exception:  # it must not end, or a promotion would go unseen
-                log.exception("looking for the champion")
+            except Exception:  # it must keep running, or a promotion would be missed
+                log.exception("checking for a new champion")
 
     def look(self) -> None:
-        """Serves the champion if it is another one; keeps what is served if that can't be."""
+        """Serves the champion if it has changed; keeps the served version if it can't be loaded."""
         try:
             champion = self._model.champion()
             if champion is None:
@@ -145,12 +146,12 @@ class ChampionFollower:
             self._serve(loaded)
 
     def _load(self, champion: Entry) -> LoadedVersion | None:
-        """Loads the champion; None if that can't be, or if another one is champion by now."""
+        """Loads the champion; None on failure, or if another one has become champion meanwhile."""
         manifest = self._model.digest_of(champion.version)
         try:
             loaded = LoadedVersion(self._model.folder_of(champion))
             if not _is(loaded, champion):
-                raise InputError(f"{loaded.path} was replaced while it was loaded")
+                raise InputError(f"{loaded.path} was replaced while it was being loaded")
         except (InputError, OSError) as error:
             self._put_off(champion, manifest, str(error))
             return None
@@ -179,7 +180,7 @@ class ChampionFollower:
     def _complain(self, problem: str) -> None:
         if problem != self._problem:
             self._problem = problem
-            log.error("%s; version %d stays, and it is tried again", problem, self.current.number)
+            log.error("%s; version %d stays in use; will retry", problem, self.current.number)
 
     def _serve(self, version: LoadedVersion) -> None:
         self.current = version
@@ -196,5 +197,5 @@ class ChampionFollower:
 
 
 def _is(version: LoadedVersion, entry: Entry) -> bool:
-    """Whether an entry means a version in memory; without a digest, its number decides."""
+    """Whether an entry means a version in memory; without a digest, the number decides."""
     return version.number == entry.version and entry.digest in (None, version.digest)

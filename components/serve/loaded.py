@@ -1,4 +1,4 @@
-"""A version of a model in memory, ready to be asked."""
+"""A model version loaded in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from model.files import version_number
 log = logging.getLogger(__name__)
 
 Values = dict[str, Any]
-"""Plain lists, numbers and texts by name."""
+"""Plain lists, numbers and strings by name."""
 
 
 class InputSpec(NamedTuple):
@@ -32,58 +32,59 @@ class InputSpec(NamedTuple):
 
 
 class LoadedVersion:
-    """A SavedModel in memory. Threads may ask it at the same time."""
+    """A SavedModel in memory, callable from several threads at once."""
 
     def __init__(self, path: str):
-        """Loads a version if it is unchanged, and repeats the requests recorded at its publication.
+        """Loads a version if it is unchanged, and replays the requests recorded at its publication.
 
         Args:
-          path: the version's folder. One of an older charloom has no manifest; then only its
+          path: the version's folder. A version from an older charloom has no manifest; then only
+            its
             recorded answers are compared.
 
         Raises:
-          InputError: it can't be loaded, differs from its manifest, or answers otherwise.
+          InputError: it can't be loaded, differs from its manifest, or answers differently.
         """
         self.path = path
         self.number = version_number(path) or 0
         started = time.monotonic()
         try:
             self.digest = version_digest(path)
-            """SHA-256 of its MANIFEST.json; None: it has none."""
+            """SHA-256 of its MANIFEST.json; None without one."""
             self._check_files()
             self._model = tf.saved_model.load(path)
             self._functions = dict(self._model.signatures)
             self._warm_up()
             if version_digest(path) != self.digest:
-                raise InputError(f"{path} was changed while it was loaded; try again")
+                raise InputError(f"{path} was changed while it was being loaded; try again")
         except InputError:
             raise
-        except Exception as error:  # TensorFlow raises many kinds
+        except Exception as error:  # TensorFlow raises many types
             reason = " ".join(str(error).split())[:200]
             raise InputError(f"{path} can't be loaded ({reason}); publish it again") from None
         self.load_seconds = time.monotonic() - started
 
     @property
     def signatures(self) -> list[str]:
-        """Names of what can be asked."""
+        """Names of the signatures."""
         return sorted(self._functions)
 
     def inputs(self, signature: str) -> dict[str, InputSpec]:
-        """Returns what a signature takes, by name."""
+        """Returns a signature's inputs, by name."""
         specs = self._functions[signature].structured_input_signature[1]
         return {name: InputSpec(spec.dtype, spec.shape.rank) for name, spec in specs.items()}
 
     def outputs(self, signature: str) -> dict[str, InputSpec]:
-        """Returns what a signature answers, by name."""
+        """Returns a signature's outputs, by name."""
         specs = self._functions[signature].structured_outputs
         return {name: InputSpec(spec.dtype, spec.shape.rank) for name, spec in specs.items()}
 
     def ask(self, signature: str, inputs: Values) -> Values:
-        """Asks and returns the answer as plain values.
+        """Calls a signature and returns its outputs as plain values.
 
         Args:
           signature: one of `signatures`.
-          inputs: values of the right types, as `components.serve.requests` checks.
+          inputs: values of the right types, as checked by `components.serve.requests`.
         """
         function = self._functions[signature]
         found = function(**as_tensors(function, inputs))
@@ -108,6 +109,6 @@ class LoadedVersion:
             if problem:
                 raise InputError(
                     f"{self.path} answers request {number} of {REQUESTS_FILE} "
-                    f"({request['signature']}) otherwise than when it was published ({problem}); "
+                    f"({request['signature']}) differently than when it was published ({problem}); "
                     "publish it again"
                 )

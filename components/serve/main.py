@@ -1,4 +1,4 @@
-"""The server as a process."""
+"""Runs the server as a process."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ BACKLOG = 2048
 
 
 def run(*, model: str, host: str, port: int, threads: int = 0) -> None:
-    """Serves a model until SIGTERM or Ctrl-C, which let requests end that have come.
+    """Serves a model until SIGTERM or Ctrl-C; requests already received are completed.
 
     Args:
       model: `<registry>/<name>`, whose champion is followed, or the folder of one version.
-      host: where to listen.
-      port: on which port; 0 takes a free one.
-      threads: requests that are computed at a time; 0: one a processor.
+      host: address to listen on.
+      port: port to listen on; 0 takes a free one.
+      threads: requests computed at the same time; 0: one per processor.
 
     Raises:
       InputError: there is no such model, or the port is taken.
@@ -40,7 +40,7 @@ def run(*, model: str, host: str, port: int, threads: int = 0) -> None:
         metrics = Metrics()
         follower = ChampionFollower(model, metrics)
         app = make_app(follower, metrics, threads=threads or len(os.sched_getaffinity(0)))
-        listener.listen(BACKLOG)  # those who come before uvicorn has started wait
+        listener.listen(BACKLOG)  # connections wait until uvicorn has started
         shown = f"[{host}]" if ":" in host else host
         print(
             f"serving {follower.name}, version {follower.current.number}, at "
@@ -61,7 +61,7 @@ def run(*, model: str, host: str, port: int, threads: int = 0) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    if not 0 <= port < 1 << 16:  # resolvers take larger ones for another port
+    if not 0 <= port < 1 << 16:  # resolvers wrap larger numbers to another port
         raise InputError(f"--port is {port}; it must be from 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -76,6 +76,6 @@ def _listen(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         raise InputError(
-            f"can't listen at {host} port {port} ({error.strerror}); choose another --port or --host"
+            f"can't listen on {host} port {port} ({error.strerror}); choose another --port or --host"
         ) from None
     return listener

@@ -11,49 +11,49 @@ class Metrics:
     """Counters of one server."""
 
     def __init__(self) -> None:
-        """Makes them, all zero."""
+        """Creates the counters, all zero."""
         self._registry = CollectorRegistry()
         self.requests = Counter(
-            "charloom_requests", "Requests that were answered.", ["path", "code"],
+            "charloom_requests", "Requests answered.", ["path", "code"],
             registry=self._registry,
         )  # fmt: skip
         self.seconds = Histogram(
-            "charloom_predict_seconds", "Seconds from a whole request to its answer.", ["signature"],
+            "charloom_predict_seconds", "Seconds from a complete request to its answer.", ["signature"],
             buckets=BUCKETS, registry=self._registry,
         )  # fmt: skip
         self.texts = Counter(
-            "charloom_texts", "Texts or words that were asked about.", ["signature"],
+            "charloom_texts", "Texts or words in requests.", ["signature"],
             registry=self._registry,
         )  # fmt: skip
         self.waiting = Gauge(
-            "charloom_predictions_waiting", "Requests that wait or are being computed.",
+            "charloom_predictions_waiting", "Requests waiting or being computed.",
             registry=self._registry,
         )  # fmt: skip
         self.version = Gauge(
-            "charloom_model_version", "The version that is served.", registry=self._registry
+            "charloom_model_version", "The version being served.", registry=self._registry
         )
         self.loads = Counter(
-            "charloom_model_switches", "How often a version began to be served.",
+            "charloom_model_switches", "How often the served version changed.",
             registry=self._registry,
         )  # fmt: skip
         self.champion = Gauge(
-            "charloom_champion_version", "The version that the registry names as champion; 0: none.",
+            "charloom_champion_version", "The registry's champion version; 0: none.",
             registry=self._registry,
         )  # fmt: skip
         self.behind = Gauge(
-            "charloom_model_behind", "1 while the version that is served is not the champion.",
+            "charloom_model_behind", "1 while the served version is not the champion.",
             registry=self._registry,
         )  # fmt: skip
         self.load_failures = Counter(
-            "charloom_model_load_failures", "Attempts to load a champion that failed.",
+            "charloom_model_load_failures", "Failed attempts to load a champion.",
             registry=self._registry,
         )  # fmt: skip
 
     def serves(self, version: int) -> None:
-        """Notes that a version is served from now on."""
+        """Records that a version is served from now on."""
         self.version.set(version)
         self.loads.inc()
 
     def to_text(self) -> bytes:
-        """Returns all in Prometheus' text format."""
+        """Returns all metrics in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""Requests in the form of TensorFlow Serving's REST API, checked before TensorFlow sees them.
+"""Parses requests of TensorFlow Serving's REST API, and checks them before TensorFlow sees them.
 
 {"signature_name": "score", "instances": ["a text", ...]}              rows
 {"signature_name": "next_word", "inputs": {"texts": [...], "k": 5}}    columns
@@ -14,38 +14,38 @@ from components.serve.loaded import InputSpec, LoadedVersion, Values
 
 DEFAULT_SIGNATURE = "serving_default"
 MAX_TEXTS = 1024
-"""Texts of a request."""
+"""Maximum texts per request."""
 MAX_CHARACTERS = 1 << 17
-"""Number of texts times characters of the longest: answers are padded to the longest."""
+"""Maximum texts times characters of the longest: answers are padded to the longest."""
 MAX_CHARACTERS_OF_VECTORS = 1 << 14
-"""The same where a vector is answered for each word."""
+"""The same where the answer has a vector per word."""
 MAX_K = 1000
 MAX_DEPTH = 8
-"""Brackets inside each other; a request needs three."""
+"""Maximum nesting of brackets; a request needs three levels."""
 
 
 class HttpError(Exception):
-    """A request that is answered by an error, with its status."""
+    """A request error, with its HTTP status."""
 
     def __init__(self, status: int, message: str):
-        """Takes the HTTP status and a line for the client."""
+        """Takes the HTTP status and a one-line message for the client."""
         super().__init__(message)
         self.status = status
 
 
 class Question(NamedTuple):
-    """A request that can be asked."""
+    """A valid request."""
 
     signature: str
     inputs: Values
     by_rows: bool
-    """Whether the answer is given as `predictions`, a row a text, not as `outputs`."""
+    """Whether the answer uses `predictions`, one row per text, instead of `outputs`."""
     size: int
-    """Texts or words that are asked about."""
+    """Number of texts or words in the request."""
 
 
 def parse_question(body: bytes, version: LoadedVersion) -> Question:
-    """Reads the body of a request.
+    """Parses the body of a request.
 
     Raises:
       HttpError: the version can't answer it.
@@ -57,13 +57,15 @@ def parse_question(body: bytes, version: LoadedVersion) -> Question:
     if unknown:
         raise HttpError(
             400,
-            f"unknown key {sorted(unknown)[0][:50]!r}; there are signature_name, instances, inputs",
+            f"unknown key {sorted(unknown)[0][:50]!r}; allowed keys: signature_name, instances, inputs",
         )
     signature = content.get("signature_name", DEFAULT_SIGNATURE)
     if not isinstance(signature, str) or signature not in version.signatures:
-        raise HttpError(400, f"unknown signature_name; there are {', '.join(version.signatures)}")
+        raise HttpError(
+            400, f"unknown signature_name; choose one of {', '.join(version.signatures)}"
+        )
     if ("instances" in content) == ("inputs" in content):
-        raise HttpError(400, "give either instances or inputs")
+        raise HttpError(400, "provide either instances or inputs")
     specs = version.inputs(signature)
     if "instances" in content:
         inputs = _read_rows(content["instances"], specs)
@@ -107,7 +109,7 @@ def _parse_json(body: bytes) -> Any:
 
 
 def _check_depth(text: str) -> None:
-    """Refuses brackets nested so deep that a parser might run out of stack."""
+    """Rejects nesting deep enough for a parser to run out of stack."""
     depth, inside, escaped = 0, False, False
     for character in text:
         if inside:
@@ -138,9 +140,9 @@ def _parse_int(text: str) -> int:
 
 
 def _read_rows(rows: Any, specs: dict[str, InputSpec]) -> Values:
-    """Returns rows, each a value or an object of values, as columns."""
+    """Converts rows, each a value or an object of values, to columns."""
     if len(specs) != 1 or any(spec.rank != 1 for spec in specs.values()):
-        raise HttpError(400, f"this signature takes {_listed(specs)}; give them as inputs")
+        raise HttpError(400, f"this signature takes {_listed(specs)}; pass them as inputs")
     (name,) = specs
     if not isinstance(rows, list):
         raise HttpError(400, "instances must be a list")
@@ -181,20 +183,20 @@ def _check_size(texts: list[str], most: int) -> None:
         raise HttpError(
             400,
             f"{len(texts)} texts of up to {longest:,} characters are too much for one request; "
-            f"their product may be {most:,}",
+            f"their product may be at most {most:,}",
         )
 
 
 def _check_text(name: str, value: Any) -> None:
     if not isinstance(value, str):
-        raise HttpError(400, f"{name} must hold texts")
+        raise HttpError(400, f"{name} must contain strings")
     if "\0" in value:
-        raise HttpError(400, f"{name} holds a NUL character")
+        raise HttpError(400, f"{name} contains a NUL character")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise HttpError(
-            400, f"{name} holds half of a surrogate pair at character {error.start}"
+            400, f"{name} contains an unpaired surrogate at character {error.start}"
         ) from None
 
 

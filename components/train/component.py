@@ -1,7 +1,7 @@
 """The KFP component of the train stage.
 
-No `from __future__ import annotations` here: KFP reads the annotations as objects. KFP
-ships a function's source only, so everything a body needs is imported inside it.
+No `from __future__ import annotations` here: KFP reads the annotations as objects. KFP ships only a
+    function's source, so bodies import everything they need.
 """
 
 from kfp import dsl
@@ -12,8 +12,8 @@ from components.component_runtime import container_image
 @dsl.component(
     base_image=container_image(),
     install_kfp_package=False,
-    # On a cluster this task only launches: what it is given in KFP is for the workers. Both
-    # need the volumes; GPUs booked for this pod, too, would be idle.
+    # On a cluster this task only launches: its settings in KFP are for the workers. Both
+    # need the volumes; GPUs requested for this pod, too, would be idle.
     task_config_passthroughs=[
         dsl.TaskConfigField.RESOURCES,
         dsl.TaskConfigField.KUBERNETES_NODE_SELECTOR,
@@ -44,28 +44,28 @@ def train(
 ) -> None:
     """Trains the model on workers that share each global batch.
 
-    In a pod of a cluster the workers are pods of a JobSet, elsewhere processes of this machine.
+    On a cluster the workers are pods of a JobSet, elsewhere local processes.
 
     Args:
-        records: what preprocess made.
+        records: output of preprocess.
         config: the whole configuration as JSON.
         workers: number of workers.
-        workdir: folder of checkpoints, TensorBoard events and worker logs, or of LOCATION,
-            which says where that folder is.
+        workdir: folder of checkpoints, TensorBoard events and worker logs, or of LOCATION, which
+            names that folder.
         metrics: step and validation perplexity of the best checkpoint.
         curves: learning curves, for the KFP page of this task.
-        mlpipeline_ui_metadata: how KFP's page starts a TensorBoard; on a cluster only.
-        task_config: what this task was given in KFP, for the workers.
-        warm_start: folder of the version with whose weights training begins; empty: random ones.
-        begun: digest of that version's checkpoint, by which KFP's cache tells it from another that
-            has the same folder.
-        run_settings: the run's settings as JSON; how often workers are restarted is used.
-        shared: where a cluster's pods mount the shared volume.
+        mlpipeline_ui_metadata: lets KFP's page start a TensorBoard; on a cluster only.
+        task_config: this task's settings in KFP, for the workers.
+        warm_start: folder of the version whose weights training starts from; empty: random ones.
+        begun: digest of that version's checkpoint; makes KFP's cache distinguish it from another in
+            the same folder.
+        run_settings: the run's settings as JSON; the number of restarts is used.
+        shared: mount path of the shared volume in a cluster's pods.
         task: name of the task in its run.
-        image: container image of the workers; empty: that of this task.
+        image: container image of the workers; empty: this task's image.
         queue: Kueue's queue for the workers; empty: none.
-        gpus_per_worker: NVIDIA GPUs of each worker.
-        deadline_hours: how long the workers may run, counted anew after each restart.
+        gpus_per_worker: NVIDIA GPUs per worker.
+        deadline_hours: maximum running time of the workers, starting over after each restart.
     """
     import json
 

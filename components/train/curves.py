@@ -1,7 +1,7 @@
-"""The learning curves of a training as one HTML page: self-contained and inert.
+"""The learning curves of a training as one HTML page: self-contained, without scripts.
 
-KFP's own pages show numbers and HTML, but draw no lines. As for the report, all text is
-escaped and the page's policy forbids scripts and requests.
+KFP's own pages show numbers and HTML, but no charts. As in the report, all text is escaped and the
+page's content policy forbids scripts and requests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from model.files import write_whole
 from model.metrics import perplexity, read_metrics
 
 SHOWN_VALIDATIONS = 50
-"""Rows of the table; more passes over the validation split are thinned out."""
+"""Maximum rows of the table; more validation passes are thinned out."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -32,8 +32,8 @@ def render_curves(rows: Rows, *, workdir: str) -> str:
     """Returns the page.
 
     Args:
-      rows: lines of metrics.jsonl; whatever they lack, the page does without.
-      workdir: the training's folder, which the page names.
+      rows: lines of metrics.jsonl; missing values are left out.
+      workdir: the training's folder, shown on the page.
     """
     train = [(row["step"], perplexity(-row["loss"], 1)) for row in rows if _has(row, "loss")]
     valid = [
@@ -59,7 +59,7 @@ def _has(row: Mapping[str, Any], name: str) -> bool:
 
 
 def _shown(points: Points) -> Points:
-    """Leaves out what a logarithmic axis can't show."""
+    """Drops what a logarithmic axis can't show."""
     return [point for point in points if math.isfinite(point[1]) and point[1] > 0]
 
 
@@ -69,7 +69,6 @@ def _thin(points: Points, most: int) -> Points:
 
 
 def _facts(rows: Rows, *, valid: Points) -> list[tuple[str, str]]:
-    """Returns label and value of the key figures."""
     newest: dict[str, float] = {}
     for row in rows:
         newest |= {name: row[name] for name in row if _has(row, name) and math.isfinite(row[name])}
@@ -83,8 +82,8 @@ def _facts(rows: Rows, *, valid: Points) -> list[tuple[str, str]]:
         ("Steps", f"{done} of {figure('steps', '{:,.0f}')}" if "steps" in newest else done),
         ("Lowest validation perplexity", format_figure(best[1]) if best else NOT_AVAILABLE),
         ("reached at step", f"{best[0]:,.0f}" if best else NOT_AVAILABLE),
-        ("Loss, nats a word", figure("loss", "{:.4f}")),
-        ("Words a second", figure("words_per_second", "{:,.0f}")),
+        ("Loss, nats per word", figure("loss", "{:.4f}")),
+        ("Words per second", figure("words_per_second", "{:,.0f}")),
         ("Learning rate", figure("learning_rate", "{:.3g}")),
         ("Seconds", figure("seconds", "{:,.0f}")),
     ]

@@ -1,7 +1,7 @@
-"""The weights with which a training begins, kept in its folder so that it can go on.
+"""Stores the weights a training starts from in its folder, so that it can be resumed.
 
-Those of a published version are written by another process, weights_writer.py: it needs
-TensorFlow, and nothing else of the launcher does.
+The weights of a published version are written by another process, weights_writer.py, because that
+needs TensorFlow, unlike the rest of the launcher.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from model.errors import CharloomError, InputError
 from model.files import remove_temporaries
 
 BEGINNING = (WARM_START_FOLDER, SEEN_FILE)
-"""What a training that was stopped at once leaves in its folder; it then begins anew."""
+"""Left by a training that was stopped at once; it then starts over."""
 
 
 def begin(workdir: str, config: Config, *, dataset: Dataset, warm_start: str, is_new: bool) -> None:
-    """Writes the weights to begin with, or checks that the training began with them.
+    """Writes the initial weights, or checks that the training started from them.
 
-    The folder also gets what the model will have seen, by this training and before.
+    Also records in the folder the text that the model will have seen.
 
     Args:
       workdir: the training's folder.
       config: its config.
       dataset: its records.
-      warm_start: folder of a published version; empty to begin with random weights.
-      is_new: whether the training has not begun yet.
+      warm_start: folder of a published version; empty for random weights.
+      is_new: whether the training has not started yet.
 
     Raises:
-      InputError: the version can't be read or is of another model, or the training began with
-        something else.
+      InputError: the version can't be read or has another model, or the training started from
+        other weights.
       CharloomError: the weights could not be written.
     """
     if is_new:
@@ -57,7 +57,7 @@ def begin(workdir: str, config: Config, *, dataset: Dataset, warm_start: str, is
 
 
 def _write_weights(workdir: str, config: Config, *, records: str, version: str) -> None:
-    """Runs the writer; ends with it whatever ends this process."""
+    """Runs the writer, and stops it whenever this process ends."""
     command = [sys.executable, "-m", "components.train.weights_writer", "--version", version]
     command += ["--records", records, "--workdir", workdir, "--launcher", str(os.getpid())]
     with tempfile.TemporaryDirectory(prefix="charloom-weights-") as folder:
@@ -89,10 +89,10 @@ def _check_beginning(workdir: str, warm_start: str) -> None:
     given = read_trained_digest(warm_start) if warm_start else ""
     if began == given:
         return
-    how = f"with the weights of {warm_start}" if warm_start else "without --warm-start"
+    how = f"from the weights of {warm_start}" if warm_start else "without --warm-start"
     other = "other weights" if began else "random weights"
     raise InputError(
-        f"workdir {workdir} was begun with {other} and can't go on {how}; use the same "
+        f"workdir {workdir} was started with {other} and can't continue {how}; use the same "
         "--warm-start or choose another --workdir"
     )
 

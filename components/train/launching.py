@@ -1,4 +1,4 @@
-"""What the launchers on one machine and on a cluster share."""
+"""Shared by the launchers on one machine and on a cluster."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from model.errors import RestartableError
 
 
 class Follower:
-    """Hears how a training goes; this one prints restarts only."""
+    """Is notified of a training's progress; this one only prints restarts."""
 
     def update(self) -> None:
-        """Is called several times a second while workers run."""
+        """Called several times a second while workers run."""
 
     def restarting(self, line: str, *, step: int) -> None:
-        """Hears why the workers are started again, and from which step."""
+        """Called with the reason for a restart of the workers, and the step it continues from."""
         print(line, flush=True)
 
 
@@ -32,7 +32,7 @@ def newest_step(workdir: str) -> int:
 
 
 class StopRequests:
-    """Collects the signals that ask to stop, in place of what they do otherwise."""
+    """Collects the signals that ask to stop, overriding their default effect."""
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
@@ -50,14 +50,14 @@ class StopRequests:
             signal.signal(number, handler)
 
     def ended(self, *, step: int, how: str) -> BaseException:
-        """Returns the exception that tells that a signal ended the run.
+        """Returns the exception that reports that a signal ended the run.
 
         Args:
-          step: of the newest checkpoint.
-          how: what makes the training go on.
+          step: step of the newest checkpoint.
+          how: command that continues the training.
         """
         name = signal.Signals(self.numbers[0]).name
-        text = f"stopped by {name}; go on from step {step} with: {how}"
+        text = f"stopped by {name}; continue from step {step} with: {how}"
         return KeyboardInterrupt(text) if name == "SIGINT" else RestartableError(text)
 
     def _note(self, number: int, _: FrameType | None) -> None:
@@ -73,7 +73,7 @@ def child_environment(error_file: str) -> dict[str, str]:
     environment = os.environ | {
         ERROR_FILE_VARIABLE: error_file,
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
-        # The launcher's folder may differ from where our packages are.
+        # The launcher's folder may differ from the location of our packages.
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     environment.pop(GROUP_FILE_VARIABLE, None)

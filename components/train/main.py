@@ -30,14 +30,14 @@ LOCK_FILE = ".lock"
 
 
 def run(job: TrainingJob, config: Config, *, jobset: JobSetOptions | None = None) -> dict[str, Any]:
-    """Trains a model, or goes on with a training that was interrupted.
+    """Trains a model, or resumes an interrupted training.
 
     Args:
-      job: what to train; its workdir is empty, new, or that of the same training, and gets
+      job: the training; its workdir is new, empty, or of the same training, and receives
         checkpoints/, tensorboard/, logs/worker-<rank>.log, metrics.jsonl, config.json and, last,
         COMPLETED.
-      config: the whole config; its data section is replaced by that of the records.
-      jobset: how the workers run as pods of a cluster; None: as processes of this machine.
+      config: the whole config; its data section is replaced by the records' one.
+      jobset: how to run the workers as pods of a cluster; None: as local processes.
 
     Returns:
       step, valid_perplexity (of the best checkpoint; None without a validation split)
@@ -45,9 +45,9 @@ def run(job: TrainingJob, config: Config, *, jobset: JobSetOptions | None = None
 
     Raises:
       InputError: bad records, workdir or config.
-      RestartableError: a worker was lost once too often, or SIGTERM came; the same call
-        goes on.
-      KeyboardInterrupt: Ctrl-C; the training is saved, and the same call goes on.
+      RestartableError: workers were lost too often, or SIGTERM was received; the same call
+        resumes.
+      KeyboardInterrupt: Ctrl-C; the training is saved, and the same call resumes.
       CharloomError: training failed.
     """
     workdir = job.workdir
@@ -66,7 +66,7 @@ def _steps_done(workdir: str, config: Config, *, dataset: Dataset) -> int:
     """Returns the step of the newest whole checkpoint, 0 without one.
 
     Raises:
-      InputError: it is of other records, or beyond `config.train.steps`.
+      InputError: it belongs to other records, or exceeds `config.train.steps`.
     """
     newest = newest_checkpoint(workdir)
     if newest is None:
@@ -79,7 +79,7 @@ def _steps_done(workdir: str, config: Config, *, dataset: Dataset) -> int:
     done = int(meta["step"])
     if done > config.train.steps:
         raise InputError(
-            f"workdir {workdir} is trained to step {done} already, beyond train.steps="
+            f"workdir {workdir} is already trained to step {done}, beyond train.steps="
             f"{config.train.steps}; raise train.steps or choose another --workdir"
         )
     if done < config.train.steps or not is_complete(workdir):
@@ -100,7 +100,7 @@ def _train(
         write_whole(job.config_file, to_json(config))
     except OSError as error:
         raise InputError(
-            f"workdir {workdir} can't be written ({error.strerror}); make room, or choose another"
+            f"workdir {workdir} can't be written ({error.strerror}); free some space, or choose another"
         ) from None
     with ProgressBar(workdir, steps=config.train.steps, done=done) as bar:
         if jobset is None:
@@ -114,7 +114,7 @@ def _train(
 
 @contextlib.contextmanager
 def _locked(workdir: str) -> Iterator[None]:
-    """Keeps a second training out of the workdir; a process that dies gives the lock back."""
+    """Keeps other trainings out of the workdir; the lock ends with the process."""
     with open(os.path.join(workdir, LOCK_FILE), "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -133,7 +133,7 @@ def _result(workdir: str) -> dict[str, Any]:
 
 
 def _open_workdir(workdir: str, config: Config) -> bool:
-    """Makes the workdir, or checks that it is of the same training; returns whether it is new."""
+    """Creates the workdir, or checks that it is of the same training; returns whether it is new."""
     try:
         os.makedirs(workdir, exist_ok=True)
         names = {name.partition(TEMPORARY_MARK)[0] for name in os.listdir(workdir)}
@@ -148,7 +148,7 @@ def _open_workdir(workdir: str, config: Config) -> bool:
     path = os.path.join(workdir, CONFIG_FILE)
     if not os.path.exists(path):
         raise InputError(
-            f"workdir {workdir} already holds something that is no training ({sorted(names)[0]}); "
+            f"workdir {workdir} already contains something other than a training ({sorted(names)[0]}); "
             "choose another"
         )
     begun = read_config(path)
@@ -158,17 +158,17 @@ def _open_workdir(workdir: str, config: Config) -> bool:
             before, after = getattr(old, field.name), getattr(new, field.name)
             if before != after and not (section == "train" and field.name in FREE_FIELDS):
                 raise InputError(
-                    f"workdir {workdir} was begun with {section}.{field.name}={before}, not "
+                    f"workdir {workdir} was started with {section}.{field.name}={before}, not "
                     f"{after}; use the same setting or choose another --workdir"
                 )
     return False
 
 
 class ProgressBar(Follower):
-    """Shows the chief's metrics as they are written: a bar on a terminal, else lines."""
+    """Shows the chief's metrics as they are written: a bar on a terminal, otherwise lines."""
 
     def __init__(self, workdir: str, *, steps: int, done: int):
-        """Follows a workdir's metrics file, to `steps`; shows what comes after step `done`."""
+        """Follows a workdir's metrics file up to `steps`; shows what follows step `done`."""
         self._done = done
         self._path = os.path.join(workdir, METRICS_FILE)
         self._interactive = sys.stderr.isatty()
@@ -195,7 +195,7 @@ class ProgressBar(Follower):
         try:
             with open(self._path, encoding="utf-8") as file:
                 inode = os.fstat(file.fileno()).st_ino
-                if inode != self._inode:  # written anew by a worker that starts
+                if inode != self._inode:  # rewritten by a starting worker
                     self._offset, self._inode = 0, inode
                 file.seek(self._offset)
                 text = file.read()
@@ -207,7 +207,7 @@ class ProgressBar(Follower):
             self._show(json.loads(line))
 
     def restarting(self, line: str, *, step: int) -> None:
-        """Says why the workers are started again; shows what comes after `step` again."""
+        """Prints the reason for a restart; shows what follows `step` again."""
         self._done = step
         if self._interactive:
             self._bar.write(line)

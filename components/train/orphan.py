@@ -1,8 +1,8 @@
 """Ends a worker group whose launcher is gone, as nobody would use its work.
 
-The launcher renews a Lease. Worker 0 looks at it, and never compares clocks of two machines:
-what counts is that it was read again and again, for as long as it is good, without a change.
-While the API can't be reached nothing is known, and the training goes on.
+The launcher renews a Lease. Worker 0 reads it without comparing clocks of two machines: it counts
+  as expired after repeated reads without a change for its whole duration. While the API can't be
+  reached nothing is known, and the training continues.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import urllib3
 from kubernetes.client.exceptions import ApiException
 
 LOOK_SECONDS = 5.0
-"""Between two looks at a lease, at most."""
+"""Maximum interval between two reads of a lease."""
 
 _TIMEOUTS = (3.0, 5.0)
 
 
 class LeaseWatch:
-    """Looks at a lease in a thread of its own."""
+    """Watches a lease in a dedicated thread."""
 
     def __init__(
         self,
@@ -33,12 +33,12 @@ class LeaseWatch:
         seconds: float,
         orphaned: Callable[[str], None],
     ):
-        """Looks at nothing yet.
+        """Does nothing until `start`.
 
         Args:
-          name: of the lease.
-          seconds: how long it is good without a change.
-          orphaned: called once, with the reason, when nobody has renewed it for so long.
+          name: name of the lease.
+          seconds: how long it is valid without a change.
+          orphaned: called once, with the reason, when it has not been renewed for that long.
         """
         self._name = name
         self._seconds = seconds
@@ -48,21 +48,21 @@ class LeaseWatch:
         self._since: float | None = None
 
     def start(self) -> None:
-        """Looks from now on."""
+        """Starts watching."""
         threading.Thread(target=self._watch, name="lease-watch", daemon=True).start()
 
     def _watch(self) -> None:
-        told = False
+        reported = False
         while True:
             try:
                 version = _version(self._name)
-            except Exception as error:  # whatever it is, the thread must look again
-                if not told:
+            except Exception as error:  # the thread must keep watching in any case
+                if not reported:
                     line = " ".join(str(error).split())[:200]
                     logging.warning("the lease %s can't be read: %s", self._name, line)
-                told, self._since = True, None
+                reported, self._since = True, None
             else:
-                told = False
+                reported = False
                 if self.is_over(version, now=time.monotonic()):
                     what = "is gone" if version is None else "was not renewed"
                     self._orphaned(f"the launcher's lease {what} for {self._seconds:g} s")
@@ -70,10 +70,10 @@ class LeaseWatch:
             time.sleep(self._look_seconds)
 
     def is_over(self, version: str | None, *, now: float) -> bool:
-        """Returns whether the lease is over; hears each version that was read.
+        """Records a version that was read; returns whether the lease has expired.
 
         Args:
-          version: of the lease; None: there is none.
+          version: version of the lease; None: it does not exist.
           now: monotonic time, seconds.
         """
         if self._since is None or version != self._version:
@@ -82,9 +82,9 @@ class LeaseWatch:
 
 
 def _version(name: str) -> str | None:
-    """Returns the resource version of a lease, None if there is none.
+    """Returns the resource version of a lease, None if it does not exist.
 
-    The token is read each time: Kubernetes changes it every hour.
+    The token is read each time: Kubernetes renews it every hour.
     """
     configuration = kubernetes.client.Configuration()
     configuration.retries = urllib3.Retry(0)

@@ -1,4 +1,4 @@
-"""What a worker group is asked to do: one training, and within what limits. No TensorFlow here."""
+"""A worker group's job: one training and its limits. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ CONFIG_FILE = "config.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """A training, as it is started and started again."""
+    """A training, as it is started and restarted."""
 
     records: str
-    """Folder that prepare made; on a cluster, on a volume that the workers mount."""
+    """Folder written by prepare; on a cluster, on a volume mounted by the workers."""
     workdir: str
     """Folder of the training, on such a volume too; its config.json is the whole config."""
     workers: int = 1
     """Processes or pods that share each global batch."""
     warm_start: str = ""
-    """Folder of a published version with whose weights training begins; empty: random ones."""
+    """Folder of a published version whose weights training starts from; empty: random ones."""
     profile: ProfileSteps | None = None
-    """The steps that worker 0 traces."""
+    """The steps for worker 0 to trace."""
     max_restarts: int = MAX_RESTARTS
-    """How often all workers are restarted from the newest checkpoint after one was lost. A worker
-    that was asked to stop does not count, but on one machine 0 means never to restart."""
+    """Maximum restarts of all workers from the newest checkpoint after one was lost. A worker that
+    was asked to stop does not count, but on one machine 0 means never to restart."""
     peer_seconds: float = PEER_SECONDS
     """How long a worker waits for the others at the start."""
     stall_seconds: float = STALL_SECONDS
-    """How long a worker may make no progress before it ends."""
+    """Maximum time without progress before a worker ends."""
 
     def __post_init__(self) -> None:
         """Checks the fields.
 
         Raises:
-          InputError: one is out of its range.
+          InputError: a value is out of range.
         """
         for name, least in (("workers", 1), ("max_restarts", 0)):
             value = getattr(self, name)
@@ -54,7 +54,7 @@ class TrainingJob:
         return os.path.join(self.workdir, CONFIG_FILE)
 
     def absolute(self) -> TrainingJob:
-        """Returns the same job with paths that hold in any current folder."""
+        """Returns the same job with absolute paths."""
         paths = {name: getattr(self, name) for name in ("records", "workdir", "warm_start")}
         return dataclasses.replace(
             self, **{name: os.path.abspath(path) for name, path in paths.items() if path}
@@ -63,8 +63,8 @@ class TrainingJob:
     def worker_arguments(self) -> list[str]:
         """Returns the arguments of `python -m components.train.worker`, the same for all workers.
 
-        What tells the workers from one another is in their environment. They find the weights of
-        a warm start in the workdir.
+        Differences between workers are in their environment. The weights of a warm start are in the
+        workdir.
         """
         arguments = ["--records", self.records, "--workdir", self.workdir]
         arguments += ["--config", self.config_file]
@@ -73,7 +73,7 @@ class TrainingJob:
         return arguments + (["--profile", str(self.profile)] if self.profile else [])
 
     def command(self) -> str:
-        """Returns the shell command with which the training goes on."""
+        """Returns the shell command that resumes the training."""
         words = ["charloom", "train", "--records", self.records, "--workdir", self.workdir]
         words += ["--config", self.config_file, "--workers", str(self.workers)]
         words += ["--warm-start", self.warm_start] if self.warm_start else []

@@ -1,6 +1,6 @@
 """Writes the weights of a warm start: `python -m components.train.weights_writer`.
 
-The config of the training comes by standard input, as JSON.
+Reads the training's config from standard input, as JSON.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> None:
     end_with_launcher(options.launcher)
     config = from_json(sys.stdin.read())
     with reporting_errors(), Dataset.open(options.records) as dataset:
-        # Imported late: the launcher may be gone before TensorFlow has come.
+        # Imported late: the launcher may be gone before TensorFlow is loaded.
         from model.checkpointing.trained import load_published
         from model.checkpointing.warm_start import write_warm_start
 

@@ -1,7 +1,7 @@
 """One training worker: `python -m components.train.worker`.
 
-Its place in the group is in its environment: as TF_CONFIG, or, in a pod, where the host names
-follow from `--host-pattern`, as JOB_COMPLETION_INDEX.
+Its place in the group comes from its environment: TF_CONFIG, or, in a pod, JOB_COMPLETION_INDEX,
+  with host names from `--host-pattern`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from model.errors import (
 )
 
 _LEAVE_SECONDS = 30.0
-"""How long TensorFlow may take to close when all is done and saved."""
+"""Time for TensorFlow to close after everything is done and saved."""
 
 _ORPHAN_SECONDS = 300.0
-"""How long an orphan may take to save and end."""
+"""Time for an orphan to save and end."""
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG of prctl(2)
 
@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--config", required=True, help="JSON file of the whole config")
     parser.add_argument("--threads", type=int, default=0, help="cores for one op; 0: all")
-    parser.add_argument("--profile", help="steps to trace, as in 100:110")
+    parser.add_argument("--profile", help="steps to trace, such as 100:110")
     parser.add_argument("--launcher", type=int, help="process id; end when it is gone")
     parser.add_argument("--peer-seconds", type=float, default=PEER_SECONDS)
     parser.add_argument("--stall-seconds", type=float, default=STALL_SECONDS)
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         except RestartableError as error:
             ExitTimer(error.exit_code).set(_LEAVE_SECONDS)
             notes = getattr(error, "__notes__", [])
-            if options.host_pattern and notes:  # names and ports of one machine tell nothing
+            if options.host_pattern and notes:  # names and ports of one machine say nothing
                 raise type(error)("; ".join([str(error), *notes])) from None
             raise
     ExitTimer(0).set(_LEAVE_SECONDS)
@@ -72,25 +72,25 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _add_pod_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("in a pod")
-    group.add_argument("--host-pattern", default="", help="of all workers, with {index} in it")
-    group.add_argument("--workers", type=int, default=1, help="how many there are")
-    group.add_argument("--port", type=int, default=pod.PORT, help="on which each is called")
-    group.add_argument("--lease", default="", help="which the launcher renews")
-    group.add_argument("--lease-seconds", type=float, default=30.0, help="how long it is good")
+    group.add_argument("--host-pattern", default="", help="host names of all workers, with {index}")
+    group.add_argument("--workers", type=int, default=1, help="number of workers")
+    group.add_argument("--port", type=int, default=pod.PORT, help="port of each worker")
+    group.add_argument("--lease", default="", help="lease renewed by the launcher")
+    group.add_argument("--lease-seconds", type=float, default=30.0, help="duration of the lease")
 
 
 def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
-    """Sets TF_CONFIG, and lets worker 0 look whether the launcher is there.
+    """Sets TF_CONFIG, and makes worker 0 watch for the launcher.
 
     Raises:
-      InputError: the pod's environment or the options don't tell the place, or the pod lacks
+      InputError: the place is not given by the pod's environment or the options, or the pod lacks
         the volume.
     """
     hosts = pod.worker_hosts(options.host_pattern, workers=options.workers, port=options.port)
     index = pod.own_index(os.environ, workers=options.workers)
     if not os.path.isdir(options.workdir):
         raise InputError(
-            f"{options.workdir}: is not there, though the launcher made it; launcher and workers "
+            f"{options.workdir} does not exist, though the launcher created it; launcher and workers "
             "must mount the same volume at the same path"
         )
     pod.keep_from_proxies(hosts, os.environ)
@@ -98,7 +98,7 @@ def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
     attempt = os.environ.get(pod.ATTEMPT_VARIABLE) or "0"
     print(f"worker {index} of {options.workers} at {hosts[index]}, attempt {attempt}", flush=True)
     if options.lease and index == 0:
-        from components.train.orphan import LeaseWatch  # Kubernetes' client takes a while
+        from components.train.orphan import LeaseWatch  # importing Kubernetes' client takes a while
 
         def stop(reason: str) -> None:
             logging.warning("%s: the group ends", reason)
@@ -109,7 +109,7 @@ def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
 
 
 def _train(options: argparse.Namespace, signals: StopSignals) -> None:
-    # Imported late, so that a wrong flag is told without waiting for TensorFlow.
+    # Imported late, so that a wrong flag is reported without waiting for TensorFlow.
     from model.data.records import Dataset
     from model.distributed.cluster import join_cluster
     from model.training.config_checks import check_config
@@ -117,7 +117,7 @@ def _train(options: argparse.Namespace, signals: StopSignals) -> None:
     from model.training.train import train_and_evaluate
 
     cluster = join_cluster(threads=options.threads, peer_seconds=options.peer_seconds)
-    logging.getLogger("tensorflow").handlers.clear()  # it has its own; every line came twice
+    logging.getLogger("tensorflow").handlers.clear()  # its own handler would print every line twice
     logging.basicConfig(
         stream=sys.stdout,
         level=logging.INFO,
@@ -168,9 +168,9 @@ def end_with_launcher(launcher: int) -> None:
     """Ends this process when its launcher is gone: nobody would read or restart it.
 
     Args:
-      launcher: its process id, handed over, as it may be gone before we can ask for it.
+      launcher: its process id, passed in because it may be gone before we can query it.
     """
-    if sys.platform == "linux":  # at once, and also while no thread of Python can run
+    if sys.platform == "linux":  # immediate, even while no Python thread can run
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
 
     def watch() -> None:

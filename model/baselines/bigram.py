@@ -1,15 +1,15 @@
-"""An interpolated bigram model: what a model must beat that reads more than one word.
+"""An interpolated bigram model: the baseline for a model that reads more than one word.
 
-Jelinek and Mercer (1980): of a word w after the word v, seen n(v) times in training as
-the word before another,
+After Jelinek and Mercer (1980). For a word w after the word v, which precedes another word n(v)
+times in training:
 
   p(w | v) = share(v) count(v, w) / n(v) + (1 - share(v)) p(w)
 
-with the smoothed unigram p of `model.baselines.unigram`. All v with n(v) in one bucket, 1, 2-3,
-4-7 and so on, have the same share; a word that was never read has share 0. The shares are those
-that fit the validation split best, found by expectation and maximisation, as if one more word
-there had been split by the fixed rule `sqrt(n) / (sqrt(n) + RULE)` at the bucket's lower end. So
-that rule decides where the validation split says nothing, and no share becomes 1.
+with the smoothed unigram p of `model.baselines.unigram`. All v in the same bucket of n(v) (1, 2-3,
+4-7, ...) have the same share; the share of an unseen word is 0. Expectation maximisation fits the
+shares to the validation split. Each bucket gets one pseudo-word, split by the fixed rule `sqrt(n) /
+(sqrt(n) + RULE)` at the bucket's lower end, so that the rule decides where validation has no data
+and no share becomes 1.
 """
 
 from __future__ import annotations
@@ -25,23 +25,24 @@ from model.data.seen import Mask
 from model.data.sorted_lookup import find
 
 RULE = 8.0
-"""Of the fixed rule, whose perplexity is within 5 % of the fitted one (docs/decisions/0015)."""
+"""Constant of the fixed rule, whose perplexity is within 5 % of the fitted one
+(docs/decisions/0015)."""
 _BUCKETS = 64
 _ROUNDS, _PRECISION = 200, 1e-7
 _CHUNK = 1 << 20
-"""Words that are counted at a time."""
+"""Words counted at a time."""
 
 IntArray = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
 class BigramModel:
-    """A bigram model that knows the pairs of the validation and test split, and no others.
+    """A bigram model over the pairs that occur in the validation and test splits.
 
-    Its memory grows with the distinct pairs of these two, not with the training text.
+    Memory grows with the distinct pairs of these two splits, not with the training text.
 
     Attributes:
-      shares: `[64]` of each bucket, by the bits of n(v).
+      shares: `[64]` share of each bucket, indexed by the bit length of n(v).
     """
 
     def __init__(self, dataset: Dataset, *, left_out: Mask | None = None):
@@ -49,7 +50,7 @@ class BigramModel:
 
         Args:
           dataset: the records.
-          left_out: `[records]` those of the test split that are not scored.
+          left_out: `[records]` test records that are not scored.
 
         Raises:
           InputError: a shard is damaged.
@@ -73,21 +74,21 @@ class BigramModel:
         self._test = test
 
     def log_probabilities(self, contexts: IntArray, words: IntArray) -> Floats:
-        """Returns `[N]` log p(word | context) of pairs of the validation or test split."""
+        """Returns `[N]` log p(word | context) for pairs of the validation or test split."""
         pairs = contexts * self._size + words
         share, of_pairs = self.shares[self._bucket[contexts]], self._share_of_pairs(pairs)
         scores: Floats = np.log(share * of_pairs + (1 - share) * self._unigram[words])
         return scores
 
     def test_log_likelihood(self) -> float:
-        """Returns the sum over all words of the test split."""
+        """Returns the log-likelihood of the test split, in nats."""
         contexts, words = np.divmod(self._test, self._size)
         return float(self._test_times @ self.log_probabilities(contexts, words))
 
     def _pairs(
         self, dataset: Dataset, split: str, left_out: Mask | None = None
     ) -> Iterator[IntArray]:
-        """Yields a split's pairs as numbers, v * V + w, some at a time."""
+        """Yields a split's pairs as numbers, v * V + w, in chunks."""
         parts: list[IntArray] = []
         waiting = 0
         kept = np.ones(len(dataset.lengths(split)), np.bool_) if left_out is None else ~left_out
@@ -101,13 +102,12 @@ class BigramModel:
         yield np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _count(self, pairs: IntArray) -> None:
-        """Adds pairs to the counts of those that are known."""
         distinct, times = np.unique(pairs, return_counts=True)
         at, found = find(self._known, distinct)
         self._counts[at] += times[found]
 
     def _share_of_pairs(self, pairs: IntArray) -> Floats:
-        """Returns count(v, w) / n(v) of known pairs, 0 where v was never read."""
+        """Returns count(v, w) / n(v) for known pairs, 0 where v never occurred."""
         counts = self._counts[np.searchsorted(self._known, pairs)]
         shares: Floats = counts / np.maximum(self._read[pairs // self._size], 1)
         return shares

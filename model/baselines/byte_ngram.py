@@ -1,14 +1,13 @@
-"""How likely a spelling is: what an unknown word pays for beside `<unk>`.
+"""Probability of a spelling: what an unknown word costs in addition to `<unk>`.
 
 An interpolated byte n-gram (Witten and Bell 1991) over the distinct words of the training
 text, each taken once. A word is `<begin>`, its bytes, `<end>`; of a byte s after the
-context h, seen n(h) times before D(h) different bytes:
-
+context h, which occurred n(h) times followed by D(h) different bytes:
   p(s | h) = (count(h, s) + D(h) p(s | h without its first byte)) / (n(h) + D(h))
 
-and below the empty context all 257 symbols are alike. Every context leaves something for
-`<end>`, so the probabilities of all byte strings add up to 1. Symbols: the 256 bytes,
-`<end>`, and `<begin>`, which is read and never predicted.
+and below the empty context all 257 symbols are equally likely. Every context reserves probability
+for `<end>`, so the probabilities of all byte strings add up to 1. Symbols: the 256 bytes, `<end>`,
+and `<begin>`, which is read but never predicted.
 """
 
 from __future__ import annotations
@@ -24,31 +23,31 @@ from model.data.sorted_lookup import find
 from model.text.vocab import SPECIAL_WORDS, Vocabulary
 
 ORDER = 6
-"""Symbols of an n-gram, the predicted one included; docs/decisions/0015 has the measurement."""
+"""Symbols in an n-gram, including the predicted one; docs/decisions/0015 has the measurement."""
 SAMPLE_WORDS = 2_000_000
-"""About how many words of a training text are looked through for distinct ones."""
+"""Approximate number of training words searched for distinct ones."""
 MAX_TYPES = 50_000
-"""Distinct words from which spellings are learnt, at most."""
+"""Maximum number of distinct words to learn spellings from."""
 WORDS_KEY, LENGTHS_KEY = "spelling/words", "spelling/lengths"
 KEYS = (WORDS_KEY, LENGTHS_KEY)
-"""Names of a spelling model's arrays in a checkpoint."""
+"""Names of the spelling model's arrays in a checkpoint."""
 
 _END, _BEGIN = 256, 257
 _SYMBOLS = 258
 _CHUNK = 1 << 15
-"""Words that are spelled at a time."""
+"""Words scored at a time."""
 
 IntArray = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 
 class _Counts(NamedTuple):
-    """What was seen after contexts of one length; a context and an n-gram are numbers."""
+    """Counts after contexts of one length; contexts and n-grams are numbers."""
 
     grams: IntArray
     """Sorted."""
     counts: IntArray
-    """How often each was seen."""
+    """How often each n-gram occurred."""
     contexts: IntArray
     """Sorted."""
     totals: IntArray
@@ -58,48 +57,48 @@ class _Counts(NamedTuple):
 
 
 def check_arrays(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    """Raises ValueError unless there are the arrays of a spelling model; does not make it."""
+    """Raises ValueError unless the arrays of a spelling model are present; does not build it."""
     if not arrays.keys() >= set(KEYS):
-        raise ValueError("is of an older charloom, which kept no spellings")
+        raise ValueError("was written by an older charloom without spellings")
     if arrays[LENGTHS_KEY].sum() != arrays[WORDS_KEY].nbytes:
-        raise ValueError("has spellings of another length than it says")
+        raise ValueError("has spellings of a wrong total length")
 
 
 class SpellingModel:
     """A distribution over all byte strings."""
 
     def __init__(self, words: Iterable[bytes], *, order: int = ORDER):
-        """Counts n-grams.
+        """Counts the n-grams.
 
         Args:
-          words: spellings; one that comes twice counts once.
-          order: symbols of the longest n-gram, 1 to 7.
+          words: spellings; duplicates count once.
+          order: symbols in the longest n-gram, 1 to 7.
         """
         self.words = tuple(sorted(set(words)))
-        """The distinct words it learnt from."""
+        """The distinct words learnt from."""
         places = _Places(self.words)
         self._tables = [_count(*places.keys(length)) for length in range(order)]
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> SpellingModel:
-        """Makes the model whose `to_arrays` these are.
+        """Rebuilds a model from the arrays that `to_arrays` returned.
 
         Raises:
-          ValueError: they are missing, or not of this form.
+          ValueError: arrays are missing or malformed.
         """
         check_arrays(arrays)
         data, ends = arrays[WORDS_KEY].tobytes(), np.cumsum(arrays[LENGTHS_KEY]).tolist()
         return cls(data[start:end] for start, end in zip([0, *ends], ends, strict=False))
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Returns the words it learnt from as arrays; the counts are made again of them."""
+        """Returns the distinct words as arrays; counts are rebuilt from them."""
         return {
             WORDS_KEY: np.frombuffer(b"".join(self.words), np.uint8),
             LENGTHS_KEY: np.asarray([len(word) for word in self.words], np.int32),
         }
 
     def log_probabilities(self, words: Sequence[bytes]) -> Floats:
-        """Returns `[N]` natural logarithms of the probabilities of N spellings."""
+        """Returns `[N]` natural log-probabilities of N spellings."""
         parts = [
             self._score(_Places(words[start : start + _CHUNK]))
             for start in range(0, len(words), _CHUNK)
@@ -124,32 +123,32 @@ class SpellingModel:
 
 
 class UnknownSpellings:
-    """The distribution over the words that a vocabulary does not have.
+    """The distribution over words outside a vocabulary.
 
-    What the spelling model says of known words is dealt out to the others: nobody spells a
-    known word. A model's words and its unknown ones, by `<unk>` and spelling, so have a
-    probability of 1 in all, whatever its vocabulary is.
+    The probability that the spelling model gives to known words is redistributed over the others,
+    since known words are never spelled out. So the probabilities of a model's known words, and of
+    its unknown ones by `<unk>` and spelling, add up to 1 whatever the vocabulary.
     """
 
     def __init__(self, spelling: SpellingModel, vocab: Vocabulary):
-        """Adds up what known words have."""
+        """Sums the probability of the known words."""
         self.spelling = spelling
         self.vocab = vocab
         known = np.exp(spelling.log_probabilities(tuple(vocab.ids))).sum()
         self._log_left = float(np.log1p(-known))
 
     def log_probabilities(self, words: Sequence[bytes]) -> Floats:
-        """Returns `[N]` natural logarithms of the probabilities of N unknown words."""
+        """Returns `[N]` natural log-probabilities of N unknown words."""
         assert not any(word in self.vocab.ids for word in words)
         return self.spelling.log_probabilities(words) - self._log_left
 
 
 class _Places:
-    """The places of some words at which a symbol is predicted: each byte, and the end."""
+    """The positions in some words at which a symbol is predicted: each byte, and the end."""
 
     def __init__(self, words: Sequence[bytes]):
         lengths = np.asarray([len(word) for word in words], np.int64)
-        ends = np.cumsum(lengths + 2) - 1  # each word has two marks
+        ends = np.cumsum(lengths + 2) - 1  # two marks per word
         begins = ends - lengths - 1
         size = int(lengths.sum()) + 2 * len(words)
         self._text, is_byte = np.full(size, _BEGIN, np.int64), np.ones(size, bool)
@@ -158,17 +157,17 @@ class _Places:
         self._text[is_byte] = np.frombuffer(b"".join(words), np.uint8)
         is_byte[ends] = True
         self._at = np.flatnonzero(is_byte)
-        """Where in the text each place is."""
+        """Offset of each position in the text."""
         self.count = len(self._at)
         self.starts = np.cumsum(lengths + 1) - lengths - 1
-        """Where each word's places begin among all."""
+        """First position of each word."""
         self._before = self._at - np.repeat(begins, lengths + 1)
-        """Symbols of the word before each place, its `<begin>` included."""
+        """Symbols of the word before each position, including `<begin>`."""
 
     def keys(self, length: int) -> tuple[IntArray, IntArray, IntArray]:
-        """Returns contexts of a length as numbers, the symbols after them, and which places these are.
+        """Returns contexts of a length as numbers, their next symbols, and the positions.
 
-        A place with fewer symbols before it is left out.
+        Positions with fewer preceding symbols are left out.
         """
         there = np.flatnonzero(self._before >= length)
         at = self._at[there]
@@ -189,9 +188,8 @@ def _count(contexts: IntArray, symbols: IntArray, _: IntArray) -> _Counts:
 def learn_spellings(dataset: Dataset) -> SpellingModel:
     """Learns spellings from the training split; the same records give the same model.
 
-    A long text is not read to its end: records spread evenly over it are, about
-    `SAMPLE_WORDS` words of them. Of more than `MAX_TYPES` distinct words as many are
-    taken, spread evenly over their alphabetical order.
+    Reads about `SAMPLE_WORDS` words of a long text, in records spread evenly over it, and keeps at
+    most `MAX_TYPES` distinct words, spread evenly over their alphabetical order.
     """
     vocab, lengths = dataset.vocab, dataset.lengths("train")
     records = len(lengths)
@@ -207,6 +205,6 @@ def learn_spellings(dataset: Dataset) -> SpellingModel:
 
 
 def _spread_evenly(total: int, count: int) -> list[int]:
-    """Returns `count` of the numbers below `total`, or all if there are no more."""
+    """Returns `count` evenly spread numbers below `total`, or all of them if there are no more."""
     count = min(total, count)
     return [at * total // count for at in range(count)]

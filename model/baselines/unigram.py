@@ -1,4 +1,4 @@
-"""A smoothed unigram model: the simplest baseline, and what an untrained network begins with."""
+"""A smoothed unigram model: the simplest baseline, and the initial output bias."""
 
 from __future__ import annotations
 

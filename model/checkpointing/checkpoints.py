@@ -1,12 +1,12 @@
-"""Checkpoints: one folder each, whole or not there.
+"""Checkpoints: one folder each, complete or absent.
 
   <workdir>/checkpoints/step-00000200/arrays.npz   every array by name
                                       meta.json    step, scores, digests
-                        diverged-step-00000300/    one of a broken model, which nothing reads
+                        diverged-step-00000300/    set aside by a diverged training, never read
 
 A checkpoint is written under a temporary name, flushed and renamed. `meta.json`
-carries the SHA-256 of `arrays.npz` and of itself, so that one that is cut or damaged
-at any byte is found out and the one before is taken.
+carries the SHA-256 of `arrays.npz` and of itself, so that truncation or damage at any byte
+is detected and the previous checkpoint is used.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint, read back."""
+    """A whole checkpoint, loaded."""
 
     path: str
     arrays: Arrays
@@ -52,7 +52,7 @@ class Checkpoint:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the arrays' file."""
+        """SHA-256 of `arrays.npz`."""
         return str(self.meta["arrays_sha256"])
 
 
@@ -74,13 +74,13 @@ def save_checkpoint(
       workdir: the training's folder.
       step: training steps done.
       arrays: every array by name.
-      meta: JSON values; `valid_log_likelihood` and `valid_words` say how good it is.
+      meta: JSON values; `valid_log_likelihood` and `valid_words` give the score.
 
     Returns:
       The checkpoint's folder.
 
     Raises:
-      CharloomError: the disk is full; the checkpoints that are there stay whole.
+      CharloomError: the disk is full; existing checkpoints stay whole.
     """
     parent = folder(workdir)
     final = os.path.join(parent, f"step-{step:08d}")
@@ -89,7 +89,7 @@ def save_checkpoint(
     try:
         with temporary_folder(final) as temporary:
             write_checkpoint(temporary, step=step, arrays=arrays, meta=meta)
-            if _same_arrays(temporary, final):  # only the score is new
+            if _same_arrays(temporary, final):  # only the score has changed
                 with open(os.path.join(temporary, META_FILE), "rb") as file:
                     write_whole(os.path.join(final, META_FILE), file.read())
             else:
@@ -105,7 +105,7 @@ def save_checkpoint(
 def write_checkpoint(
     path: str, *, step: int, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
 ) -> None:
-    """Writes both files into an empty folder; arguments as above."""
+    """Writes both files into an empty folder; arguments as for `save_checkpoint`."""
     write_arrays(os.path.join(path, ARRAYS_FILE), arrays)
     digest = hash_file(os.path.join(path, ARRAYS_FILE))
     with open(os.path.join(path, META_FILE), "w", encoding="utf-8", newline="\n") as text:
@@ -113,7 +113,6 @@ def write_checkpoint(
 
 
 def _same_arrays(path: str, other: str) -> bool:
-    """Whether the second of two checkpoints is there, whole, and has the arrays of the first."""
     try:
         return bool(verify_checkpoint(other)["arrays_sha256"] == read_meta(path)["arrays_sha256"])
     except ValueError:
@@ -121,12 +120,12 @@ def _same_arrays(path: str, other: str) -> bool:
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed for want of room, or of quota."""
+    """Whether a write failed because the disk or quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_full_error(path: str, *, needed: int) -> CharloomError:
-    """Returns the error that tells how much room is needed, and how much there is.
+    """Returns an error that states the space needed and the space free.
 
     Args:
       path: folder on the disk in question.
@@ -136,12 +135,12 @@ def disk_full_error(path: str, *, needed: int) -> CharloomError:
     free = shutil.disk_usage(path).free / megabyte
     return CharloomError(
         f"a checkpoint needs {needed / megabyte:.1f} MB, {free:.1f} MB are free in {path}; free "
-        "some and run the same command to go on from the checkpoint before"
+        "some and run the same command to continue from the previous checkpoint"
     )
 
 
 def step_of(path: str) -> int:
-    """Returns the step of a checkpoint by the name of its folder."""
+    """Returns the step in the name of a checkpoint's folder."""
     return int(os.path.basename(path).removeprefix("step-"))
 
 
@@ -165,14 +164,14 @@ def list_checkpoints(workdir: str) -> list[str]:
 
 
 def _meta_text(content: Mapping[str, Any]) -> str:
-    """Returns the one way in which a `meta.json` is written, its own digest in it."""
+    """Returns the canonical text of a `meta.json`, including its own digest."""
     plain = json.dumps(content, indent=2)
     digest = hashlib.sha256(plain.encode()).hexdigest()
     return json.dumps({**content, _DIGEST: digest}, indent=2) + "\n"
 
 
 def read_meta(path: str) -> dict[str, Any]:
-    """Returns a checkpoint's `meta.json`, without a look at its arrays.
+    """Reads a checkpoint's `meta.json` without checking its arrays.
 
     Raises:
       ValueError: it is cut short or damaged.
@@ -192,7 +191,7 @@ def read_meta(path: str) -> dict[str, Any]:
 
 
 def score_of(path: str) -> float:
-    """Returns log-likelihood per word on the validation split; -inf if there is none."""
+    """Returns validation log-likelihood per word, -inf without a score."""
     try:
         meta = read_meta(path)
         return float(meta["valid_log_likelihood"]) / int(meta["valid_words"])
@@ -201,11 +200,11 @@ def score_of(path: str) -> float:
 
 
 def verify_checkpoint(path: str) -> dict[str, Any]:
-    """Returns the `meta.json` of a whole checkpoint.
+    """Checks that a checkpoint is whole; returns its `meta.json`.
 
     Raises:
       ValueError: it is not whole; the message says why.
-      InputError: it may not be read.
+      InputError: it is not readable.
     """
     try:
         meta = read_meta(path)
@@ -221,7 +220,7 @@ def verify_checkpoint(path: str) -> dict[str, Any]:
 
 
 def _first_whole(paths: list[str]) -> tuple[str, dict[str, Any]] | None:
-    """Returns the first whole one of some checkpoints; says which ones it passed over."""
+    """Returns the first whole checkpoint of some; logs those it skips."""
     for index, path in enumerate(paths):
         try:
             return path, verify_checkpoint(path)
@@ -229,19 +228,19 @@ def _first_whole(paths: list[str]) -> tuple[str, dict[str, Any]] | None:
             raise
         except ValueError as error:
             rest = paths[index + 1 :]
-            then = f"falling back to {rest[0]}" if rest else "there is none before it"
+            then = f"falling back to {rest[0]}" if rest else "no older checkpoint exists"
             log.warning("checkpoint %s is not whole (%s); %s", path, error, then)
     return None
 
 
 def newest_checkpoint(workdir: str) -> str | None:
-    """Returns the folder of the newest whole checkpoint; says which ones it passed over."""
+    """Returns the folder of the newest whole checkpoint, if any; logs those it skips."""
     found = _first_whole(list_checkpoints(workdir))
     return found[0] if found else None
 
 
 def read_newest(workdir: str) -> Checkpoint | None:
-    """Reads the newest whole checkpoint, if there is any; says which ones it passed over."""
+    """Reads the newest whole checkpoint, if any; logs those it skips."""
     found = _first_whole(list_checkpoints(workdir))
     return _read_arrays(*found) if found else None
 
@@ -261,13 +260,13 @@ def _read_arrays(path: str, meta: dict[str, Any]) -> Checkpoint:
 
 
 def best_checkpoint(workdir: str) -> Checkpoint:
-    """Reads the whole checkpoint with the best validation score, the newest if none has one.
+    """Reads the whole checkpoint with the best validation score, or the newest if none has a score.
 
     Raises:
       InputError: there is no whole checkpoint.
     """
     paths = list_checkpoints(workdir)
-    # A stable sort: among equals the newest stays first.
+    # The sort is stable: among equals the newest stays first.
     found = _first_whole(sorted(paths, key=score_of, reverse=True))
     if found is None:
         raise InputError(f"{workdir} has no whole checkpoint; run charloom train")

@@ -1,7 +1,7 @@
-"""Which weights a training began with, by its folder, and where a version keeps its own.
+"""Which weights a training started from, and where a version keeps its own.
 
-<workdir>/warm_start/   arrays and meta.json, in the form of a checkpoint; missing with random ones
-<version>/checkpoint/   likewise
+<workdir>/warm_start/   arrays and meta.json, as in a checkpoint; absent with random weights
+<version>/checkpoint/   the same
 
 No TensorFlow here.
 """
@@ -17,14 +17,14 @@ from model.files import holds_saved_model
 
 WARM_START_FOLDER = "warm_start"
 KEPT_FIELDS = ("path", "checkpoint", "words", "new_words")
-"""Fields of meta.json that a training's checkpoints hand on."""
+"""Fields of meta.json that a training's checkpoints pass on."""
 CHECKPOINT_FOLDER = "checkpoint"
 TRAINED_DIGEST, VOCAB_DIGEST = "trained_sha256", "vocab_sha256"
-"""Fields of meta.json beside those of a training: digests of its checkpoint, and of vocab.txt."""
+"""Additional fields of meta.json: digests of the training's checkpoint and of vocab.txt."""
 
 
 def read_warm_start(workdir: str) -> Checkpoint | None:
-    """Reads the weights with which a training begins; None if it begins with random ones.
+    """Reads the weights a training starts from; None if they are random.
 
     Raises:
       InputError: they are not whole.
@@ -39,15 +39,15 @@ def read_warm_start(workdir: str) -> Checkpoint | None:
 
 
 def describe_warm_start(start: Checkpoint) -> dict[str, Any]:
-    """Returns what checkpoints and reports say of a warm start."""
+    """Returns what checkpoints and reports record about a warm start."""
     return {name: start.meta[name] for name in KEPT_FIELDS}
 
 
 def read_trained_digest(version: str) -> str:
-    """Returns the digest of the training's checkpoint of which a version was made.
+    """Returns the digest of the training checkpoint that a version was made from.
 
     Raises:
-      InputError: the folder holds none, or one that is not whole.
+      InputError: the folder has no checkpoint, or one that is not whole.
     """
     path = checkpoint_folder(version)
     try:
@@ -65,14 +65,16 @@ def checkpoint_folder(version: str) -> str:
     path = os.path.join(version, CHECKPOINT_FOLDER)
     if not os.path.isdir(path):
         if not holds_saved_model(version):
-            raise InputError(f"{version} is no version of a model; name <registry>/<name>/<number>")
+            raise InputError(
+                f"{version} is not a version of a model; name <registry>/<name>/<number>"
+            )
         raise InputError(
             f"{version} was published by an older charloom (no {CHECKPOINT_FOLDER}); "
-            "train and publish a model anew"
+            "train and publish a new model"
         )
     return path
 
 
 def damaged_version(path: str, reason: str) -> InputError:
-    """Returns the error for a version, or a part of it, that can't be read."""
+    """Returns the error for a version, or part of it, that can't be read."""
     return InputError(f"{path} is not whole ({reason}); name another version")

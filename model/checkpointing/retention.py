@@ -1,9 +1,9 @@
 """Which checkpoints are kept: only whole ones count, and the newest good one stays.
 
-<workdir>/checkpoints/diverged-step-00000300/   one of a broken model, which nothing reads
+<workdir>/checkpoints/diverged-step-00000300/   set aside by a diverged training, never read
 
-A checkpoint is known to be good once the loss of the step after it has been seen and is
-not high (`model.training.divergence.LossWatch`). Reasons: docs/decisions/0023.
+A checkpoint is known to be good once the loss of the following step has been seen and is not
+high (`model.training.divergence.LossWatch`). Reasons: docs/decisions/0023.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _ASIDE = "diverged-"
 
 
 class WholeCheck:
-    """Says whether checkpoints are whole; reads one again only if its files have changed."""
+    """Checks whether checkpoints are whole; rereads one only if its files have changed."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[tuple[int, ...], bool]] = {}
 
     def __call__(self, path: str) -> bool:
-        """Says whether a checkpoint is whole.
+        """Returns whether a checkpoint is whole.
 
         Raises:
-          InputError: it may not be read, so nobody can say.
+          InputError: it is not readable, so its state is unknown.
         """
         stamp = _stamp(path)
         known = self._known.get(path)
@@ -52,7 +52,7 @@ class WholeCheck:
 
 
 def _stamp(path: str) -> tuple[int, ...]:
-    """Returns what changes whenever a checkpoint's files are written."""
+    """Returns a value that changes whenever a checkpoint's files are written."""
     stamp: tuple[int, ...] = ()
     for name in (ARRAYS_FILE, META_FILE):
         try:
@@ -72,17 +72,17 @@ def prune_checkpoints(
     good_step: int | None = None,
     is_whole: WholeCheck | None = None,
 ) -> None:
-    """Removes old checkpoints after one was written.
+    """Removes old checkpoints after writing one.
 
-    What stays: the one written, the newest `keep` whole ones and all that is newer than the
-    oldest of these, the best whole one, and the newest whole one that is known to be good.
+    Keeps the one just written, the newest `keep` whole ones and everything newer than the oldest of
+    these, the best whole one, and the newest whole one known to be good.
 
     Args:
       workdir: the training's folder.
       keep: how many of the newest whole ones are kept.
-      written: folder of the one just written.
-      good_step: the model is known to have been good until after this step; None: until now.
-      is_whole: knows which ones are whole from earlier calls, which saves reading them.
+      written: folder of the checkpoint just written.
+      good_step: the model was good until after this step; None: until now.
+      is_whole: caches which ones are whole between calls.
     """
     check = is_whole or WholeCheck()
     good_step = step_of(written) if good_step is None else good_step
@@ -100,7 +100,7 @@ def prune_checkpoints(
     if len(newest) < keep:
         return
     good = (path for path in paths if step_of(path) <= good_step and whole(path))
-    # A stable sort: among equals the newest stays first.
+    # The sort is stable: among equals the newest stays first.
     best = filter(whole, sorted(paths, key=score_of, reverse=True))
     spared |= {next(good, written), next(best, written)}
     for path in paths[paths.index(newest[-1]) + 1 :]:
@@ -109,10 +109,10 @@ def prune_checkpoints(
 
 
 def set_aside(workdir: str, *, first_bad: int) -> list[str]:
-    """Renames the checkpoints of a broken model, so that training goes on from an older one.
+    """Renames the checkpoints of a diverged model, so that training resumes from an older one.
 
-    The weights after step N - 1 are those that gave the loss of step N, so with N the first
-    bad step, the newest good checkpoint is of step N - 2 or before.
+    The weights after step N - 1 gave the loss of step N. So if N is the first bad step, the newest
+    good checkpoint is at step N - 2 or before.
 
     Args:
       workdir: the training's folder.
@@ -126,7 +126,7 @@ def set_aside(workdir: str, *, first_bad: int) -> list[str]:
         if step_of(path) >= first_bad - 1:
             parent, name = os.path.split(path)
             target = os.path.join(parent, _ASIDE + name)
-            shutil.rmtree(target, ignore_errors=True)  # the training broke here before
+            shutil.rmtree(target, ignore_errors=True)  # left by an earlier divergence
             os.rename(path, target)
             renamed.append(target)
     return renamed

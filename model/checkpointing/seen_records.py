@@ -1,8 +1,8 @@
 """The text that trainings and versions have seen, and the records a comparison leaves out for it.
 
-Records, a workdir and a version each hold `seen.npy` (`model.data.seen`): the records that of their
-training split, a workdir that of its records and of the version it was warm-started from, and a
-version what its workdir had. Where it is missing, it is read from the records. No TensorFlow here.
+Records, a workdir and a version each hold `seen.npy` (`model.data.seen`): records their training
+split, a workdir its records and the text of the version it was warm-started from, a version a copy
+of its workdir's. If the file is missing, the records are read instead. No TensorFlow here.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from model.text.vocab import UNK_ID
 
 CHALLENGER = "challenger"
 BATCH_WORDS = 1 << 18
-"""About how many words are looked up at a time."""
+"""Approximate number of words looked up at a time."""
 
 
 class LeftOut(NamedTuple):
-    """Which records of a split are left out of sums and comparisons."""
+    """Records of a split that are left out of sums and comparisons."""
 
     mask: Mask
     """`[R]`."""
     unclear: int
     """Records left out because none of their units could be looked up."""
     by: dict[str, int]
-    """Records that each side has seen."""
+    """Records seen by each side."""
     sampled_share: float
-    """The share of the units that could be looked up."""
+    """Share of the units that could be looked up."""
 
     def describe(self, lengths: IntArray) -> dict[str, Any]:
-        """Returns what a report says of them.
+        """Returns the entry of a report.
 
         Args:
           lengths: `[R]` words of each record.
@@ -100,9 +100,9 @@ class Sides(NamedTuple):
     """What the models of an evaluation have seen."""
 
     seen: dict[str, SeenText]
-    """By its name in the report: `challenger`, `champion`."""
+    """What each has seen, by its name in the report: `challenger`, `champion`."""
     unknown: dict[str, str]
-    """Folder of a version, or `challenger` -> why it can't be known."""
+    """Folder of a version, or `challenger` -> why what it has seen is unknown."""
 
 
 def read_sides(
@@ -113,9 +113,9 @@ def read_sides(
     Args:
       dataset: the challenger's records.
       workdir: the challenger's training.
-      meta: of its checkpoint.
-      versions: folder of each version it is compared with, by its name in the report; empty ones
-        are left out.
+      meta: meta.json of its checkpoint.
+      versions: folder of each version it is compared with, by its name in the report; empty folders
+        are skipped.
     """
     sides = Sides({}, {})
     try:
@@ -133,7 +133,7 @@ def read_sides(
 
 
 def read_training_text(dataset: Dataset) -> SeenText:
-    """Returns the training text of records: from their file, or, if older, from the records.
+    """Returns the training text of records: from `seen.npy`, or for older records from the shards.
 
     Raises:
       InputError: the file or a shard is missing or damaged.
@@ -150,11 +150,11 @@ def read_training_text(dataset: Dataset) -> SeenText:
 def read_version(version: str, dataset: Dataset) -> SeenText:
     """Returns what a published version has seen.
 
-    A version without `seen.npy` has seen the training text of its records, if these are the ones
-    at hand or are still where its report says, and what the version it began with has seen.
+    Without `seen.npy`, a version has seen the training text of its records, if they are the ones at
+    hand or still where its report says, plus what the version it was warm-started from has seen.
 
     Raises:
-      InputError: it can't be known.
+      InputError: it is unknown.
     """
     path = os.path.join(version, SEEN_FILE)
     if os.path.exists(path):
@@ -180,7 +180,7 @@ def _read_records_of(version: str, digest: str, dataset: Dataset) -> SeenText:
         pass
     raise InputError(
         f"what {version} has seen is unknown: it was published by an older charloom (no "
-        f"{SEEN_FILE}), and its records are not at {path or 'the place its report names'} any "
+        f"{SEEN_FILE}), and its records are not at {path or 'the path in its report'} any "
         "more; prepare them there again, or publish a model trained without --warm-start"
     )
 
@@ -198,11 +198,11 @@ def read_training(workdir: str, meta: Mapping[str, Any], dataset: Dataset) -> Se
 
     Args:
       workdir: the training's folder.
-      meta: of its checkpoint.
+      meta: meta.json of its checkpoint.
       dataset: its records.
 
     Raises:
-      InputError: it can't be known.
+      InputError: it is unknown.
     """
     path = os.path.join(workdir, SEEN_FILE)
     if os.path.exists(path):
@@ -212,16 +212,16 @@ def read_training(workdir: str, meta: Mapping[str, Any], dataset: Dataset) -> Se
 
 
 def save_training(workdir: str, dataset: Dataset, *, base: str, is_new: bool) -> str:
-    """Writes what a training that begins or goes on sees, and its base and itself saw before.
+    """Writes what a training sees, together with what its base and its own earlier runs saw.
 
     Args:
       workdir: the training's folder.
       dataset: its records.
       base: folder of the version it was warm-started from; empty without one.
-      is_new: whether the training begins; else what the folder says already is kept.
+      is_new: whether the training starts; otherwise what the file already holds is kept.
 
     Returns:
-      Why it can't be known; empty if the file was written.
+      Why it is unknown; empty if the file was written.
     """
     path = os.path.join(workdir, SEEN_FILE)
     try:
@@ -232,21 +232,21 @@ def save_training(workdir: str, dataset: Dataset, *, base: str, is_new: bool) ->
             seen = seen.union(SeenText.load(path))
     except InputError as error:
         if is_new and os.path.exists(path):
-            os.remove(path)  # of a training that was stopped at once
+            os.remove(path)  # left by a training that was stopped at once
         return str(error)
     seen.save(path)
     return ""
 
 
 def save_version(version: str, workdir: str, meta: Mapping[str, Any], dataset: Dataset) -> None:
-    """Writes what a model has seen into the folder of a version to be.
+    """Writes what a model has seen into the folder of a new version.
 
-    Without it, because it can't be known, comparisons with the version are refused.
+    If it is unknown, no file is written, and comparisons with the version are refused.
 
     Args:
       version: the folder.
       workdir: the model's training.
-      meta: of its checkpoint.
+      meta: meta.json of its checkpoint.
       dataset: its records.
     """
     try:
@@ -258,7 +258,7 @@ def save_version(version: str, workdir: str, meta: Mapping[str, Any], dataset: D
 
 
 def _batches(dataset: Dataset, split: str) -> Iterator[tuple[Hashes, IntArray, Hashes]]:
-    """Yields hashes of the words, lengths and hashes of the context words of some records each."""
+    """Yields word hashes, lengths and context-word hashes of batches of records."""
     table = hash_words(dataset.vocab.stream_words)
     words: list[Hashes] = []
     waiting = 0

@@ -1,8 +1,8 @@
-"""Trained models, read back: from the folder of a training, and from a version in the registry.
+"""Loads trained models: from a training's workdir, or from a version in the registry.
 
-Of a version, a next training and a comparison read
+A warm start and a comparison read from a version:
 
-<version>/checkpoint/   weights and spelling model, as a training's checkpoint has them
+<version>/checkpoint/   weights and spelling model, as in a training's checkpoint
           vocab.txt     the vocabulary
 """
 
@@ -38,7 +38,7 @@ from model.text.vocab import Vocabulary
 
 
 class Loaded(NamedTuple):
-    """A trained model, read back."""
+    """A trained model, loaded."""
 
     model: JointModel
     config: Config
@@ -53,7 +53,7 @@ def load_model(workdir: str, dataset: Dataset) -> Loaded:
       dataset: the records that it was trained on.
 
     Raises:
-      InputError: the training is not complete or is of other records.
+      InputError: the training is incomplete or used other records.
     """
     if not is_complete(workdir):
         raise InputError(
@@ -70,10 +70,10 @@ def load_model(workdir: str, dataset: Dataset) -> Loaded:
 
 
 def assign_weights(model: JointModel, checkpoint: Checkpoint) -> None:
-    """Sets a model's weights from a training's checkpoint, averaged ones where it has them.
+    """Sets a model's weights from a training's checkpoint; prefers the averaged ones.
 
     Raises:
-      InputError: the checkpoint lacks an array of the model, or has one of another shape.
+      InputError: the checkpoint lacks an array of the model, or has one of the wrong shape.
     """
     variables = name_variables("model", model.weights)
     if checkpoint.meta["averaged"]:
@@ -86,12 +86,12 @@ def assign_weights(model: JointModel, checkpoint: Checkpoint) -> None:
         _assign(variables, found)
     except ValueError as error:
         raise InputError(
-            f"{checkpoint.path} is of another model ({error}); train again in another --workdir"
+            f"{checkpoint.path} belongs to another model ({error}); train again in another --workdir"
         ) from None
 
 
 def _assign(variables: Mapping[str, Any], arrays: Arrays) -> None:
-    """Sets variables to arrays of the same names; ValueError says what is missing or too many."""
+    """Sets variables to arrays of the same names; ValueError names a missing or extra array."""
     check_complete(shapes_of(variables), shapes_of(arrays))
     for name, variable in variables.items():
         variable.assign(arrays[name])
@@ -108,7 +108,7 @@ def read_spelling(checkpoint: Checkpoint) -> SpellingModel:
 
 
 def check_spelling(checkpoint: Checkpoint) -> None:
-    """Raises InputError if a checkpoint has no spelling model; the model is not made."""
+    """Raises InputError if a checkpoint has no spelling model; does not build it."""
     try:
         check_arrays(checkpoint.arrays)
     except ValueError as error:
@@ -116,7 +116,7 @@ def check_spelling(checkpoint: Checkpoint) -> None:
 
 
 class Published(NamedTuple):
-    """A published model, read back."""
+    """A published model, loaded."""
 
     model: JointModel
     config: Config
@@ -128,20 +128,20 @@ class Published(NamedTuple):
 
     @property
     def trained_digest(self) -> str:
-        """SHA-256 of the training's checkpoint, as its report states it."""
+        """SHA-256 of the training's checkpoint, as in its report."""
         return str(self.checkpoint.meta[TRAINED_DIGEST])
 
 
 def save_published(loaded: Loaded, dataset: Dataset, folder: str) -> None:
-    """Writes `checkpoint/` and `vocab.txt` into the folder of a version to be.
+    """Writes `checkpoint/` and `vocab.txt` into the folder of a new version.
 
     Args:
-      loaded: the model; its weights are written as they are, averaged ones where they are used.
+      loaded: the model; its current weights are written, averaged ones where they are in use.
       dataset: the records that it was trained on.
       folder: the version's folder.
 
     Raises:
-      InputError: the checkpoint is of an older charloom and has no spellings.
+      InputError: the checkpoint is from an older charloom and has no spellings.
     """
     check_spelling(loaded.checkpoint)
     weights = name_variables("model", loaded.model.weights)
@@ -162,13 +162,13 @@ def save_published(loaded: Loaded, dataset: Dataset, folder: str) -> None:
 
 
 def load_published(version: str) -> Published:
-    """Reads the model of a version.
+    """Loads the model of a version.
 
     Args:
-      version: a version's folder, as `save_published` left it.
+      version: a version's folder, written by `save_published`.
 
     Raises:
-      InputError: the folder holds none, or one that is not whole.
+      InputError: the folder has no checkpoint, or one that is not whole.
     """
     path = checkpoint_folder(version)
     try:
@@ -184,5 +184,5 @@ def load_published(version: str) -> Published:
     try:
         _assign(name_variables("model", model.weights), found)
     except ValueError as error:
-        raise damaged_version(path, f"it is of another model: {error}") from None
+        raise damaged_version(path, f"it belongs to another model: {error}") from None
     return Published(model, config, vocab, read_spelling(checkpoint), checkpoint, version)

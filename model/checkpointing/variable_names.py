@@ -1,4 +1,4 @@
-"""Names under which variables are saved: each belongs to one variable, and none is missing."""
+"""Names under which variables are saved: unique and complete."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from model.errors import CharloomError
 
 
 def join_named(*parts: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Returns the entries of several tables as one.
+    """Merges several tables.
 
     Raises:
-      CharloomError: a name comes twice, so that one of both would be lost.
+      CharloomError: a name occurs twice, so that one entry would be lost.
     """
     joined: dict[str, Any] = {}
     for part in parts:
@@ -34,7 +34,7 @@ def name_variables(
     Args:
       prefix: first part of the names.
       variables: Keras variables.
-      values: what is saved in place of each variable, in the same order, such as its slots.
+      values: what is saved for each variable, in the same order, such as its slots.
 
     Raises:
       CharloomError: two variables have the same path.
@@ -49,20 +49,20 @@ def name_variables(
 def check_complete(
     expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Checks that saved arrays are those of a model: none missing, none more, all of its shapes.
+    """Checks that saved arrays match a model's: none missing, none extra, same shapes.
 
     Args:
-      expected: shapes by name that the model has.
-      found: shapes by name that were saved.
+      expected: the model's shapes, by name.
+      found: the saved shapes, by name.
 
     Raises:
-      ValueError: they differ; names the first array that does, to stand in brackets.
+      ValueError: they differ; names the first such array, in a form that fits in brackets.
     """
     for name, shape in expected.items():
         if name not in found:
             raise ValueError(f"array {name} is missing")
         if tuple(found[name]) != tuple(shape):
-            raise ValueError(f"array {name} is of shape {tuple(found[name])}, not {tuple(shape)}")
+            raise ValueError(f"array {name} has shape {tuple(found[name])}, not {tuple(shape)}")
     for name in found:
         if name not in expected:
             raise ValueError(f"array {name} is unknown")

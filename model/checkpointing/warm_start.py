@@ -1,10 +1,10 @@
-"""Beginning a training with the weights of a published model: a warm start.
+"""Starts a training from the weights of a published model.
 
-<workdir>/warm_start/   arrays and meta.json, in the form of a checkpoint
+<workdir>/warm_start/   arrays and meta.json, as in a checkpoint
 
-What has no rows of words is taken as it is. A row of a word that the published model knows goes
-with its word. Of a new word the char-CNN knows the spelling: its rows are what a ridge regression
-of the known words' rows on their char-CNN vectors says (docs/decisions/0018).
+Arrays without rows per word are copied. The row of a word that the published model knows moves to
+the word's new id. For a new word, ridge regression of the known words' rows on their char-CNN
+vectors predicts the row from its spelling (docs/decisions/0018).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from model.network.joint_model import JointModel
 from model.text.vocab import SPECIAL_WORDS, UNK_ID, Vocabulary
 
 RIDGE = 1e-2
-"""Weight of the penalty of the regression, per word."""
+"""Regularisation strength of the regression, per word."""
 MAX_KNOWN = 50_000
-"""Most frequent known words from which the regression learns, at most."""
+"""Maximum number of (most frequent) known words to fit the regression on."""
 
 Floats = npt.NDArray[np.float32]
 
 
 class _Rows(NamedTuple):
-    """Which row of the published model each word of a vocabulary has."""
+    """Which row of the published model each word of a vocabulary takes."""
 
     known: npt.NDArray[np.int64]
     """Ids, in the new vocabulary, of words that the model knows."""
@@ -45,11 +45,11 @@ class _Rows(NamedTuple):
 
 
 def write_warm_start(workdir: str, published: Published, vocab: Vocabulary) -> None:
-    """Writes the weights with which a training begins; all of it or nothing.
+    """Writes the weights a training starts from, atomically.
 
     Args:
       workdir: the training's folder.
-      published: the model to begin with.
+      published: the model to start from.
       vocab: the vocabulary of the training's records.
     """
     path = os.path.join(workdir, WARM_START_FOLDER)
@@ -66,11 +66,11 @@ def write_warm_start(workdir: str, published: Published, vocab: Vocabulary) -> N
 
 
 def move_weights(published: Published, vocab: Vocabulary) -> Arrays:
-    """Returns the arrays `model/...` of a model with another vocabulary.
+    """Returns the `model/...` arrays of a model for another vocabulary.
 
     Args:
       published: the model.
-      vocab: the vocabulary whose words the rows are for.
+      vocab: the new vocabulary.
     """
     model = published.model
     rows = match_rows(published.vocab, vocab)
@@ -90,7 +90,7 @@ def move_weights(published: Published, vocab: Vocabulary) -> Arrays:
 
 
 def match_rows(theirs: Vocabulary, ours: Vocabulary) -> _Rows:
-    """Returns which words of a vocabulary another one has."""
+    """Returns which words of `ours` `theirs` has."""
     ids = {word: index for index, word in enumerate(theirs.words)}
     found = np.array([ids.get(word, -1) for word in ours.words], np.int64)
     known = np.flatnonzero(found >= 0)
@@ -100,7 +100,7 @@ def match_rows(theirs: Vocabulary, ours: Vocabulary) -> _Rows:
 def _guess_rows(
     model: JointModel, theirs: Vocabulary, ours: Vocabulary, rows: _Rows
 ) -> dict[str, Floats]:
-    """Returns the new words' rows of each table, by the table's name."""
+    """Predicts the new words' rows of each table, by the table's name."""
     tables = {name: table.numpy() for name, table in model.tables()}
     log_shares = unigram_log_probabilities(ours.counts)
     offset = np.mean(tables["bias"][rows.theirs] - log_shares[rows.known])
@@ -121,7 +121,7 @@ def _guess_rows(
 
 
 def _regress(vectors: Floats, targets: Floats, new: Floats) -> Floats:
-    """Returns the rows `[m, D]` that a centred ridge regression expects for `new` `[m, F]`."""
+    """Returns the rows `[m, D]` that a centred ridge regression predicts for `new` `[m, F]`."""
     center, mean = vectors.mean(axis=0, dtype=np.float64), targets.mean(axis=0, dtype=np.float64)
     x, y = vectors - center, targets - mean
     gram = x.T @ x + RIDGE * len(x) * np.eye(x.shape[1])

@@ -1,8 +1,8 @@
-"""Plan and records to arrays: words, targets, distinct spellings and their index.
+"""Turns a plan and records into arrays: words, targets, distinct spellings and their index.
 
-Of a record the flat spellings are kept, and rows of W characters are laid out only for the U
-distinct words of a batch. A known word is told by its id, for its spelling is a function of it;
-so only unknown words, which are few, are compared by their spelling.
+Records are kept as flat spellings; rows of W characters are built only for the U distinct words of
+a batch. A known word is identified by its id, which determines its spelling, so only the few
+unknown words are compared by spelling.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from model.text.spelling import spell, spelling_matrix, spread, truncate
 from model.text.vocab import BOS_ID, DOCUMENT_START, UNK_ID
 
 CACHED_RECORDS = 1024
-"""How many records a `LaneReader` keeps decoded; a step that reads more decodes some again."""
+"""Records a `LaneReader` keeps decoded; a step that reads more decodes some of them again."""
 
 Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ Made = TypeVar("Made")
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """What the lanes of one worker read in one step; b of the B lanes are its own."""
+    """What one worker's lanes read in one step; b of the B lanes are its own."""
 
     word_ids: Int32Array
     """`[b, T]` words read."""
@@ -41,50 +41,50 @@ class Batch:
     weights: npt.NDArray[np.float32]
     """`[b, T]` 1 where there is a target, 0 in padding."""
     words: Int32Array
-    """`[U]` ids of the distinct words read; unknown words are distinct by their spelling.
+    """`[U]` ids of the distinct words read; unknown words are distinguished by spelling.
 
-    Known words come first, by their ids, then unknown ones by their spelling (its W characters).
-    So the order is a function of the set. The first word is repeated at the end until U is one of
-    the sizes of `padded_size`; no place of `index` points there.
+    Known words come first, by id, then unknown ones by spelling (its W characters), so the order
+    depends only on the set. The first word is repeated at the end until U is one of the sizes of
+    `padded_size`; `index` never points there.
     """
     char_ids: Int32Array
     """`[U, W]` their spellings."""
     index: Int32Array
-    """`[b, T]` which of them each word read is."""
+    """`[b, T]` index of each word read among them."""
     fresh: npt.NDArray[np.bool_]
-    """`[b]` whether the lane begins a record with a zero state."""
+    """`[b]` whether the lane starts a record with a zero state."""
     records: Int32Array
-    """`[b, T]` the record that each target comes from."""
+    """`[b, T]` the record of each target."""
     rows: SampledRows | None = None
-    """With the sampled softmax, the words that the step has to do with."""
+    """With the sampled softmax, the vocabulary rows that the step uses."""
 
 
 def padded_size(distinct: int) -> int:
-    """Returns the rows that a batch has for so many distinct words: U.
+    """Returns U, the padded number of rows for `distinct` distinct words.
 
-    There are eight sizes from each power of two to the next, so that graphs and allocators see
-    few shapes, and a batch has at most an eighth more rows than it needs.
+    There are eight sizes between successive powers of two: graphs and allocators see few shapes,
+      and a batch has at most an eighth more rows than it needs.
     """
     step = max(1, (1 << max(distinct - 1, 0).bit_length()) // 16)
     return -(-distinct // step) * step
 
 
 class RecordSource(Protocol):
-    """Where records come from; a `Dataset` is one."""
+    """A source of records, such as a `Dataset`."""
 
     def read(self, split: str, index: int) -> Record:
         """Returns one record of a split."""
 
 
 class _Decoded(NamedTuple):
-    """What is kept of a record."""
+    """A decoded record."""
 
     word_ids: Int32Array
     """`[L + 1]`."""
     word_lengths: IntArray
-    """`[L + 1]` characters of each word, W - 2 at most."""
+    """`[L + 1]` character ids of each word, at most W - 2."""
     starts: IntArray
-    """`[L + 2]` where each word begins in `char_ids`, and where the last one ends."""
+    """`[L + 2]` start of each word in `char_ids`, and the end of the last one."""
     char_ids: npt.NDArray[np.uint16]
 
 
@@ -101,14 +101,14 @@ _BLANK = Record(
     char_ids=np.asarray(spell(DOCUMENT_START), np.int64),
     source="",
 )
-"""What padding is read as."""
+"""The word that padding reads."""
 
 
 class LaneReader:
-    """Reads the segments of a plan as arrays; keeps the records in use decoded."""
+    """Reads the segments of a plan as arrays; caches decoded records."""
 
     def __init__(self, dataset: RecordSource, split: str, *, max_word_bytes: int, window: int):
-        """Binds a split of a dataset to W and T."""
+        """Selects a split of a dataset, W and T."""
         self._dataset = dataset
         self._split = split
         self._width = max_word_bytes
@@ -130,7 +130,7 @@ class LaneReader:
         """Returns the batch of one step.
 
         Args:
-          lanes: for each of b lanes the segments it reads, T words at most.
+          lanes: for each of b lanes, the segments it reads, at most T words.
           fresh: for each lane, whether its state starts at zero.
         """
         parts, places = self._parts(lanes), self._places(lanes)
@@ -142,7 +142,7 @@ class LaneReader:
             [segment.record for _, segment in parts], [s.stop - s.start for _, s in parts]
         )
         read = word_ids.reshape(-1)[places]
-        if len(places) < word_ids.size:  # padding is one more word, at the end
+        if len(places) < word_ids.size:  # padding counts as another word, at the end
             parts.append((self._blank, Segment(0, 0, 1)))
             read = np.append(read, np.int32(BOS_ID))
         words, char_ids, numbers = self._distinct(parts, read)
@@ -160,14 +160,14 @@ class LaneReader:
         )
 
     def ids(self, lanes: Sequence[Sequence[Segment]]) -> tuple[Int32Array, Int32Array]:
-        """Returns the words `[b, T]` that lanes read, and their targets `[b, T]`."""
+        """Returns the words `[b, T]` that the lanes read, and their targets `[b, T]`."""
         return self._ids(self._parts(lanes), self._places(lanes), (len(lanes), self._window))
 
     def _parts(self, lanes: Sequence[Sequence[Segment]]) -> list[tuple[_Decoded, Segment]]:
         return [(self._record(segment.record), segment) for one in lanes for segment in one]
 
     def _places(self, lanes: Sequence[Sequence[Segment]]) -> IntArray:
-        """Returns `[n]` the places in `[b * T]` of the words that lanes read."""
+        """Returns `[n]` positions in `[b * T]` of the words that the lanes read."""
         sizes = np.asarray([sum(s.stop - s.start for s in one) for one in lanes], np.int64)
         return spread(np.arange(len(lanes)) * self._window, sizes)
 
@@ -188,15 +188,15 @@ class LaneReader:
     ) -> tuple[Int32Array, Int32Array, IntArray]:
         """Finds the distinct words of segments; see `Batch` for their order.
 
-        Ids count, too: of two long words of the vocabulary W characters may be the same.
+        Ids matter too: two long words of the vocabulary may share their first W characters.
 
         Args:
           parts: the segments and their records.
-          word_ids: `[n]` the words they read.
+          word_ids: `[n]` the words read.
 
         Returns:
-          Ids `[U]` and spellings `[U, W]` of the distinct words, and which of them each
-          word is, `[n]`.
+          Ids `[U]` and spellings `[U, W]` of the distinct words, and the index of each word
+            among them, `[n]`.
         """
         lengths = np.concatenate([one.word_lengths[s.start : s.stop] for one, s in parts])
         char_ids = np.concatenate(
@@ -215,13 +215,13 @@ class LaneReader:
 def _number_unknown(
     word_ids: Int32Array, char_ids: npt.NDArray[np.uint16], starts: IntArray, ends: IntArray
 ) -> Int32Array:
-    """Returns the ids, unknown words' replaced by larger numbers that tell their spellings apart.
+    """Replaces the ids of unknown words by larger numbers, one per spelling.
 
     Args:
       word_ids: `[n]`.
       char_ids: flat spellings.
-      starts: `[n]` where each word begins in them.
-      ends: `[n]` where it ends.
+      starts: `[n]` start of each word in `char_ids`.
+      ends: `[n]` end of each word.
     """
     places = np.flatnonzero(word_ids == UNK_ID)
     if not len(places):
@@ -248,7 +248,7 @@ def train_batch(
     *,
     sampler: TargetSampler | None = None,
 ) -> Batch:
-    """Returns what some lanes read at a training step; `sampler` draws at random for all lanes."""
+    """Returns what some lanes read at a training step; `sampler` draws for all lanes."""
     segments = plan.step_segments(step)
     batch = reader.batch(segments[lanes.start : lanes.stop], [False] * len(lanes))
     if sampler is None:
@@ -275,7 +275,7 @@ def eval_batch(plan: EvalPlan, reader: LaneReader, step: int, lanes: range) -> B
 
 
 def prefetch(make: Callable[[int], Made], steps: range) -> Iterator[Made]:
-    """Yields `make(step)` for each step, the next one made while this one is used."""
+    """Yields `make(step)` for each step; prepares the next one while the current one is used."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches") as pool:
         pending = None
         for step in steps:

@@ -1,10 +1,10 @@
-"""A record's serialized `tf.train.Example` to arrays, without Python objects for its numbers.
+"""Parses a record's serialized `tf.train.Example` into arrays without a Python object per number.
 
-Every value of the protobuf's own lists would become one Python integer; here a whole list of
-varints is decoded at once. Only the form that serializers write is read so; the protobuf library
-reads all others, with the same result, and refuses what is no `Example`:
+The protobuf library turns every value into a Python integer; here a whole list of varints is
+decoded at once. Only the form that serializers write is parsed this way. The protobuf library
+parses all other forms, with the same result, and rejects what is not an `Example`:
 
-  Example   0a size ( 0a size entry )*                      the entries in any order
+  Example   0a size ( 0a size entry )*                      entries in any order
   entry     0a size key  12 size Feature
   Feature   1a size [0a size varint*]  |  0a size 0a size bytes
 """
@@ -19,17 +19,17 @@ import numpy.typing as npt
 IntArray = npt.NDArray[np.int64]
 
 _FIRST, _SECOND, _THIRD = 0x0A, 0x12, 0x1A
-"""Tags of what has a size: field 1, 2 or 3."""
+"""Tags of length-delimited fields: 1, 2 or 3."""
 _BYTES_LIST, _INT64_LIST = _FIRST, _THIRD
 _MAX_SIZE_BYTES = 4
 _MAX_VARINT_BYTES = 9
 """Of 7 bits each; the tenth holds the sign."""
 _SHORT_BYTES = 400
-"""Up to here, some 50 words, the protobuf library is faster."""
+"""Up to here, about 50 words, the protobuf library is faster."""
 
 
 class Features(NamedTuple):
-    """What the `Example` of a record holds; see `model.data.records` for the shapes."""
+    """The fields of a record's `Example`; see `model.data.records` for the shapes."""
 
     word_ids: IntArray
     word_lengths: IntArray
@@ -38,14 +38,14 @@ class Features(NamedTuple):
 
 
 class _UnusualError(Exception):
-    """The bytes are not of the form that is read here, which says nothing against them."""
+    """The bytes have another form, which may still be valid."""
 
 
 def parse_features(data: bytes) -> Features:
-    """Reads a serialized `tf.train.Example`; a list that is missing counts as empty.
+    """Parses a serialized `tf.train.Example`; a missing list counts as empty.
 
     Raises:
-      google.protobuf.message.DecodeError: `data` is no `Example`.
+      google.protobuf.message.DecodeError: `data` is not an `Example`.
       IndexError: it has no `source`.
     """
     if len(data) <= _SHORT_BYTES:
@@ -57,7 +57,7 @@ def parse_features(data: bytes) -> Features:
 
 
 def parse_word_ids(data: bytes) -> IntArray:
-    """Reads `word_ids` alone, which is faster; what is wrong elsewhere it need not see."""
+    """Parses only `word_ids`, which is faster; may miss errors in other fields."""
     if len(data) > _SHORT_BYTES:
         try:
             kind, start, stop = _find_features(data).get(b"word_ids", (0, 0, 0))
@@ -69,8 +69,7 @@ def parse_word_ids(data: bytes) -> IntArray:
 
 
 def _parse_any(data: bytes) -> Features:
-    """Reads by the protobuf library."""
-    import tensorflow as tf  # takes seconds; the usual records do without
+    import tensorflow as tf  # takes seconds, and usual records don't need it
 
     feature = tf.train.Example.FromString(data).features.feature
 
@@ -99,7 +98,7 @@ def _parse_usual(data: bytes) -> Features:
 
 
 def _find_features(data: bytes) -> dict[bytes, tuple[int, int, int]]:
-    """Returns for each key the tag of its list, and where the list's content begins and ends."""
+    """Returns, for each key, the tag of its list and the start and end of the list's content."""
     at = _enter(data, 0, _FIRST, stop=len(data))
     places: dict[bytes, tuple[int, int, int]] = {}
     while at < len(data):
@@ -121,7 +120,7 @@ def _find_features(data: bytes) -> dict[bytes, tuple[int, int, int]]:
 
 
 def _enter(data: bytes, at: int, tag: int, *, stop: int) -> int:
-    """Returns where the content of a field begins that must end at `stop`."""
+    """Returns the start of the content of a field that must end at `stop`."""
     begin, end = _read_size(data, at, tag)
     if end != stop:
         raise _UnusualError
@@ -129,7 +128,7 @@ def _enter(data: bytes, at: int, tag: int, *, stop: int) -> int:
 
 
 def _read_size(data: bytes, at: int, tag: int) -> tuple[int, int]:
-    """Reads a tag and a size; returns where the field's content begins and ends."""
+    """Reads a tag and a size; returns the start and end of the field's content."""
     if data[at] != tag:
         raise _UnusualError
     size = shift = 0
@@ -143,9 +142,9 @@ def _read_size(data: bytes, at: int, tag: int) -> tuple[int, int]:
 
 
 def _decode_varints(numbers: npt.NDArray[np.uint8]) -> IntArray:
-    """Decodes varints that lie one after the other, lowest seven bits first."""
+    """Decodes consecutive varints, lowest seven bits first."""
     ends = np.flatnonzero(numbers < 0x80)
-    if len(ends) == len(numbers):  # all of one byte, as most characters are
+    if len(ends) == len(numbers):  # all single bytes, like most characters
         return numbers.astype(np.int64)
     if not len(ends) or ends[-1] != len(numbers) - 1:
         raise _UnusualError  # ends inside a number

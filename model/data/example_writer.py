@@ -1,7 +1,7 @@
-"""Encodes records by arrays: the bytes of `records.encode_record`, many times as fast.
+"""Encodes records with arrays: the bytes of `records.encode_record`, but many times faster.
 
-The words of a block are few distinct ones that occur often. Of each the encoded pieces are made
-once, and a record is their concatenation. No TensorFlow here.
+A block has few distinct words, which occur often. The encoded pieces of each are built once; a
+record is their concatenation. No TensorFlow here.
 
 Wire format: https://protobuf.dev/programming-guides/encoding/
 """
@@ -45,7 +45,7 @@ _VARINTS = [_encode_number(number) for number in range(1 << 14)]
 
 
 class RecordEncoder:
-    """Encodes records whose words are of one list of distinct words."""
+    """Encodes records whose words come from one list of distinct words."""
 
     def __init__(self, distinct: Sequence[bytes], ids: Sequence[int]):
         """Encodes the pieces.
@@ -58,7 +58,7 @@ class RecordEncoder:
         self._chars = [_encode_chars(word) for word in distinct]
         lengths = [1 if word in (DOCUMENT_START, LINE_END) else len(word) for word in distinct]
         self._lengths = [varint(length) for length in lengths]
-        # As varints they are one byte each, unless there is a word of 128 bytes or more.
+        # As varints they take one byte each, unless a word has 128 bytes or more.
         short = max(lengths, default=0) < 128
         self._short_lengths = np.asarray(lengths, np.uint8) if short else None
 
@@ -66,7 +66,7 @@ class RecordEncoder:
         """Serialises one record, as `records.encode_record` does.
 
         Args:
-          words: `[L + 1]` which of the distinct words each word is, the context word first.
+          words: `[L + 1]` indices into the distinct words, the context word first.
           source: file and byte offset.
         """
         numbers = words.tolist()
@@ -87,26 +87,25 @@ class RecordEncoder:
 
 
 def frame(data: bytes) -> bytes:
-    """Returns a record as it is in a TFRecord file: length, data, and their checksums."""
+    """Returns a record as stored in a TFRecord file: length, data and their checksums."""
     length = _LENGTH.pack(len(data))
     return b"".join([length, _CRC.pack(masked_crc(length)), data, _CRC.pack(masked_crc(data))])
 
 
 def masked_crc(data: bytes) -> int:
-    """Returns the checksum of a TFRecord file, a CRC-32C turned and moved."""
+    """Returns the checksum of a TFRecord file, a masked CRC-32C."""
     crc = int(google_crc32c.value(data))
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def varint(number: int) -> bytes:
-    """Returns a number that is not negative as a varint."""
+    """Encodes a non-negative number as a varint."""
     if number < len(_VARINTS):
         return _VARINTS[number]
     return _encode_number(number)
 
 
 def _encode_chars(word: bytes) -> bytes:
-    """Returns the character ids of a word as varints."""
     if word in (DOCUMENT_START, LINE_END):
         return b"".join(map(varint, spell(word)))
     if max(word) <= _LONGEST_SHORT:
@@ -119,11 +118,9 @@ def _field(number: int, content: bytes) -> bytes:
 
 
 def _packed(parts: Iterable[bytes]) -> bytes:
-    """Returns a Feature with an Int64List."""
     content = b"".join(parts)
     return _field(3, _field(1, content) if content else b"")
 
 
 def _entry(key: bytes, feature: bytes) -> bytes:
-    """Returns an entry of the map of features."""
     return _field(1, _field(1, key) + _field(2, feature))

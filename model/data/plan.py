@@ -1,13 +1,12 @@
 """Which words each lane reads at each step: pure functions of lengths, seed and step.
 
-Training lays the records of an epoch, in shuffled order, end to end and cuts the
-stream into B equal lanes of S steps of T words. What is left over at the end of the
-stream, fewer words than the B * T of one more step, is not read in that epoch; other
-epochs have another order and leave out other words (`TrainPlan.dropped_words` counts
-them, and nothing else is left out). Where no order could bring the end of the longest record
-in, as with a single record, each epoch begins further on in the stream, which is then a ring.
-Nothing here depends on the number of workers, and
-any step can be reached without reading what came before it.
+Training concatenates the records of an epoch in shuffled order and cuts the stream into B equal
+lanes of S steps of T words. The remainder at the end of the stream, less than the B * T words of
+another step, is not read in that epoch; other epochs have another order and leave out other words
+(`TrainPlan.dropped_words` counts them; nothing else is left out). Where no order could reach the
+end of the longest record, as with a single record, each epoch starts further on in the stream,
+which then wraps around. Nothing here depends on the number of workers, and any step can be computed
+without reading the ones before.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ def own_lanes(lanes: int, *, index: int, count: int) -> range:
     """Returns the contiguous lanes that one of `count` replicas owns.
 
     Raises:
-      InputError: the lanes can't be dealt evenly.
+      InputError: the lanes can't be divided evenly.
     """
     if lanes % count:
         raise InputError(
-            f"train.lanes is {lanes}, which {count} workers can't share evenly; "
+            f"train.lanes is {lanes}, which is not divisible by {count} workers; "
             f"use --set train.lanes={max(1, round(lanes / count)) * count}"
         )
     share = lanes // count
@@ -57,7 +56,7 @@ class TrainPlan:
           lengths: `[records]` words of each training record.
           lanes: B.
           window: T.
-          seed: seed of the order of records.
+          seed: shuffles the records.
 
         Raises:
           InputError: there are fewer words than one batch needs.
@@ -76,25 +75,25 @@ class TrainPlan:
 
     @property
     def dropped_words(self) -> int:
-        """Words that an epoch does not read: the end of its stream, 0 to B * T - 1 of them.
+        """Words at the end of the stream that an epoch does not read, 0 to B * T - 1.
 
-        They would fill no step. That may be more than a lane reads in one step, T.
+        They don't fill a step, but may exceed T, what one lane reads in a step.
         """
         return self.words - self.steps_per_epoch * self.lanes * self.window
 
     def describe(self) -> str:
-        """Says in one line what an epoch reads and what it leaves out."""
+        """Describes in one line what an epoch reads and leaves out."""
         return (
             f"an epoch is {self.steps_per_epoch:,} steps of {self.lanes} lanes x {self.window} "
             f"words; it reads {self.words - self.dropped_words:,} of {self.words:,} words and "
-            f"leaves out {self.dropped_words:,}, other ones each epoch"
+            f"leaves out {self.dropped_words:,}, different ones each epoch"
         )
 
     @functools.lru_cache(maxsize=2)  # noqa: B019 (a plan lives as long as its training)
     def _order(self, epoch: int) -> tuple[IntArray, IntArray, IntArray]:
-        """Returns the records of an epoch's stream, where each begins, and from which of its words.
+        """Returns the records of an epoch's stream, where each starts, and at which of its words.
 
-        A record that the stream begins inside of comes twice, its first words last.
+        If the stream starts inside a record, the record occurs twice, its first words last.
         """
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.lengths))
         lengths, skipped = self.lengths[order], np.zeros(len(order) + 1, np.int64)
@@ -112,15 +111,15 @@ class TrainPlan:
         return order, starts, skipped
 
     def _shift(self, epoch: int) -> int:
-        """Returns how many words after the begin of the first record an epoch begins.
+        """Returns how many words after the start of the first record an epoch starts.
 
-        An epoch after another one begins with the words that the other one left out.
+        An epoch starts with the words that the epoch before it left out.
         """
         others = self.words - int(self.lengths.max())
         return epoch * self.dropped_words % self.words if others < self.dropped_words else 0
 
     def step_segments(self, step: int) -> list[list[Segment]]:
-        """Returns for each lane, in order, the T words that it reads at a step.
+        """Returns, for each lane in order, the T words that it reads at a step.
 
         Args:
           step: counted from 0, over all epochs.
@@ -130,7 +129,7 @@ class TrainPlan:
         lanes = np.arange(self.lanes)
         begins = (lanes * self.steps_per_epoch + step_in_epoch) * self.window
         ends = begins + self.window
-        # The places in the order of the records that hold a lane's first and last word.
+        # Positions in the record order of a lane's first and last word.
         first = np.searchsorted(starts, begins, side="right") - 1
         counts = np.searchsorted(starts, ends, side="left") - first
         lanes = np.repeat(lanes, counts)
@@ -151,13 +150,13 @@ class TrainPlan:
 class EvalPlan:
     """Every record of a split once, each from its own start, packed into B lanes.
 
-    A lane reads a record in windows of T words, the last one padded; at a record's
-    first window the lane's state is set to zero. So a record's log-likelihood does
-    not depend on the other records or on B.
+    A lane reads a record in windows of T words, the last one padded, and resets its state at the
+    record's first window. So a record's log-likelihood does not depend on the other records or on
+    B.
     """
 
     def __init__(self, lengths: IntArray, *, lanes: int, window: int):
-        """Deals the records to lanes, longest first, to the lane with least to do."""
+        """Assigns the records, longest first, to the lane with the least to do."""
         windows = -(-lengths // window)
         self.window = window
         self.lanes = lanes
@@ -174,6 +173,6 @@ class EvalPlan:
         self.steps = max((len(queue) for queue in self._queues), default=0)
 
     def segment(self, step: int, lane: int) -> Segment | None:
-        """Returns what a lane reads at a step; None once it is through."""
+        """Returns what a lane reads at a step; None once it has finished."""
         queue = self._queues[lane]
         return queue[step] if step < len(queue) else None

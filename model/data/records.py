@@ -1,19 +1,19 @@
-"""The record contract: what `prepare` leaves on disk and everyone else reads.
+"""The record contract: what `prepare` writes and every other stage reads.
 
-A record is one document, or one piece of a long one, as a `tf.train.Example`:
+A record is one document, or a piece of a long one, as a `tf.train.Example`:
 
   word_ids      int64 `[L + 1]`  the word before the record, then its L words
   word_lengths  int64 `[L + 1]`  character ids of each word
-  char_ids      int64 `[sum(word_lengths)]`  spelling of each word, unknown ones too
+  char_ids      int64 `[sum(word_lengths)]`  spelling of each word, including unknown ones
   source        bytes            file and byte offset, for lineage
 
-Word 0 is context only: `<s>` where a document begins, else the last word of the
-piece before. So a model reads `word_ids[:-1]` and predicts `word_ids[1:]`, every
-word of the corpus is a target exactly once, and no record needs its neighbour.
+Word 0 is only context: `<s>` at the start of a document, otherwise the last word of the previous
+  piece. A model reads `word_ids[:-1]` and predicts `word_ids[1:]`, so every word of the corpus is a
+  target exactly once and no record depends on another.
 
-A folder of records holds `<split>-NNNNN-of-NNNNN.tfrecord`, `<split>.index.npy`
-(where each record begins and how long it is), `<split>.characters.npy` (how many characters
-of text it was), `vocab.txt`, `dataset.json` and, written last, `COMPLETED`.
+A records folder holds `<split>-NNNNN-of-NNNNN.tfrecord`, `<split>.index.npy` (offset and length of
+each record), `<split>.characters.npy` (characters of text in each record), `vocab.txt`,
+`dataset.json` and, written last, `COMPLETED`.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ from model.text.spelling import CHAR_OFFSET, spell, unspell
 from model.text.vocab import UNK_ID, Vocabulary
 
 FORMAT_VERSION = 3
-"""Raised whenever records change their form, or files their names."""
+"""Incremented when the form of records or the names of files change."""
 
 READABLE_VERSIONS = (2, 3)
-"""Of 2, names begin below the folder that all files share, so the splits may be dealt otherwise."""
+"""In version 2, split names start below the folder that all files share, so splits may be assigned
+differently."""
 
 SPLITS = ("train", "valid", "test")
 VOCAB_FILE = "vocab.txt"
@@ -64,16 +65,16 @@ class Record:
 
     @property
     def words(self) -> int:
-        """L, the words it predicts."""
+        """L, the number of words predicted."""
         return len(self.word_ids) - 1
 
     def spelled_words(self) -> list[bytes]:
-        """Returns the `[L + 1]` words of the stream, unknown ones by their true spelling."""
+        """Returns the `[L + 1]` words of the stream, with the spelling of unknown ones."""
         ends = np.cumsum(self.word_lengths)[:-1]
         return [unspell(chars.tolist()) for chars in np.split(self.char_ids, ends)]
 
     def unknown_words(self) -> list[bytes]:
-        """Returns the true spellings of its unknown words, in reading order, word 0 too."""
+        """Returns the spellings of its unknown words in reading order, including word 0."""
         places = np.flatnonzero(self.word_ids == UNK_ID)
         ends = np.cumsum(self.word_lengths)
         starts = ends - self.word_lengths
@@ -93,10 +94,10 @@ def encode_record(words: Sequence[bytes], vocab: Vocabulary, *, source: str) -> 
 
     Args:
       words: `[L + 1]` words of a stream, the context word first.
-      vocab: gives the ids.
+      vocab: maps words to ids.
       source: file and byte offset.
     """
-    import tensorflow as tf  # takes seconds, and most who read this module can do without
+    import tensorflow as tf  # takes seconds, and most importers don't need it
 
     def int64s(values: Sequence[int]) -> tf.train.Feature:
         return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
@@ -146,10 +147,10 @@ def read_framed(file: BinaryIO, offset: int) -> bytes:
 def save_index(
     folder: str, split: str, offsets: Sequence[int] | IntArray, lengths: Sequence[int] | IntArray
 ) -> dict[str, str]:
-    """Writes the index of a split, `<split>.index.npy`; the same arguments give the same bytes.
+    """Writes the index of a split, `<split>.index.npy`, deterministically.
 
-    The file holds an int64 array `[2, records]`, the records of all shards in reading order:
-    at which byte of its shard each begins, and its L.
+    The file holds an int64 array `[2, records]`, the records of all shards in reading order: each
+    record's byte offset in its shard, and its L.
 
     Args:
       folder: the folder of records.
@@ -158,7 +159,7 @@ def save_index(
       lengths: `[records]` words of each record.
 
     Returns:
-      What `dataset.json` has as the split's `index`: `file`, and its `sha256`.
+      The split's `index` entry of `dataset.json`: `file`, and its `sha256`.
     """
     rows = np.stack([np.asarray(row, "<i8") for row in (offsets, lengths)])
     return _save_array(folder, f"{split}.index.npy", rows)
@@ -167,17 +168,17 @@ def save_index(
 def save_characters(
     folder: str, split: str, characters: Sequence[int] | IntArray
 ) -> dict[str, Any]:
-    """Writes how much text each record of a split was, `<split>.characters.npy`.
+    """Writes the amount of text in each record of a split, `<split>.characters.npy`.
 
     Args:
       folder: the folder of records.
       split: its name.
-      characters: `[records]` Unicode characters of the text of each record as it stood in its
-        file, in reading order.
+      characters: `[records]` Unicode characters of each record's original text, in reading
+        order.
 
     Returns:
-      What `dataset.json` has of the split: `text_characters`, their sum, and
-      `character_counts`, with `file` and `sha256`.
+      Entries of the split in `dataset.json`: `text_characters`, the sum, and
+        `character_counts`, with `file` and `sha256`.
     """
     array = np.asarray(characters, "<i8")
     saved = _save_array(folder, f"{split}.characters.npy", array)
@@ -199,19 +200,19 @@ def load_index(folder: str, info: dict[str, Any]) -> IntArray:
       info: the split's entry in `dataset.json`.
 
     Returns:
-      `[2, records]` offsets and lengths, as `save_index` was given them.
+      `[2, records]` offsets and lengths, as passed to `save_index`.
 
     Raises:
-      InputError: the file is missing or another one, or it is not of the split's records.
+      InputError: the file is missing or changed, or does not match the split's records.
     """
     return _load_array(folder, info["index"], "index", (2, _count_records(info)))
 
 
 def load_characters(folder: str, info: dict[str, Any]) -> IntArray | None:
-    """Reads what `save_characters` wrote of a split; None if the records are too old to have it.
+    """Reads what `save_characters` wrote for a split; None for records that predate it.
 
     Raises:
-      InputError: the file is missing or another one, or it is not of the split's records.
+      InputError: the file is missing or changed, or does not match the split's records.
     """
     if "character_counts" not in info:
         return None
@@ -224,7 +225,7 @@ def _count_records(info: dict[str, Any]) -> int:
 
 
 def _load_array(folder: str, saved: dict[str, str], what: str, shape: tuple[int, ...]) -> IntArray:
-    """Reads what `_save_array` wrote; `what` is its name for people."""
+    """Reads what `_save_array` wrote; `what` names it in messages."""
     path = os.path.join(folder, saved["file"])
     try:
         with open(path, "rb") as file:
@@ -233,7 +234,7 @@ def _load_array(folder: str, saved: dict[str, str], what: str, shape: tuple[int,
         raise InputError(f"{what} {path} is missing; run charloom prepare again") from None
     if hashlib.sha256(data).hexdigest() != saved["sha256"]:
         raise InputError(
-            f"{what} {path} is not that of {INFO_FILE}; it was cut or changed, "
+            f"{what} {path} does not match {INFO_FILE}; it was truncated or changed, "
             "run charloom prepare again"
         )
     try:
@@ -242,7 +243,7 @@ def _load_array(folder: str, saved: dict[str, str], what: str, shape: tuple[int,
             raise ValueError
     except ValueError:
         raise InputError(
-            f"{what} {path} is no int64 array {list(shape)}; run charloom prepare again"
+            f"{what} {path} is not an int64 array {list(shape)}; run charloom prepare again"
         ) from None
     return array
 
@@ -253,7 +254,7 @@ class Dataset:
     Attributes:
       path: the folder.
       info: the content of `dataset.json`.
-      config: the `DataConfig` that made it.
+      config: the `DataConfig` it was made with.
       vocab: its vocabulary.
       digest: SHA-256 over vocabulary, shards and config.
     """
@@ -282,11 +283,11 @@ class Dataset:
         """Opens a folder that `prepare` completed.
 
         Raises:
-          InputError: the folder is missing, unfinished, of another version, or a
-            shard or an index is missing, cut short or changed.
+          InputError: the folder is missing, unfinished or of another version, or a shard or an
+            index is missing, truncated or changed.
         """
         if not os.path.isdir(path):
-            raise InputError(f"{path} is no folder of records; make it with charloom prepare")
+            raise InputError(f"{path} is not a records folder; make it with charloom prepare")
         if not is_complete(path):
             raise InputError(f"{path} is not complete (no {COMPLETED_FILE}); run charloom prepare")
         source = os.path.join(path, INFO_FILE)
@@ -298,7 +299,7 @@ class Dataset:
             raise InputError(f"{source} can't be read; run charloom prepare again") from None
         if format_version not in READABLE_VERSIONS:
             raise InputError(
-                f"{source} has record format {format_version}, this charloom reads "
+                f"{source} has record format {format_version}, but this charloom reads "
                 f"{' and '.join(map(str, READABLE_VERSIONS))}; run charloom prepare again"
             )
         check_version(config_version, source=source)
@@ -314,15 +315,15 @@ class Dataset:
         return self._lengths[split]
 
     def text_characters(self, split: str) -> IntArray | None:
-        """Returns `[records]` Unicode characters of the text of each record of a split.
+        """Returns `[records]` Unicode characters of the original text of each record of a split.
 
-        They are those of the text as it stood in the file, white space and line ends included
-        (docs/data-contract.md). None for records that an older charloom made.
+        White space and line ends count (docs/data-contract.md). None for records from an older
+        charloom.
         """
         return self._characters[split]
 
     def read(self, split: str, index: int) -> Record:
-        """Reads one record of a split by its place in reading order.
+        """Reads one record of a split by its position in reading order.
 
         Raises:
           InputError: the shard is damaged.
@@ -330,7 +331,7 @@ class Dataset:
         return self._read(split, index, parse_record)
 
     def read_word_ids(self, split: str, index: int) -> IntArray:
-        """Reads the ids `[L + 1]` of one record alone; faster than `read`, raises the same."""
+        """Reads only the ids `[L + 1]` of a record; faster than `read`, raises the same."""
         return self._read(split, index, parse_word_ids)
 
     def _read(self, split: str, index: int, parse: Callable[[bytes], Parsed]) -> Parsed:
@@ -367,6 +368,6 @@ def _check_shards(path: str, info: dict[str, Any]) -> None:
                 raise InputError(f"shard {name} is missing; run charloom prepare again") from None
             if size != shard["bytes"]:
                 raise InputError(
-                    f"shard {name} has {size} bytes, not the {shard['bytes']} of {INFO_FILE}; "
-                    "it was cut or changed, run charloom prepare again"
+                    f"shard {name} has {size} bytes instead of the {shard['bytes']} in {INFO_FILE}; "
+                    "it was truncated or changed, run charloom prepare again"
                 )

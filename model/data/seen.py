@@ -1,15 +1,14 @@
-"""The training text that a model has seen: a compact set of hashes, and looking records up in it.
+"""The training text that a model has seen: a compact set of hashes, and look-ups of records in it.
 
-Text is hashed in units that don't depend on where a record or a file begins, on names or on a
+Text is hashed in units that don't depend on record or file boundaries, on names or on a
 vocabulary:
+* a whole line of at most `LONG_LINE` words;
+* for a longer line, part of one, or text without line marks, runs of `RUN_WORDS` words, keeping
+  those with the smallest hash among `RUN_WORDS` neighbours (winnowing: Schleimer, Wilkerson and
+  Aiken, 2003). Two texts that share `2 * RUN_WORDS - 1` consecutive words share a unit.
 
-* a line of at most `LONG_LINE` words, whole;
-* a longer line, a part of one, or text without line marks by runs of `RUN_WORDS` words, of which
-  those are kept that have the least hash among `RUN_WORDS` neighbours (winnowing: Schleimer,
-  Wilkerson and Aiken, 2003). Two texts that share `2 * RUN_WORDS - 1` words in a row share a unit.
-
-A set of more than `MAX_HASHES` hashes keeps those below a bound, a power of two, so a union does
-not depend on the order. docs/decisions/0021 gives the reasons and the figures. No TensorFlow here.
+A set of more than `MAX_HASHES` hashes keeps only those below a bound, a power of two, so unions
+don't depend on the order. Reasons and figures: docs/decisions/0021. No TensorFlow here.
 
 Shape letters: N words, R records, U units.
 """
@@ -34,9 +33,10 @@ MAX_HASHES = 7_900_000
 LONG_LINE = 32
 RUN_WORDS = 16
 TELLING_WORDS = 6
-"""A record with a seen unit of so many words counts as seen."""
+"""A record with a seen unit of at least this many words counts as seen."""
 SEEN_SHARE = 0.5
-"""So does a record of whose words, as far as they can be looked up, this share is in seen units."""
+"""So does a record with this share of its words, among those that can be looked up, in seen
+units."""
 
 FORMAT = 1
 _HEADER = 3
@@ -66,18 +66,18 @@ class Units(NamedTuple):
     hashes: Hashes
     """`[U]`."""
     starts: IntArray
-    """`[U]` the first word of each, among all N."""
+    """`[U]` first word of each, among all N."""
     lengths: IntArray
-    """`[U]` words of each, line marks left out."""
+    """`[U]` words in each, excluding line marks."""
 
 
 class SeenMasks(NamedTuple):
-    """What a look-up says of records."""
+    """Results of a look-up."""
 
     seen: Mask
     """`[R]`."""
     unclear: Mask
-    """`[R]` of which no unit could be looked up, since the set is a sample."""
+    """`[R]` records without a unit that could be looked up, since the set is a sample."""
 
 
 def cut_units(words: Hashes, lengths: IntArray, before: Hashes, *, every_run: bool) -> Units:
@@ -87,12 +87,12 @@ def cut_units(words: Hashes, lengths: IntArray, before: Hashes, *, every_run: bo
       words: `[N]` hashes of the words of the records, one record after the other.
       lengths: `[R]` words of each record.
       before: `[R]` hash of the context word of each record.
-      every_run: keep all runs, for a look-up, rather than those of winnowing.
+      every_run: keep all runs, for a look-up, instead of winnowing.
     """
     ends = np.cumsum(lengths, dtype=np.int64)
     inside = ends[lengths > 0] - 1
     marks = np.flatnonzero(words == _LINE_END)
-    stops = np.union1d(marks, inside) + 1  # after a mark, or the end of a record
+    stops = np.union1d(marks, inside) + 1  # after a mark, or at the end of a record
     starts = np.concatenate([np.zeros(0, np.int64), [0], stops])[:-1][: len(stops)]
     is_marked = words[stops - 1] == _LINE_END
     sizes = stops - starts - is_marked
@@ -112,7 +112,6 @@ def cut_units(words: Hashes, lengths: IntArray, before: Hashes, *, every_run: bo
 
 
 def _hash_whole(words: Hashes, starts: IntArray, sizes: IntArray) -> Hashes:
-    """Returns a hash of each of some stretches of at most `LONG_LINE` words."""
     if not len(starts):
         return np.zeros(0, np.uint64)
     firsts = np.cumsum(sizes) - sizes
@@ -121,7 +120,7 @@ def _hash_whole(words: Hashes, starts: IntArray, sizes: IntArray) -> Hashes:
 
 
 def _hash_runs(words: Hashes, starts: IntArray) -> Hashes:
-    """Returns a hash of each of the runs of `RUN_WORDS` words that begin at some places."""
+    """Hashes the runs of `RUN_WORDS` words that start at the given positions."""
     hashes = np.zeros(len(starts), np.uint64)
     for place in range(RUN_WORDS):
         hashes += words[starts + place] * _POWERS[place]
@@ -129,13 +128,13 @@ def _hash_runs(words: Hashes, starts: IntArray) -> Hashes:
 
 
 def _choose_runs(words: Hashes, starts: IntArray, sizes: IntArray, *, every_run: bool) -> IntArray:
-    """Returns where the runs that are kept of some stretches begin."""
+    """Returns where the kept runs of some stretches start."""
     counts = sizes - RUN_WORDS + 1
     places = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
     at: IntArray = np.repeat(starts, counts) + places
     if every_run or not len(at):
         return at
-    # `RUN_WORDS - 1` places of no run are between two stretches, so no window reaches over both.
+    # `RUN_WORDS - 1` positions without a run separate two stretches, so no window spans both.
     hashes = np.full(len(words), _NONE)
     hashes[at] = _hash_runs(words, at)
     padding = np.full(RUN_WORDS - 1, _NONE)
@@ -147,7 +146,7 @@ def _choose_runs(words: Hashes, starts: IntArray, sizes: IntArray, *, every_run:
 
 
 def _mix(hashes: Hashes) -> Hashes:
-    """Returns hashes that are even over 64 bits (the finaliser of splitmix64)."""
+    """Spreads hashes evenly over 64 bits (the finaliser of splitmix64)."""
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return hashes ^ (hashes >> np.uint64(31))
@@ -166,7 +165,7 @@ class SeenText:
 
         Args:
           hashes: in any order; None for an empty set.
-          halvings: those above the bound that it gives are left out.
+          halvings: hashes above the resulting bound are left out.
         """
         distinct = np.unique(hashes) if hashes is not None else np.zeros(0, np.uint64)
         distinct = distinct[: _count_below(distinct, halvings)]
@@ -177,21 +176,21 @@ class SeenText:
 
     @property
     def share(self) -> float:
-        """The share of the units that is in the set, or could be: 1 if it is no sample."""
+        """Share of the units that the set can hold: 1 if it is not a sample."""
         return float(2.0**-self.halvings)
 
     def union(self, other: SeenText) -> SeenText:
-        """Returns the set of all that either has; neither order nor grouping matters."""
+        """Returns the union of two sets; independent of order and grouping."""
         return SeenText(
             np.concatenate([self.hashes, other.hashes]),
             halvings=max(self.halvings, other.halvings),
         )
 
     def find(self, words: Hashes, lengths: IntArray, before: Hashes) -> SeenMasks:
-        """Looks records up; the arguments are those of `cut_units`.
+        """Looks records up; arguments as for `cut_units`.
 
-        A record counts as seen if a unit of `TELLING_WORDS` words or more is in the set, or if
-        `SEEN_SHARE` of the words that could be looked up is in units of the set.
+        A record counts as seen if a unit of at least `TELLING_WORDS` words is in the set, or if
+        `SEEN_SHARE` of the words that could be looked up are in units of the set.
         """
         units = cut_units(words, lengths, before, every_run=True)
         is_sampled = units.hashes <= _NONE >> np.uint64(self.halvings)
@@ -206,7 +205,7 @@ class SeenText:
         return SeenMasks(seen, ~seen & (known == 0) & (lengths > 0))
 
     def to_bytes(self) -> bytes:
-        """Returns the content of a file: format, halvings and a sum as check, then the hashes."""
+        """Returns the content of a file: format, halvings, checksum, then the hashes."""
         check = self.hashes.sum(dtype=np.uint64)
         header = np.asarray([FORMAT, self.halvings, check], "<u8")
         file = io.BytesIO()
@@ -215,7 +214,7 @@ class SeenText:
         return file.getvalue()
 
     def save(self, path: str) -> dict[str, str]:
-        """Writes a file whole; returns its SHA-256 as `{"sha256": ...}`."""
+        """Writes a file atomically; returns its SHA-256 as `{"sha256": ...}`."""
         data = self.to_bytes()
         write_whole(path, data)
         return {"sha256": hashlib.sha256(data).hexdigest()}
@@ -229,7 +228,7 @@ class SeenText:
           sha256: of its content, if known.
 
         Raises:
-          InputError: it is missing, damaged, of another format, or another file.
+          InputError: it is missing, damaged, of another format, or does not match `sha256`.
         """
         try:
             with open(path, "rb") as file:
@@ -239,7 +238,7 @@ class SeenText:
                 f"{path} can't be read ({error.strerror}); make its folder again"
             ) from None
         if sha256 and hashlib.sha256(data).hexdigest() != sha256:
-            raise InputError(f"{path} was cut or changed; make its folder again")
+            raise InputError(f"{path} was truncated or changed; make its folder again")
         try:
             content = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
             if content.dtype != np.uint64 or content.ndim != 1 or len(content) < _HEADER:
@@ -260,7 +259,7 @@ def _count_below(hashes: Hashes, halvings: int) -> int:
 
 
 def _covered(units: Units, which: Mask, ends: IntArray, words: int) -> IntArray:
-    """Returns how many words of each record are in one of some units."""
+    """Returns how many words of each record the selected units cover."""
     edges = np.zeros(words + 1, np.int64)
     np.add.at(edges, units.starts[which], 1)
     np.add.at(edges, (units.starts + units.lengths)[which], -1)

@@ -1,4 +1,4 @@
-"""Looks numbers up in sorted arrays: what a dict does, for many at a time."""
+"""Looks numbers up in sorted arrays: a vectorised dict."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ IntArray = npt.NDArray[np.int64]
 
 
 def find(table: IntArray, keys: IntArray) -> tuple[IntArray, IntArray]:
-    """Finds those of some keys that a table has.
+    """Finds which keys a table has.
 
     Args:
       table: `[N]` distinct numbers, sorted.
       keys: `[K]`, in any order.
 
     Returns:
-      `[F]` places in the table, and `[F]` places in `keys`, of the keys that are in it.
+      `[F]` positions in the table, and `[F]` positions in `keys`, of the keys found.
     """
     if not len(table):
         return table, np.zeros(0, np.int64)

@@ -1,7 +1,6 @@
-"""What is drawn at random for a step's targets, on the host: negatives and rare words.
+"""Random draws for a step's targets, on the host: negatives and rare words.
 
-Everything is a function of (seed, step), for all lanes at once, so all workers draw the
-same.
+Draws are a function of (seed, step), for all lanes at once, so all workers draw the same.
 """
 
 from __future__ import annotations
@@ -20,37 +19,36 @@ Int32Array = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float64]
 
 _RARE, _NEGATIVES = 1, 2
-"""Streams of random numbers beside that of the order of records."""
+"""Random streams in addition to the one for the order of records."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SampledRows:
-    """The words of the vocabulary that a step has to do with, over all workers."""
+    """The vocabulary rows that a step uses, over all workers."""
 
     ids: Int32Array
-    """`[R]` words, all different; the first S are those that each target is held against."""
+    """`[R]` distinct words; the first S are the negatives."""
     log_expected: npt.NDArray[np.float32]
-    """`[R]` log of how often each is expected among the S."""
+    """`[R]` log of the expected count of each among the S."""
     of_words: Int32Array
-    """`[U]` place in `ids` of each distinct word that this worker reads."""
+    """`[U]` position in `ids` of each distinct word that this worker reads."""
     of_targets: Int32Array
-    """`[b, T]` place in `ids` of each of its targets."""
+    """`[b, T]` position in `ids` of each of its targets."""
 
 
 class TargetSampler:
-    """Draws the negatives of the sampled softmax, and targets that stand for rare words."""
+    """Draws the negatives of the sampled softmax, and rare words that replace targets."""
 
     def __init__(self, config: TrainConfig, vocab_counts: Sequence[int]):
-        """Prepares both.
+        """Precomputes both distributions.
 
         Args:
           config: `softmax`, `sampled_words`, `rare_targets`, `rare_count` and `seed`.
-          vocab_counts: `[V]` targets of each word in the training split, the most
-            frequent first after the special words.
+          vocab_counts: `[V]` training targets of each word, most frequent first after the
+            special words.
 
         Raises:
-          InputError: more words to be sampled than half the vocabulary has, or no
-            word is rare.
+          InputError: `sampled_words` exceeds half the vocabulary, or no word is rare.
         """
         self.is_sampled = config.softmax == "sampled"
         self._config = config
@@ -77,7 +75,7 @@ class TargetSampler:
         replaced = targets.copy()
         draws = random.random(int(chosen.sum()))
         rare = np.searchsorted(self._rare, draws, side="right")
-        replaced[chosen] = np.minimum(rare, self._size - 1)  # the shares' sum may round below 1
+        replaced[chosen] = np.minimum(rare, self._size - 1)  # the sum may round below 1
         return replaced
 
     def rows(
@@ -98,7 +96,7 @@ class TargetSampler:
         if place is not None:
             place[ids] = np.arange(len(ids), dtype=np.int32)
             of_words, of_targets = place[words], place[targets]
-        else:  # no array over the whole vocabulary
+        else:  # avoids an array over the whole vocabulary
             order = np.argsort(ids)
             sorted_ids = ids[order]
             of_words = order[np.searchsorted(sorted_ids, words)].astype(np.int32)
@@ -106,7 +104,7 @@ class TargetSampler:
         return SampledRows(ids, self.log_expected(ids, tries), of_words, of_targets)
 
     def negatives(self, step: int) -> tuple[Int32Array, int]:
-        """Draws S different words, log-uniform over the ranks; also says how many draws it took."""
+        """Draws S distinct words, log-uniform over ranks; also returns the number of draws."""
         count = self._config.sampled_words
         random = np.random.default_rng([self._config.seed, _NEGATIVES, step])
         drawn = np.empty(0, np.int64)
@@ -117,18 +115,18 @@ class TargetSampler:
             _, first = np.unique(drawn, return_index=True)
             if len(first) >= count:
                 first = np.sort(first)[:count]
-                # Sorted, so that tables are gone through in the order of their memory.
+                # Sorted, so that tables are read in memory order.
                 return np.sort(drawn[first]).astype(np.int32), int(first[-1]) + 1
 
     def log_expected(self, ids: Int32Array, tries: int) -> npt.NDArray[np.float32]:
-        """Returns `[R]` log of the chance that a word is among what `tries` draws gave."""
+        """Returns `[R]` log probability that each word is among those of `tries` draws."""
         ranks = ids.astype(np.float64)
         chance = np.log1p(1.0 / (ranks + 1.0)) / np.log(self._size + 1)
         return np.asarray(np.log(-np.expm1(tries * np.log1p(-chance))), np.float32)
 
 
 def rare_shares(config: TrainConfig, vocab_counts: Sequence[int]) -> Floats:
-    """Returns `[V]` which share of the replaced targets each word gets; zeros if none is rare."""
+    """Returns `[V]` each word's share of the replaced targets; zeros if no word is rare."""
     counts = np.asarray(vocab_counts, np.float64)
     short = np.maximum(config.rare_count - counts, 0.0)
     short[: UNK_ID + 2] = 0.0  # the special words

@@ -1,4 +1,4 @@
-"""The worker group: TF_CONFIG in, `MultiWorkerMirroredStrategy` out."""
+"""The worker group: from TF_CONFIG to `MultiWorkerMirroredStrategy`."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Cluster:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this worker writes what is shared."""
+        """Whether this worker writes the shared files."""
         return self.rank == 0
 
     def add(self, values: Sequence[float]) -> list[float]:
-        """Returns sums over all workers, the same on each; all workers call it.
+        """Returns sums over all workers, the same on each; a collective.
 
         Args:
-          values: numbers of this worker, as many on all; float32.
+          values: this worker's numbers, equally many on all; summed as float32.
         """
         if self.size == 1:
             return [float(value) for value in values]
@@ -46,7 +46,7 @@ class Cluster:
         return [float(total) / local for total in sums]
 
     def wait_for_all(self) -> None:
-        """Returns once all workers are here."""
+        """Returns once all workers have called it."""
         self.add([0.0])
 
     @functools.cached_property
@@ -54,7 +54,7 @@ class Cluster:
         def in_replica(values: tf.Tensor) -> tf.Tensor:
             return tf.distribute.get_replica_context().all_reduce(
                 tf.distribute.ReduceOp.SUM,
-                tf.identity(values),  # an argument as such is on no device
+                tf.identity(values),  # a bare argument is not placed on a device
             )
 
         @functools.partial(tf.function, autograph=False)
@@ -66,18 +66,18 @@ class Cluster:
 
 
 def join_cluster(*, threads: int = 0, peer_seconds: float = PEER_SECONDS) -> Cluster:
-    """Joins the group that TF_CONFIG names; without TF_CONFIG, a group of one.
+    """Joins the group in TF_CONFIG; without TF_CONFIG, a group of one.
 
-    Must come before any TensorFlow op. Returns once all workers are there.
+    Call it before any TensorFlow op. Returns once all workers have joined.
 
     Args:
-      threads: cores for one op; 0 leaves the choice to TensorFlow.
+      threads: threads within one op; 0 leaves the choice to TensorFlow.
       peer_seconds: how long to wait for the other workers.
 
     Raises:
-      InputError: TF_CONFIG is not of the documented form.
-      RestartableError: a worker did not come, or left again. If one leaves in the very
-        moment in which TensorFlow joins, this process ends with the restartable code.
+      InputError: TF_CONFIG is malformed.
+      RestartableError: a worker did not arrive, or left again. If one leaves just as TensorFlow
+        joins the group, this process exits with the restartable code.
     """
     hosts, rank = parse_tf_config(os.environ.get("TF_CONFIG", ""))
     size = len(hosts)
@@ -90,8 +90,9 @@ def join_cluster(*, threads: int = 0, peer_seconds: float = PEER_SECONDS) -> Clu
     with reporting_lost_peers(rank, "joining the group"):
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     timer.set(0)
-    # The strategy's own SIGTERM notice makes a worker deaf to it; one that is asked to
-    # stop must stop. (A worker that listens with `StopSignals` has it blocked.)
+    # The strategy's own SIGTERM handler would make a worker ignore it, and a worker that is asked
+    # to stop
+    # must stop. (With `StopSignals`, a worker has the signal blocked.)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return Cluster(rank=rank, size=size, strategy=strategy)
 
@@ -101,8 +102,8 @@ def reporting_lost_peers(rank: int, doing: str | Callable[[], str]) -> Iterator[
     """Turns a collective's error into one line.
 
     Args:
-      rank: this worker's.
-      doing: as in "step 12".
+      rank: this worker's rank.
+      doing: the current activity, such as "step 12".
 
     Raises:
       RestartableError: a peer has died, or is frozen and missed its heartbeats.
@@ -114,7 +115,7 @@ def reporting_lost_peers(rank: int, doing: str | Callable[[], str]) -> Iterator[
         lost = isinstance(error, tf.errors.UnavailableError | tf.errors.AbortedError)
         if not lost and "ollective ops is aborted" not in text and "oordination" not in text:
             raise
-        # The error of the worker that noticed first is at the end of those it went through.
+        # The error of the worker that noticed first comes last in the chain of forwarded errors.
         tasks = re.findall(r"/task:(\d+)", text)
         peer = f"worker {tasks[-1]}" if tasks and int(tasks[-1]) != rank else "its peers"
         reasons = re.findall(r"aborted by: (?!Collective ops)(.+)", text)

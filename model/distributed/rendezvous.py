@@ -1,13 +1,13 @@
-"""The workers meet before TensorFlow is asked to: bounded in time, naming who is missing.
+"""Workers meet before TensorFlow starts, with a time limit and the names of missing peers.
 
-Creating `MultiWorkerMirroredStrategy` waits an hour for a peer, and meanwhile no other
-thread of Python runs. So each worker listens on its own port first, until its server of
-TensorFlow takes the port over, and calls all the others. Over the connection to a peer it
-says its rank, and later that it has reached everyone:
+Creating `MultiWorkerMirroredStrategy` waits up to an hour for a peer and blocks all other Python
+threads. So each worker first listens on its own port, until its TensorFlow server takes the port
+over, and connects to all others. It sends its rank on connecting, and "all" once it has reached
+everyone:
 
   charloom worker 1 of 3\n    all\n
 
-Who has reached all peers and heard "all" from each of them goes on.
+A worker that has reached all peers and received "all" from each continues.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _RETRY_SECONDS = 0.2
 
 
 def wait_for_peers(hosts: Sequence[str], *, rank: int, seconds: float) -> None:
-    """Returns once all workers are there and have said so to one another.
+    """Returns once all workers have reached one another.
 
     Args:
       hosts: `host:port` of every worker.
-      rank: which of them this one is.
+      rank: this worker's rank.
       seconds: how long to wait.
 
     Raises:
-      RestartableError: a peer did not come, or left again; the message names it, and a note
-        for each tells why it was not reached.
+      RestartableError: a peer did not arrive, or left again; the message names it, and a note
+        per peer states why it was not reached.
     """
     port = int(hosts[rank].rpartition(":")[2])
     try:
@@ -56,7 +56,7 @@ def wait_for_peers(hosts: Sequence[str], *, rank: int, seconds: float) -> None:
             missing = meeting.missing()
             if missing:
                 raise RestartableError(
-                    f"{meeting.names(missing)} did not come within {seconds:g} s"
+                    f"{meeting.names(missing)} did not arrive within {seconds:g} s"
                 )
         except RestartableError as error:
             for peer in meeting.missing():
@@ -71,14 +71,14 @@ def wait_for_peers(hosts: Sequence[str], *, rank: int, seconds: float) -> None:
 
 
 def _listen(port: int) -> socket.socket:
-    """Opens the port to IPv4 and, where there is any, IPv6."""
+    """Opens the port on IPv4 and, if available, IPv6."""
     if socket.has_dualstack_ipv6():
         return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
     return socket.create_server(("", port))
 
 
 class _Meeting:
-    """What one worker knows of the others."""
+    """One worker's view of the others."""
 
     def __init__(self, hosts: Sequence[str], rank: int) -> None:
         self.hosts = hosts
@@ -86,34 +86,34 @@ class _Meeting:
         self.peers = [peer for peer in range(len(hosts)) if peer != rank]
         self.over = threading.Event()
         self.heard: dict[int, bytes] = {}
-        """What each peer has said."""
+        """What each peer has sent."""
         self.refused: dict[int, str] = {}
-        """Why a peer is not reached, for now."""
+        """Why each peer is currently unreachable."""
         self._reached: set[int] = set()
         self._told: set[int] = set()
 
     def greeting(self, peer: int) -> bytes:
-        """Returns what a peer says first."""
+        """Returns the first message of a peer."""
         return b"charloom worker %d of %d\n" % (peer, len(self.hosts))
 
     def complete(self) -> bool:
-        """Whether everyone is here, and all know it."""
+        """Whether everyone has arrived and knows it."""
         said_all = {peer for peer, text in self.heard.items() if text.endswith(_ALL)}
         return len(said_all) == len(self._told) == len(self.peers)
 
     def names(self, peers: Sequence[int]) -> str:
-        """Returns peers in words, as in "worker 2 (host:port)"."""
+        """Formats peers, such as "worker 2 (host:port)"."""
         return ", ".join(f"worker {peer} ({self.hosts[peer]})" for peer in peers)
 
     def missing(self) -> list[int]:
-        """Returns those that did not come; if all came, those that miss a third one."""
+        """Returns the peers that did not arrive; if all did, those that lack another peer."""
         if self.complete():
             return []
         gone = [peer for peer in self.peers if peer not in self._reached or peer not in self.heard]
         return gone or [peer for peer in self.peers if not self.heard[peer].endswith(_ALL)]
 
     def call(self, peer: int) -> None:
-        """Connects to a peer until it answers, and tells it when all are reached."""
+        """Connects to a peer, retrying until it answers; sends "all" once everyone is reached."""
         host, _, port = self.hosts[peer].rpartition(":")
         while not self.over.is_set():
             try:
@@ -128,7 +128,7 @@ class _Meeting:
                         line.sendall(_ALL)
                         self._told.add(peer)
                     return
-            except OSError as error:  # not there yet, no such name yet, or gone again
+            except OSError as error:  # not listening yet, name not resolvable yet, or gone again
                 self._reached.discard(peer)
                 self.refused[peer] = _refusal(error)
                 self.over.wait(_RETRY_SECONDS)
@@ -144,7 +144,7 @@ def _raise_if_closed(line: socket.socket) -> None:
     try:
         if not line.recv(1):
             raise ConnectionResetError
-    except TimeoutError:  # nothing was said, as it should be
+    except TimeoutError:  # no data is expected
         pass
 
 
@@ -155,7 +155,6 @@ def _hear(
     *,
     deadline: float,
 ) -> None:
-    """Listens to the peers until all is said or the time is over."""
     said: dict[socket.socket, bytes] = {}
     by_greeting = {meeting.greeting(peer): peer for peer in meeting.peers}
     while not meeting.complete() and time.monotonic() < deadline:
@@ -184,5 +183,5 @@ def _hear(
                 absent = [other for other in meeting.missing() if other != peer]
                 raise RestartableError(
                     f"{meeting.names([peer])} left before all workers were there"
-                    + (f"; {meeting.names(absent)} had not come" if absent else "")
+                    + (f"; {meeting.names(absent)} had not arrived" if absent else "")
                 )

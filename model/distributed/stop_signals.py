@@ -1,4 +1,4 @@
-"""Asked to stop: SIGTERM and SIGINT become a flag on which all workers agree. No TensorFlow here."""
+"""Turns SIGTERM and SIGINT into a stop flag that all workers agree on. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ from model.errors import OrphanedError, StoppedError
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 STOP_SECONDS = 8.0
-"""How long after a signal the process ends by itself if the training does not come to save."""
+"""How long after a signal the process exits by itself if the training can't save."""
 
 VOTE_SECONDS = 0.5
-"""About how often the workers ask one another whether one of them was asked to stop."""
+"""Approximate interval at which the workers check whether one of them was asked to stop."""
 
 _MAX_STRIDE = 50
 
 
 class StopSignals:
-    """Receives SIGTERM and SIGINT in a thread of its own.
+    """Receives SIGTERM and SIGINT in a dedicated thread.
 
-    The strategy of TensorFlow puts its own handler of SIGTERM in place of ours, and a
-    handler in Python does not run while the main thread is inside a C++ call, such as
-    compiling a step. So both signals are blocked in every thread, and one thread waits
-    for them. It ends the process by itself
+    TensorFlow's strategy replaces our SIGTERM handler, and a Python handler does not run while the
+    main thread is inside a C++ call, such as compiling a step. So both signals are blocked in every
+    thread, and one thread waits for them. It ends the process by itself
 
-    - at once, before the training has begun, and at a second signal;
-    - after `STOP_SECONDS`, if the training has not come to a point where it can save.
+    - immediately, before the training has started or at a second signal;
+    - after `STOP_SECONDS`, if the training has not reached a point where it can save.
     """
 
     def __init__(self, end: Callable[[str], None] | None = None, *, seconds: float = STOP_SECONDS):
-        """Does nothing until `listen`.
+        """Does nothing until `listen` is called.
 
         Args:
-          end: ends the process with the restartable code; gets the reason.
-          seconds: in place of `STOP_SECONDS`.
+          end: exits with the restartable code; receives the reason.
+          seconds: replaces `STOP_SECONDS`.
         """
         self._end = end
         self._seconds = seconds
@@ -55,27 +54,27 @@ class StopSignals:
         return self._requested.is_set()
 
     def listen(self) -> None:
-        """Starts; must come before any other thread, as threads inherit what is blocked."""
+        """Starts; call it before any other thread starts, as threads inherit the signal mask."""
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         threading.Thread(target=self._wait, name="stop-signals", daemon=True).start()
 
     def stop_orphan(self) -> None:
-        """Asks this process to stop as an orphan, from any thread.
+        """Asks this process to stop as an orphan; callable from any thread.
 
-        If it was asked to stop before, it does nothing: a second signal would end the saving.
+        Does nothing after an earlier request: a second signal would abort the saving.
         """
         if not self.requested:
             self.orphaned = True
             os.kill(os.getpid(), signal.SIGTERM)
 
     def training_begins(self) -> None:
-        """From now on a request is answered by the training."""
+        """Leaves the handling of requests to the training from now on."""
         self._training = True
-        if self.requested:  # it came a moment before, and is about to end the process
+        if self.requested:  # it has just arrived and is about to end the process
             time.sleep(self._seconds)
 
     def reached_safe_point(self) -> None:
-        """The training is about to save and leave: it may take as long as it needs."""
+        """Lifts the time limit: the training is about to save and leave."""
         self._safe = True
 
     def _wait(self) -> None:
@@ -84,15 +83,15 @@ class StopSignals:
         self._requested.set()
         name = signal.Signals(number).name
         if not training:
-            self._leave(f"stopped by {name} before the training began")
+            self._leave(f"stopped by {name} before the training started")
         elif signal.sigtimedwait(SIGNALS, self._seconds):
-            self._leave("stopped at once by a second signal, without saving")
+            self._leave("stopped immediately by a second signal, without saving")
         elif not self._safe:
             self._leave(
                 f"stopped by {name} without saving: no step ended within {self._seconds:g} s"
             )
         signal.sigwait(SIGNALS)
-        self._leave("stopped at once by a second signal, while saving")
+        self._leave("stopped immediately by a second signal, while saving")
 
     def _leave(self, reason: str) -> None:
         if self._end:
@@ -100,23 +99,22 @@ class StopSignals:
 
 
 class Group(Protocol):
-    """The workers; a `model.distributed.cluster.Cluster` is one."""
+    """The worker group, such as a `model.distributed.cluster.Cluster`."""
 
     def add(self, values: Sequence[float]) -> list[float]:
         """Returns sums over all workers, the same on each."""
 
 
 class StopVote:
-    """Asks all workers, about twice a second, whether one of them was asked to stop.
+    """Checks across all workers, about twice a second, whether one of them was asked to stop.
 
-    All workers must call it at the same points of the training, and all get the same
-    answer at the same point. How many points pass between two votes follows from the
-    mean time between points over all workers, which is summed with the flag, so that
-    all reckon with the same number.
+    All workers must call it at the same points of the training, and all get the same answer. The
+    number of points between two votes follows from the mean time between points, which is summed
+    with the flag so that all workers use the same number.
     """
 
     def __init__(self, group: Group, signals: StopSignals):
-        """The next call is a vote."""
+        """Makes the next call a vote."""
         self._group = group
         self._signals = signals
         self._stride, self._left = 1, 1
@@ -124,7 +122,7 @@ class StopVote:
         self._orphaned = False
 
     def __call__(self) -> bool:
-        """Returns whether to stop here; if so, the process is given the time to save."""
+        """Returns whether to stop here; if so, lifts the time limit for saving."""
         self._left -= 1
         if self._left:
             return False
@@ -137,17 +135,17 @@ class StopVote:
             self._signals.reached_safe_point()
             return True
         points = VOTE_SECONDS * workers * self._stride / max(seconds, 1e-6)
-        # At most twice as many as before: a stretch of quick steps says little of the next.
+        # At most twice as many as before: a run of quick steps says little about the next one.
         self._stride = int(max(1, min(points, 2 * self._stride, _MAX_STRIDE)))
         self._left = self._stride
         self._since = time.monotonic()
         return False
 
     def error(self, text: str) -> StoppedError:
-        """Returns the error to raise, on all workers the same, after a vote to stop."""
+        """Returns the error to raise after a vote to stop, the same on all workers."""
         return OrphanedError(text) if self._orphaned else StoppedError(text)
 
     def begin_phase(self) -> None:
-        """Votes at the next point: the points to come may take longer than those before."""
+        """Votes at the next point: points of a new phase may take longer."""
         self._stride, self._left = 1, 1
         self._since = time.monotonic()

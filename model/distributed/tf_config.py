@@ -1,4 +1,4 @@
-"""TF_CONFIG, which names all workers of a group and one of them as this one. No TensorFlow here."""
+"""TF_CONFIG: the addresses of a group's workers and the rank of this one. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def format_tf_config(hosts: Sequence[str], rank: int) -> str:
 
     Args:
       hosts: `host:port` of every worker; worker 0 is the chief.
-      rank: which of them this one is.
+      rank: this worker's rank.
     """
     return json.dumps(
         {"cluster": {"worker": list(hosts)}, "task": {"type": "worker", "index": rank}}
@@ -22,13 +22,13 @@ def format_tf_config(hosts: Sequence[str], rank: int) -> str:
 
 
 def parse_tf_config(text: str) -> tuple[list[str], int]:
-    """Reads a TF_CONFIG; an empty one is that of a worker on its own.
+    """Parses a TF_CONFIG; an empty one means a single worker.
 
     Returns:
       `host:port` of every worker, and the rank of this one.
 
     Raises:
-      InputError: it is not of the documented form.
+      InputError: it is malformed.
     """
     try:
         parsed: Any = json.loads(text or format_tf_config(["-"], 0))

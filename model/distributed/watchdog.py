@@ -1,4 +1,4 @@
-"""Ends a worker that makes no progress: nothing may hang for ever. No TensorFlow here."""
+"""Ends a worker that makes no progress, so that nothing hangs forever. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from collections.abc import Callable, Iterator
 from model.errors import EXIT_RESTARTABLE
 
 STALL_SECONDS = 300.0
-"""How long may pass without a sign of progress."""
+"""Maximum time without a sign of progress."""
 
 FIRST_SECONDS = 600.0
-"""At least so long may take what compiles, reads or writes much."""
+"""Minimum time allowed for compiling, or for reading or writing much data."""
 
 _BACKSTOP_SECONDS = 60.0
 
 
 class Watchdog:
-    """Expects a sign of progress every so often; without one it ends the process.
+    """Ends the process when signs of progress stop coming.
 
-    Before that, the stacks of all threads go to stderr. Where the main thread keeps
-    Python's lock, no thread of ours can run; a timer of the system then ends the process
-    a minute later, without a word.
+    Before that, it writes the stacks of all threads to stderr. If the main thread holds the GIL, no
+    thread of ours can run; a system timer then ends the process a minute later, without a message.
     """
 
     def __init__(self, end: Callable[[str], None] | None = None, *, seconds: float = STALL_SECONDS):
-        """Watches nothing until `watching`.
+        """Watches nothing until `watching` is entered.
 
         Args:
-          end: ends the process with the restartable code; gets the reason.
-          seconds: how long may pass between two signs of progress.
+          end: exits with the restartable code; receives the reason.
+          seconds: maximum time between two signs of progress.
         """
         self._end = end
         self._seconds = seconds
         self.doing = ""
-        """What was said last."""
+        """The latest activity."""
         self._limit = self._deadline = float("inf")
         self._stopped = threading.Event()
 
@@ -57,10 +56,10 @@ class Watchdog:
             self._limit = self._deadline = float("inf")
 
     def beat(self, doing: str, *, slow: bool = False) -> None:
-        """Says what is being done now.
+        """Reports the current activity.
 
         Args:
-          doing: as in "step 12".
+          doing: such as "step 12".
           slow: whether it may take as long as `FIRST_SECONDS`.
         """
         self.doing = doing
@@ -79,12 +78,11 @@ class Watchdog:
 
 
 class ExitTimer:
-    """Ends the process after some time, whatever thread holds Python's lock.
+    """Ends the process after some time, whichever thread holds the GIL.
 
-    Creating the strategy, TensorFlow waits an hour for its peers and holds that lock, so
-    that neither a thread nor a signal handler in Python runs. A timer of the system calls
-    `_exit` from a thread that knows nothing of Python. Where there is no `timer_create`
-    (macOS) it does nothing.
+    While TensorFlow creates the strategy it waits up to an hour for its peers and holds the GIL, so
+    neither a thread nor a signal handler in Python runs. A system timer calls `_exit` from a thread
+    independent of Python. Does nothing where there is no `timer_create` (macOS).
     """
 
     def __init__(self, code: int = EXIT_RESTARTABLE):
@@ -103,7 +101,7 @@ class ExitTimer:
             self._usable = self._system.timer_create(_MONOTONIC, *places) == 0
 
     def set(self, seconds: float) -> None:
-        """Lets the process end in so many seconds; 0: not at all."""
+        """Ends the process after `seconds`; 0 cancels the timer."""
         if self._usable:
             whole = int(seconds)
             times = _Times(0, 0, whole, int((seconds - whole) * 1e9))
@@ -127,6 +125,6 @@ class _Event(ctypes.Structure):
 
 
 class _Times(ctypes.Structure):
-    """`struct itimerspec`: interval and time until the first end."""
+    """`struct itimerspec`: interval and time until the first expiry."""
 
     _fields_ = tuple((name, ctypes.c_long) for name in ("every", "every_ns", "in_", "in_ns"))

@@ -1,4 +1,4 @@
-"""Other versions on the challenger's test words: the same raw text, each with its own vocabulary."""
+"""Scores other versions on the challenger's test text, each with its own vocabulary."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ SHOWN_WORDS = 20
 
 
 class Tested(NamedTuple):
-    """What the challenger said of the test split."""
+    """The challenger's scores on the test split."""
 
     words: SplitWords
     scored: Scored
     vocab: Vocabulary
     data: DataConfig
     unknown: Mapping[str, str] = {}
-    """Folder of a version -> why it can't be known what it has seen (`model.checkpointing.seen_records`)."""
+    """Folder of a version -> why what it has seen is unknown
+    (`model.checkpointing.seen_records`)."""
 
 
 def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, Any]:
@@ -45,12 +46,13 @@ def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, 
     Args:
       version: the champion's folder.
       dataset: the challenger's records.
-      tested: what the challenger said of their test split.
+      tested: the challenger's scores on their test split.
 
     Returns:
-      The part `champion` of a report: which version it is, its sums over the test split, how
-      the two differ by slice and source (`model.evaluation.slices`), and the words about which they
-      differ most; or why it can't be compared with.
+      The `champion` part of a report: the version, its sums over the test split, the differences
+        by slice and source (`model.evaluation.slices`), and the words on which the two differ most;
+        or
+        why they can't be compared.
     """
     found: dict[str, Any] = {
         "version": version_number(version),
@@ -90,18 +92,17 @@ def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, 
 def score_reference(
     version: str, dataset: Dataset, tested: Tested, *, champion: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Scores the best version so far as `score_champion` does.
+    """Scores the best version so far, as `score_champion` does.
 
     Args:
       version: its folder.
       dataset: the challenger's records.
-      tested: what the challenger said of their test split.
-      champion: the part `champion` of the report; if it is the same version, it is not scored
-        again.
+      tested: the challenger's scores on their test split.
+      champion: the report's `champion` part; if it is the same version, it is not scored again.
 
     Returns:
-      The part `reference` of a report: that of `score_champion`, and `is_champion`, with which
-      the sums are in the part `champion` alone.
+      The report's `reference` part: as for `score_champion`, plus `is_champion`; if set, only the
+        `champion` part has the sums.
     """
     if champion and os.path.realpath(champion["path"]) == os.path.realpath(version):
         once = dict.fromkeys(("test", "slices", "words"))
@@ -112,15 +113,15 @@ def score_reference(
 def differing_words(
     words: SplitWords, gaps: npt.NDArray[np.float64]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Returns the words of which one model is surer than the other, over all places together.
+    """Returns the words on which one model is better than the other, summed over all positions.
 
     Args:
-      words: what both scored.
-      gaps: `[words]` of `differences_of`.
+      words: the words that both models scored.
+      gaps: `[words]` result of `differences_of`.
 
     Returns:
-      `better` and `worse`, most first: the word, how often it is there, and the difference
-      of the sums of its log-likelihoods, in nats.
+      `better` and `worse`, largest first: the word, its count, and the difference of its summed
+        log-likelihoods, in nats.
     """
     size = len(words.spellings)
     total = np.bincount(words.numbers, gaps, size)
@@ -142,7 +143,7 @@ def differing_words(
 
 
 class _OtherIds:
-    """Records with the ids of another vocabulary."""
+    """Records with ids of another vocabulary."""
 
     def __init__(self, dataset: Dataset, vocab: Vocabulary):
         self._dataset = dataset

@@ -1,6 +1,6 @@
-"""A checkpoint and records to a report: every word once, by the full softmax.
+"""Evaluates a checkpoint on records: scores every word once, by the full softmax.
 
-A record is scored from a zero state, so its figures do not depend on the others.
+Each record is scored from a zero state, so its figures do not depend on the others.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from model.text.display import show_word
 from model.text.vocab import BOS_ID, UNK_ID, Vocabulary
 
 REPORT_VERSION = 4
-"""Raised whenever a report changes its form."""
+"""Incremented when the form of a report changes."""
 
 
 def score_split(
@@ -58,9 +58,9 @@ def score_split(
     Args:
       loaded: the model.
       dataset: the records that it was trained on.
-      split: name of the split.
-      unknown: the model's, of its spelling model and the vocabulary of the records.
-      left_out: `[records]` those that count as if they were not there.
+      split: its name.
+      unknown: the model's distribution over words outside its vocabulary.
+      left_out: `[records]` records to ignore.
     """
     words, train = read_split(dataset, split, left_out=left_out), loaded.config.train
     width = loaded.config.model.max_word_bytes
@@ -74,7 +74,7 @@ def score_split(
 
 
 def describe_split(words: SplitWords, scored: Scored, vocab: Vocabulary) -> dict[str, Any]:
-    """Returns a split's sums, counts and the ratios made from them, as a report has them."""
+    """Returns a split's sums, counts and ratios for a report."""
     return with_unigrams(sums(words, scored), words, unigram_log_probabilities(vocab.counts))
 
 
@@ -87,7 +87,7 @@ def sample_next_words(
     words: int = 12,
     left_out: Mask | None = None,
 ) -> list[dict[str, Any]]:
-    """Shows what the model expects after the first words of some records that are not left out."""
+    """Returns the likeliest next words after the beginnings of some records not left out."""
     lengths = dataset.lengths(split)
     kept = np.arange(len(lengths)) if left_out is None else np.flatnonzero(~left_out)
     if not len(kept):
@@ -125,7 +125,7 @@ def sample_next_words(
 
 
 def hide_specials(probabilities: tf.Tensor) -> tf.Tensor:
-    """Sets `<unk>` and `<s>` to 0 in `[N, V]`: neither is a word that one could say."""
+    """Sets `<unk>` and `<s>` to 0 in `[N, V]`: neither is a real word."""
     hidden = tf.one_hot([UNK_ID, BOS_ID], probabilities.shape[-1], on_value=1.0)
     return probabilities * (1.0 - tf.reduce_sum(hidden, axis=0))
 
@@ -133,17 +133,16 @@ def hide_specials(probabilities: tf.Tensor) -> tf.Tensor:
 def evaluate_checkpoint(
     *, records: str, workdir: str, champion: str = "", reference: str = ""
 ) -> dict[str, Any]:
-    """Scores the best checkpoint of a training on its validation and test split.
+    """Scores the best checkpoint of a training on its validation and test splits.
 
     Args:
       records: the records that it was trained on.
       workdir: the training's folder.
-      champion: folder of the version that is the champion, which is scored on the same test
-        words; empty if there is none.
-      reference: folder of the best version so far, the same.
+      champion: folder of the champion, which is scored on the same test words; empty for none.
+      reference: folder of the best version so far, scored likewise.
 
     Returns:
-      The report, JSON-ready, without a verdict.
+      The report without a verdict, as JSON values.
 
     Raises:
       InputError: bad records or workdir, or records without a test split.
@@ -163,15 +162,15 @@ def evaluate_checkpoint(
         splits = {"valid": describe_split(*valid, vocab), "test": describe_split(*test, vocab)}
         _describe_seen(splits, dataset, sides, left_out)
         tested = Tested(*test, vocab, loaded.config.data, sides.unknown)
-        beside = score_champion(champion, dataset, tested) if champion else None
+        compared = score_champion(champion, dataset, tested) if champion else None
         rows = read_metrics(workdir)
         return {
             "format_version": REPORT_VERSION,
             **_describe_model(loaded, dataset),
             "splits": splits,
             "baseline": _baselines(dataset, splits["test"], left_out.mask),
-            "champion": beside,
-            "reference": score_reference(reference, dataset, tested, champion=beside)
+            "champion": compared,
+            "reference": score_reference(reference, dataset, tested, champion=compared)
             if reference
             else None,
             "samples": sample_next_words(loaded, dataset, left_out=left_out.mask),
@@ -207,7 +206,7 @@ def _describe_model(loaded: Loaded, dataset: Dataset) -> dict[str, Any]:
 def _describe_seen(
     splits: dict[str, dict[str, Any]], dataset: Dataset, sides: Sides, left_out: LeftOut
 ) -> None:
-    """Adds to both splits what of them was seen before: left out of test, in use in validation."""
+    """Adds to both splits the records seen before: left out of test, reported for validation."""
     unknown = sides.unknown.get(CHALLENGER)
     described = left_out.describe(dataset.lengths("test"))
     splits["test"]["left_out"] = {**described, "unknown": unknown}
@@ -216,7 +215,6 @@ def _describe_seen(
 
 
 def _baselines(dataset: Dataset, test: dict[str, Any], left_out: Mask) -> dict[str, Any]:
-    """Returns what models without a network say of the same test words."""
     words = test["words"]
     return {
         "unigram": part(test["unigram_log_likelihood"], words),

@@ -1,7 +1,7 @@
-"""Scores of single words to the sums, counts and ratios of a report.
+"""Turns scores of single words into the sums, counts and ratios of a report.
 
-The same words may be scored by several models. What is known to one may be unknown to
-another, so a model's unknown words also pay for their spelling (docs/decisions/0015).
+Several models may score the same words. A word may be known to one model and unknown to another, so
+unknown words also pay for their spelling (docs/decisions/0015).
 """
 
 from __future__ import annotations
@@ -19,47 +19,48 @@ from model.metrics import perplexity
 from model.text.vocab import BOS_ID, EOS_ID, UNK_ID, Vocabulary
 
 SLICES = ("unknown", "1-5", "6-100", ">100")
-"""Slices of the targets, by how often the target word is a target in the training split."""
+"""Slices of the targets, by the target word's count in the training split."""
 
 Floats = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
 class SplitWords(NamedTuple):
-    """The words of a split that are predicted, and the distinct words among them.
+    """The predicted words of a split, and the distinct words among them.
 
-    A word is told by its number: that of the vocabulary of the records, or V and more for
-    those that are not in it. X is V and the number of the latter.
+    A word is identified by its number: its id in the records' vocabulary, or V and above if it is
+      not in it. X is V plus the number of such words.
     """
 
     numbers: npt.NDArray[np.int32]
     """`[words]` in reading order."""
     lengths: IntArray
-    """`[records]` words of each record; 0 of one that is left out."""
+    """`[records]` words of each record; 0 if left out."""
     sources: tuple[str, ...]
     """`[records]`."""
     spellings: tuple[bytes, ...]
-    """`[X]` of each word that has a number."""
+    """`[X]` spelling of each numbered word."""
     slices: npt.NDArray[np.int64]
-    """`[X]` which of `SLICES` it belongs to."""
+    """`[X]` index into `SLICES`."""
     characters: IntArray
-    """`[records]` Unicode characters of the text of each record, as it stood in its file."""
+    """`[records]` Unicode characters of each record's original text."""
     characters_estimated: bool
-    """Whether the records are too old to have those: of each word then, and one for the space
-    after it, a line end being one."""
+    """Whether older records lack these; then each counts its words' characters plus one per word
+    for the
+    space or line end after it."""
 
     def ids(self, vocab: Vocabulary) -> IntArray:
-        """Returns `[X]` the ids that a vocabulary gives."""
+        """Returns `[X]` ids in a vocabulary."""
         return np.asarray([vocab.ids.get(one, UNK_ID) for one in self.spellings], np.int64)
 
 
 def read_split(dataset: Dataset, split: str, *, left_out: Mask | None = None) -> SplitWords:
-    """Reads which words a split has.
+    """Reads the words of a split.
 
     Args:
       dataset: the records.
       split: its name.
-      left_out: `[records]` those that count as if they were not there.
+      left_out: `[records]` records to ignore.
 
     Raises:
       InputError: a shard is damaged.
@@ -99,7 +100,7 @@ def read_split(dataset: Dataset, split: str, *, left_out: Mask | None = None) ->
 def _estimate_characters(
     numbers: npt.NDArray[np.int32], lengths: IntArray, spellings: tuple[bytes, ...]
 ) -> IntArray:
-    """Returns about how many characters the text of each record had; see `SplitWords`."""
+    """Estimates the characters in each record's text; see `SplitWords`."""
     sizes = np.asarray([len(one.decode(errors="replace")) + 1 for one in spellings], np.int64)
     sizes[EOS_ID] = 1
     ends = np.concatenate([[0], np.cumsum(sizes[numbers])])[np.cumsum(lengths)]
@@ -108,35 +109,35 @@ def _estimate_characters(
 
 
 def slice_of_word(vocab: Vocabulary) -> IntArray:
-    """Returns `[V]` which of `SLICES` each word belongs to."""
+    """Returns `[V]` each word's index into `SLICES`."""
     slices = np.searchsorted([6, 101], np.asarray(vocab.counts), side="right") + 1
     slices[UNK_ID] = 0
     return slices
 
 
 class Scored(NamedTuple):
-    """What a model says of the words of a split."""
+    """A model's scores of the words of a split."""
 
     log_likelihoods: npt.NDArray[np.float32]
-    """`[words]` of each word, or of `<unk>` where it is unknown to the model."""
+    """`[words]` log-likelihood of each word, or of `<unk>` where the model does not know it."""
     is_unknown: npt.NDArray[np.bool_]
-    """`[X]` whether a word is unknown to it."""
+    """`[X]` whether the model does not know the word."""
     spellings: Floats
-    """`[X]` log-likelihood of the spelling of an unknown word; 0 of a known one."""
+    """`[X]` log-likelihood of an unknown word's spelling; 0 for a known word."""
 
 
 def with_spellings(
     log_likelihoods: npt.NDArray[np.float32], words: SplitWords, unknown: UnknownSpellings
 ) -> Scored:
-    """Adds to scores what the unknown words pay for their spelling.
+    """Adds the spelling cost of unknown words to scores.
 
     Args:
-      log_likelihoods: `[words]` by the model.
-      words: what was scored.
-      unknown: by vocabulary and spelling model of the same model.
+      log_likelihoods: `[words]` from the model.
+      words: the words scored.
+      unknown: distribution for the same model's vocabulary and spelling model.
     """
     is_unknown = words.ids(unknown.vocab) == UNK_ID
-    is_unknown[[UNK_ID, BOS_ID]] = False  # these two stand for no word
+    is_unknown[[UNK_ID, BOS_ID]] = False  # these two are not words
     places = np.flatnonzero(is_unknown)
     paid = np.zeros(len(is_unknown))
     paid[places] = unknown.log_probabilities([words.spellings[at] for at in places])
@@ -144,7 +145,7 @@ def with_spellings(
 
 
 def sums(words: SplitWords, scored: Scored) -> dict[str, Any]:
-    """Returns a model's sums over a split, its slices and its records, as a report has them."""
+    """Returns a model's sums over a split, its slices and its records, for a report."""
     values = scored.log_likelihoods.astype(np.float64)
     spelled = scored.spellings[words.numbers]
     total, paid = float(values.sum()), float(spelled.sum())
@@ -182,11 +183,11 @@ def sums(words: SplitWords, scored: Scored) -> dict[str, Any]:
 
 
 def with_unigrams(report: dict[str, Any], words: SplitWords, unigram: Floats) -> dict[str, Any]:
-    """Adds the unigram baseline to what `sums` returns of the model of the records.
+    """Adds the unigram baseline to the result of `sums` for the records' model.
 
     Args:
-      report: of `sums`.
-      words: what was scored.
+      report: result of `sums`.
+      words: the words scored.
       unigram: `[V]` log-probabilities.
     """
     known = np.append(unigram, np.full(len(words.spellings) - len(unigram), unigram[UNK_ID]))
@@ -208,7 +209,7 @@ def with_unigrams(report: dict[str, Any], words: SplitWords, unigram: Floats) ->
 
 
 def part(log_likelihood: float, words: int, spelling: float | None = None) -> dict[str, Any]:
-    """Returns a sum over some words, the words, and the perplexity, which leaves spellings out."""
+    """Returns a sum, its words, and the perplexity, which excludes spellings."""
     paid = {} if spelling is None else {"spelling_log_likelihood": spelling}
     return {
         "log_likelihood": log_likelihood,

@@ -1,4 +1,4 @@
-"""Every word of a split once, by the full softmax, each record from a zero state.
+"""Scores every word of a split once, by the full softmax, each record from a zero state.
 
 So a record's figures do not depend on the other records.
 """
@@ -41,12 +41,12 @@ def score_words(
 
     Args:
       model: the model.
-      plan: of these records.
-      reader: reads them, with the ids of the model's vocabulary.
+      plan: plan over these records.
+      reader: reads them with the ids of the model's vocabulary.
       lengths: `[records]` words of each.
 
     Returns:
-      `[sum(lengths)]` log-likelihoods, the records in their order.
+      `[sum(lengths)]` log-likelihoods, in record order.
     """
     starts = np.cumsum(lengths) - lengths
     scores, scored = np.zeros(int(lengths.sum()), np.float32), 0

@@ -1,7 +1,7 @@
-"""Slices of a comparison: by what both models know, so that neither of them chooses.
+"""Slices of a comparison, defined by what both models know so that neither is favoured.
 
-Swapping the two models gives the same slices with the opposite sign (`CHALLENGER_ONLY` and
-`CHAMPION_ONLY` change places).
+Swapping the two models gives the same slices with the opposite sign (and swaps
+`CHALLENGER_ONLY` with `CHAMPION_ONLY`).
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Floats = npt.NDArray[np.float64]
 
 NEITHER, CHALLENGER_ONLY, CHAMPION_ONLY = "known to neither", "challenger only", "champion only"
 SLICES = (NEITHER, CHALLENGER_ONLY, CHAMPION_ONLY, "1-5", "6-100", ">100")
-"""Words that none or one of the models knows; the others by the lower of their two counts."""
+"""Words that at most one model knows; the others by the lower of their two counts."""
 
 _DIGITS = 6
 
 
 def slice_of_words(words: SplitWords, ours: Vocabulary, theirs: Vocabulary) -> IntArray:
-    """Returns `[X]` which of `SLICES` each distinct word belongs to.
+    """Returns `[X]` each distinct word's index into `SLICES`.
 
     Args:
-      words: of the test split.
+      words: words of the test split.
       ours: the challenger's vocabulary.
       theirs: the champion's.
     """
@@ -48,14 +48,15 @@ def slice_sums(
     """Sums the words and differences of each slice by source.
 
     Args:
-      words: of the test split.
-      differences: `[words]` log-likelihood, the challenger's less the champion's, in nats.
-      slices: `[X]` of `slice_of_words`.
+      words: words of the test split.
+      differences: `[words]` log-likelihood, challenger minus champion, in nats.
+      slices: `[X]` result of `slice_of_words`.
 
     Returns:
-      For each slice `words` and `difference`, `[G]` by group of sources (`model.evaluation.sources`).
+      For each slice `words` and `difference`, `[G]` per group of sources
+      (`model.evaluation.sources`).
     """
-    there = np.flatnonzero(words.lengths)  # a report has no documents without words
+    there = np.flatnonzero(words.lengths)  # a report omits empty documents
     names, numbers = number_sources([words.sources[at] for at in there.tolist()])
     groups = group_numbers(len(names))
     size = int(groups[-1]) + 1 if len(groups) else 0
@@ -63,7 +64,7 @@ def slice_sums(
     cell = slices[words.numbers] * size + group
     counts = np.bincount(cell, minlength=size * len(SLICES)).reshape(len(SLICES), size)
     sums = np.bincount(cell, differences, size * len(SLICES)).reshape(len(SLICES), size)
-    rounded = np.round(sums, _DIGITS) + 0.0  # nothing becomes -0.0
+    rounded = np.round(sums, _DIGITS) + 0.0  # avoids -0.0
     return {
         name: {"words": counts[at].tolist(), "difference": rounded[at].tolist()}
         for at, name in enumerate(SLICES)
@@ -71,12 +72,12 @@ def slice_sums(
 
 
 def differences_of(ours: Scored, theirs: Scored, words: SplitWords, *, spelled: bool) -> Floats:
-    """Returns `[words]` by how much the challenger's log-likelihood is above the champion's.
+    """Returns `[words]` log-likelihood differences, challenger minus champion, in nats.
 
     Args:
-      ours: of the challenger.
-      theirs: of the champion.
-      words: what both scored.
+      ours: the challenger's scores.
+      theirs: the champion's scores.
+      words: the words that both models scored.
       spelled: whether unknown words pay for their spelling.
     """
     gaps: Floats = ours.log_likelihoods.astype(np.float64) - theirs.log_likelihoods

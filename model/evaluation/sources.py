@@ -1,6 +1,6 @@
-"""Which records come from one source, that is, one file of the corpus.
+"""Groups records by source, that is, by file of the corpus.
 
-Records of one file are alike, so they don't count as independent observations.
+Records of one file are correlated, so they don't count as independent observations.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 MOST_GROUPS = 1_000
-"""More sources than this are put together with their neighbours."""
+"""More sources than this are merged with their neighbours."""
 
 IntArray = npt.NDArray[np.int64]
 
@@ -36,6 +36,6 @@ def number_sources(records: Sequence[str]) -> tuple[tuple[str, ...], IntArray]:
 
 
 def group_numbers(sources: int) -> IntArray:
-    """Returns `[sources]` the group of each: its own number, or one it shares with neighbours."""
+    """Returns `[sources]` each source's group: its own number, or one shared with neighbours."""
     places = np.arange(sources, dtype=np.int64)
     return places * MOST_GROUPS // sources if sources > MOST_GROUPS else places

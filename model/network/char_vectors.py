@@ -1,4 +1,4 @@
-"""What the char-CNN makes of words that are given as strings."""
+"""Char-CNN vectors of words given as strings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHUNK = 1024
 
 
 def char_vectors(model: JointModel, words: Sequence[bytes]) -> npt.NDArray[np.float32]:
-    """Returns the vectors `[N, F]` of N words of a stream, by a model that has a char-CNN."""
+    """Returns `[N, F]` vectors of N words of a stream; the model must have a char-CNN."""
     rows = [np.zeros((0, sum(model.config.filter_counts)), np.float32)]
     for start in range(0, len(words), _CHUNK):
         matrix = spell_rows(words[start : start + _CHUNK], model.config.max_word_bytes)

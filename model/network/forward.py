@@ -1,4 +1,4 @@
-"""Batches as tensors, and the scores of one window without dropout."""
+"""Batches as tensors, and scores of one window without dropout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Inputs = dict[str, tf.Tensor]
 
 
 def batch_inputs(batch: Batch, *, first_lane: int = 0) -> Inputs:
-    """Returns a batch as the tensors that the steps take."""
+    """Returns a batch as input tensors of the steps."""
     inputs = {
         "words": batch.words,
         "char_ids": batch.char_ids,
@@ -40,7 +40,7 @@ def score_window(
 
     Args:
       model: the model.
-      inputs: of `batch_inputs`.
+      inputs: result of `batch_inputs`.
       state: `[b, layers, 2, H]` before the window.
 
     Returns:

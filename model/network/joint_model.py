@@ -1,12 +1,12 @@
-"""The joint model: words and spellings to the next word, trained by one loss.
+"""The joint model: predicts the next word from words and their spellings, with one loss.
 
 words    `[U]`    -> word embedding `[U, D]`
 char_ids `[U, W]` -> char-CNN       `[U, F]`
 joined `[U, F + D]` -> by index `[b, T]` -> LSTM stack -> `[b, T, R]` -> softmax over V words
 
-All that can be done once for each of the U distinct words of a window is done so, the
-first LSTM layer's product with its input too. R is the size of a layer's output: H, or
-less with a projection.
+Everything that depends only on a distinct word, including its product with the first LSTM layer's
+weights, is computed once for each of the U words of a window. R is the size of a layer's output: H,
+or less with a projection.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from model.network.lstm import LSTM, multiply
 
 
 class Encoded(NamedTuple):
-    """What the LSTM stack makes of a window."""
+    """The LSTM stack's output for a window."""
 
     layers: tf.Tensor
-    """`[b, T, layers, R]` output of every LSTM layer."""
+    """`[b, T, layers, R]` outputs of all LSTM layers."""
     hidden: tf.Tensor
-    """`[b, T, D or R]` what the softmax reads."""
+    """`[b, T, D or R]` input of the softmax."""
     state: tf.Tensor
     """`[b, layers, 2, H]` output and cell of every layer after the window."""
 
 
 class JointModel(keras.layers.Layer):
-    """Char-CNN, word embedding and LSTM stack under one loss."""
+    """Char-CNN, word embedding and LSTM stack, trained with one loss."""
 
     def __init__(self, config: ModelConfig, *, vocab_counts: Sequence[int], seed: int = 0):
-        """Builds the model with its variables.
+        """Builds the model and its variables.
 
         Args:
           config: sizes and options.
-          vocab_counts: `[V]` targets of each word in the training split; the output
-            bias starts as the log of their smoothed share.
+          vocab_counts: `[V]` training targets of each word; the output bias starts as the log of
+            their smoothed share.
           seed: seed of the initial weights.
         """
         super().__init__(name="joint_model")
@@ -61,7 +61,7 @@ class JointModel(keras.layers.Layer):
         self.built = True
 
     def _build_inputs(self) -> int:
-        """Makes what reads words and spellings; returns the size of both joined."""
+        """Builds the word embedding and char-CNN; returns their combined output size."""
         config, size = self.config, 0
         if config.inputs != "characters":
             self.word_embedding = keras.layers.Embedding(
@@ -105,14 +105,14 @@ class JointModel(keras.layers.Layer):
 
     @property
     def softmax_kernel(self) -> tf.Variable:
-        """`[V, D or R]` weights of the softmax: the word embeddings themselves if tied."""
+        """`[V, D or R]` weights of the softmax: the word embedding itself if tied."""
         if self.output_kernel is not None:
             return self.output_kernel.value
         assert self.word_embedding is not None
         return self.word_embedding.embeddings.value
 
     def tables(self) -> list[tuple[str, tf.Variable]]:
-        """Returns the variables with a row for each of the V words, by name."""
+        """Returns the variables with one row per word of the vocabulary, by name."""
         named = {"bias": self.output_bias, "kernel": self.output_kernel}
         if self.word_embedding is not None:
             named["embedding"] = self.word_embedding.embeddings
@@ -143,11 +143,11 @@ class JointModel(keras.layers.Layer):
         Args:
           words: `[U]` ids of distinct words.
           char_ids: `[U, W]` their spellings.
-          index: `[b, T]` which of them each word is.
+          index: `[b, T]` index of the word at each position.
           state: `[b, layers, 2, H]` before the window.
-          word_vectors: `[U, D]` their embeddings, if looked up already.
-          dropout: None at evaluation.
-          precision: of large products.
+          word_vectors: `[U, D]` their embeddings, if already looked up.
+          dropout: None for evaluation.
+          precision: of large matrix products.
         """
         training = dropout is not None
         features = []
@@ -178,7 +178,7 @@ class JointModel(keras.layers.Layer):
         return Encoded(tf.stack(outputs, axis=2), hidden, tf.stack(states, axis=1))
 
     def _project(self, x: tf.Tensor, *, precision: str) -> tf.Tensor:
-        """`[b, T, R]` to `[b, T, D]` where tied weights need it."""
+        """Projects `[b, T, R]` to `[b, T, D]` where tied weights need it."""
         if self.projection is None:
             return x
         flat = tf.reshape(x, [-1, x.shape[-1]])
@@ -194,8 +194,8 @@ class JointModel(keras.layers.Layer):
 def read_rows(table: tf.Variable, ids: tf.Tensor) -> tf.Tensor:
     """Returns rows `[R, ..]` of a table, in a replica or without a strategy.
 
-    `tf.gather` of a variable of a strategy reads all of it, which copies it if rows of it
-    are ever updated alone: 0.2 s for 800,000 rows of 256.
+    `tf.gather` on a strategy's variable reads the whole variable, which copies it if sparse updates
+    ever touch it: 0.2 s for 800,000 rows of 256.
     """
     if isinstance(table, tf.distribute.DistributedValues):
         return tf.raw_ops.ResourceGather(resource=table.handle, indices=ids, dtype=table.dtype)
@@ -203,6 +203,6 @@ def read_rows(table: tf.Variable, ids: tf.Tensor) -> tf.Tensor:
 
 
 def _keys(words: tf.Tensor, char_ids: tf.Tensor) -> tf.Tensor:
-    """Returns `[U]` int32 numbers made of each word's id and spelling."""
+    """Returns `[U]` int32 hashes of each word's id and spelling."""
     factors = [pow(31, place + 1, 1 << 20) for place in range(char_ids.shape[1])]
     return words + tf.reduce_sum(char_ids * tf.constant(factors, tf.int32), axis=1)

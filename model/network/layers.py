@@ -12,7 +12,7 @@ from model.network.lstm import multiply, product_types
 from model.text.spelling import NUM_CHARS
 
 SHORT_BYTES = 10
-"""Spellings that fit are convolved apart from longer ones, which costs half of it."""
+"""Spellings up to this length are convolved separately from longer ones, which halves the cost."""
 
 
 class Highway(keras.layers.Layer):
@@ -36,7 +36,7 @@ class Highway(keras.layers.Layer):
         self.built = True
 
     def call(self, x: tf.Tensor, *, precision: str = "float32") -> tf.Tensor:
-        """`[U, F]` to `[U, F]`, its products in `precision`."""
+        """Maps `[U, F]` to `[U, F]`, with products in `precision`."""
         gate, transform = (
             part.activation(multiply(x, part.kernel, precision=precision) + part.bias)
             for part in (self.gate, self.transform)
@@ -45,11 +45,10 @@ class Highway(keras.layers.Layer):
 
 
 class CharCNN(keras.layers.Layer):
-    """Spellings to vectors: byte embedding, convolutions, max over the word, highway.
+    """Maps spellings to vectors: byte embedding, convolutions, max over the word, highway.
 
-    Kim et al. 2016, "Character-Aware Neural Language Models", arXiv 1508.06615. Padding
-    is zeros, and a word counts as followed by padding without end, so that its vector
-    does not depend on W.
+    Kim et al. 2016, "Character-Aware Neural Language Models", arXiv 1508.06615. Padding is zeros,
+    and every word counts as followed by unlimited padding, so its vector does not depend on W.
     """
 
     def __init__(self, config: ModelConfig, **kwargs: Any):
@@ -69,12 +68,12 @@ class CharCNN(keras.layers.Layer):
     def call(
         self, char_ids: tf.Tensor, *, split: bool = False, precision: str = "float32"
     ) -> tf.Tensor:
-        """Reads spellings.
+        """Encodes spellings.
 
         Args:
           char_ids: `[U, W]`.
-          split: whether to work on short and long words apart, for speed.
-          precision: of the products.
+          split: whether to process short and long words separately, for speed.
+          precision: of matrix products.
 
         Returns:
           `[U, F]`.
@@ -91,7 +90,7 @@ class CharCNN(keras.layers.Layer):
         is_long = tf.cast(char_ids[:, SHORT_BYTES] > 0, tf.int32)
         order = tf.argsort(is_long, stable=True)
         short = tf.size(is_long) - tf.reduce_sum(is_long)
-        # One more row in each part: convolutions of no rows at all come out in a wrong shape.
+        # One extra row per part: convolutions of zero rows return the wrong shape.
         ordered = tf.pad(tf.gather(char_ids, order), [[1, 1], [0, 0]])
         parts = [
             self._convolve(ordered[: short + 1, :SHORT_BYTES], precision),
@@ -100,18 +99,18 @@ class CharCNN(keras.layers.Layer):
         return tf.gather(tf.concat(parts, axis=0)[1:-1], tf.math.invert_permutation(order))
 
     def _convolve(self, char_ids: tf.Tensor, precision: str) -> tf.Tensor:
-        """`[U, w]` to `[U, F]`."""
+        """Maps `[U, w]` to `[U, F]`."""
         there = tf.cast(char_ids > 0, tf.float32)[..., tf.newaxis]
         embedded = tf.pad(self.embedding(char_ids) * there, [[0, 0], [0, self._margin], [0, 0]])
-        # TensorFlow's gradient of a convolution has the type of the convolution.
+        # TensorFlow computes a convolution's gradient in the type of the convolution.
         dtype = product_types(precision)[1]
         embedded = tf.cast(embedded, dtype)
         pooled = []
         for convolution in self.convolutions:
             kernel = tf.cast(convolution.kernel, dtype)
             found = tf.nn.conv1d(embedded, kernel, stride=1, padding="VALID")
-            # tanh rises, so the largest tanh is the tanh of the largest; and padding
-            # alone, of which a word always has enough, gives the bias.
+            # tanh is monotonic, so max and tanh commute; and padding alone, of which every word has
+            # enough, gives the bias.
             best = tf.maximum(_largest(tf.cast(found, tf.float32)), 0.0)
             pooled.append(tf.tanh(best + convolution.bias))
         return tf.concat(pooled, axis=-1)
@@ -129,9 +128,9 @@ class CharCNN(keras.layers.Layer):
 
 @tf.custom_gradient
 def _largest(found: tf.Tensor) -> Any:
-    """`[U, w, n]` to `[U, n]`, equals share the gradient, as with `tf.reduce_max`.
+    """Reduces `[U, w, n]` to `[U, n]`; ties share the gradient, as with `tf.reduce_max`.
 
-    TensorFlow's own gradient divides at every one of the w places; this takes half the time.
+    TensorFlow's own gradient divides at each of the w positions; this takes half the time.
     """
     best = tf.reduce_max(found, axis=1)
 
@@ -143,10 +142,10 @@ def _largest(found: tf.Tensor) -> Any:
 
 
 class Dropout:
-    """Dropout whose masks depend on (seed, step, place) and on the lane or the word only.
+    """Dropout with masks that depend only on (seed, step, place) and on the lane or the word.
 
-    Masks are drawn for all B lanes and each worker takes those of its own, so one worker
-    and several workers drop the same values.
+    Masks are drawn for all B lanes and each worker takes its own, so the result does not depend on
+    the number of workers.
     """
 
     WORD_MASKS = 1024
@@ -155,8 +154,8 @@ class Dropout:
         """Binds dropout to one training step.
 
         Args:
-          config: the shares that are dropped.
-          seed: int32 `[2]`, unlike for every step.
+          config: the dropout rates.
+          seed: int32 `[2]`, different for every step.
           lanes: B.
           first_lane: scalar int32, the first lane of this worker's batch.
         """
@@ -169,12 +168,12 @@ class Dropout:
         return tf.random.stateless_uniform(shape, self._seed + tf.constant([0, place], tf.int32))
 
     def words(self, x: tf.Tensor, keys: tf.Tensor) -> tf.Tensor:
-        """Drops from the vectors `[U, X]` of distinct words.
+        """Applies dropout to the vectors `[U, X]` of distinct words.
 
         Args:
           x: the vectors.
-          keys: `[U]` int32 that tell words apart; equal keys share a mask, and so do a
-            few others, as there are only `WORD_MASKS` masks.
+          keys: `[U]` int32 that identify words; equal keys share a mask, and so do a few others, as
+            there are only `WORD_MASKS` masks.
         """
         rate = self._config.input_dropout
         if not rate:
@@ -183,7 +182,7 @@ class Dropout:
         return _drop(x, tf.gather(masks, tf.math.floormod(keys, self.WORD_MASKS)), rate)
 
     def lanes(self, x: tf.Tensor, *, layer: int) -> tf.Tensor:
-        """Drops from the output `[b, T, X]` of an LSTM layer."""
+        """Applies dropout to the output `[b, T, X]` of an LSTM layer."""
         config = self._config
         rate = config.output_dropout if layer == config.lstm_layers - 1 else config.hidden_dropout
         if not rate:
@@ -194,7 +193,7 @@ class Dropout:
         return _drop(x, own, rate)
 
     def weights(self, kernel: tf.Tensor, *, layer: int) -> tf.Tensor:
-        """Drops from the recurrent weights of an LSTM layer."""
+        """Applies dropout to the recurrent weights of an LSTM layer."""
         rate = self._config.recurrent_dropout
         if not rate:
             return kernel
@@ -202,7 +201,7 @@ class Dropout:
 
     @staticmethod
     def places(config: ModelConfig) -> int:
-        """Returns how many seeds a step uses up."""
+        """Returns how many seeds a step uses."""
         return 1 + 2 * config.lstm_layers
 
 

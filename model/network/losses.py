@@ -1,4 +1,4 @@
-"""Softmax losses. Sums and counts, never means: they add up over lanes, workers and steps."""
+"""Softmax losses, as sums and counts that add up over lanes, workers and steps."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from model.network.joint_model import JointModel, read_rows
 from model.network.lstm import product_types
 
 BLOCK_LOGITS = 1 << 22
-"""Logits that training computes at a time: few enough to stay near the processor."""
+"""Logits per block in training: few enough to fit in the processor's cache."""
 
 VOCAB_SLICE = 1 << 14
-"""Words that evaluation looks at at a time, so that its memory does not grow with V."""
+"""Words per block in evaluation, so that memory does not grow with V."""
 
 
 class LossSums(NamedTuple):
     """Sums over the targets of a window."""
 
     loss: tf.Tensor
-    """Scalar, negative log-likelihood in nats."""
+    """Scalar negative log-likelihood, in nats."""
     words: tf.Tensor
-    """Scalar, targets counted."""
+    """Scalar number of targets."""
 
 
 def softmax_loss(
@@ -37,9 +37,9 @@ def softmax_loss(
 ) -> LossSums:
     """Returns the training loss of a window.
 
-    With all V words as `kernel` this is the full softmax. The sampled one (Jean et al.
-    2015, arXiv 1412.2007) holds each target against the first few rows only; the log of
-    how often a row is expected among those must be taken off `bias` already.
+    With all V words as `kernel` this is the full softmax. The sampled softmax (Jean et al. 2015,
+    arXiv 1412.2007) compares each target with the first few rows only; `bias` must already have the
+    log of each row's expected count among these subtracted.
 
     Args:
       hidden: `[b, T, X]`.
@@ -47,8 +47,8 @@ def softmax_loss(
       bias: `[R]`.
       targets: `[b, T]` rows of `kernel`.
       weights: `[b, T]`, 0 in padding.
-      candidates: S, rows that every target is held against; None for all.
-      precision: of the products.
+      candidates: S, the rows that serve as negatives; None for all.
+      precision: of matrix products.
     """
     flat = tf.reshape(hidden, [-1, hidden.shape[-1]])
     rows, counted = tf.reshape(targets, [-1]), tf.reshape(weights, [-1])
@@ -56,7 +56,7 @@ def softmax_loss(
     if candidates is None:
         outside = tf.zeros_like(counted)
     else:
-        outside = tf.cast(rows >= candidates, tf.float32)  # else it is a candidate itself
+        outside = tf.cast(rows >= candidates, tf.float32)  # otherwise it is itself a candidate
         kernel, bias = kernel[:candidates], bias[:candidates]
     loss = _blockwise_loss(flat, kernel, bias, of_target, (outside, counted, precision))
     return LossSums(loss, tf.reduce_sum(counted))
@@ -65,7 +65,7 @@ def softmax_loss(
 def _blockwise_loss(
     hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, of_target: tf.Tensor, given: Any
 ) -> tf.Tensor:
-    """Returns the loss; its gradient is made on the way, while the logits are at hand."""
+    """Returns the loss; computes the gradient along the way, while the logits are available."""
 
     @tf.custom_gradient
     def loss_of(hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, of_target: tf.Tensor) -> Any:
@@ -79,17 +79,17 @@ def _blockwise_loss(
 def _loss_and_gradients(
     hidden: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor, of_target: tf.Tensor, given: Any
 ) -> tuple[tf.Tensor, list[tf.Tensor]]:
-    """Goes over the N targets in blocks.
+    """Processes the N targets in blocks.
 
     Args:
       hidden: `[N, X]`.
       kernel: `[S, X]`.
       bias: `[S]`.
       of_target: `[N]` logits of the targets.
-      given: `[N]` 1 where the target is none of the S, `[N]` weights, and the precision.
+      given: `[N]` 1 where the target is not among the S, `[N]` weights, and the precision.
 
     Returns:
-      The loss, and the gradients of all four.
+      The loss, and the gradients of the four arguments.
     """
     outside, weights, precision = given
     dtype, of_gradient = product_types(precision)
@@ -132,15 +132,15 @@ def _loss_and_gradients(
 
 
 def word_log_likelihoods(model: JointModel, hidden: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-    """Scores words by the full softmax, a slice of the vocabulary at a time.
+    """Scores words by the full softmax, in blocks of the vocabulary.
 
     Args:
-      model: gives kernel and bias of the softmax.
+      model: provides the softmax's kernel and bias.
       hidden: `[b, T, X]`.
       targets: `[b, T]`.
 
     Returns:
-      `[b, T]` natural logarithms of probabilities.
+      `[b, T]` natural log-probabilities.
     """
     flat = tf.reshape(hidden, [-1, hidden.shape[-1]])
     words = tf.reshape(targets, [-1])
@@ -151,7 +151,7 @@ def word_log_likelihoods(model: JointModel, hidden: tf.Tensor, targets: tf.Tenso
 
 
 def log_normalizer(model: JointModel, hidden: tf.Tensor) -> tf.Tensor:
-    """Returns `[N]` log of the sum over all V words of the exponential of their logits."""
+    """Returns `[N]` log-sum-exp of the logits over all V words."""
     count = model.vocab_size
     size = min(count, VOCAB_SLICE)
 

@@ -1,8 +1,8 @@
-"""LSTM layers: Keras' weights, run by a loop of our own on CPUs and by cuDNN on GPUs.
+"""LSTM layers: Keras' weights, run by our own loop on CPUs and by cuDNN on GPUs.
 
-The loop is the textbook's, with three things done once a window instead of once a word:
-the product of the input with its weights (once for each distinct word, even), and the
-gradients of both weight matrices. Hence a gradient of our own.
+The textbook loop, except that three things are computed once per window instead of once per word:
+  the product of the input with its weights (even once per distinct word), and the gradients of both
+  weight matrices. This requires a custom gradient.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import keras
 import tensorflow as tf
 
 FORWARD_BFLOAT16 = "bfloat16 forward"
-"""Precision of products of which only the gradient's are in float32, so that gradients of parts
-of a batch add up to that of the whole batch."""
+"""Precision with bfloat16 forward products and float32 gradient products, so that gradients of
+parts of a batch add up to the gradient of the whole batch."""
 
 
 def product_types(precision: str) -> tuple[tf.DType, tf.DType]:
-    """Returns the types of products and of those of their gradients."""
+    """Returns the types of products and of their gradients' products."""
     if precision == FORWARD_BFLOAT16:
         return tf.bfloat16, tf.float32
     dtype = tf.as_dtype(precision)
@@ -26,9 +26,9 @@ def product_types(precision: str) -> tuple[tf.DType, tf.DType]:
 
 
 def multiply(a: tf.Tensor, b: tf.Tensor, *, precision: str = "float32") -> tf.Tensor:
-    """Returns `[n, k] x [k, m]` as float32; its products, and those of its gradient, in `precision`.
+    """Returns `[n, k] x [k, m]` as float32; forward and gradient products use `precision`.
 
-    With `FORWARD_BFLOAT16` the products of the gradient are in float32.
+    With `FORWARD_BFLOAT16` the gradient's products are in float32.
     """
     dtype, of_gradient = product_types(precision)
     if dtype == tf.float32:
@@ -51,13 +51,13 @@ def multiply(a: tf.Tensor, b: tf.Tensor, *, precision: str = "float32") -> tf.Te
 
 
 class LSTM(keras.layers.Layer):
-    """An LSTM layer (Hochreiter and Schmidhuber 1997), its output projected if asked to.
+    """An LSTM layer (Hochreiter and Schmidhuber 1997), with an optional output projection.
 
     With a projection (Sak et al. 2014, arXiv 1402.1128) the output has R values, not H.
     """
 
     def __init__(self, units: int, *, projection: int = 0, **kwargs: Any):
-        """Takes H as `units`, and R as `projection` or 0 for none."""
+        """Takes H as `units`, and R as `projection`, or 0 for none."""
         super().__init__(**kwargs)
         self.units = units
         self.output_size = projection or units
@@ -99,13 +99,13 @@ class LSTM(keras.layers.Layer):
         recurrent_kernel: tf.Tensor | None = None,
         precision: str = "float32",
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Reads a window.
+        """Runs the layer over a window.
 
         Args:
           x: `[b, T, X]`, or `[U, X]` distinct vectors with their `index`.
           state: `[b, 2, H]` output (R values, then zeros) and cell before the window.
-          index: `[b, T]` which of the U vectors is read.
-          recurrent_kernel: `[R, 4H]` instead of the variable, with some of it dropped.
+          index: `[b, T]` index of the vector at each position.
+          recurrent_kernel: `[R, 4H]` replaces the variable, with dropout applied.
           precision: of the products over the whole window.
 
         Returns:
@@ -120,7 +120,8 @@ class LSTM(keras.layers.Layer):
             x = x if index is None else tf.gather(x, index)
             outputs, output, cell = self.cudnn(x, initial_state=[output, cell])
             return outputs, tf.stack([output, cell], axis=1)
-        # As tensors: a custom gradient, called eagerly, would miss that a strategy's variable is its argument.
+        # Converted to tensors: an eager custom gradient does not recognise a strategy's variable as
+        # its argument.
         kernel = tf.convert_to_tensor(
             self.recurrent_kernel.value if recurrent_kernel is None else recurrent_kernel
         )
@@ -151,7 +152,7 @@ def _scan(
     """Runs the recurrence.
 
     Args:
-      z: `[T, b, 4H]` what the input gives to the gates (input, forget, new, output).
+      z: `[T, b, 4H]` input contributions to the gates (input, forget, new, output).
       kernel: `[R, 4H]`.
       projection: `[H, R]`, or None, and then R is H.
       output: `[b, R]` before the first word.
@@ -178,7 +179,7 @@ def _scan(
 
 
 class _Trace(NamedTuple):
-    """What a window leaves for its gradient."""
+    """Values that the gradient needs."""
 
     outputs: tf.Tensor
     """`[T, b, R]`."""
@@ -187,7 +188,7 @@ class _Trace(NamedTuple):
     gates: tf.Tensor
     """`[T, b, 4H]` after the sigmoid; the third is not used."""
     new: tf.Tensor
-    """`[T, b, H]` what is let in, after the tanh."""
+    """`[T, b, H]` candidate values, after the tanh."""
 
 
 def _forward(
@@ -197,7 +198,7 @@ def _forward(
     output: tf.Tensor,
     cell: tf.Tensor,
 ) -> _Trace:
-    """Runs over the window; see `_scan` for the shapes."""
+    """Runs the window forward; see `_scan` for the shapes."""
     steps, size = tf.shape(z)[0], cell.shape[1]
     shapes = (output.shape, cell.shape, z.shape[1:], cell.shape)
     arrays = [tf.TensorArray(tf.float32, steps, element_shape=shape) for shape in shapes]
@@ -205,7 +206,7 @@ def _forward(
     def step(t: tf.Tensor, output: tf.Tensor, cell: tf.Tensor, arrays: list[Any]) -> Any:
         at = z[t] + tf.matmul(output, kernel)
         gates, new = tf.sigmoid(at), tf.tanh(at[:, 2 * size : 3 * size])
-        i, f, _, o = tf.split(gates, 4, axis=-1)  # the third is never used
+        i, f, _, o = tf.split(gates, 4, axis=-1)  # the third is unused
         cell = f * cell + i * new
         output = o * tf.tanh(cell)
         if projection is not None:
@@ -228,19 +229,20 @@ def _backward(
     first: tuple[tf.Tensor, tf.Tensor],
     trace: _Trace,
 ) -> list[tf.Tensor]:
-    """Returns the gradients of z, kernel and projection; state before a window has none."""
+    """Returns the gradients of z, kernel and projection; the state before a window has none."""
     d_outputs, d_output, d_cell = d
     steps = tf.shape(trace.cells)[0]
     i, f, _, o = tf.split(trace.gates, 4, axis=-1)
     new, tanh = trace.new, tf.tanh(trace.cells)
     before = tf.concat([first[1][tf.newaxis], trace.cells[:-1]], axis=0)
-    # All that does not depend on later words, for the whole window at once: what a change
-    # of the cell is to the first three gates, of the output to the last one and the cell.
+    # Everything independent of later words, for the whole window at once: derivatives of the cell
+    # by
+    # the first three gates, and of the output by the last gate and the cell.
     by_cell = tf.stack([new * i * (1.0 - i), before * f * (1.0 - f), i * (1.0 - new * new)], axis=2)
     by_output = tf.stack([tanh * o * (1.0 - o), o * (1.0 - tanh * tanh)], axis=2)
     d_zs = tf.TensorArray(tf.float32, steps, element_shape=trace.gates.shape[1:])
     d_ys = tf.TensorArray(tf.float32, steps, element_shape=first[0].shape)
-    # Transposed once: a product with a matrix transposed on the fly takes a third longer.
+    # Transposed once: products with an on-the-fly transpose take a third longer.
     back = tf.transpose(kernel)
 
     def step(k: tf.Tensor, d_output: tf.Tensor, d_cell: tf.Tensor, d_zs: Any, d_ys: Any) -> Any:

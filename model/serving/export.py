@@ -1,4 +1,4 @@
-"""Checkpoint to SavedModel, reloaded and compared before anyone gets it."""
+"""Exports a checkpoint as a SavedModel, which is reloaded and compared before use."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from model.text.tokenizer import detokenize
 from model.text.vocab import DOCUMENT_START, LINE_END
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
-"""How far a word's log-likelihood may be from the checkpoint's, in nats, by precision."""
+"""Maximum difference of a word's log-likelihood from the checkpoint's, in nats, by precision."""
 
 
 def export_model(
     loaded: Loaded, dataset: Dataset, output: str, *, precision: str = "float32"
 ) -> Any:
-    """Writes the model of a training as a SavedModel.
+    """Exports a trained model as a SavedModel.
 
     Args:
       loaded: the model.
       dataset: the records that it was trained on.
-      output: folder to make.
+      output: folder to create.
       precision: of the served model's table and softmax, a key of `TOLERANCE`.
 
     Returns:
-      What was written, loaded again.
+      The SavedModel, loaded.
     """
     served = ServedModel(
         loaded.model, config=loaded.config, vocab=dataset.vocab, precision=precision
@@ -51,7 +51,7 @@ def export_model(
 
 
 class _Documents:
-    """Held-out records, each made a document of its own by the code that `prepare` uses."""
+    """Held-out records, each turned into its own document by the code that `prepare` uses."""
 
     def __init__(self, dataset: Dataset, *, count: int, sentence_marks: bool):
         split = next(s for s in ("test", "valid", "train") if dataset.lengths(s).size)
@@ -70,7 +70,7 @@ class _Documents:
 
 
 def held_out_texts(loaded: Loaded, dataset: Dataset, *, count: int) -> list[str]:
-    """Returns some raw texts that the model was not trained on, where the records have such."""
+    """Returns some held-out raw texts, if the records have any."""
     documents = _Documents(dataset, count=count, sentence_marks=loaded.config.data.sentence_marks)
     return [detokenize(words).decode() for words in documents.words]
 
@@ -89,15 +89,15 @@ def compare(
       exported: the SavedModel, loaded.
       loaded: the model of the checkpoint.
       dataset: the records that it was trained on.
-      count: of texts to compare.
-      tolerance: how far a word's log-likelihood may be from the checkpoint's, in nats.
+      count: number of texts to compare.
+      tolerance: largest difference of a word's log-likelihood, in nats.
 
     Returns:
       texts and words compared, and max_difference in nats.
 
     Raises:
-      CharloomError: they differ by more than `tolerance` nats in a word or split a text
-        in other words.
+      CharloomError: a word differs by more than `tolerance` nats, or a text is split
+        differently.
     """
     marks = loaded.config.data.sentence_marks
     documents = _Documents(dataset, count=count, sentence_marks=marks)

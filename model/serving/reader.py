@@ -1,7 +1,7 @@
-"""The LSTM stack of a served model: it reads many texts side by side, each as if alone.
+"""The LSTM stack of a served model, which reads many texts in parallel, each as if alone.
 
-Every product has the same shape whatever is read, `[B, .]` in the recurrence and a fixed number of
-rows elsewhere, so the numbers of a text are the same to the last bit beside any other texts.
+Every product has the same shape for any input, `[B, .]` in the recurrence and a fixed number of
+rows elsewhere, so a text's results are bit-identical whatever texts share the batch.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from model.serving.text_lanes import deal, offsets
 from model.serving.words import ROWS, ServedWords, by_rows
 
 LANES = 16
-"""B: texts that are read side by side; as many rows as one step of a matrix product takes."""
+"""B, texts read in parallel; the number of rows in one step of a matrix product."""
 WINDOW = 32
-"""Steps after which results are put away, so that memory grows with these alone."""
+"""Steps after which results are stored, so that memory grows only with the results."""
 
 
 class Reading(NamedTuple):
-    """Texts in the form in which they are read."""
+    """Texts to read."""
 
     words: tf.Tensor
     """`[U]` distinct words."""
     stream: tf.Tensor
-    """`[S]` which of them is read, text after text."""
+    """`[S]` index of the word at each position, text after text."""
     lengths: tf.Tensor
-    """`[N]` words that are read of each text."""
+    """`[N]` words to read of each text."""
 
 
 class Read(NamedTuple):
-    """What was read in a window, only where a text has words."""
+    """One window's output, only at positions that have words."""
 
     positions: tf.Tensor
-    """`[n]` places in the stream."""
+    """`[n]` positions in the stream."""
     layers: tf.Tensor
-    """`[n, layers, R]` outputs of every layer."""
+    """`[n, layers, R]` outputs of all layers."""
 
 
 Take = Callable[[Read], tf.Tensor]
@@ -54,15 +54,15 @@ class ServedReader(tf.Module):
         self._words = words
 
     def read(self, reading: Reading, take: Take, *, shape: list[int]) -> tf.Tensor:
-        """Reads texts and takes something of every word.
+        """Reads texts and computes something for each word.
 
         Args:
           reading: the texts.
-          take: makes `[n, ..]` float32 of what was read in a window.
-          shape: of what it makes of one word.
+          take: maps a window's output to `[n, ..]` float32.
+          shape: of its result for one word.
 
         Returns:
-          `[S, ..]` in the order of the stream.
+          `[S, ..]` in stream order.
         """
         lanes = deal(reading.lengths, lanes=LANES)
         first = tf.cast(offsets(tf.cast(reading.lengths, tf.int32)) == 0, tf.float32)
@@ -92,14 +92,14 @@ class ServedReader(tf.Module):
         return tf.ensure_shape(found, [None, *shape])
 
     def _zero_state(self) -> list[tf.Tensor]:
-        """Returns zeros, output `[B, R]` and cell `[B, H]` of each layer."""
+        """Returns zeros: output `[B, R]` and cell `[B, H]` of each layer."""
         sizes = [size for one in self._model.lstms for size in (one.output_size, one.units)]
         return [tf.zeros([LANES, size]) for size in sizes]
 
     def _read_window(
         self, reading: Reading, window: tf.Tensor, first: tf.Tensor, state: list[tf.Tensor]
     ) -> tuple[Read, list[tf.Tensor]]:
-        """Reads positions `[B, T]` of the stream, -1 where there is nothing."""
+        """Reads positions `[B, T]` of the stream; -1 for none."""
         there = window >= 0
         at = tf.maximum(window, 0)
         words, index = tf.unique(tf.reshape(tf.gather(reading.stream, at), [-1]))
@@ -119,9 +119,9 @@ class ServedReader(tf.Module):
 
         Args:
           gates: `[U, 4H]` of the window's distinct words.
-          index: `[T, B]` which of them is read.
-          keep: `[T, B]`, 0 where a text begins.
-          state: of `_zero_state`.
+          index: `[T, B]` index of the word at each position.
+          keep: `[T, B]`, 0 where a text starts.
+          state: as returned by `_zero_state`.
 
         Returns:
           `[T, B, layers, R]` outputs, and the state after the window.
@@ -154,7 +154,7 @@ class ServedReader(tf.Module):
         return outputs.stack(), state
 
     def hidden(self, outputs: tf.Tensor) -> tf.Tensor:
-        """Returns what the softmax reads, of the last layer's outputs: `[n, R]` to `[n, D or R]`."""
+        """Returns the softmax's input from the last layer's outputs: `[n, R]` to `[n, D or R]`."""
         dense = self._model.projection
         if dense is None:
             return outputs

@@ -1,8 +1,8 @@
-"""The served model: raw texts in, scores, next words, embeddings and similar words out.
+"""The served model: maps raw texts to scores, next words, embeddings and similar words.
 
-Everything that a text goes through, from bytes to numbers, is in the graph: nobody who loads it
-needs this package. Texts are read side by side, and yet the numbers of a text are the same to the
-last bit whatever texts are beside it (docs/decisions/0016).
+The graph contains all processing from bytes to numbers, so loading it does not require this
+package. Texts are read in parallel, yet a text's results are bit-identical whatever texts share the
+batch (docs/decisions/0016).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from model.text.tokenizer import tokenize_texts
 from model.text.vocab import DOCUMENT_START, LINE_END, SPECIAL_WORDS, UNK_ID, Vocabulary
 
 SIMILAR_ROWS = 16
-"""Words whose neighbours are looked for at a time."""
+"""Words per block when searching for neighbours."""
 
 
 class ServedModel(tf.Module):
@@ -33,7 +33,7 @@ class ServedModel(tf.Module):
         vocab: Vocabulary,
         precision: str = "float32",
     ):
-        """Wraps a trained model and computes its table of spelled words.
+        """Wraps a trained model and precomputes its table of spelled words.
 
         Args:
           model: the trained model.
@@ -53,22 +53,25 @@ class ServedModel(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False)
     def score(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Scores texts, each as a document of its own.
+        """Scores texts, each as its own document.
 
         Args:
           texts: `[N]`.
 
         Returns:
-          log_likelihood `[N]` natural log, words `[N]`, perplexity `[N]` (1 for a text
-          without words), tokens `[N, L]` padded with "", word_log_likelihoods `[N, L]`
-          padded with 0, unknown `[N, L]` padded with False: True for a word that is not in the
-          vocabulary, whose log-likelihood is therefore that of any unknown word.
+          log_likelihood `[N]` natural log, words `[N]`, perplexity `[N]` (1 for a text without
+          words),
+            tokens `[N, L]` padded with "", word_log_likelihoods `[N, L]` padded with 0, unknown
+            `[N, L]`
+            padded with False: True for a word outside the vocabulary, whose log-likelihood is that
+              of
+            `<unk>`.
         """
         tokens = tokenize_texts(texts, self._config.data)
         distinct, index = self._distinct(tokens)
         targets = tf.gather(self._words.look_up(distinct), index)
         lengths = tokens.row_lengths()
-        # A text's last word is predicted and not read.
+        # A text's last word is predicted but not read.
         before = tf.concat([[0], index[:-1]], axis=0)[: tf.size(index)]
         stream = tf.where(offsets(lengths) == 0, tf.zeros_like(before), before)
 
@@ -98,15 +101,15 @@ class ServedModel(tf.Module):
         autograph=False,
     )
     def next_word(self, texts: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Continues texts by one word.
+        """Predicts the next word of each text.
 
         Args:
           texts: `[N]`.
           k: how many words to propose for each.
 
         Returns:
-          words `[N, k]` and probabilities `[N, k]`, likeliest first; `<unk>` and `<s>` are
-          left out, so there are V - 2 at most.
+          words `[N, k]` and probabilities `[N, k]`, likeliest first; excludes `<unk>` and `<s>`, so
+            there are at most V - 2.
         """
         reading = self._read_all(tokenize_texts(texts, self._config.data, open_end=True))
         vectors = self._reader.read(
@@ -118,7 +121,7 @@ class ServedModel(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False)
     def embed(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns what every LSTM layer makes of every word, having read it.
+        """Returns the output of every LSTM layer after each word.
 
         Args:
           texts: `[N]`.
@@ -146,16 +149,18 @@ class ServedModel(tf.Module):
         autograph=False,
     )
     def similar(self, words: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Returns the known words whose spellings the char-CNN finds most alike.
+        """Returns the known words whose spellings are most similar by the char-CNN.
 
         Args:
-          words: `[N]`, each one word; any spelling will do.
+          words: `[N]`, one word each; any spelling is allowed.
           k: how many to return for each.
 
         Returns:
-          words `[N, k]` and similarities `[N, k]`, the cosines of the char-CNN's vectors about
-          their mean, most alike first; the word itself and special ones are left out, so there
-          are V - 4 at most.
+          words `[N, k]` and similarities `[N, k]`, cosines of the char-CNN's vectors centred on
+          their
+            mean, most similar first; excludes the word itself and special words, so there are at
+            most
+            V - 4.
         """
         directions = self._words.directions
         assert directions is not None
@@ -173,12 +178,12 @@ class ServedModel(tf.Module):
         return {"words": tf.gather(known, found), "similarities": values}
 
     def _distinct(self, tokens: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns distinct words `[U]`, the document start first, and which each token is."""
+        """Returns distinct words `[U]`, the document start first, and the index of each token."""
         distinct, index = tf.unique(tokens.flat_values)
         return tf.concat([[DOCUMENT_START], distinct], axis=0), index + 1
 
     def _read_all(self, tokens: tf.RaggedTensor) -> Reading:
-        """Returns texts with their document starts, of which all words are read."""
+        """Returns texts, including their document starts, to be read completely."""
         distinct, index = self._distinct(tokens)
         starts = tf.zeros([tokens.nrows(), 1], tf.int32)
         streams = tf.concat([starts, tokens.with_flat_values(index)], axis=1)

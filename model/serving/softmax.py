@@ -1,4 +1,4 @@
-"""The softmax of a served model: rows of it are computed so many at a time, always as many."""
+"""The softmax of a served model, computed in blocks of a fixed number of rows."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from model.serving.words import ROWS, by_rows
 from model.text.vocab import BOS_ID, UNK_ID
 
 SLICE = 1 << 16
-"""Words of the vocabulary that are looked at at a time."""
+"""Words of the vocabulary per block."""
 _PACKET = 64
 _NEVER = -1e30
-"""Logit of no word: its exponential is 0."""
+"""Logit of padding: its exponential is 0."""
 
 
 def _padding(words: int) -> int:
-    """Returns how many places follow the words of a slice.
+    """Returns the padding after the words of a slice.
 
-    Rows a power of two apart fall on the same lines of a processor's cache; products then take
-    twice as long.
+    Rows a power of two apart map to the same cache lines, which makes products take twice as long.
     """
     padding = -words % _PACKET
     return padding + (0 if (words + padding) % 1024 else _PACKET)
@@ -29,11 +28,11 @@ class ServedSoftmax(tf.Module):
     """Log-likelihoods and next words."""
 
     def __init__(self, model: JointModel, *, precision: str):
-        """Lays the weights out for serving.
+        """Lays out the weights for serving.
 
         Args:
           model: the trained model.
-          precision: of the product with its V words.
+          precision: of the product with the V words.
         """
         super().__init__(name="softmax")
         size = model.vocab_size
@@ -49,7 +48,7 @@ class ServedSoftmax(tf.Module):
             self._biases.append(tf.Variable(bias, trainable=False))
 
     def log_likelihoods(self, hidden: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
-        """Returns natural logarithms `[n]` of the probabilities of words `[n]` after `[n, X]`."""
+        """Returns `[n]` natural log-probabilities of words `[n]` after `[n, X]`."""
         return by_rows(self._score, hidden, targets, rows=ROWS)
 
     def _score(self, hidden: tf.Tensor, targets: tf.Tensor) -> tf.Tensor:
@@ -66,10 +65,10 @@ class ServedSoftmax(tf.Module):
         return tf.minimum(found - total, 0.0)
 
     def _logits(self, hidden: tf.Tensor, number: int) -> tf.Tensor:
-        """Returns logits `[ROWS, n]` of a slice, `_NEVER` up to a multiple of `_PACKET`.
+        """Returns logits `[ROWS, n]` of a slice, padded with `_NEVER` to a multiple of `_PACKET`.
 
-        Without that multiple the exponentials of some rows' last words would be computed one by
-        one, and of others not, which changes the last bit.
+        Without the padding, the exponentials of the last words would be computed one by one in some
+        rows but not in others, which changes the last bit.
         """
         kernel = self._kernels[number]
         product = tf.matmul(tf.cast(hidden, kernel.dtype), kernel)
@@ -78,7 +77,7 @@ class ServedSoftmax(tf.Module):
     def next_words(self, hidden: tf.Tensor, k: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns ids `[n, k]` and probabilities `[n, k]` of the likeliest words after `[n, X]`.
 
-        `<unk>` and `<s>` are left out: neither is a word that one could say.
+        Excludes `<unk>` and `<s>`, which are not real words.
         """
         k = tf.minimum(k, self._size - 2)
         more = [[0, 0], [0, _padding(self._size)]]

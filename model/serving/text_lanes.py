@@ -1,9 +1,9 @@
-"""Texts dealt to lanes that read side by side, each one text after the other.
+"""Assigns texts to lanes that are read in parallel, each one text after the other.
 
-  lanes `[B, S]`    position of the flat stream that a lane reads at a step, -1 for none
+  lanes `[B, S]`    position in the flat stream that a lane reads at a step, -1 for none
 
-Long texts are dealt first, to and fro, so lanes end at about the same time; nothing is padded
-but their ends. What is read of a text does not depend on its lane, nor on what is before it there.
+Long texts are assigned first, back and forth, so that lanes end at about the same time and only
+their ends are padded. A text's result does not depend on its lane or on what precedes it there.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import tensorflow as tf
 
 
 def deal(lengths: tf.Tensor, *, lanes: int) -> tf.Tensor:
-    """Deals texts to lanes.
+    """Assigns texts to lanes.
 
     Args:
-      lengths: `[N]` words of each text, whose words follow each other in a flat stream.
+      lengths: `[N]` words of each text; the texts are consecutive in a flat stream.
       lanes: B.
 
     Returns:
-      `[B, S]` int32 positions of the stream, -1 where a lane has nothing left; each position is
-      there once.
+      `[B, S]` int32 positions in the stream, -1 after a lane's end; each position occurs once.
     """
     lengths = tf.cast(lengths, tf.int32)
     order = tf.argsort(lengths, direction="DESCENDING", stable=True)
@@ -32,7 +31,7 @@ def deal(lengths: tf.Tensor, *, lanes: int) -> tf.Tensor:
     at = tf.stack([turn, lane], axis=1)
     dealt = tf.scatter_nd(at, tf.gather(lengths, order), [rounds, lanes])
     first = tf.gather_nd(tf.cumsum(dealt, axis=0, exclusive=True), at)
-    # Back in the order of the texts.
+    # Back to the order of the texts.
     back = tf.math.invert_permutation(order)
     lane, first = tf.gather(lane, back), tf.gather(first, back)
     steps = tf.reduce_max(tf.concat([tf.reduce_sum(dealt, axis=0), [0]], axis=0))
@@ -43,6 +42,6 @@ def deal(lengths: tf.Tensor, *, lanes: int) -> tf.Tensor:
 
 
 def offsets(lengths: tf.Tensor) -> tf.Tensor:
-    """Returns `0, 1, .., length - 1` for each of `[N]` lengths, one after the other."""
+    """Returns the concatenation of `0, 1, .., length - 1` for each of `[N]` lengths."""
     starts = tf.cumsum(lengths, exclusive=True)
     return tf.range(tf.reduce_sum(lengths)) - tf.repeat(starts, lengths)

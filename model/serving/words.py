@@ -1,7 +1,7 @@
-"""Words as a served model reads them: from a table if they are known, else by their characters.
+"""Word inputs of a served model: from a table if frequent, otherwise computed from characters.
 
-Products are made of a fixed number of rows at a time. So a word's numbers are the same to the last
-bit whatever words are beside it.
+Products use a fixed number of rows, so a word's results are bit-identical whatever words share the
+batch.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from model.text.vocab import (
 )
 
 MAX_TABLE_BYTES = 1 << 30
-"""Of each table; words for which there is no room are read by their characters."""
+"""Of each table; words beyond it are computed from their characters."""
 SPELLED_ROWS = 16
-"""Words that the char-CNN reads at a time."""
+"""Words per block of the char-CNN."""
 ROWS = 48
-"""Rows of other products: a multiple of what matrix products take at a time on every processor with
-AVX, so that none of the rows is computed in another way than the others."""
+"""Rows per block of other products: a multiple of the block size of matrix products on every
+processor with AVX, so that all rows are computed the same way."""
 
 
 def by_rows(
@@ -36,17 +36,17 @@ def by_rows(
     shape: Sequence[int | tf.Tensor] = (),
     dtype: Any = tf.float32,
 ) -> Any:
-    """Applies a function to some rows of arrays at a time, always as many.
+    """Applies a function to arrays in blocks of a fixed number of rows.
 
     Args:
-      function: makes `[rows, *shape]` of as many rows of each array, or some of that shape.
+      function: maps `rows` rows of each array to `[rows, *shape]`, or to several such arrays.
       arrays: `[n, ..]` each.
-      rows: how many at a time; the last ones are followed by zeros.
-      shape: of what the function makes of a row; a size may be a tensor.
-      dtype: of what it makes; of several, one each.
+      rows: block size; the last block is padded with zeros.
+      shape: of the function's result per row; a size may be a tensor.
+      dtype: of the result, or one per result.
 
     Returns:
-      `[n, *shape]`, or as many of these as the function makes.
+      `[n, *shape]`, or several.
     """
     count = tf.shape(arrays[0])[0]
     blocks = []
@@ -65,7 +65,7 @@ def by_rows(
 
 
 class ServedWords(tf.Module):
-    """Strings to what the first LSTM layer's gates get of them."""
+    """Maps strings to their contribution to the first LSTM layer's gates."""
 
     def __init__(self, model: JointModel, vocab: Vocabulary, *, precision: str):
         """Computes the tables.
@@ -87,7 +87,7 @@ class ServedWords(tf.Module):
         )
         spelled = vocab.stream_words
         self.directions: tf.Variable | None = None
-        """`[n, F]` of the most frequent words that are not special, as `direct` returns them."""
+        """`[n, F]` vectors of the most frequent non-special words, as `direct` returns them."""
         if model.char_cnn is not None:
             room = MAX_TABLE_BYTES // (4 * sum(model.config.filter_counts))
             vectors = char_vectors(model, spelled[len(SPECIAL_WORDS) : room])
@@ -98,11 +98,11 @@ class ServedWords(tf.Module):
         self._table = tf.Variable(tf.cast(gates, precision), trainable=False, name="gates")
 
     def look_up(self, words: tf.Tensor) -> tf.Tensor:
-        """Returns the ids `[n]` of words; `UNK_ID` for those that are in no vocabulary."""
+        """Returns the ids `[n]` of words; `UNK_ID` for words outside the vocabulary."""
         return tf.cast(self._ids.lookup(words), tf.int32)
 
     def gates(self, words: tf.Tensor) -> tf.Tensor:
-        """Returns what the first layer's gates get of words `[n]`: `[n, 4H]`."""
+        """Returns the contribution of words `[n]` to the first layer's gates: `[n, 4H]`."""
         ids, rows = self.look_up(words), self._table.shape[0]
         seen = (ids != UNK_ID) & (ids < rows)
         known = tf.cast(tf.gather(self._table, tf.where(seen, ids, 0)), tf.float32)
@@ -112,7 +112,7 @@ class ServedWords(tf.Module):
         return tf.tensor_scatter_nd_update(known, unseen, rounded)
 
     def _compute(self, words: tf.Tensor) -> tf.Tensor:
-        """Returns `[n, 4H]` of words as their characters and embeddings give it."""
+        """Computes `[n, 4H]` from the words' characters and embeddings."""
         features = []
         if self._model.char_cnn is not None:
             features.append(self.read(words))
@@ -137,5 +137,5 @@ class ServedWords(tf.Module):
         )
 
     def direct(self, vectors: tf.Tensor) -> tf.Tensor:
-        """Returns char-CNN vectors `[n, F]` about their mean over the vocabulary, of length 1."""
+        """Returns char-CNN vectors `[n, F]` centred on the vocabulary's mean, with length 1."""
         return tf.math.l2_normalize(vectors - self._mean, axis=1)

@@ -1,4 +1,4 @@
-"""Words of a text, hostile ones too, as one line of plain text or of Markdown. No TensorFlow here."""
+"""Shows words of any text as one line of plain text or Markdown. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ def show_word(word: bytes) -> str:
 
 
 def printable(word: str) -> str:
-    r"""Returns a word on one line, without an invisible character and never empty.
+    r"""Returns a word on one line, without invisible characters and never empty.
 
-    What can't be seen becomes an escape as Python writes it (`\t`, `\u2028`), spaces at the
-    ends and the backslash too, so different words stay different; the empty one is `""`.
+    Invisible characters become Python escapes (`\t`, `\u2028`), as do spaces at the ends and
+    backslashes, so different words stay different; the empty word becomes `""`.
     """
     core = word.strip(" ")
     before = len(word) - len(word.lstrip(" "))
@@ -25,14 +25,14 @@ def printable(word: str) -> str:
 
 def _printable(char: str) -> str:
     if char == '"':
-        return r"\""  # so that `""` is the empty word only
+        return r"\""  # so that `""` is only the empty word
     if char == "\\" or not char.isprintable():
         return char.encode("unicode_escape").decode("ascii")
     return char
 
 
 def markdown(text: str) -> str:
-    """Returns a text that Markdown shows as it is, in a table's cell too; no address is a link."""
+    """Escapes text so that Markdown shows it literally, even in a table cell, without links."""
     return "".join(_literal(char, text[at + 1 : at + 2]) for at, char in enumerate(text))
 
 
@@ -44,6 +44,6 @@ def _literal(char: str, follower: str) -> str:
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
-    """Returns a table in Markdown; its cells are shown as they are."""
+    """Returns a Markdown table; cells are shown literally."""
     lines = [header, ["---"] * len(header), *([markdown(c) for c in row] for row in rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,10 +1,10 @@
-"""Words of a stream as characters: a byte b is `b + CHAR_OFFSET`, marks are 1 to 4, padding is 0.
+"""Spells words: byte b becomes `b + CHAR_OFFSET`, marks are 1 to 4, padding is 0.
 
-A word is spelled three times alike: one by one (`spell`), as rows of an array (`spell_rows`,
-`spelling_matrix`), and in a TensorFlow graph (`spell_tensor` in `spelling_tensors`, since this
-module imports no TensorFlow).
+There are three equivalent implementations: per word (`spell`), as rows of an array (`spell_rows`,
+  `spelling_matrix`), and in a TensorFlow graph (`spell_tensor` in `spelling_tensors`, since this
+  module does not import TensorFlow).
 
-Shape letters: N words, W characters a word.
+Shape letters: N words, W characters per word.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from model.text.vocab import DOCUMENT_START, LINE_END
 IntArray = npt.NDArray[np.int64]
 
 CHAR_PAD, CHAR_BEGIN, CHAR_END, CHAR_BOS, CHAR_EOS = range(5)
-"""Character ids that are no bytes: padding, begin and end of a word, `<s>`, `</s>`."""
+"""Character ids that are not bytes: padding, start and end of a word, `<s>`, `</s>`."""
 CHAR_OFFSET = 5
 """A byte `b` has the character id `b + CHAR_OFFSET`."""
 NUM_CHARS = CHAR_OFFSET + 256
@@ -35,7 +35,7 @@ def spell(word: bytes) -> list[int]:
 
 
 def unspell(chars: Sequence[int]) -> bytes:
-    """Returns the word that `spell` spelled so."""
+    """Inverts `spell`."""
     if list(chars) == [CHAR_BOS]:
         return DOCUMENT_START
     if list(chars) == [CHAR_EOS]:
@@ -54,7 +54,7 @@ def spell_rows(words: Sequence[bytes], max_word_bytes: int) -> npt.NDArray[np.ui
 def spelling_matrix(
     char_ids: npt.NDArray[np.integer], word_lengths: IntArray, max_word_bytes: int
 ) -> npt.NDArray[np.uint16]:
-    """Lays flat spellings out as rows with begin and end marks.
+    """Arranges flat spellings in rows with begin and end marks.
 
     Args:
       char_ids: `[sum(word_lengths)]`.
@@ -77,7 +77,7 @@ def spelling_matrix(
 def truncate(
     char_ids: npt.NDArray[np.integer], word_lengths: IntArray, longest: int
 ) -> tuple[npt.NDArray[np.integer], IntArray]:
-    """Leaves the first characters of each word, `longest` at most; arguments as above."""
+    """Truncates each word to its first `longest` characters; arguments as above."""
     if not len(word_lengths) or word_lengths.max() <= longest:
         return char_ids, word_lengths
     kept = np.minimum(word_lengths, longest)
@@ -85,6 +85,6 @@ def truncate(
 
 
 def spread(starts: IntArray, sizes: IntArray) -> IntArray:
-    """Returns `start, start + 1, ..` for each of `[n]` starts, `[sum(sizes)]` in all."""
+    """Returns the concatenation of `start, start + 1, ..` for `[n]` starts, `[sum(sizes)]`."""
     ends = np.cumsum(sizes)
     return np.repeat(starts - ends + sizes, sizes) + np.arange(ends[-1] if len(ends) else 0)

@@ -13,7 +13,7 @@ def spell_tensor(words: tf.Tensor, max_word_bytes: int) -> tf.Tensor:
     singles = tf.strings.bytes_split(words)
     values = tf.reshape(tf.io.decode_raw(singles.flat_values, tf.uint8), [-1])
     chars = tf.cast(values, tf.int32) + CHAR_OFFSET
-    line_end = LINE_END[0] + CHAR_OFFSET  # no word has this byte, only the mark
+    line_end = LINE_END[0] + CHAR_OFFSET  # only the mark has this byte, no word
     ragged = singles.with_flat_values(tf.where(chars == line_end, CHAR_EOS, chars))
     ragged = ragged[:, : max_word_bytes - 2]
     count = ragged.nrows(out_type=tf.int32)

@@ -1,8 +1,7 @@
-"""Words as ids; the vocabulary file.
+"""Maps words to ids; reads and writes the vocabulary file.
 
-Two marks stand in a stream of words beside the words of the text. As strings they
-are values that no tokenizer can produce, so a text that contains the letters
-`</s>` is never taken for a mark:
+A stream of words contains two marks in addition to the words of the text. They are strings that no
+tokenizer can produce, so text that contains the letters `</s>` is never taken for a mark:
 
   ""    `<s>`, before the first word of a document; read, never predicted
   "\\n"  `</s>`, a line end; read and predicted
@@ -32,27 +31,28 @@ SPECIAL_WORDS = ("</s>", "<unk>", "<s>")
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Words by id: the three special ones, then by falling count, ties by spelling.
+    """Words by id: the three special ones, then by descending count, ties by spelling.
 
-    Samplers of the log-uniform kind rely on the order.
+    Log-uniform samplers rely on the order.
     """
 
     words: tuple[str, ...]
     """`[V]` words."""
     counts: tuple[int, ...]
-    """`[V]` how often each is a target in the training split."""
+    """`[V]` how often each word is a training target."""
 
     @classmethod
     def build(
         cls, counts: Mapping[bytes, int], *, max_size: int, min_count: int, others: int = 0
     ) -> Vocabulary:
-        """Chooses the vocabulary from the counts of the training split.
+        """Selects the vocabulary by counts in the training split.
 
         Args:
-          counts: count of every word of the stream, `\\n` for line ends.
-          max_size: V at most, special words included.
+          counts: count of each word of the stream, `\
+          ` for line ends.
+          max_size: maximum V, including special words.
           min_count: words seen less often are left out.
-          others: how often words occur that are too rare to be in `counts`.
+          others: total count of the words missing from `counts`.
         """
         literal = {word.encode() for word in SPECIAL_WORDS}
         ranked = sorted(
@@ -66,13 +66,14 @@ class Vocabulary:
     def choose(
         cls, counts: Mapping[bytes, int], words: Iterable[str], *, others: int = 0
     ) -> Vocabulary:
-        """Makes the vocabulary of given words, as `read_words` returns them.
+        """Builds the vocabulary from a given list of words, as returned by `read_words`.
 
         Args:
-          counts: count of every word of the training split, `\\n` for line ends; it gives
-            the order, and a word that is not in it comes with the last, with count 0.
-          words: the words, special ones not included, each once.
-          others: how often words occur that are not in `counts`.
+          counts: count of each word of the training split, `\
+          ` for line ends; determines the order.
+            Words missing from it come last, with count 0.
+          words: distinct words, without special ones.
+          others: total count of the words missing from `counts`.
         """
         encoded = (word.encode() for word in words)
         ranked = sorted((-counts.get(word, 0), word) for word in encoded)
@@ -82,7 +83,7 @@ class Vocabulary:
     def _from_ranked(
         cls, ranked: Sequence[tuple[int, bytes]], counts: Mapping[bytes, int], others: int
     ) -> Vocabulary:
-        """Puts the special words before words that are ranked by their negative counts."""
+        """Prepends the special words to words ranked by their negative counts."""
         kept = sum(-count for count, _ in ranked)
         line_ends = counts.get(LINE_END, 0)
         starts = counts.get(DOCUMENT_START, 0)
@@ -97,7 +98,7 @@ class Vocabulary:
 
     @functools.cached_property
     def ids(self) -> dict[bytes, int]:
-        """Id of every word of the stream; a word that is not in it is `UNK_ID`."""
+        """Id of each word of the stream."""
         table = {
             word.encode(): index
             for index, word in enumerate(self.words)
@@ -109,18 +110,18 @@ class Vocabulary:
 
     @functools.cached_property
     def stream_words(self) -> tuple[bytes, ...]:
-        """`[V]` each word as a stream has it; `<unk>`, which no stream has, by its name."""
+        """`[V]` each word as it occurs in a stream; `<unk>`, which does not occur, by its name."""
         words = [word.encode() for word in self.words]
         words[BOS_ID], words[EOS_ID] = DOCUMENT_START, LINE_END
         return tuple(words)
 
     def encode(self, words: Sequence[bytes]) -> list[int]:
-        """Returns the ids of words of a stream."""
+        """Returns the ids of words of a stream; `UNK_ID` for unknown ones."""
         ids = self.ids
         return [ids.get(word, UNK_ID) for word in words]
 
     def to_text(self) -> str:
-        """Returns the vocabulary file's text: a line `word<TAB>count` for each word."""
+        """Returns the vocabulary file's text: one line `word<TAB>count` per word."""
         return "".join(f"{w}\t{c}\n" for w, c in zip(self.words, self.counts, strict=True))
 
     @property
@@ -137,7 +138,7 @@ class Vocabulary:
         """Reads a vocabulary file that `save` wrote.
 
         Raises:
-          InputError: the file is missing or not of this form.
+          InputError: the file is missing or malformed.
         """
         try:
             with open(path, encoding="utf-8", newline="\n") as file:
@@ -147,7 +148,9 @@ class Vocabulary:
         except FileNotFoundError:
             raise InputError(f"{path} is missing; run charloom prepare again") from None
         except ValueError:
-            raise InputError(f"{path} is no vocabulary file; run charloom prepare again") from None
+            raise InputError(
+                f"{path} is not a vocabulary file; run charloom prepare again"
+            ) from None
         if words[: len(SPECIAL_WORDS)] != SPECIAL_WORDS:
             raise InputError(
                 f"{path} does not begin with {SPECIAL_WORDS}; run charloom prepare again"
@@ -156,23 +159,23 @@ class Vocabulary:
 
 
 _BLANK = re.compile("[ \x0b\x0c\r\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]")
-"""White space but the tab and the line feed: what no tokenizer leaves in a word."""
+"""White space other than tab and line feed: never part of a word."""
 
 
 def read_words(path: str) -> tuple[str, ...]:
-    """Reads a list of words from outside, a line `word` or `word<TAB>count` for each.
+    """Reads an external word list, one line `word` or `word<TAB>count` per word.
 
-    The count is checked, and no more. Special words are left out, since each vocabulary has
-    them, and so are empty lines and a byte order mark.
+    Counts are validated but not used. Special words, which every vocabulary has, empty lines and a
+    byte order mark are skipped.
 
     Args:
-      path: a UTF-8 file; the `vocab.txt` of a folder of records is one.
+      path: a UTF-8 file, such as the `vocab.txt` of a records folder.
 
     Returns:
-      The words in Unicode normal form C, as tokenizers give them, by spelling.
+      The words in Unicode normal form C, as the tokenizers produce them, sorted.
 
     Raises:
-      InputError: the file can't be read, or a line of it is none of these.
+      InputError: the file can't be read, or a line is malformed.
     """
     try:
         with open(path, "rb") as file:
@@ -187,7 +190,7 @@ def read_words(path: str) -> tuple[str, ...]:
         try:
             word = _read_word(line)
             if word in seen:
-                raise ValueError(f"has the word {word!r} of line {seen[word]} again")
+                raise ValueError(f"repeats the word {word!r} of line {seen[word]}")
         except ValueError as error:
             raise InputError(
                 f"--vocab {path}, line {number} {error}; a line is a word, or a word, a tab and "
@@ -196,12 +199,12 @@ def read_words(path: str) -> tuple[str, ...]:
         seen[word] = number
     words = sorted(seen.keys() - set(SPECIAL_WORDS))
     if not words:
-        raise InputError(f"--vocab {path} holds no word; write one a line")
+        raise InputError(f"--vocab {path} contains no words; write one per line")
     return tuple(words)
 
 
 def _read_word(line: bytes) -> str:
-    """Returns the word of a line; ValueError says what is wrong with it."""
+    """Returns the word of a line; ValueError describes what is wrong with it."""
     try:
         word, *rest = line.decode().split("\t")
     except UnicodeDecodeError as error:
@@ -213,5 +216,5 @@ def _read_word(line: bytes) -> str:
     if len(rest) > 1:
         raise ValueError(f"has {len(rest)} tabs")
     if rest and not (rest[0].isascii() and rest[0].isdigit()):
-        raise ValueError(f"has the count {rest[0]!r}, which is no whole number")
+        raise ValueError(f"has the count {rest[0]!r}, which is not a whole number")
     return unicodedata.normalize("NFC", word)

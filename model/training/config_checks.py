@@ -1,4 +1,4 @@
-"""Whether records can train a config, and what of it may change later. No TensorFlow here."""
+"""Whether records can train a config, and what may change later. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from model.data.records import Dataset
 from model.data.target_sampling import TargetSampler
 
 FREE_FIELDS = ("steps", "log_steps", "valid_steps", "checkpoint_steps", "keep_checkpoints")
-"""Fields of TrainConfig that may change when a training goes on."""
+"""Fields of TrainConfig that may change when a training resumes."""
 
 
 def check_config(config: Config, dataset: Dataset, *, workers: int = 1) -> Config:
-    """Returns `config` with the data section of the records, after checking that it can train.
+    """Returns `config` with the records' data section, after checking that it can be trained.
 
     Raises:
-      InputError: lanes that can't be shared, fewer words than one batch, or fewer in the
-        vocabulary than the sampled softmax needs.
+      InputError: lanes can't be divided evenly, there are fewer words than one batch needs, or
+        the vocabulary is too small for the sampled softmax.
     """
     own_lanes(config.train.lanes, index=0, count=workers)
     train = config.train

@@ -1,10 +1,10 @@
-"""Notices a training that is broken, and saves what is needed to find out why.
+"""Detects a diverged training, and saves the data needed to find out why.
 
-  <workdir>/broken/step-<N>/arrays.npz   weights, optimizer slots and lane states, once noticed
+  <workdir>/broken/step-<N>/arrays.npz   weights, optimizer slots and lane states at detection
                             batch.npz    the global batch of step N, as `model.data.batches.Batch`
-                            meta.json    why, losses of the steps, sources of the batch
+                            meta.json    reason, losses of the steps, sources of the batch
 
-Step N is the first bad one; the state is of the step at which it was noticed.
+Step N is the first bad one; the state is from the step at which it was detected.
 """
 
 from __future__ import annotations
@@ -32,31 +32,31 @@ from model.files import publish_folder, temporary_folder
 FOLDER = "broken"
 BATCH_FILE, ARRAYS_FILE, META_FILE = "batch.npz", "arrays.npz", "meta.json"
 MIN_WORDS = 100
-"""Fewer words are not judged alone: a mean over so few says little."""
+"""Fewer words are not judged alone: their mean is too noisy."""
 NEW_WATCH: Mapping[str, Any] = {"loss": 0.0, "words": 0, "high_since": None, "fine": 0}
-"""State of a `LossWatch`: nats and words not judged yet, the first step of a high interval if
-the last one was high, and the step up to which all is known to be fine."""
-_TOLD_SOURCES = 3
+"""State of a `LossWatch`: nats and words not judged yet, the first step of the last interval if it
+was high, and the step up to which all is known to be fine."""
+_NAMED_SOURCES = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A broken training: where and why."""
+    """A diverged training: where and why."""
 
     step: int
     """The first bad step, counted from 1."""
     reason: str
-    """What is wrong, to stand before a message's first semicolon."""
+    """What is wrong, as the first part of a message."""
 
 
 class LossWatch:
-    """Finds losses that are no numbers or that diverge; all workers find the same.
+    """Detects non-finite and diverging losses; all workers find the same.
 
-    A loss diverges when its mean over an interval is higher than the loss of the rarest
-    word under the unigram guess, in two intervals one after the other, after the warm-up.
-    The model starts as the unigram guess, under which no text at all is that bad, and it
-    only gets better unless the steps are too long: an ordinary training never comes near,
-    whatever its text, and a single jump that it recovers from is let pass.
+    A loss diverges when its mean over an interval exceeds the loss of the rarest word under the
+    unigram model, in two consecutive intervals after the warm-up. The model starts as the unigram
+    model, under which no text is that unlikely, and only improves unless the steps are too long. So
+    an ordinary training never comes close, whatever its text, and a single jump from which it
+    recovers is tolerated.
     """
 
     def __init__(
@@ -66,12 +66,12 @@ class LossWatch:
         warmup_steps: int,
         begin: Mapping[str, Any] | None = None,
     ):
-        """Starts before the first interval, or where another one was.
+        """Starts before the first interval, or from the state of another watch.
 
         Args:
           vocab_counts: `[V]` targets of each word in the training split.
           warmup_steps: intervals that end in the warm-up are not judged.
-          begin: the `state` of a watch that this one takes over from.
+          begin: the `state` of the watch to continue.
         """
         self.limit = float(-unigram_log_probabilities(vocab_counts).min())
         self._warmup_steps = warmup_steps
@@ -82,7 +82,7 @@ class LossWatch:
 
     @property
     def state(self) -> dict[str, Any]:
-        """What it knows from the intervals so far, as JSON values."""
+        """Its state after the intervals so far, as JSON values."""
         return {
             "loss": self._loss,
             "words": self._words,
@@ -93,7 +93,7 @@ class LossWatch:
     def good_step(self, losses: Sequence[float], words: Sequence[float], *, step: int) -> int:
         """Returns the newest step after which the model is known to have been good.
 
-        It is known once the loss of the step that followed has been seen.
+        It is known once the loss of the following step has been seen.
 
         Args:
           losses: of the steps since the last call of `check`.
@@ -103,7 +103,7 @@ class LossWatch:
         if self._high_since is not None:
             return self._high_since - 2
         fine = self._fine
-        if fine == step - len(losses):  # else steps before them have not been judged
+        if fine == step - len(losses):  # otherwise earlier steps have not been judged
             for loss, count in zip(losses, words, strict=True):
                 if loss > self.limit * max(count, 1):
                     break
@@ -113,12 +113,12 @@ class LossWatch:
     def check(
         self, losses: Sequence[float], words: Sequence[float], *, step: int, gradient_norm: float
     ) -> Fault | None:
-        """Judges one interval; call it once for each step taken.
+        """Judges one interval; call it exactly once for each step.
 
         Args:
           losses: negative log-likelihood of each step's batch, in nats.
           words: targets of each step's batch.
-          step: steps done, the last of `losses` included.
+          step: steps done, including the last of `losses`.
           gradient_norm: of the newest step.
         """
         fault = check_numbers(losses, step=step, gradient_norm=gradient_norm)
@@ -145,13 +145,13 @@ class LossWatch:
             return None
         return Fault(
             since,
-            f"the loss diverges from step {since} on: at step {step} it is {mean:.4g} nats a word, "
-            f"and guessing by counts alone never does worse than {self.limit:.4g}",
+            f"the loss diverges from step {since} on: at step {step} it is {mean:.4g} nats per word, "
+            f"while predicting by word counts alone never exceeds {self.limit:.4g}",
         )
 
 
 def check_numbers(losses: Sequence[float], *, step: int, gradient_norm: float) -> Fault | None:
-    """Finds the first loss that is no finite number; arguments as for `LossWatch.check`."""
+    """Finds the first non-finite loss; arguments as for `LossWatch.check`."""
     first = step - len(losses) + 1
     for at, loss in enumerate(losses):
         if not math.isfinite(loss):
@@ -162,7 +162,7 @@ def check_numbers(losses: Sequence[float], *, step: int, gradient_norm: float) -
 
 
 def read_batch(config: Config, *, records: str, step: int) -> tuple[Batch, list[dict[str, Any]]]:
-    """Reads again what all lanes read at a step.
+    """Rereads what all lanes read at a step.
 
     Args:
       config: of the training.
@@ -170,10 +170,11 @@ def read_batch(config: Config, *, records: str, step: int) -> tuple[Batch, list[
       step: counted from 1.
 
     Returns:
-      The global batch, and record, source (file and byte offset) and lanes of each record in it.
+      The global batch, and the record, source (file and byte offset) and lanes of each record in
+      it.
     """
     train = config.train
-    # Its own files: the training's may be in use by the thread that prepares batches.
+    # Opens its own files: the training's may be in use by the prefetching thread.
     with Dataset.open(records) as dataset:
         plan = TrainPlan(
             dataset.lengths("train"), lanes=train.lanes, window=train.window, seed=train.seed
@@ -203,7 +204,7 @@ def dump_broken(
     batch: Batch,
     meta: Mapping[str, Any],
 ) -> str:
-    """Saves the state of a broken training; replaces an older one of the same step.
+    """Saves the state of a diverged training; replaces an older one of the same step.
 
     Args:
       workdir: the training's folder.
@@ -216,7 +217,7 @@ def dump_broken(
       The folder.
 
     Raises:
-      OSError: it can't be written.
+      OSError: the folder can't be written.
     """
     final = os.path.join(workdir, FOLDER, f"step-{step}")
     with temporary_folder(final) as temporary:
@@ -229,7 +230,7 @@ def dump_broken(
 
 
 def _arrays_of(batch: Any, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
-    """Returns a dataclass of arrays as arrays by name; one within it as `field/name`."""
+    """Flattens a dataclass of arrays into arrays by name; nested ones as `field/name`."""
     arrays: dict[str, npt.NDArray[Any]] = {}
     for field in dataclasses.fields(batch):
         value = getattr(batch, field.name)
@@ -243,11 +244,11 @@ def _arrays_of(batch: Any, prefix: str = "") -> dict[str, npt.NDArray[Any]]:
 def broken_error(
     fault: Fault, sources: Sequence[Mapping[str, Any]], *, saved: str
 ) -> CharloomError:
-    """Returns the error that ends a broken training; `saved` says where its state is."""
-    told = ", ".join(str(one["source"]) for one in sources[:_TOLD_SOURCES])
-    more = len(sources) - _TOLD_SOURCES
-    told += f" and {more} more" if more > 0 else ""
+    """Returns the error that ends a diverged training; `saved` states where its state is."""
+    named = ", ".join(str(one["source"]) for one in sources[:_NAMED_SOURCES])
+    more = len(sources) - _NAMED_SOURCES
+    named += f" and {more} more" if more > 0 else ""
     return CharloomError(
-        f"{fault.reason}; that step's batch is of {told}; {saved}; lower train.learning_rate "
+        f"{fault.reason}; that step's batch comes from {named}; {saved}; lower train.learning_rate "
         "and use another --workdir"
     )

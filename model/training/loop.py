@@ -1,4 +1,4 @@
-"""The training loop: batches in, steps, reports, validation passes and checkpoints out."""
+"""The training loop: runs steps, reports, validation passes and checkpoints."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ log = logging.getLogger(__name__)
 
 
 class TrainLoop:
-    """The loop of one training, on one worker; all workers do the same in the same order.
+    """The training loop on one worker; all workers do the same in the same order.
 
-    An interrupted training goes on as if nothing had been: a validation pass that was
-    dropped is made up for, and a report takes in the steps from before the interruption.
+    A resumed training continues as if it had never been interrupted: it makes up for a validation
+      pass that was cut short, and reports include the steps from before the interruption.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class TrainLoop:
         vote: StopVote,
         watchdog: Watchdog,
     ):
-        """Opens what is read.
+        """Opens the records.
 
         Args:
           training: built, and restored if there was a checkpoint.
           workdir: the training's folder.
           reporter: follows the run.
-          vote: says when to save and leave.
-          watchdog: gets a sign of progress at every step.
+          vote: decides when to save and stop.
+          watchdog: receives a sign of progress at every step.
         """
         config, dataset = training.config.train, training.dataset
         width = training.config.model.max_word_bytes
@@ -73,8 +73,8 @@ class TrainLoop:
         """Trains to the last step; validates, saves and reports as the config says.
 
         Raises:
-          StoppedError: some worker was asked to stop; the training is saved.
-          CharloomError: the model is broken.
+          StoppedError: a worker was asked to stop; the training is saved.
+          CharloomError: the training diverged.
         """
         training, vote, reporter = self._training, self._vote, self._reporter
         if self._settle(restored=True):
@@ -95,7 +95,6 @@ class TrainLoop:
         ]
 
     def _train(self, batches: list[Batch]) -> None:
-        """Takes one step, and reports if it is due."""
         training, config = self._training, self._config
         self._watchdog.beat(f"step {training.step + 1}", slow=self._slow)
         rate = learning_rate(config, training.step, setbacks=count_setbacks(training.history))
@@ -117,14 +116,14 @@ class TrainLoop:
             self._reporter.report(rate=rate)
 
     def _settle(self, *, restored: bool = False) -> bool:
-        """Validates and saves if that is due at this step.
+        """Validates and saves if due at this step.
 
         Args:
-          restored: the step is that of a checkpoint, or 0; so nothing is due but a
-            validation pass that was dropped.
+          restored: the step is from a checkpoint, or 0; then only a validation pass that was cut
+            short is due.
 
         Returns:
-          Whether the training is at its end.
+          Whether the training has ended.
         """
         training, config = self._training, self._config
         if not training.step:
@@ -136,7 +135,7 @@ class TrainLoop:
             self._validate()
         last = last or bool(training.valid and is_settled(config, training.history))
         saves = training.step % config.checkpoint_steps == 0 or last
-        # Where the mean was dropped, the checkpoint of the shorter training stays as it is.
+        # Where the average was dropped, the shorter training's checkpoint stays as it is.
         if (validates and not training.is_rebased) or (saves and not restored):
             self._save()
         return last
@@ -154,7 +153,7 @@ class TrainLoop:
         self._vote.begin_phase()
 
     def _score(self) -> tuple[float, int] | None:
-        """Scores the validation split; all workers call it, each for its lanes.
+        """Scores the validation split; all workers call it, each for its own lanes.
 
         Returns:
           Log-likelihood and words over all workers; None if they were asked to stop.
@@ -179,7 +178,7 @@ class TrainLoop:
         return -loss, words
 
     def _save(self) -> None:
-        outlook = self._reporter.check()  # save no broken model
+        outlook = self._reporter.check()  # never save a diverged model
         self._watchdog.beat(f"saving step {self._training.step}", slow=True)
         with self._reporter.aside("checkpoint"):
             save(self._training, self._workdir, outlook=outlook)
@@ -188,30 +187,30 @@ class TrainLoop:
     def _leave(self) -> NoReturn:
         """Saves and raises StoppedError, on all workers at the same step."""
         self._save()
-        # The first worker that ends makes the launcher end the others: wait for the chief.
+        # When one worker exits, the launcher stops the others: wait for the chief.
         self._training.cluster.wait_for_all()
         raise self._vote.error(f"stopped and saved at step {self._training.step}")
 
 
 def use_average(training: Training) -> contextlib.AbstractContextManager[None]:
-    """Lets the model have its mean weights, once there are any, as long as the context lasts."""
+    """Uses the averaged weights, if there are any, for the duration of the context."""
     return training.average.in_use() if training.average else contextlib.nullcontext()
 
 
 def count_setbacks(history: Sequence[float]) -> int:
-    """Returns how many validation passes were no better than the best before them."""
+    """Returns how many validation passes did not improve on the best before them."""
     return sum(value <= max(history[:at]) for at, value in enumerate(history) if at)
 
 
 def is_settled(config: TrainConfig, history: Sequence[float]) -> bool:
-    """Says whether the last `patience` validation passes brought no gain."""
+    """Returns whether the last `patience` validation passes brought no improvement."""
     if not config.patience or len(history) <= config.patience:
         return False
     return max(history[-config.patience :]) <= max(history[: -config.patience])
 
 
 def local_inputs(training: Training, batches: list[Batch]) -> Any:
-    """Hands each local replica its batch, as tensors."""
+    """Gives each local replica its batch, as tensors."""
     return distribute(
         training,
         [

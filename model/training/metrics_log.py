@@ -1,4 +1,4 @@
-"""What a training run leaves to look at: metrics.jsonl, TensorBoard events, log lines."""
+"""Writes a training's metrics.jsonl, TensorBoard events and log lines."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StepMetrics:
-    """What came of the steps since the report before."""
+    """Metrics of the steps since the previous report."""
 
     loss: float
-    """Mean negative log-likelihood of a word, in nats."""
+    """Mean negative log-likelihood per word, in nats."""
     words_per_second: float
-    """Targets of all workers, validation and checkpoints apart."""
+    """Targets per second over all workers, excluding validation and checkpoints."""
     rate: float
     """Learning rate of the newest step."""
     gradient_norm: float
     """Global norm of the newest step's gradient, before clipping."""
     update_norm: float | None = None
-    """Global norm of the newest step's change of the weights, if it is known."""
+    """Global norm of the newest step's weight update, if known."""
     read_words: int
     """Words that this worker read."""
     unknown_words: int
-    """Those of them that are not in the vocabulary."""
+    """Those outside the vocabulary."""
     waiting_seconds: float
     """Seconds spent waiting for batches."""
     step_seconds: float
-    """Seconds spent in steps, the wait for their results included."""
+    """Seconds spent in steps, including waiting for their results."""
 
 
 class RunLog:
-    """Writes the metrics of one run; on a worker that is not the chief it writes nothing."""
+    """Writes the metrics of one run; does nothing on workers other than the chief."""
 
     def __init__(self, workdir: str, *, step: int, steps: int, chief: bool, is_scored: bool = True):
         """Opens the files.
 
         Args:
           workdir: the training's folder.
-          step: steps done; metrics of later ones, from before a restart, are dropped.
-          steps: steps in all.
+          step: steps done; metrics of later steps, from before a restart, are dropped.
+          steps: total steps.
           chief: whether this worker writes.
-          is_scored: whether a validation pass after just these steps still counts.
+          is_scored: whether a validation pass after exactly these steps still counts.
         """
         self._steps = steps
         self._chief = chief
@@ -77,17 +77,17 @@ class RunLog:
 
     @property
     def seconds(self) -> float:
-        """Seconds of training so far, those before a restart included."""
+        """Training time so far in seconds, including before a restart."""
         return self._earlier_seconds + time.monotonic() - self._started
 
     def start(self, config: Config, *, workdir: str) -> None:
-        """Tells TensorBoard which training this is."""
+        """Writes the training's hyperparameters to TensorBoard."""
         if self._chief:
             with self._events.as_default():
                 start_hparams(config, workdir=workdir)
 
     def train(self, interval: StepMetrics, *, step: int) -> None:
-        """Reports the steps since the last report; `step` are done in all."""
+        """Reports the steps since the previous report; `step` steps are done in total."""
         if not self._chief:
             return
         done = step - self._first_step
@@ -130,7 +130,7 @@ class RunLog:
         )
 
     def valid(self, *, step: int, log_likelihood: float, words: int, seconds: float) -> None:
-        """Reports a pass over the validation split and how long it took."""
+        """Reports a validation pass and its duration."""
         if not self._chief:
             return
         value = perplexity(log_likelihood, words)
@@ -150,7 +150,7 @@ class RunLog:
         log.info("step %d/%d  validation perplexity %.2f", step, self._steps, value)
 
     def samples(self, text: str, *, step: int) -> None:
-        """Shows a Markdown text of what the model expects."""
+        """Writes a Markdown text with the model's predictions."""
         if self._chief:
             with self._events.as_default():
                 tf.summary.text("valid/next_words", text, step=step)
@@ -164,7 +164,7 @@ class RunLog:
             self._events.flush()
 
     def finish(self, *, step: int, valid_perplexity: float | None) -> None:
-        """Reports the end of a complete training."""
+        """Reports the end of a finished training."""
         if self._chief:
             with self._events.as_default():
                 end_hparams(step=step, valid_perplexity=valid_perplexity)

@@ -15,12 +15,12 @@ BETA_1, BETA_2, EPSILON = 0.9, 0.999, 1e-8
 
 
 def learning_rate(config: TrainConfig, step: int, *, setbacks: int = 0) -> float:
-    """Returns the rate of a step counted from 0: linear warm-up, then the schedule.
+    """Returns the learning rate of a step counted from 0: linear warm-up, then the schedule.
 
     Args:
       config: peak, warm-up, schedule and steps.
       step: steps done.
-      setbacks: validation passes without gain so far, for the schedule `plateau`.
+      setbacks: validation passes without improvement so far, for the schedule `plateau`.
     """
     if step < config.warmup_steps:
         return config.learning_rate * (step + 1) / config.warmup_steps
@@ -34,16 +34,16 @@ def learning_rate(config: TrainConfig, step: int, *, setbacks: int = 0) -> float
 class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101).
 
-    Of a table whose gradient comes by rows, only these rows and their slots change
-    ("lazy" Adam), so that a step costs the same whatever the table's size.
+    For a table with a row-wise gradient, only these rows and their slots change ("lazy" Adam), so
+    the cost of a step does not depend on the table's size.
     """
 
     def __init__(self, variables: Sequence[tf.Variable], *, weight_decay: float):
-        """Makes the slots; call it in the strategy's scope.
+        """Creates the slots; call it in the strategy's scope.
 
         Args:
-          variables: what is trained.
-          weight_decay: of variables that are matrices.
+          variables: trainable variables.
+          weight_decay: of matrices.
         """
         self.variables = list(variables)
         self.weight_decay = weight_decay
@@ -59,15 +59,14 @@ class AdamW:
         strategy: Any,
         rows: Sequence[Any] | None = None,
     ) -> None:
-        """Updates the variables by gradients that are the same on all workers.
+        """Applies gradients that are the same on all workers; call it in cross-replica context.
 
         Args:
-          gradients: one for each variable; call in cross-replica context.
+          gradients: one per variable.
           rate: scalar learning rate.
           step: scalar int, counted from 0.
           strategy: the `tf.distribute.Strategy` of the variables.
-          rows: for each variable None, or `[R]` which of its rows, all different, the
-            gradient is of.
+          rows: for each variable None, or `[R]` the distinct rows that the gradient is for.
         """
         power = tf.cast(step + 1, tf.float32)
         powers = (BETA_1**power, BETA_2**power)
@@ -85,12 +84,12 @@ class AdamW:
             strategy.extended.update(variable, update, args=arguments)
 
     def update_norm(self, *, rate: tf.Tensor, step: tf.Tensor, without: Sequence[Any]) -> tf.Tensor:
-        """Returns the global norm of an update that was just applied, its weight decay apart.
+        """Returns the global norm of the update just applied, excluding weight decay.
 
         Args:
           rate: as for `apply`.
           step: as for `apply`.
-          without: tables to leave out, to look at which would take too long.
+          without: tables to leave out because reading them would take too long.
         """
         power = tf.cast(step + 1, tf.float32)
         scale = rate * tf.sqrt(1.0 - BETA_2**power) / (1.0 - BETA_1**power)

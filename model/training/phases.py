@@ -1,4 +1,4 @@
-"""Where a training's seconds go. No TensorFlow here."""
+"""Measures where a training's seconds go. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 
 PHASES = ("waiting", "step", "validation", "checkpoint")
-"""Waiting for a batch; the step, with the wait for its result; a pass over the validation
-split, its samples included; writing a checkpoint."""
+"""Waiting for a batch; a step, including waiting for its result; a validation pass, including its
+samples; writing a checkpoint."""
 
 
 class Phases:
@@ -20,7 +20,7 @@ class Phases:
 
     @contextlib.contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Adds the seconds that the block takes to one of `PHASES`."""
+        """Adds the block's duration to one of `PHASES`."""
         started = time.monotonic()
         try:
             yield
@@ -28,6 +28,6 @@ class Phases:
             self._seconds[phase] += time.monotonic() - started
 
     def take(self, phase: str) -> float:
-        """Returns the seconds of a phase since they were last taken."""
+        """Returns and resets the seconds of a phase."""
         seconds, self._seconds[phase] = self._seconds[phase], 0.0
         return seconds

@@ -1,6 +1,6 @@
 """Traces some steps of a training with TensorFlow's profiler.
 
-TensorFlow is imported by the tracing itself, so that a wrong flag is told at once.
+TensorFlow is imported only when tracing, so that a wrong flag is reported at once.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class ProfileSteps:
-    """The steps to trace: from when `first` are done to when `last` are done."""
+    """The steps to trace: those after step `first` up to step `last`."""
 
     first: int
     last: int
 
     @classmethod
     def parse(cls, text: str) -> ProfileSteps:
-        """Reads `100:110`.
+        """Parses `100:110`.
 
         Raises:
-          InputError: not of that form, or no step in it.
+          InputError: wrong form, or an empty range.
         """
         match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text.strip())
         if not match or int(match[1]) >= int(match[2]):
             raise InputError(
-                f"--profile is {text!r}; write the first and the last step, as in --profile 100:110"
+                f"--profile is {text!r}; write the first and the last step, such as --profile 100:110"
             )
         return cls(int(match[1]), int(match[2]))
 
@@ -40,7 +40,7 @@ class ProfileSteps:
         return f"{self.first}:{self.last}"
 
     def check(self, *, done: int, steps: int) -> None:
-        """Raises InputError unless a training from step `done` to `steps` takes such a step."""
+        """Raises InputError unless a training from step `done` to `steps` includes such a step."""
         if self.first >= steps or self.last <= done:
             raise InputError(
                 f"--profile {self} traces nothing: this training goes from step {done} to {steps}"
@@ -48,20 +48,20 @@ class ProfileSteps:
 
 
 class Profiler:
-    """Starts and stops the profiler as the steps go by."""
+    """Starts and stops the profiler at the given steps."""
 
     def __init__(self, folder: str, steps: ProfileSteps | None):
-        """Traces into `<folder>/plugins/profile/<time>`; `steps` None: nothing."""
+        """Traces into `<folder>/plugins/profile/<time>`; nothing if `steps` is None."""
         self._folder = folder
         self._steps = steps
         self._running = False
 
     def update(self, step: int, *, wait: Callable[[], None] = lambda: None) -> None:
-        """Starts or stops; call it before each call of the step.
+        """Starts or stops tracing if due; call it before each step.
 
         Args:
           step: steps done.
-          wait: waits until they are done on an accelerator too; called at start and stop only.
+          wait: waits until they have finished on an accelerator too; called only at start and stop.
         """
         if self._steps is None:
             return
@@ -79,7 +79,7 @@ class Profiler:
             self._running = True
 
     def close(self) -> None:
-        """Ends a trace that is running, and writes it."""
+        """Ends and writes a running trace."""
         if not self._running:
             return
         import tensorflow as tf

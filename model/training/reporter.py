@@ -1,4 +1,4 @@
-"""Follows a training while it runs: reports, samples, a profile, and its end if it diverges."""
+"""Follows a training: reports, samples, a profile, and its end if it diverges."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 def count_words(batches: Sequence[Batch]) -> tuple[int, int]:
-    """Returns how many words are read, padding apart, and how many of them are `<unk>`."""
+    """Returns how many words are read, excluding padding, and how many of them are `<unk>`."""
     there = [batch.weights > 0 for batch in batches]
     unknown = [
         (batch.word_ids == UNK_ID) & read for batch, read in zip(batches, there, strict=True)
@@ -60,10 +60,10 @@ class Reporter:
         """Starts before the first step of this process.
 
         Args:
-          training: the training, with step and state as they are at every call.
+          training: the training; its step and state are read at every call.
           workdir: its folder.
-          run_log: gets the reports.
-          profile: the steps that the chief traces.
+          run_log: receives the reports.
+          profile: the steps for the chief to trace.
         """
         self._training = training
         self._workdir = workdir
@@ -82,7 +82,7 @@ class Reporter:
         self._since = time.monotonic()
 
     def batches(self, batches: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
-        """Yields the batches of each step of this worker; times the wait for them."""
+        """Yields this worker's batches of each step; times the wait for them."""
         while True:
             with self._phases.timed("waiting"):
                 found = next(batches, None)
@@ -96,29 +96,29 @@ class Reporter:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Times the call of the step."""
+        """Times the block as a step."""
         with self._phases.timed("step"):
             yield
 
     def stepped(self, result: StepResult) -> None:
-        """Notes what a step gave; does not wait for it."""
+        """Records a step's result without waiting for it."""
         self._results.append(result)
 
     @contextlib.contextmanager
     def aside(self, phase: str) -> Iterator[None]:
-        """Times what is no training, so that it does not count for the words a second."""
+        """Excludes the block from the throughput; adds its duration to `phase`."""
         started = time.monotonic()
         with self._phases.timed(phase):
             yield
         self._since += time.monotonic() - started
 
     def report(self, *, rate: float) -> None:
-        """Reports the steps since the last report.
+        """Reports the steps since the previous report.
 
         Raises:
-          CharloomError: the model is broken.
+          CharloomError: the training diverged.
         """
-        with self._phases.timed("step"):  # here the results are waited for
+        with self._phases.timed("step"):  # waits for the results
             losses, words, norm = self._sums()
         step = self._training.step
         fault = self._losses.check(losses, words, step=step, gradient_norm=norm)
@@ -146,7 +146,7 @@ class Reporter:
         self._since = time.monotonic()
 
     def _sums(self) -> tuple[list[float], list[float], float]:
-        """Returns loss and words of each step since the last report, and the last norm."""
+        """Returns losses and words of the steps since the last report, and the last norm."""
         losses = [float(one) for r in self._results for one in np.atleast_1d(r.loss)]
         words = [float(one) for r in self._results for one in np.atleast_1d(r.words)]
         before = self._training.unreported
@@ -155,10 +155,10 @@ class Reporter:
         return losses, words, norm
 
     def check(self) -> Outlook:
-        """Returns what a checkpoint of this moment hands on; comes before it.
+        """Returns what a checkpoint saved now must pass on; call it before saving.
 
         Raises:
-          CharloomError: the model is broken.
+          CharloomError: the training diverged.
         """
         losses, words, norm = self._sums()
         fault = check_numbers(losses, step=self._training.step, gradient_norm=norm)
@@ -172,14 +172,14 @@ class Reporter:
         )
 
     def show_samples(self) -> None:
-        """Shows what the model expects after some texts of the validation split."""
+        """Logs the model's predictions for some texts of the validation split."""
         training = self._training
         if self._chief:
             text = sample_table(training.model, training.config, training.dataset)
             self._run_log.samples(text, step=training.step)
 
     def validated(self, log_likelihood: float, words: int) -> None:
-        """Reports a pass over the validation split."""
+        """Reports a validation pass."""
         seconds = self._phases.take("validation")
         self._run_log.valid(
             step=self._training.step, log_likelihood=log_likelihood, words=words, seconds=seconds
@@ -191,7 +191,7 @@ class Reporter:
         self._run_log.checkpoint(step=self._training.step, seconds=seconds)
 
     def finish(self, *, valid_perplexity: float | None) -> None:
-        """Reports the end, and lays the word vectors out for the projector."""
+        """Reports the end, and writes the word vectors for the projector."""
         training, vocab = self._training, self._training.dataset.vocab
         self._run_log.finish(step=training.step, valid_perplexity=valid_perplexity)
         if not self._chief:
@@ -202,12 +202,11 @@ class Reporter:
             log.warning("no word vectors for TensorBoard: %s", error)
 
     def _wait(self) -> None:
-        """Waits for the newest step."""
         if self._results:
             self._results[-1].loss.numpy()
 
     def close(self) -> None:
-        """Ends a profile that is being taken."""
+        """Ends a running profile."""
         self._profiler.close()
 
     def _end_broken(self, fault: Fault, losses: list[float]) -> NoReturn:
@@ -237,19 +236,19 @@ class Reporter:
                 dump_broken(self._workdir, step=fault.step, arrays=arrays, batch=batch, meta=meta)
             except OSError as error:
                 saved = f"the state can't be saved in {folder} ({error.strerror})"
-        # The first worker that ends makes the launcher end the others: wait for the chief.
+        # When one worker exits, the launcher stops the others: wait for the chief.
         training.cluster.wait_for_all()
         raise broken_error(fault, sources, saved=saved)
 
     def _set_aside(self, fault: Fault) -> list[str]:
-        """Puts the checkpoints of the broken model where no training goes on from them."""
+        """Renames the diverged model's checkpoints so that no training resumes from them."""
         try:
             paths = set_aside(self._workdir, first_bad=fault.step)
         except OSError as error:
-            log.warning("checkpoints of the broken model can't be renamed: %s", error)
+            log.warning("checkpoints of the diverged model can't be renamed: %s", error)
             return []
         if paths:
             log.warning(
-                "set aside %d checkpoints of the broken model: %s", len(paths), ", ".join(paths)
+                "set aside %d checkpoints of the diverged model: %s", len(paths), ", ".join(paths)
             )
         return paths

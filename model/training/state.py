@@ -44,25 +44,26 @@ class Training:
     """Lanes of each of this worker's replicas."""
     step: int = 0
     state: Any = None
-    """`[b, layers, 2, H]` a replica."""
+    """`[b, layers, 2, H]` per replica."""
     valid: tuple[float, int] | None = None
-    """Log-likelihood and words of the newest validation pass, if at this very step."""
+    """Log-likelihood and words of the newest validation pass, if made at this step."""
     scores: dict[int, float] = dataclasses.field(default_factory=dict)
-    """Log-likelihood per word of every validation pass so far that counts, by step."""
+    """Log-likelihood per word of each validation pass that counts, by step."""
     is_rebased: bool = False
-    """Whether the state at this very step is no longer that of the checkpoint it came from."""
+    """Whether the state has changed at this step since the checkpoint it was restored from."""
     average: WeightAverage | None = None
-    """The mean of the weights, if the config asks for one."""
+    """The average of the weights, if the config asks for one."""
     unreported: tuple[list[float], list[float]] = ([], [])
-    """Losses and words of the steps since the last report, as far as they are of before a restart."""
+    """Losses and words of the steps since the last report that were carried over from before a
+    restart."""
     spelling: Arrays = dataclasses.field(default_factory=dict)
     """Arrays of the spelling model; made for the first checkpoint."""
     loss_watch: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """State of the `LossWatch` from before a restart; empty without one."""
+    """State of the `LossWatch` from before a restart; empty if there is none."""
     is_whole: WholeCheck = dataclasses.field(default_factory=WholeCheck)
-    """Knows which checkpoints are whole."""
+    """Remembers which checkpoints are whole."""
     warm_start: dict[str, Any] | None = None
-    """What is said of the published model with whose weights it began; None without one."""
+    """Description of the published model it was warm-started from; None without one."""
 
     @property
     def history(self) -> list[float]:
@@ -72,10 +73,10 @@ class Training:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What the watch over a training hands on by a checkpoint."""
+    """What a checkpoint records about the training's health."""
 
     losses: list[float]
-    """Of the steps since the last report, so that a run that goes on reports the same."""
+    """Losses since the previous report, so that a resumed run reports the same."""
     words: list[float]
     """Targets of each of these steps."""
     loss_watch: dict[str, Any]
@@ -85,7 +86,7 @@ class Outlook:
 
 
 def build_training(config: Config, dataset: Dataset, cluster: Cluster) -> Training:
-    """Makes model and optimizer with their initial values."""
+    """Builds model and optimizer with their initial values."""
     strategy = cluster.strategy
     replicas = strategy.num_replicas_in_sync
     local = replicas // cluster.size
@@ -112,7 +113,7 @@ def deal_state(training: Training, state: Any) -> Any:
 
 
 def distribute(training: Training, values: list[Any]) -> Any:
-    """Hands one value to each local replica."""
+    """Gives one value to each local replica."""
     if len(values) == 1:
         return values[0]  # as steps return it
     return training.cluster.strategy.experimental_distribute_values_from_function(
@@ -131,10 +132,10 @@ def _named_variables(training: Training) -> dict[str, tf.Variable]:
 
 
 def begin_with(training: Training, start: Checkpoint) -> None:
-    """Sets the weights that a training begins with in place of random ones.
+    """Replaces the random initial weights by those of a warm start.
 
     Raises:
-      InputError: they are of another model.
+      InputError: they belong to another model.
     """
     variables = name_variables("model", training.model.weights)
     _check_model(start, shapes_of(variables), shapes_of(start.arrays))
@@ -148,12 +149,12 @@ def _check_model(
     expected: dict[str, tuple[int, ...]],
     found: dict[str, tuple[int, ...]],
 ) -> None:
-    """Raises InputError unless a checkpoint has exactly the arrays that the model has."""
+    """Raises InputError unless a checkpoint has exactly the model's arrays."""
     try:
         check_complete(expected, found)
     except ValueError as error:
         raise InputError(
-            f"{checkpoint.path} is of another model ({error}); choose another --workdir"
+            f"{checkpoint.path} belongs to another model ({error}); choose another --workdir"
         ) from None
 
 
@@ -161,7 +162,7 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     """Sets weights, optimizer slots, lane states and step from a checkpoint.
 
     Raises:
-      InputError: the checkpoint is of other records, of another model or of an older charloom.
+      InputError: the checkpoint is from other records, another model or an older charloom.
     """
     meta = checkpoint.meta
     if meta.get("dataset_digest") != training.dataset.digest:
@@ -185,13 +186,13 @@ def restore(training: Training, checkpoint: Checkpoint) -> None:
     if "valid_words" in meta and training.step in training.scores:
         training.valid = float(meta["valid_log_likelihood"]), int(meta["valid_words"])
     training.unreported = list(meta["unreported_losses"]), list(meta["unreported_words"])
-    # Without one, by an older charloom: what it trained without a fault counts as fine.
+    # Without one (older charloom): training without a fault so far counts as good.
     reported = checkpoint.step - len(training.unreported[0])
     training.loss_watch = meta.get("loss_watch", {"fine": reported})
 
 
 def _carry_over(training: Training, meta: dict[str, Any]) -> None:
-    """Takes over mean and scores as far as they hold under the present config."""
+    """Takes over average and scores as far as they are valid under the present config."""
     carried = carry_over(meta, training.config.train)
     training.scores = carried.scores
     if training.average:
@@ -211,7 +212,7 @@ def collect(training: Training) -> dict[str, Any]:
 
 
 def checkpoint_bytes(training: Training) -> int:
-    """Returns about how big a checkpoint is."""
+    """Returns the approximate size of a checkpoint, in bytes."""
     return sum(
         int(np.prod(variable.shape)) * variable.dtype.size
         for variable in _named_variables(training).values()
@@ -224,13 +225,13 @@ def save(training: Training, workdir: str, *, outlook: Outlook) -> None:
     Args:
       training: what to save.
       workdir: its folder.
-      outlook: what the watch over the training hands on.
+      outlook: what the checkpoint records about the training's health.
     """
     arrays = collect(training)
     if not training.cluster.is_chief:
         return
     if not training.spelling:
-        # Its own files: the training's are in use by the thread that prepares batches.
+        # Opens its own files: the training's are in use by the prefetching thread.
         with Dataset.open(training.dataset.path) as dataset:
             training.spelling = learn_spellings(dataset).to_arrays()
     meta: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""One training step and one evaluation step, on any number of replicas."""
+"""A training step and an evaluation step, on any number of replicas."""
 
 from __future__ import annotations
 
@@ -24,21 +24,20 @@ class StepResult(NamedTuple):
     words: tf.Tensor
     """Scalar."""
     gradient_norm: tf.Tensor
-    """Scalar, global norm before clipping; 0 at evaluation."""
+    """Scalar global norm before clipping; 0 in evaluation."""
     state: Any
-    """`[b, layers, 2, H]` a replica."""
+    """`[b, layers, 2, H]` per replica."""
 
 
 def _reduce_precision(train: TrainConfig) -> str:
-    """Returns the precision in which gradients are added up over replicas."""
     return train.precision if train.reduce_precision == "auto" else train.reduce_precision
 
 
 def product_precision(train: TrainConfig) -> str:
-    """Returns the precision of large products, and of their gradients.
+    """Returns the precision of large products and of their gradients.
 
-    Gradients that are asked for in float32 must not have been rounded before they are added
-    up, or their sum depends on how a batch is shared out.
+    Gradients to be reduced in float32 must not be rounded before, or their sum would depend on how
+    a batch is divided.
     """
     exact = train.reduce_precision == "float32" and train.precision == "bfloat16"
     return FORWARD_BFLOAT16 if exact else train.precision
@@ -62,8 +61,8 @@ class Steps:
         """Runs one step and updates the variables.
 
         Args:
-          inputs: of `batch_inputs`, one for each local replica.
-          state: `[b, layers, 2, H]` a replica.
+          inputs: results of `batch_inputs`, one per local replica.
+          state: `[b, layers, 2, H]` per replica.
           step: scalar int32, steps done.
           rate: scalar learning rate.
         """
@@ -114,10 +113,10 @@ class Steps:
         """Returns the training loss and the state after the window.
 
         Args:
-          inputs: of `batch_inputs`.
+          inputs: result of `batch_inputs`.
           state: `[b, layers, 2, H]`.
-          tables: the rows `[R, ..]` of each table in question; none with the full softmax.
-          dropout: of this step.
+          tables: the rows `[R, ..]` used of each table; empty with the full softmax.
+          dropout: for this step.
         """
         model, train = self._model, self._config.train
         vectors = None
@@ -151,12 +150,13 @@ class Steps:
         return sums, encoded.state
 
     def _reduce(self, gradients: list[tf.Tensor], sums: LossSums) -> list[tf.Tensor]:
-        """Returns gradients, loss and words added up over all replicas."""
+        """Returns gradients, loss and words, summed over all replicas."""
         replicas = tf.distribute.get_replica_context()
         if replicas.num_replicas_in_sync == 1:
             return [*gradients, *sums]
         add = tf.distribute.ReduceOp.SUM
-        # One long vector: a collective costs more by its calls than by its bytes.
+        # One long vector: the cost of a collective depends more on the number of calls than on
+        # bytes.
         dtype = tf.as_dtype(_reduce_precision(self._config.train))
         packed = tf.concat([tf.reshape(tf.cast(one, dtype), [-1]) for one in gradients], axis=0)
         packed, reduced = replicas.all_reduce(add, packed), replicas.all_reduce(add, [*sums])
@@ -183,9 +183,9 @@ class Steps:
 
     @traced_once
     def update_norm(self, *, step: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        """Returns the norm of the update of the step just taken; arguments as for `train`.
+        """Returns the norm of the last step's update; arguments as for `train`.
 
-        With the sampled softmax, the rows of tables are left out.
+        With the sampled softmax, tables are left out.
         """
         tables = [table for _, table in self._tables]
         return self._optimizer.update_norm(rate=rate, step=step, without=tables)
@@ -196,7 +196,7 @@ class Steps:
         return self._strategy.gather(state, axis=0)
 
     def _first_local(self, result: StepResult) -> StepResult:
-        """Keeps one of the equal sums of this worker's replicas, and all the states."""
+        """Keeps one of the identical sums of this worker's replicas, and all their states."""
         loss, words, norm = (
             self._strategy.experimental_local_results(value)[0] for value in result[:3]
         )

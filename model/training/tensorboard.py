@@ -1,13 +1,13 @@
-"""What TensorBoard shows of a training besides its curves: HPARAMS, PROJECTOR and next words.
+"""TensorBoard's HPARAMS, PROJECTOR and next words; `metrics_log` writes the curves.
 
-A training is one row of HPARAMS. No experiment is declared: TensorBoard finds the columns from the
-rows, those of the metrics too, so trainings of different versions of the config share one table.
+A training is one row of HPARAMS. No experiment is declared, so that TensorBoard derives the columns
+from the rows, and trainings with different config versions share one table.
 
 PROJECTOR reads word vectors from
 
 <folder>/projector_config.pbtxt
-         projector/metadata.tsv          word and count, a header, a line a word
-                   word_embedding.tsv    a line a word, if the model has the part
+         projector/metadata.tsv          word and count: a header, then one line per word
+                   word_embedding.tsv    one line per word, if the model has the part
                    char_cnn.tsv
 """
 
@@ -41,13 +41,13 @@ MAX_WORDS = 5000
 """More are slow in a browser, and make files of hundreds of megabytes."""
 SAMPLED_RECORDS = 3
 CONTEXT_WORDS = 12
-"""Words of context that the model has read, at most."""
+"""Maximum number of context words shown."""
 
 Vectors = dict[str, npt.NDArray[np.float32]]
 
 
 def flat_config(config: Config) -> dict[str, Any]:
-    """Returns every field of model and train as `section.field`; a tuple as `1,2,3`."""
+    """Returns every field of model and train as `section.field`; tuples as `1,2,3`."""
     sections = to_dict(config)
     return {
         f"{section}.{name}": ",".join(map(str, value)) if isinstance(value, list) else value
@@ -57,7 +57,7 @@ def flat_config(config: Config) -> dict[str, Any]:
 
 
 def start_hparams(config: Config, *, workdir: str) -> None:
-    """Writes the row to the current summary writer; one row a workdir."""
+    """Writes the row to the current summary writer; one row per workdir."""
     fields = flat_config(config)
     _write(summary_v2.hparams_pb(fields, trial_id=workdir, start_time_secs=time.time()))
 
@@ -76,7 +76,7 @@ def _write(message: Any) -> None:
 def word_vectors(model: JointModel, vocab: Vocabulary, *, limit: int = MAX_WORDS) -> Vectors:
     """Returns `word_embedding` `[N, D]` and `char_cnn` `[N, F]` of the most frequent words.
 
-    Each only if the model has the part; the special words are left out.
+    Each is present only if the model has that part; special words are left out.
     """
     first = len(SPECIAL_WORDS)
     stop = min(len(vocab), first + limit)
@@ -91,12 +91,12 @@ def word_vectors(model: JointModel, vocab: Vocabulary, *, limit: int = MAX_WORDS
 
 
 def write_projector(folder: str, *, vectors: Vectors, vocab: Vocabulary) -> None:
-    """Writes what the projector reads; the config last, so that it names only what is there.
+    """Writes the projector's files; the config last, so that it names only existing files.
 
     Args:
       folder: where the training's events are.
-      vectors: what `word_vectors` returns, `[N, size]` each.
-      vocab: gives the N words after the special ones.
+      vectors: result of `word_vectors`, `[N, size]` each.
+      vocab: provides the N words after the special ones.
     """
     counts = {len(array) for array in vectors.values()}
     if counts <= {0}:
@@ -123,15 +123,15 @@ def write_projector(folder: str, *, vectors: Vectors, vocab: Vocabulary) -> None
 
 
 def _tsv(array: npt.NDArray[np.float32]) -> str:
-    # By hand: np.savetxt takes ten times as long.
+    # np.savetxt would take ten times as long.
     return "".join("\t".join([f"{value:.5g}" for value in row]) + "\n" for row in array.tolist())
 
 
 def sample_table(model: JointModel, config: Config, dataset: Dataset) -> str:
     """Returns the five likeliest next words after the beginnings of some records, in Markdown.
 
-    It reads weights only, draws nothing at random and holds no collective, so one worker
-    may call it alone and the training goes on as if it had not.
+    Only reads weights, draws no random numbers and uses no collective, so one worker may call it
+    alone without affecting the training.
     """
     loaded = Loaded(model, config, Checkpoint(path="", arrays={}, meta={}))
     samples = sample_next_words(

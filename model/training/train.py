@@ -1,8 +1,7 @@
 """Training under `MultiWorkerMirroredStrategy`, in our own loop.
 
-Every worker runs `train_and_evaluate` with the same arguments. What it computes
-depends on config, records and step only, so a run that was interrupted and went on
-from a checkpoint ends as the undisturbed one.
+Every worker runs `train_and_evaluate` with the same arguments. The result depends only on config,
+records and step, so a run resumed from a checkpoint ends like an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -42,25 +41,25 @@ def train_and_evaluate(
 ) -> dict[str, Any]:
     """Trains to `config.train.steps`, from the newest whole checkpoint if there is one.
 
-    Without one it begins with the weights of a warm start, if the workdir has them.
+    Without one it starts from the weights of a warm start, if the workdir has them.
 
     Args:
       config: as `model.training.config_checks.check_config` returns it.
       dataset: the records.
-      workdir: gets checkpoints/, tensorboard/, metrics.jsonl and, last, COMPLETED.
+      workdir: receives checkpoints/, tensorboard/, metrics.jsonl and, last, COMPLETED.
       cluster: this worker's place.
-      profile: the steps that the chief traces.
-      signals: says when this worker is asked to stop.
-      watchdog: gets signs of progress.
+      profile: the steps for the chief to trace.
+      signals: whether this worker was asked to stop.
+      watchdog: receives signs of progress.
 
     Returns:
       step, valid_perplexity (None without a validation split).
 
     Raises:
-      InputError: the workdir is of other records or another model.
+      InputError: the workdir belongs to other records or another model.
       StoppedError: a worker was asked to stop; the training is saved.
       RestartableError: a peer was lost.
-      CharloomError: the loss is no longer a number, or it diverges, or the disk is full.
+      CharloomError: the loss is not finite or diverges, or the disk is full.
     """
     signals, watchdog = signals or StopSignals(), watchdog or Watchdog()
     with reporting_lost_peers(cluster.rank, lambda: watchdog.doing), watchdog.watching():
@@ -78,7 +77,7 @@ def train_and_evaluate(
 
 
 def _restored(config: Config, *, dataset: Dataset, workdir: str, cluster: Cluster) -> Training:
-    """Returns the training as its newest checkpoint has it, the same on all workers."""
+    """Returns the training restored from its newest checkpoint, the same on all workers."""
     training = build_training(config, dataset, cluster)
     newest = read_newest(workdir)
     if newest:
@@ -86,13 +85,13 @@ def _restored(config: Config, *, dataset: Dataset, workdir: str, cluster: Cluste
         log.info("continuing from step %d, checkpoint %s", training.step, newest.path)
     elif start := read_warm_start(workdir):
         begin_with(training, start)
-        log.info("beginning with the weights of %s", start.meta["path"])
-    # Some bits of the digest, so few that float32 adds them up exactly.
+        log.info("starting from the weights of %s", start.meta["path"])
+    # Some bits of the digest, few enough for float32 to sum exactly.
     mark = int(newest.digest[:4], 16) if newest else 0
     if cluster.add([float(mark)]) != [float(mark * cluster.size)]:
         raise CharloomError(
             f"worker {cluster.rank} reads step {training.step} as the newest checkpoint in "
-            f"{workdir} and others another one; do all workers see the same folder?"
+            f"{workdir} but others read another one; check that all workers see the same folder"
         )
     return training
 
@@ -128,7 +127,7 @@ def _train(
     if cluster.is_chief:
         marker = os.path.join(workdir, COMPLETED_FILE)
         write_whole(marker, f"{training.step}\n")
-    # Who leaves early takes its part of TensorFlow's services away from the others.
+    # A worker that leaves early takes its part of TensorFlow's services away from the others.
     watchdog.beat("waiting for the other workers to finish", slow=True)
     cluster.wait_for_all()
     return {"step": training.step, "valid_perplexity": valid}

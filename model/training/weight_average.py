@@ -1,4 +1,4 @@
-"""Averaging of weights over the last part of a training (Izmailov et al. 2018, arXiv 1803.05407)."""
+"""Averages weights over the last part of a training (Izmailov et al. 2018, arXiv 1803.05407)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVERY = 10
 
 
 def enters_average(config: TrainConfig, step: int) -> bool:
-    """Says whether the weights after `step` steps enter the average."""
+    """Returns whether the weights after `step` steps enter the average."""
     return config.average_last > 0 and step > average_begin(config) and step % EVERY == 0
 
 
@@ -26,28 +26,28 @@ def average_begin(config: TrainConfig) -> int:
 
 
 class WeightAverage:
-    """The mean of a model's weights at some steps."""
+    """The average of a model's weights at some steps."""
 
     def __init__(self, variables: Sequence[tf.Variable], *, strategy: Any):
-        """Makes room for the mean; call it in the strategy's scope.
+        """Allocates the average; call it in the strategy's scope.
 
         Args:
-          variables: what is averaged.
+          variables: the variables to average.
           strategy: the `tf.distribute.Strategy` of the variables.
         """
         self._strategy = strategy
         self._variables = list(variables)
         self.means = [tf.Variable(tf.zeros(v.shape), trainable=False) for v in self._variables]
         self.count = 0
-        """How many sets of weights the mean is of."""
+        """Number of averaged sets of weights."""
 
     def add(self) -> None:
-        """Takes the present weights into the mean."""
+        """Adds the present weights to the average."""
         self._add(tf.constant(1.0 / (self.count + 1), tf.float32))
         self.count += 1
 
     def clear(self) -> None:
-        """Makes it the mean of nothing again."""
+        """Resets the average."""
         for mean in self.means:
             mean.assign(tf.zeros(mean.shape))
         self.count = 0
@@ -66,7 +66,7 @@ class WeightAverage:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Lets the model have its mean weights for a while, if there are any."""
+        """Swaps in the averaged weights, if there are any, for the duration of the block."""
         if not self.count:
             yield
             return

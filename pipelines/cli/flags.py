@@ -19,43 +19,41 @@ SPLITS = {"train": "training", "valid": "validation", "test": "test"}
 
 DATA_FLAGS: dict[str, tuple[str, dict[str, Any]]] = {
     "--on-bad-text": ("on_bad_text", {
-        "choices": BAD_TEXT, "help": "what to do with a file that is no text (default: error)"}),
+        "choices": BAD_TEXT, "help": "what to do with a file that is not text (default: error)"}),
     "--encoding": ("encoding", {"help": "text encoding of the input (default: utf-8)"}),
     "--tokenizer": ("tokenizer", {
-        "choices": TOKENIZERS, "help": "how a line becomes words; graphemes is for scripts without "
-        "spaces, as Chinese or Thai (default: words)"}),
+        "choices": TOKENIZERS, "help": "how to split a line into words; graphemes is for scripts without "
+        "spaces, such as Chinese or Thai (default: words)"}),
     "--lowercase": ("lowercase", {
         "action": "store_const", "const": "true", "help": "case-fold all words"}),
     "--no-sentence-marks": ("sentence_marks", {
-        "action": "store_const", "const": "false", "help": "line ends are no words to predict"}),
+        "action": "store_const", "const": "false", "help": "don't predict line ends"}),
     "--document": ("document", {
-        "choices": DOCUMENTS, "help": "what is read as one document (default: file)"}),
+        "choices": DOCUMENTS, "help": "the unit of a document (default: file)"}),
     "--vocab-size": ("vocab_size", {
-        "metavar": "N", "help": "words in the vocabulary at most, three special ones included"}),
+        "metavar": "N", "help": "maximum vocabulary size, including three special words"}),
     "--min-count": ("min_count", {
-        "metavar": "N", "help": "a word seen less often in the training split is unknown"}),
+        "metavar": "N", "help": "words seen less often in the training split are unknown"}),
 }  # fmt: skip
-"""Flags that set a field of `DataConfig`: the field, and arguments of `add_argument`."""
+"""Flags that set a field of `DataConfig`: the field, and arguments for `add_argument`."""
 
 
 def add_input(parser: argparse.ArgumentParser, *, splits: bool = False) -> None:
-    """Adds --input; with `splits`, what may stand in its place, too."""
+    """Adds --input and, with `splits`, its alternatives."""
     many: dict[str, Any] = {"nargs": "+", "action": "extend", "metavar": "PATH"}
-    text = (
-        "text files, folders or glob patterns, here, at s3:// or gs://, or @FILE, which lists such"
-    )
+    text = "text files, folders or glob patterns, local or at s3:// or gs://, or @FILE, which lists them"
     if not splits:
         parser.add_argument("--input", required=True, help=text, **many)
         return
     parser.add_argument("--input", default=[], help=f"{text}, split by hash", **many)
     for flag, name in SPLITS.items():
         parser.add_argument(
-            f"--{flag}", default=[], help=f"in place of --input: text of the {name} split", **many
+            f"--{flag}", default=[], help=f"instead of --input: text of the {name} split", **many
         )
 
 
 def add_run_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """Adds a flag for each of these fields of `RunSettings`, with its docstring as help."""
+    """Adds a flag for each named field of `RunSettings`, with its docstring as help."""
     kinds, docs = get_type_hints(RunSettings), field_docs(RunSettings)
     for name in names:
         flag, text = f"--{name.replace('_', '-')}", docs[name].replace("`", "")
@@ -69,7 +67,7 @@ def add_run_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> N
 
 
 def add_beam(parser: argparse.ArgumentParser) -> None:
-    """Adds how Beam does its work."""
+    """Adds Beam's options."""
     parser.add_argument(
         "--beam-workers",
         type=int,
@@ -78,31 +76,31 @@ def add_beam(parser: argparse.ArgumentParser) -> None:
         help="processes; 0: as many as there is room for (default: 0)",
     )
     parser.add_argument(
-        "--beam-options", default="", metavar="TEXT", help="further options, as Beam takes them"
+        "--beam-options", default="", metavar="TEXT", help="further options for Beam"
     )
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Adds what tells how text becomes words."""
+    """Adds options for turning text into words."""
     for flag, (field, arguments) in DATA_FLAGS.items():
         parser.add_argument(flag, dest=field, **arguments)
 
 
 def list_settings(options: argparse.Namespace) -> list[str]:
-    """Returns what --set and the flags of single fields give, in the form that --set takes."""
+    """Returns the settings given by --set and by flags of single fields, in the form of --set."""
     given = {f"data.{field}": getattr(options, field, None) for field, _ in DATA_FLAGS.values()}
     given |= {f"run.{field}": getattr(options, field, None) for field in RUN_FIELDS}
     given["gate.require_improvement"] = getattr(options, "require_improvement", None)
     settings = [f"{name}={value}" for name, value in given.items() if value is not None]
-    if given["data.on_bad_text"]:  # asked for expressly: no tolerance with it
+    if given["data.on_bad_text"]:  # set explicitly: no tolerance with it
         settings.append("data.max_stray_bytes=0")
     return [*options.set, *settings]
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
-    """Adds the folders that prepare and train made."""
-    parser.add_argument("--records", required=True, metavar="DIR", help="made by prepare")
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="made by train")
+    """Adds the folders written by prepare and train."""
+    parser.add_argument("--records", required=True, metavar="DIR", help="written by prepare")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="written by train")
 
 
 def add_report(parser: argparse.ArgumentParser) -> None:
@@ -122,7 +120,7 @@ def add_workers(parser: argparse.ArgumentParser, *, default: int) -> None:
 
 
 def add_waits(parser: argparse.ArgumentParser) -> None:
-    """Adds how long workers wait before they give up."""
+    """Adds how long workers wait before giving up."""
     for flag, seconds, text in (
         ("--peer-seconds", TrainingJob.peer_seconds, "waits for the others at the start"),
         ("--stall-seconds", TrainingJob.stall_seconds, "may make no progress before it ends"),
@@ -139,12 +137,14 @@ def add_waits(parser: argparse.ArgumentParser) -> None:
 def add_profile(parser: argparse.ArgumentParser) -> None:
     """Adds --profile."""
     parser.add_argument(
-        "--profile", metavar="FIRST:LAST", help="trace these steps, as in 100:110, for TensorBoard"
+        "--profile",
+        metavar="FIRST:LAST",
+        help="trace these steps, such as 100:110, for TensorBoard",
     )
 
 
 def add_query(parser: argparse.ArgumentParser, verb: str) -> None:
-    """Adds the model that is asked, and the texts."""
+    """Adds the model to query, and the texts."""
     parser.set_defaults(verb=verb)
     parser.add_argument("--model", required=True, metavar="DIR", help="<registry>/<name>/<version>")
     if verb == "next":
@@ -153,19 +153,21 @@ def add_query(parser: argparse.ArgumentParser, verb: str) -> None:
     if verb == "similar":
         parser.add_argument("text", metavar="WORD", help="any word, known or not")
         return
-    parser.add_argument("text", nargs="*", help="texts, each a document of its own")
+    parser.add_argument("text", nargs="*", help="texts, each its own document")
     parser.add_argument(
-        "--input", metavar="FILE", help="read texts from a file, one a line; - is stdin"
+        "--input", metavar="FILE", help="read texts from a file, one per line; - is stdin"
     )
 
 
 def add_tensorboard(parser: argparse.ArgumentParser) -> None:
-    """Adds what `charloom tensorboard` takes."""
+    """Adds the flags of `charloom tensorboard`."""
     parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="made by train, or a folder of several"
+        "--workdir", required=True, metavar="DIR", help="written by train, or a folder of several"
     )
     parser.add_argument("--port", type=int, default=6006, help="default: 6006; 0: any free one")
-    parser.add_argument("--host", default="localhost", help="where to listen (default: localhost)")
+    parser.add_argument(
+        "--host", default="localhost", help="address to listen on (default: localhost)"
+    )
 
 
 def add_require_improvement(parser: argparse.ArgumentParser) -> None:
@@ -185,12 +187,12 @@ def add_set(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="SECTION.FIELD=VALUE",
-        help="override one config field, as in --set train.steps=500; may be repeated",
+        help="override a config field, such as --set train.steps=500; may be repeated",
     )
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
-    """Adds what chooses a config: --preset or --config, and --set."""
+    """Adds --preset, --config and --set."""
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--preset",
@@ -198,76 +200,78 @@ def add_config(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{', '.join(presets.PRESETS)} (default: {DEFAULT_PRESET})",
     )
-    source.add_argument("--config", metavar="FILE", help="a config.json of an earlier run")
+    source.add_argument("--config", metavar="FILE", help="config.json of an earlier run")
     add_set(parser)
 
 
 def add_compile(parser: argparse.ArgumentParser) -> None:
-    """Adds what `charloom compile` takes."""
+    """Adds the flags of `charloom compile`."""
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="*.yaml")
     add_image(parser)
 
 
 def add_image(parser: argparse.ArgumentParser) -> None:
-    """Adds what `compile_settings` reads."""
+    """Adds the flags for `compile_settings`."""
     parser.add_argument("--image", help="container image of the tasks, with a tag or a digest")
     parser.add_argument(
         "--workspace",
         default="",
         metavar="SIZE",
-        help="keep a run's data on a volume of this size, as in 50Gi, that KFP makes for the run "
-        "and removes when it has succeeded; by default on the claim that its parameter volume names",
+        help="keep a run's data on a volume of this size, such as 50Gi, that KFP creates for the run "
+        "and removes when it succeeds; default: on the claim in its parameter volume",
     )
     parser.add_argument(
         "--storage-class",
         default="",
         metavar="NAME",
-        help="of that volume; it must be ReadWriteMany",
+        help="storage class of that volume; it must support ReadWriteMany",
     )
 
 
 def compile_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the arguments of `compile_pipeline` that were given as flags."""
+    """Returns the arguments of `compile_pipeline` given as flags."""
     return {name: getattr(options, name) for name in ("image", "workspace", "storage_class")}
 
 
 def add_kubeflow(parser: argparse.ArgumentParser) -> None:
-    """Adds where Kubeflow Pipelines is, and as whom to talk to it.
+    """Adds the address of Kubeflow Pipelines, and credentials for it.
 
-    What is secret comes from files and the environment: arguments are seen by all processes.
+    Secrets come from files and the environment, since arguments are visible to all processes.
     """
     parser.add_argument(
         "--host",
         default="",
         metavar="URL",
-        help="Kubeflow Pipelines, as in https://kubeflow.example.com/pipeline (default: "
-        "$KF_PIPELINES_ENDPOINT; in a pod of the cluster, the service there)",
+        help="Kubeflow Pipelines, such as https://kubeflow.example.com/pipeline (default: "
+        "$KF_PIPELINES_ENDPOINT; in a pod of the cluster, its service)",
     )
     parser.add_argument(
-        "--namespace", default="", metavar="NS", help="your namespace, where there are several"
+        "--namespace", default="", metavar="NS", help="your namespace, if there are several"
     )
     parser.add_argument(
         "--token-file",
         default="",
         metavar="FILE",
-        help="bearer token, read anew for each request (default: $CHARLOOM_KFP_TOKEN, else the "
-        "service account's of the pod, $KF_PIPELINES_SA_TOKEN_PATH)",
+        help="bearer token, reread for each request (default: $CHARLOOM_KFP_TOKEN, else the "
+        "pod's service account token, $KF_PIPELINES_SA_TOKEN_PATH)",
     )
     parser.add_argument(
         "--cookie-file",
         default="",
         metavar="FILE",
-        help="cookies of a login by browser, as in authservice_session=... "
+        help="cookies of a browser login, such as authservice_session=... "
         "(default: $CHARLOOM_KFP_COOKIE)",
     )
-    parser.add_argument("--ca-cert", default="", metavar="FILE", help="who signed the host's TLS")
+    parser.add_argument(
+        "--ca-cert", default="", metavar="FILE", help="CA of the host's TLS certificate"
+    )
     parser.add_argument(
         "--insecure", action="store_true", help="don't check the host's TLS certificate"
     )
 
 
 def add_submission(parser: argparse.ArgumentParser) -> None:
-    """Adds what a run on Kubeflow Pipelines is made of; what isn't given stays at its default."""
+    """Adds the settings of a run on Kubeflow Pipelines; omitted ones keep their defaults."""
     parser.add_argument(
         "--input",
         nargs="+",
@@ -278,12 +282,12 @@ def add_submission(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--registry", metavar="DIR", help="folder of all models, as the pods see it"
     )
-    parser.add_argument("--model-name", metavar="NAME", help="the model's name in it")
-    parser.add_argument("--workers", metavar="N", help="pods that train together")
-    parser.add_argument("--gpus-per-worker", metavar="N", help="GPUs of each")
+    parser.add_argument("--model-name", metavar="NAME", help="the model's name in the registry")
+    parser.add_argument("--workers", metavar="N", help="number of worker pods")
+    parser.add_argument("--gpus-per-worker", metavar="N", help="GPUs per worker")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--preset", metavar="NAME", help=", ".join(presets.PRESETS))
-    source.add_argument("--config", metavar="FILE", help="a config.json of an earlier run")
+    source.add_argument("--config", metavar="FILE", help="config.json of an earlier run")
     add_set(parser)
     add_data(parser)
     add_require_improvement(parser)
@@ -293,21 +297,21 @@ def add_submission(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="any other parameter of the pipeline; may be repeated; a wrong name shows them all",
+        help="any other pipeline parameter; may be repeated; an unknown name lists them all",
     )
     add_image(parser)
-    parser.add_argument("--no-cache", action="store_true", help="run all steps anew")
+    parser.add_argument("--no-cache", action="store_true", help="run all steps again")
     parser.add_argument(
         "--experiment",
         default="charloom",
         metavar="NAME",
-        help="under which KFP groups runs; made if there is none (default: charloom)",
+        help="KFP experiment of the run; created if missing (default: charloom)",
     )
     parser.add_argument(
         "--service-account",
         default="",
         metavar="NAME",
-        help="of the steps' pods (default: that of Kubeflow Pipelines)",
+        help="service account of the steps' pods (default: Kubeflow Pipelines' own)",
     )
 
 
@@ -317,6 +321,6 @@ def add_scheduler_zone(parser: argparse.ArgumentParser) -> None:
         "--scheduler-zone",
         default="",
         metavar="ZONE",
-        help="time zone of Kubeflow Pipelines' scheduler, by whose clock schedules are read and which "
+        help="time zone in which Kubeflow Pipelines' scheduler reads schedules, which "
         "its administrator sets as cronScheduleTimezone; next times are shown in UTC (default: $CHARLOOM_KFP_TIME_ZONE, else UTC)",
     )

@@ -1,4 +1,4 @@
-"""The commands that talk to Kubeflow Pipelines: `charloom submit` and `charloom schedule`."""
+"""The commands for Kubeflow Pipelines: `charloom submit` and `charloom schedule`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ The six fields of --cron, from left to right:
   day of the month    1-31
   month               1-12 or JAN-DEC
   day of the week     0-6 or SUN-SAT; 0 is Sunday
-Each but the first takes * (all), lists 1,3, ranges 1-5 and steps */2 too. If both days are given,
-and neither with *, one of them is enough.
+Each but the first also accepts * (all), lists 1,3, ranges 1-5 and steps */2. If both days are given,
+neither with *, it is enough for one of them to match.
   '0 30 3 * * *'      each day at 03:30
   '0 0 22 * * FRI'    on Fridays at 22:00
   '0 0 */6 1 * *'     on the first of each month, every six hours
@@ -28,38 +28,40 @@ and neither with *, one of them is enough.
 
 
 def add_commands(add: Add, commands: Any) -> None:
-    """Adds the commands; `add` makes the parser of one."""
+    """Adds the commands; `add` creates a command's parser."""
     submit = add(commands, "submit", _submit, "Run the pipeline on Kubeflow Pipelines.")
     flags.add_kubeflow(submit)
     flags.add_submission(submit)
-    submit.add_argument("--name", default="", help="the run's name (default: with the time)")
+    submit.add_argument("--name", default="", help="the run's name (default: includes the time)")
     _add_wait(submit)
 
     schedule = commands.add_parser(
         "schedule",
-        help="Run the pipeline on Kubeflow Pipelines again and again.",
-        description="Run the pipeline on Kubeflow Pipelines again and again.",
+        help="Run the pipeline on Kubeflow Pipelines regularly.",
+        description="Run the pipeline on Kubeflow Pipelines regularly.",
     )
     verbs = schedule.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    create = add(verbs, "create", _create, "Make a schedule, or change the one of that name.")
+    create = add(verbs, "create", _create, "Create a schedule, or change the one with that name.")
     create.formatter_class = argparse.RawDescriptionHelpFormatter
     create.epilog = CRON_HELP
     flags.add_kubeflow(create)
-    create.add_argument("--name", default="charloom", help="its name (default: charloom)")
+    create.add_argument(
+        "--name", default="charloom", help="the schedule's name (default: charloom)"
+    )
     create.add_argument(
         "--cron",
         required=True,
         metavar="'S M H DoM Mon DoW'",
-        help="when, by the scheduler's clock; see below",
+        help="when to run, by the scheduler's clock; see below",
     )
     flags.add_scheduler_zone(create)
     flags.add_submission(create)
     for verb, function, text in (
         ("list", _list, "Show the schedules and their next times."),
-        ("pause", _pause, "Start no more runs; one that is at work goes on."),
-        ("resume", _resume, "Start runs again; if a time was missed, one starts at once."),
-        ("delete", _delete, "Delete a schedule; its runs stay, and one that is at work goes on."),
-        ("run-now", _run_now, "Start a run at once with what the schedule says."),
+        ("pause", _pause, "Stop starting runs; one in progress continues."),
+        ("resume", _resume, "Start runs again; if a time was missed, one starts immediately."),
+        ("delete", _delete, "Delete a schedule; its runs stay, and one in progress continues."),
+        ("run-now", _run_now, "Start a run of the schedule immediately."),
     ):
         parser = add(verbs, verb, function, text)
         if verb != "list":
@@ -77,8 +79,8 @@ def _add_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--wait",
         action="store_true",
-        help="show how the run goes until it ends; exit 0 if it published a model, 1 if it failed, "
-        "3 if the gate said no",
+        help="follow the run until it ends; exit 0 if it published a model, 1 if it failed, "
+        "3 if the gate rejected it",
     )
 
 
@@ -99,7 +101,7 @@ def _submit(options: argparse.Namespace) -> None:
     from pipelines.kubeflow import run_monitor, submit
     from pipelines.kubeflow.package import compiled
 
-    with compiled(options) as package:  # all that can be wrong here, before any request
+    with compiled(options) as package:  # finds local errors before any request
         kubeflow = _connect(options)
         run = submit.submit(kubeflow, package, options)
     if options.wait:

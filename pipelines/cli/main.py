@@ -1,7 +1,7 @@
 """The `charloom` command.
 
-Everything heavy is imported by the command that needs it, so that `--help` and a wrong
-flag are answered at once.
+Heavy imports are left to the command that needs them, so that `--help` and wrong flags are answered
+immediately.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pipelines.cli.streams import LastingStream, ReaderGoneError, lasting_stream
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit code.
 
-    `model.errors.ENDINGS` lists the codes. A closed pipe changes none of them; only a command whose
-    output is its product ends early then, with 0.
+    `model.errors.ENDINGS` lists the codes. A closed pipe does not change them; only a command whose
+    output is its product then ends early, with 0.
     """
     with lasting_streams() as output:
         return _run(arguments, output)
@@ -57,7 +57,7 @@ def _run(arguments: Sequence[str] | None, output: LastingStream) -> int:
 
 
 class _StoppedError(SystemExit):
-    """SIGTERM came; no handler of mere errors keeps it."""
+    """SIGTERM was received; not an `Exception`, so that no error handler catches it."""
 
 
 def _end(*_: object) -> None:
@@ -74,7 +74,7 @@ def _report(error: BaseException, line: str, code: int, debug: bool) -> int:
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
+    """Looks up the version only on request."""
 
     def __call__(self, *unused: object) -> None:
         from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""Flags about published models: what to begin with and compare with, and what one may cost."""
+"""Flags about published models: to start from, to compare with, and limits for serving."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from model.errors import InputError
 
 
 def add_warm_start(parser: argparse.ArgumentParser) -> None:
-    """Adds --warm-start, of a training alone."""
+    """Adds --warm-start for a training by itself."""
     parser.add_argument(
         "--warm-start",
         metavar="DIR",
-        help="begin with the weights of a model: a version's folder, or <registry>/<name>, whose "
-        "champion is taken",
+        help="start from the weights of a model: a version's folder, or <registry>/<name> for "
+        "its champion",
     )
 
 
@@ -24,18 +24,18 @@ def add_champion(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--champion",
         metavar="DIR",
-        help="model to compare with: a version's folder, or <registry>/<name>, whose champion is taken",
+        help="model to compare with: a version's folder, or <registry>/<name> for its champion",
     )
     parser.add_argument(
         "--reference",
         metavar="DIR",
-        help="best version so far, which bounds the loss over many versions (gate.max_drift): a "
-        "version's folder, or <registry>/<name> (default: as --champion, if that is such a model)",
+        help="best version so far, which limits the loss over many versions (gate.max_drift): a "
+        "version's folder, or <registry>/<name> (default: as --champion, if in that form)",
     )
 
 
 def find_compared(options: argparse.Namespace) -> tuple[str, str]:
-    """Returns the folders of champion and reference that the flags name; empty for none.
+    """Returns the folders of champion and reference from the flags; empty for none.
 
     Raises:
       InputError: there is no such model, or it has no reference.
@@ -51,24 +51,24 @@ def find_compared(options: argparse.Namespace) -> tuple[str, str]:
     if not reference:
         raise InputError(
             f"{options.reference} has no reference yet; charloom registry rebase "
-            f"{shlex.quote(options.reference)} VERSION sets one, or leave --reference out"
+            f"{shlex.quote(options.reference)} VERSION sets one, or omit --reference"
         )
     return champion, reference
 
 
 def add_budget(parser: argparse.ArgumentParser) -> None:
-    """Adds what a model may take to answer, as a check before publishing finds it."""
+    """Adds the limits on answering a request that are checked before publishing."""
     parser.add_argument(
         "--max-latency-ms",
         type=float,
         metavar="MS",
-        help="of the slowest recorded request (default: 2000)",
+        help="for the slowest recorded request (default: 2000)",
     )
     parser.add_argument(
         "--max-memory-mb",
         type=float,
         metavar="MB",
-        help="of a process that serves the model (default: 8192)",
+        help="for a process that serves the model (default: 8192)",
     )
 
 
@@ -78,6 +78,6 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="of the served model's table and softmax; bfloat16 takes half the memory for both, and "
-        "is quicker only on processors that have instructions for it (default: float32)",
+        help="precision of the served model's table and softmax; bfloat16 halves their memory, but "
+        "is faster only on processors with instructions for it (default: float32)",
     )

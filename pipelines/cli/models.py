@@ -1,4 +1,4 @@
-"""The commands that ask a published model: score, embed, next, similar."""
+"""The commands that query a published model: score, embed, next, similar."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from pipelines.cli.shared import IS_PRODUCT, Add, import_tensorflow
 
 
 def add_commands(add: Add, commands: Any) -> None:
-    """Adds the commands; `add` makes the parser of one."""
+    """Adds the commands; `add` creates a command's parser."""
     score = add(commands, "score", _query, "Print log-likelihood and perplexity of texts.")
     score.add_argument(
-        "--format", choices=("tsv", "jsonl"), default="tsv", help="jsonl has every word's score"
+        "--format",
+        choices=("tsv", "jsonl"),
+        default="tsv",
+        help="jsonl includes every word's score",
     )
-    embed = add(commands, "embed", _query, "Print LSTM states of every word, as JSON lines.")
+    embed = add(commands, "embed", _query, "Print every word's LSTM states as JSON lines.")
     following = add(commands, "next", _query, "Print the likeliest next words of a text.")
-    following.add_argument("-k", type=int, default=5, help="how many (default: 5)")
-    similar = add(commands, "similar", _query, "Print known words that are spelled alike.")
-    similar.add_argument("-k", type=int, default=5, help="how many (default: 5)")
+    following.add_argument("-k", type=int, default=5, help="number of words (default: 5)")
+    similar = add(commands, "similar", _query, "Print known words with similar spellings.")
+    similar.add_argument("-k", type=int, default=5, help="number of words (default: 5)")
     verbs = {"score": score, "embed": embed, "next": following, "similar": similar}
     for verb, parser in verbs.items():
         flags.add_query(parser, verb)

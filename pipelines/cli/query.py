@@ -17,7 +17,7 @@ from model.errors import InputError
 
 TEXTS_A_CALL = 256
 CHARACTERS_A_CALL = 1 << 16
-"""Of all texts of a call together; a longer text has a call of its own."""
+"""Maximum total length of the texts in a call; a longer text has its own call."""
 
 
 def load(path: str) -> Any:
@@ -37,18 +37,18 @@ def load(path: str) -> Any:
 
 
 def read_texts(texts: Sequence[str], path: str | None) -> Iterator[str]:
-    """Returns the texts of the command line, then those of a file, one a line; `-` is stdin.
+    """Yields the texts on the command line, then those of a file, one per line; `-` is stdin.
 
     Raises:
       InputError: there are none, or the file can't be read.
     """
     if not texts and path is None:
-        raise InputError("there is no text; give texts, --input FILE, or --input - for stdin")
+        raise InputError("no text given; pass texts, --input FILE, or --input - for stdin")
     texts = [check_text(text) for text in texts]
     if path is None:
         return iter(texts)
     if path == "-" and sys.stdin is None:
-        raise InputError("--input -: stdin is closed; give texts, or --input FILE")
+        raise InputError("--input -: stdin is closed; pass texts, or --input FILE")
     try:
         file = sys.stdin.buffer if path == "-" else open(path, "rb")
     except OSError as error:
@@ -68,7 +68,7 @@ def _read_lines(file: BinaryIO, path: str) -> Iterator[str]:
 
 
 def check_text(text: str) -> str:
-    """Returns a text of the command line, which is UTF-8 in any locale.
+    """Returns a command-line text, decoded as UTF-8 in any locale.
 
     Raises:
       InputError: it is not UTF-8.
@@ -83,7 +83,7 @@ def check_text(text: str) -> str:
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Groups texts, so that a call has enough to do and memory does not grow with their number."""
+    """Groups texts so that calls are large enough and memory does not grow with their number."""
     chunk: list[str] = []
     characters = 0
     for text in texts:
@@ -97,7 +97,7 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def score_rows(model: Any, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """Returns for each text what `--format json` prints of it."""
+    """Yields each text's scores, as `--format jsonl` prints them."""
     for chunk in _chunks(texts):
         result = {name: value.numpy() for name, value in model.score(tf.constant(chunk)).items()}
         for index, text in enumerate(chunk):
@@ -116,7 +116,7 @@ def score_rows(model: Any, texts: Iterable[str]) -> Iterator[dict[str, Any]]:
 
 
 def format_row(row: Mapping[str, Any], form: str) -> str:
-    """Returns a row of `score_rows` as a line of TSV or JSON."""
+    """Formats a row of `score_rows` as a line of TSV or JSON."""
     if form != "tsv":
         return json.dumps(row, ensure_ascii=False)
     shown = json.dumps(row["text"], ensure_ascii=False)
@@ -125,13 +125,13 @@ def format_row(row: Mapping[str, Any], form: str) -> str:
 
 
 def print_scores(model: Any, texts: Iterable[str], *, form: str) -> None:
-    """Prints a line a text: TSV with a header, or JSON with every word's score.
+    """Prints one line per text: TSV with a header, or JSON with every word's score.
 
     Raises:
       InputError: the model does not mark unknown words.
     """
     if "unknown" not in model.signatures["score"].structured_outputs:
-        raise InputError("the model is of an older charloom; train and export it anew")
+        raise InputError("the model is from an older charloom; train and export it again")
     if form == "tsv":
         print("log_likelihood\twords\tunknown_words\tperplexity\ttext")
     for row in score_rows(model, texts):
@@ -139,7 +139,7 @@ def print_scores(model: Any, texts: Iterable[str], *, form: str) -> None:
 
 
 def print_next_words(model: Any, text: str, *, k: int) -> None:
-    """Prints the k likeliest next words, a line each with its probability.
+    """Prints the k likeliest next words, one per line with its probability.
 
     Raises:
       InputError: k is below 1.
@@ -149,13 +149,13 @@ def print_next_words(model: Any, text: str, *, k: int) -> None:
 
 
 def print_similar(model: Any, word: str, *, k: int) -> None:
-    """Prints the k known words whose spellings are most alike, a line each with its cosine.
+    """Prints the k known words with the most similar spellings, one per line with its cosine.
 
     Raises:
       InputError: k is below 1, or the model has no char-CNN.
     """
     if not hasattr(model, "similar") or "similar" not in model.signatures:
-        raise InputError("the model does not read characters, or is of an older charloom")
+        raise InputError("the model does not read characters, or is from an older charloom")
     result = model.similar(tf.constant([_checked(word, k)]), tf.constant(k))
     _print_words(result["words"], result["similarities"])
 
@@ -172,7 +172,7 @@ def _print_words(words: tf.Tensor, values: tf.Tensor) -> None:
 
 
 def print_embeddings(model: Any, texts: Iterable[str]) -> None:
-    """Prints a JSON line a text: its words and for each `[layers, H]` LSTM outputs."""
+    """Prints one JSON line per text: its words and, for each, `[layers, H]` LSTM outputs."""
     for chunk in _chunks(texts):
         result = model.embed(tf.constant(chunk))
         for index, text in enumerate(chunk):

@@ -18,8 +18,10 @@ KEEP = 5
 
 
 def add_commands(add: Add, commands: Any) -> None:
-    """Adds the commands; `add` makes the parser of one."""
-    registry = add(commands, "registry", _list, "Look at published versions; promote, roll back.")
+    """Adds the commands; `add` creates a command's parser."""
+    registry = add(
+        commands, "registry", _list, "Inspect, promote and roll back published versions."
+    )
     actions = registry.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     listing = add(actions, "list", _list, "List the models of a registry, or a model's versions.")
@@ -27,19 +29,21 @@ def add_commands(add: Add, commands: Any) -> None:
     _add_json(listing)
     listing.set_defaults(**{IS_PRODUCT: True})
 
-    show = add(actions, "show", _show, "Show a version, and whether its files are whole.")
+    show = add(actions, "show", _show, "Show a version, and check its files.")
     _add_model(show)
-    show.add_argument("version", nargs="?", type=int, help="its number (default: the champion)")
+    show.add_argument(
+        "version", nargs="?", type=int, help="the version's number (default: the champion)"
+    )
     _add_json(show)
 
     promote = add(actions, "promote", _promote, "Make a version the champion.")
     _add_version(promote)
     rollback = add(actions, "rollback", _rollback, "Restore the previous champion.")
     _add_model(rollback)
-    rebase = "Make a version the reference, from which a chain of champions may not drift far."
+    rebase = "Make a version the reference that limits the drift of a chain of champions."
     _add_version(add(actions, "rebase", _rebase, rebase))
     _add_version(add(actions, "pin", _pin, "Keep a version from being collected."))
-    _add_version(add(actions, "unpin", _unpin, "Let a version be collected again."))
+    _add_version(add(actions, "unpin", _unpin, "Allow a version to be collected again."))
 
     gc = add(
         actions, "gc", _collect, "Remove old versions; champion, reference and pinned ones stay."
@@ -50,7 +54,7 @@ def add_commands(add: Add, commands: Any) -> None:
         type=int,
         default=KEEP,
         metavar="N",
-        help=f"number of newest versions that stay (default: {KEEP})",
+        help=f"number of newest versions to keep (default: {KEEP})",
     )
     gc.add_argument("--dry-run", action="store_true", help="only print what would be removed")
 
@@ -69,19 +73,18 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def _find_model(path: str) -> RegisteredModel:
-    """Returns the model of a folder `<registry>/<name>`.
+    """Returns the model at a folder `<registry>/<name>`.
 
     Raises:
       InputError: there is no model.
     """
     model = RegisteredModel.at(os.path.normpath(path))
     if not model.versions():
-        raise InputError(f"{path} holds no published model; name <registry>/<name>")
+        raise InputError(f"{path} has no published model; name <registry>/<name>")
     return model
 
 
 def _describe_versions(model: RegisteredModel) -> list[dict[str, Any]]:
-    """Returns one row per version, oldest first."""
     pointer, pins = model.read_pointer(), promoting.read_pins(model)
     champion = pointer.version if pointer else None
     reference = pointer.reference.version if pointer and pointer.reference else None
@@ -118,7 +121,7 @@ def _list(options: argparse.Namespace) -> None:
         there = (RegisteredModel(path, name) for name in sorted(os.listdir(path)))
         models = [model for model in there if model.versions()]
     if not models:
-        raise InputError(f"{path} holds no published model; charloom export makes one")
+        raise InputError(f"{path} has no published models; charloom export publishes one")
     rows = [{"model": model.name, **row} for model in models for row in _describe_versions(model)]
     if options.json:
         print(json.dumps(rows, indent=2))

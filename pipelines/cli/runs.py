@@ -1,4 +1,4 @@
-"""The commands of the whole pipeline on this machine: run, demo, and compile."""
+"""The commands for the whole pipeline on this machine: run, demo, and compile."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pipelines.cli.shared import Add, import_tensorflow, read_settings
 
 
 def add_commands(add: Add, commands: Any) -> None:
-    """Adds the commands; `add` makes the parser of one."""
+    """Adds the commands; `add` creates a command's parser."""
     run = add(commands, "run", _run, "Run the whole pipeline on this machine.")
     flags.add_input(run)
-    run.add_argument("--root", required=True, metavar="DIR", help="folder for all that is made")
+    run.add_argument("--root", required=True, metavar="DIR", help="folder for all output")
     run.add_argument("--name", default="lm", help="the model's name in the registry (default: lm)")
     flags.add_run_settings(run, flags.RUN_FIELDS)
     flags.add_require_improvement(run)
@@ -29,9 +29,12 @@ def add_commands(add: Add, commands: Any) -> None:
     flags.add_data(run)
     flags.add_config(run)
 
-    demo = add(commands, "demo", _demo, "Run the whole pipeline on text that Python carries.")
+    demo = add(commands, "demo", _demo, "Run the whole pipeline on text included in Python.")
     demo.add_argument(
-        "--root", default="charloom-demo", metavar="DIR", help="folder (default: charloom-demo)"
+        "--root",
+        default="charloom-demo",
+        metavar="DIR",
+        help="folder for all output (default: charloom-demo)",
     )
     flags.add_workers(demo, default=2)
     flags.add_config(demo)
@@ -61,7 +64,7 @@ def _run_graph(
     workers: int,
     name: str,
 ) -> str:
-    """Runs the pipeline and says where its parts are; returns the new version's folder."""
+    """Runs the pipeline and prints where its outputs are; returns the new version's folder."""
     from components.preprocess.inputs.listing import check_names
 
     check_name(name)

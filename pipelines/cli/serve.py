@@ -14,18 +14,18 @@ DEFAULT_PORT = 8501
 
 
 def add_commands(add: Add, commands: Any) -> None:
-    """Adds the command; `add` makes its parser."""
-    serve = add(
-        commands, "serve", _serve, "Answer questions to a model over HTTP; follow its champion."
-    )
+    """Adds the command; `add` creates its parser."""
+    serve = add(commands, "serve", _serve, "Serve a model over HTTP, following its champion.")
     serve.add_argument(
         "--model",
         required=True,
         metavar="DIR",
-        help="<registry>/<name>, whose champion is followed, or a version's folder",
+        help="<registry>/<name> to follow its champion, or a version's folder",
     )
     serve.add_argument(
-        "--host", default="localhost", help="where to listen (default: localhost; 0.0.0.0: all)"
+        "--host",
+        default="localhost",
+        help="address to listen on (default: localhost; 0.0.0.0: all)",
     )
     serve.add_argument(
         "--port",
@@ -38,7 +38,7 @@ def add_commands(add: Add, commands: Any) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="requests that are computed at a time (default: one a processor)",
+        help="requests computed at the same time (default: one per processor)",
     )
 
 
@@ -47,7 +47,8 @@ def _serve(options: argparse.Namespace) -> None:
 
     if options.threads < 0:
         raise InputError(f"--threads is {options.threads}; it must be at least 0")
-    # Uvicorn lets requests end, then passes the signal on: a clean end is not a failure.
+    # Uvicorn completes pending requests, then raises the signal again: a clean end is not a
+    # failure.
     signal.signal(signal.SIGTERM, _end)
     find_model(options.model)  # so that a wrong name is reported at once
     import_tensorflow()

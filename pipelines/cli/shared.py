@@ -1,4 +1,4 @@
-"""What several commands need: the config that was asked for, and a quiet TensorFlow."""
+"""Shared by several commands: reading the config, and importing TensorFlow quietly."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from model.errors import InputError
 from pipelines.cli import flags
 
 Add = Callable[..., argparse.ArgumentParser]
-"""Makes the parser of a command: of the subparsers, name, function and help."""
+"""Creates a command's parser from the subparsers, name, function and help."""
 
 
 IS_PRODUCT = "output_is_product"
-"""Set in the options of a command that is run for its output only, and may end when nobody reads it."""
+"""Set in the options of a command run only for its output, which may end when nobody reads it."""
 
 
 def import_tensorflow() -> None:
-    """Hides what TensorFlow's C++ parts print while they load; shows it if loading fails."""
+    """Hides what TensorFlow's C++ parts print while loading; shows it if loading fails."""
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
         saved = os.dup(2)
@@ -33,7 +33,7 @@ def import_tensorflow() -> None:
             import tensorflow
             import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
-            tensorflow.constant(0)  # the devices are looked for here
+            tensorflow.constant(0)  # initialises the devices
         except Exception:
             file.seek(0)
             os.write(saved, file.read())
@@ -44,10 +44,10 @@ def import_tensorflow() -> None:
 
 
 def read_settings(options: argparse.Namespace) -> tuple[Config, RunSettings]:
-    """Returns the preset or config file as --set and other flags change it, and the run's settings.
+    """Returns the config and the run's settings, with --set and other flags applied.
 
     Raises:
-      InputError: one of them is wrong, or there are no records to compare to.
+      InputError: one of them is wrong, or there are no records to compare with.
     """
     config = read_config(options.config) if options.config else presets.get_preset(options.preset)
     config, run = read_run(config, flags.list_settings(options))
@@ -57,11 +57,11 @@ def read_settings(options: argparse.Namespace) -> tuple[Config, RunSettings]:
 
 
 def refuse_sections(settings: Sequence[str], command: str, *, allowed: Sequence[str]) -> None:
-    """Raises InputError for a setting that a command would not use."""
+    """Raises InputError for a setting that a command would ignore."""
     for setting in settings:
         section = setting.split(".")[0].strip()
         if section not in allowed:
             raise InputError(
-                f"--set {setting} has no effect on charloom {command}, which takes fields of "
-                f"{', '.join(allowed)}; set it where the folder is made"
+                f"--set {setting} has no effect on charloom {command}, which uses fields of "
+                f"{', '.join(allowed)}; set it for the command that writes the folder"
             )

@@ -1,4 +1,4 @@
-"""The commands of single stages: prepare, train, evaluate, export, and tensorboard."""
+"""The commands for single stages: prepare, train, evaluate, export, and tensorboard."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from pipelines.cli.shared import Add, import_tensorflow, read_settings, refuse_s
 
 
 def add_commands(add: Add, commands: Any) -> None:
-    """Adds the commands; `add` makes the parser of one."""
+    """Adds the commands; `add` creates a command's parser."""
     prepare = add(commands, "prepare", _prepare, "Turn raw text into records.")
     flags.add_input(prepare, splits=True)
-    prepare.add_argument("--records", required=True, metavar="DIR", help="folder to make")
+    prepare.add_argument("--records", required=True, metavar="DIR", help="output folder")
     flags.add_run_settings(prepare, PREPARING)
     flags.add_beam(prepare)
     flags.add_data(prepare)
     flags.add_config(prepare)
 
-    train = add(commands, "train", _train, "Train a model, or go on with a training.")
+    train = add(commands, "train", _train, "Train a model, or resume a training.")
     flags.add_folders(train)
     model_flags.add_warm_start(train)
     flags.add_workers(train, default=1)
@@ -38,7 +38,10 @@ def add_commands(add: Add, commands: Any) -> None:
     flags.add_config(train)
 
     evaluate = add(
-        commands, "evaluate", _evaluate, "Score the test split; exit 3 if the gate says no."
+        commands,
+        "evaluate",
+        _evaluate,
+        "Score the test split; exit 3 if the gate rejects the model.",
     )
     flags.add_folders(evaluate)
     flags.add_report(evaluate)
@@ -50,7 +53,9 @@ def add_commands(add: Add, commands: Any) -> None:
     flags.add_folders(export)
     flags.add_report(export)
     export.add_argument("--registry", required=True, metavar="DIR", help="folder of all models")
-    export.add_argument("--name", default="lm", help="the model's name in it (default: lm)")
+    export.add_argument(
+        "--name", default="lm", help="the model's name in the registry (default: lm)"
+    )
     model_flags.add_budget(export)
     model_flags.add_precision(export)
 
@@ -106,7 +111,7 @@ def _train(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     path = os.path.join(options.workdir, "config.json")
     if not os.path.exists(path):
-        raise InputError(f"{options.workdir} holds no training; run charloom train")
+        raise InputError(f"{options.workdir} has no training; run charloom train")
     config = with_overrides(read_config(path), flags.list_settings(options))
     refuse_sections(options.set, "evaluate", allowed=("gate",))
     champion, reference = model_flags.find_compared(options)

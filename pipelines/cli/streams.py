@@ -1,8 +1,8 @@
-"""Standard streams that can't change what a command comes to.
+"""Standard streams whose failures can't change a command's result.
 
-A reader that has seen enough (`charloom train | head`), a terminal that is gone, or a full disk must
-not stop a training or turn a rejection into success. So a command that does work loses its output and
-goes on; one whose output is its product ends early.
+A reader that has seen enough (`charloom train | head`), a closed terminal, or a full disk must not
+stop a training or turn a rejection into success. So a command that does work loses its output and
+continues; one whose output is its product ends early.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ from model.errors import CharloomError
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads the product of the command any more."""
+    """Nobody reads the command's product any more."""
 
 
 class LastingStream:
     """A text stream that outlives its reader.
 
-    Until `is_product` is set, what can't be written is dropped, and all that follows as well, also
-    what native code and processes started later write to the same descriptor.
+    Unless `is_product` is set, text that can't be written is dropped, as is everything after it,
+    including what native code and child processes later write to the same descriptor.
     """
 
     def __init__(self, stream: TextIO) -> None:
-        """Writes to `stream` as long as that is possible."""
+        """Writes to `stream` as long as possible."""
         self._stream = stream
         self._is_lost = False
         self.is_product = False
-        """Whether to raise in place of dropping: the output is all that the command is for."""
+        """Whether to raise instead of dropping: the output is the command's only purpose."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Writes, or drops the text if nobody can get it.
+        """Writes the text, or drops it if nobody can receive it.
 
         Raises:
           ReaderGoneError: `is_product`, and the pipe is closed.
@@ -53,7 +53,7 @@ class LastingStream:
         return len(text)
 
     def flush(self) -> None:
-        """Flushes; raises as `write` does."""
+        """Flushes; raises like `write`."""
         if not self._is_lost:
             try:
                 self._stream.flush()
@@ -61,16 +61,16 @@ class LastingStream:
                 self._lose(error)
 
     def writelines(self, lines: Any) -> None:
-        """Writes several texts; raises as `write` does."""
+        """Writes several texts; raises like `write`."""
         for line in lines:
             self.write(line)
 
     def _lose(self, error: OSError) -> None:
         self._is_lost = True
-        with contextlib.suppress(OSError, ValueError):  # one in memory has no descriptor
+        with contextlib.suppress(OSError, ValueError):  # an in-memory stream has no descriptor
             _open_null(self._stream.fileno())
         with contextlib.suppress(OSError):
-            self._stream.flush()  # else Python would try, and complain, at its exit
+            self._stream.flush()  # otherwise Python would try, and complain, at exit
         if not self.is_product:
             return
         if isinstance(error, BrokenPipeError):
@@ -82,12 +82,12 @@ class LastingStream:
 
 @contextlib.contextmanager
 def lasting_streams() -> Iterator[LastingStream]:
-    """Replaces sys.stdout and sys.stderr by ones that last, in UTF-8; yields the first.
+    """Replaces sys.stdout and sys.stderr by lasting streams in UTF-8; yields the former.
 
-    Text is read as UTF-8 whatever the locale, so it is written so as well; what even UTF-8 can't
-    express (a file name of stray bytes) is escaped.
+    Text is read as UTF-8 whatever the locale, so it is written as UTF-8, too; what UTF-8 can't
+    express (file names with undecodable bytes) is escaped.
     """
-    for descriptor in range(3):  # else the next file that is opened would get what is printed
+    for descriptor in range(3):  # otherwise the next opened file would receive printed text
         try:
             os.fstat(descriptor)
         except OSError:
@@ -112,7 +112,6 @@ def lasting_streams() -> Iterator[LastingStream]:
 
 
 def _open_null(descriptor: int) -> None:
-    """Lets a descriptor lead nowhere."""
     null = os.open(os.devnull, os.O_RDWR)
     if null != descriptor:
         os.dup2(null, descriptor)

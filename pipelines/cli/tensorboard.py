@@ -9,20 +9,20 @@ import threading
 from model.errors import CharloomError, InputError
 
 _DEPTH = 4
-"""How far below a folder workdirs are looked for."""
+"""How far below a folder to search for workdirs."""
 
 
 def find_logdir(workdir: str) -> str:
-    """Returns the folder that TensorBoard shows.
+    """Returns the folder for TensorBoard to show.
 
     Args:
-      workdir: a training's folder, or one with several of them in it.
+      workdir: a training's folder, or a folder of several.
 
     Raises:
-      InputError: it holds no training's events.
+      InputError: it contains no training's events.
     """
     if not os.path.isdir(workdir):
-        raise InputError(f"{workdir} is no folder; give the --workdir of a charloom train")
+        raise InputError(f"{workdir} is not a folder; pass the --workdir of a charloom train")
     own = os.path.join(workdir, "tensorboard")
     if os.path.isdir(own):
         return own
@@ -33,7 +33,7 @@ def find_logdir(workdir: str) -> str:
         if folder.count(os.sep) - base >= _DEPTH:
             names.clear()
     raise InputError(
-        f"{workdir} holds no training (no folder tensorboard in it or below); give the "
+        f"{workdir} contains no training (no folder tensorboard in it or below); pass the "
         "--workdir of a charloom train, or a folder of several"
     )
 
@@ -42,7 +42,7 @@ def serve(logdir: str, *, host: str, port: int) -> None:
     """Runs TensorBoard in this process until Ctrl-C.
 
     Args:
-      logdir: of `find_logdir`.
+      logdir: result of `find_logdir`.
       host: name or address to listen on.
       port: 0: any free one.
 
@@ -55,11 +55,11 @@ def serve(logdir: str, *, host: str, port: int) -> None:
     if not 0 <= port < 1 << 16:
         raise InputError(f"--port is {port}; it must be between 0 and {(1 << 16) - 1}")
     try:
-        socket.getaddrinfo(host, port)  # TensorBoard would end the process
+        socket.getaddrinfo(host, port)  # TensorBoard would exit
     except (OSError, UnicodeError):
-        raise InputError(f"--host is {host!r}, which is no known host; try localhost") from None
+        raise InputError(f"--host is {host!r}, which is not a known host; try localhost") from None
     board = program.TensorBoard()
-    # Not the fast loader: a process of its own, which outlives us if we are killed.
+    # Not the fast loader: it is a separate process, which survives if we are killed.
     board.configure(argv=("", "--load_fast", "false"), logdir=logdir, host=host, port=port)
     try:
         url = board.launch()
@@ -71,7 +71,7 @@ def serve(logdir: str, *, host: str, port: int) -> None:
         raise CharloomError(
             f"TensorBoard can't listen on port {port} of {host} ({error})"
         ) from None
-    print(f"TensorBoard shows {logdir} at {url} (Ctrl-C ends it)", flush=True)
+    print(f"TensorBoard shows {logdir} at {url} (Ctrl-C stops it)", flush=True)
     try:
         threading.Event().wait()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""Where Kubeflow Pipelines is, and as whom to talk to it, as flags and environment say.
+"""Finds the address of Kubeflow Pipelines and credentials, from flags and environment.
 
 Nothing here puts a token or a cookie into a message.
 """
@@ -14,7 +14,7 @@ from kfp import client as kfp_client
 
 from model.errors import InputError
 
-HOST_VARIABLE = "KF_PIPELINES_ENDPOINT"  # the SDK's own
+HOST_VARIABLE = "KF_PIPELINES_ENDPOINT"  # defined by the SDK
 TOKEN_VARIABLE = "CHARLOOM_KFP_TOKEN"
 COOKIE_VARIABLE = "CHARLOOM_KFP_COOKIE"
 
@@ -22,26 +22,26 @@ CLUSTER_HOST = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 
 
 class TokenFile(kfp_client.TokenCredentialsBase):
-    """A bearer token in a file that somebody renews; read for each request."""
+    """A bearer token in a file that is renewed externally; read for each request."""
 
     def __init__(self, path: str) -> None:
         self._path = path
 
     def refresh_api_key_hook(self, config: Any) -> None:
-        """Puts the present token into the client's configuration; the SDK calls it."""
+        """Puts the current token into the client's configuration; called by the SDK."""
         config.api_key["authorization"] = _read_secret(self._path, "token")
 
 
 def find_host(host: str) -> str:
-    """Returns the address of the API, without what a browser adds to it.
+    """Returns the address of the API, without additions copied from a browser.
 
     Raises:
-      InputError: none is given, or it is no address.
+      InputError: it is missing or invalid.
     """
     host = host or os.environ.get(HOST_VARIABLE, "") or _host_in_cluster()
     if not host:
         raise InputError(
-            f"no host given; give --host, or set ${HOST_VARIABLE}, as in http://localhost:8080 after "
+            f"no host given; pass --host, or set ${HOST_VARIABLE}, such as http://localhost:8080 after "
             "kubectl -n kubeflow port-forward service/ml-pipeline-ui 8080:80"
         )
     try:
@@ -51,14 +51,14 @@ def find_host(host: str) -> str:
         known = False
         parts = urllib.parse.urlsplit("")
     if not known:
-        hint = " (a user or password in it is not shown)" if "@" in host else ""
+        hint = " (user and password are not shown)" if "@" in host else ""
         raise InputError(
-            f"--host {host.rpartition('@')[2]!r} is no address{hint}; write it as "
+            f"--host {host.rpartition('@')[2]!r} is not an address{hint}; write it as "
             "https://kubeflow.example.com/pipeline"
         )
     if "@" in parts.netloc:
         raise InputError(
-            "--host holds a user or a password; give a token by --token-file, or cookies by "
+            "--host contains a user or a password; pass a token with --token-file, or cookies with "
             "--cookie-file"
         )
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
@@ -72,12 +72,12 @@ def find_credentials(token_file: str, cookie_file: str) -> tuple[str | None, str
     """Returns the token, the cookies, or the SDK's credentials; None: not given.
 
     Raises:
-      InputError: there are too many of them, or one can't be used.
+      InputError: several are given, or one is invalid.
     """
     if token_file and cookie_file:
-        raise InputError("--token-file and --cookie-file exclude each other; give one of them")
+        raise InputError("--token-file and --cookie-file exclude each other; use one of them")
     if token_file:
-        _read_secret(token_file, "token", flag="--token-file")  # so that it is told at once
+        _read_secret(token_file, "token", flag="--token-file")  # reports errors early
         return None, None, TokenFile(token_file)
     if cookie_file:
         return None, _read_secret(cookie_file, "cookie", flag="--cookie-file"), None
@@ -102,18 +102,18 @@ def _read_secret(path: str, kind: str, *, flag: str = "the token file") -> str:
     except OSError as error:
         raise InputError(f"{flag} {path} can't be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise InputError(f"{flag} {path} is no text") from None
+        raise InputError(f"{flag} {path} is not text") from None
     return _check_secret(text, kind, f"{flag} {path}")
 
 
 def _check_secret(text: str, kind: str, source: str) -> str:
-    """Returns a token or cookies that fit into a header; says nothing of what is in them."""
+    """Returns a token or cookies valid in a header; messages do not reveal them."""
     if not text:
-        raise InputError(f"{source} is empty; it must hold a {kind}")
+        raise InputError(f"{source} is empty; it must contain a {kind}")
     if not text.isascii() or not text.isprintable():
-        raise InputError(f"{source} must hold one line with a {kind}, and nothing else")
+        raise InputError(f"{source} must contain one line with a {kind}, and nothing else")
     if kind == "token" and " " in text:
-        raise InputError(f"{source} must hold the bare token, without 'Bearer'")
+        raise InputError(f"{source} must contain the bare token, without 'Bearer'")
     if kind == "cookie" and not re.match(r"[\w.-]+=", text):
-        raise InputError(f"{source} must hold cookies as NAME=VALUE, joined by '; '")
+        raise InputError(f"{source} must contain cookies as NAME=VALUE, joined by '; '")
     return text

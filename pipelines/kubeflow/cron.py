@@ -1,10 +1,10 @@
-"""Cron expressions as the scheduler of Kubeflow Pipelines reads them.
+"""Parses cron expressions like the scheduler of Kubeflow Pipelines.
 
-It parses with github.com/robfig/cron v1.2.0: six fields, of which the first is the second. With
-five it takes the first for the second as well, so that `0 9 * * *` would start a run every hour;
-here they are refused. Everything that `parse` accepts means the same there:
-`tests/test_pipelines_kubeflow_cron.py` holds answers of that very library, and the one night of a
-year on which our next times differ, on Lord Howe Island.
+The scheduler uses github.com/robfig/cron v1.2.0: six fields, of which the first is the second.
+Given five, it uses the first as both second and minute, so `0 9 * * *` would start a run every
+hour; here they are rejected. Everything `parse` accepts has the same meaning there:
+`tests/test_pipelines_kubeflow_cron.py` has results of that library, and the one night of a year on
+which our next times differ, on Lord Howe Island.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from model.errors import InputError
 
 UTC = datetime.UTC
 YEARS = 5
-"""A schedule that has no time for so long has none, says the scheduler."""
+"""Years without a matching time after which the scheduler considers a schedule to have none."""
 
 _MONTHS = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"]
 _DAYS = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"]
@@ -36,7 +36,7 @@ _DESCRIPTORS = {
 
 @dataclasses.dataclass(frozen=True)
 class _Field:
-    """One of the six fields: its name and what it takes."""
+    """One of the six fields: its name and allowed values."""
 
     name: str
     low: int
@@ -44,7 +44,7 @@ class _Field:
     names: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Returns what the field takes."""
+        """Describes the field's allowed values."""
         names = f" or {self.names[0]}-{self.names[-1]}" if self.names else ""
         sunday = " (0 and SUN are Sunday)" if self.names and self.low == 0 else ""
         return (
@@ -72,15 +72,17 @@ class Cron:
     values: tuple[frozenset[int], ...]
     """What each field matches."""
     either_day: bool
-    """Whether one of the two fields of the day is enough: both are given, and neither with *."""
+    """Whether it is enough for one of the two day fields to match: both are given, neither with
+    *."""
 
     def after(self, start: datetime.datetime, zone: datetime.tzinfo) -> datetime.datetime | None:
         """Returns the first time after `start`, in UTC; None: there is none for `YEARS` years.
 
         Args:
-          start: with a time zone.
-          zone: the scheduler's. A time that its clocks skip is left out, one that they show twice
-            comes twice.
+          start: a time with a time zone.
+          zone: the scheduler's time zone. Times that its clocks skip are left out; repeated ones
+            occur
+            twice.
         """
         _, minutes, hours, _, months, _ = self.values
         (second,) = self.values[0]
@@ -120,7 +122,7 @@ def parse(text: str) -> Cron:
     """Checks a cron expression.
 
     Raises:
-      InputError: the scheduler would refuse it, or would do something else than what is meant.
+      InputError: the scheduler would reject it, or interpret it in an unexpected way.
     """
     fields = text.split()
     if fields and fields[0].lower() in _DESCRIPTORS and len(fields) == 1:
@@ -129,13 +131,13 @@ def parse(text: str) -> Cron:
     if len(fields) == 5 and not text.strip().startswith("@"):
         fixed = " ".join(["0", *fields])
         raise InputError(
-            f"--cron {text!r} has five fields, but the first of six is the second; "
+            f"--cron {text!r} has five fields, but six are needed, starting with the second; "
             f"write it as '{fixed}'"
         )
     if len(fields) != 6:
         raise InputError(
             f"--cron {text!r} has {len(fields)} fields; it must have six: second, minute, hour, "
-            "day of the month, month, day of the week, as in '0 30 3 * * MON-FRI'"
+            "day of the month, month, day of the week, such as '0 30 3 * * MON-FRI'"
         )
     values = tuple(_values(part, field) for part, field in zip(fields, FIELDS, strict=True))
     if len(values[0]) > 1:
@@ -154,7 +156,6 @@ def _starred(part: str) -> bool:
 
 
 def _values(part: str, field: _Field) -> frozenset[int]:
-    """Returns what a field matches."""
     found: set[int] = set()
     for piece in part.split(","):
         shape = re.fullmatch(r"([*?]|\w+)(?:-(\w+))?(?:/(\d{1,9}))?", piece, re.ASCII)
@@ -168,9 +169,9 @@ def _values(part: str, field: _Field) -> frozenset[int]:
             # "5/10" is "5-59/10" there
             high = _number(last, part, field) if last else (field.high if step else low)
         if low > high:
-            raise _wrong(part, field, f"{piece!r} begins after its end")
+            raise _wrong(part, field, f"{piece!r} starts after its end")
         if step is not None and int(step) == 0:
-            raise _wrong(part, field, "a step of 0 leads nowhere")
+            raise _wrong(part, field, "the step must not be 0")
         found.update(range(low, high + 1, int(step or 1)))
     return frozenset(found)
 
@@ -179,7 +180,7 @@ def _number(text: str, part: str, field: _Field) -> int:
     if text.upper() in field.names:
         return field.names.index(text.upper()) + field.low
     if not text.isdigit() or not text.isascii() or len(text) > 9:
-        raise _wrong(part, field, f"{text!r} is no number")
+        raise _wrong(part, field, f"{text!r} is not a number")
     if not field.low <= int(text) <= field.high:
         raise _wrong(part, field, f"{int(text)} is out of range")
     return int(text)
@@ -187,27 +188,27 @@ def _number(text: str, part: str, field: _Field) -> int:
 
 def _wrong(part: str, field: _Field, reason: str) -> InputError:
     if field.name.startswith("day") and re.search(r"\b(?:\d*[LW])\b|#", part.upper()):
-        reason += " (L, W and # are of Quartz, not of this scheduler)"
+        reason += " (L, W and # belong to Quartz, not this scheduler)"
     return InputError(f"{field.name} {part!r} of --cron: {reason}; {field.describe()}")
 
 
 def _instants(
     day: datetime.date, clock: datetime.time, zone: datetime.tzinfo
 ) -> list[datetime.datetime]:
-    """Returns when the clocks of a zone show a time, in UTC: once, or never or twice in a year."""
+    """Returns when the clocks of a zone show a time, in UTC: usually once, rarely never or twice."""
     shown = datetime.datetime.combine(day, clock)
     times = {shown.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1)}
     return [time for time in times if time.astimezone(zone).replace(tzinfo=None) == shown]
 
 
 def find_zone(name: str, flag: str) -> datetime.tzinfo:
-    """Returns the time zone of that name.
+    """Returns the time zone with a name.
 
     Raises:
-      InputError: there is none.
+      InputError: there is no such zone.
     """
     if name == "UTC":
-        return UTC  # also where no zones are installed
+        return UTC  # works without installed zones
     try:
         return zoneinfo.ZoneInfo(name)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):

@@ -1,6 +1,6 @@
-"""What is sent to Kubeflow Pipelines: the compiled graph and the parameters of a run.
+"""Builds what is sent to Kubeflow Pipelines: the compiled graph and a run's parameters.
 
-All that can be wrong with it is found here, before any request.
+Errors in it are found here, before any request.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from pipelines.graph import MOUNT
 
 _FLAGS = {"registry": "model_registry", "model_name": "model_name", "preset": "preset"}
 _FLAGS |= {"workers": "workers", "gpus_per_worker": "worker_gpus"}
-"""Flags that stand for a parameter."""
+"""Flags that set a parameter."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Package:
-    """A compiled graph with what one run is given."""
+    """A compiled graph with one run's parameters."""
 
     path: str
     """The YAML file."""
     spec: Mapping[str, Any]
-    """The pipeline spec in it."""
+    """The pipeline spec in the file."""
     digest: str
-    """SHA-256 of all that the file says, whatever its layout."""
+    """SHA-256 of the file's content, independent of layout."""
     parameters: Mapping[str, Any]
-    """Checked values of the pipeline's parameters that don't stay at their defaults."""
+    """Validated values of the pipeline's parameters that are not at their defaults."""
 
     @property
     def name(self) -> str:
@@ -54,13 +54,13 @@ class Package:
 
     @property
     def version(self) -> str:
-        """The name of the version: the same content has the same, wherever it was compiled."""
+        """The version's name: the same content has the same name wherever it was compiled."""
         return f"{importlib.metadata.version('charloom')}-{self.digest[:12]}"
 
 
 @contextlib.contextmanager
 def compiled(options: argparse.Namespace) -> Iterator[Package]:
-    """Compiles the graph into a temporary folder, as the flags of `add_submission` say.
+    """Compiles the graph into a temporary folder, according to the flags of `add_submission`.
 
     Raises:
       InputError: a flag or a parameter is wrong.
@@ -82,7 +82,7 @@ def compiled(options: argparse.Namespace) -> Iterator[Package]:
 
 
 def _forbid_cache(path: str) -> None:
-    """Takes the cache from all tasks; the SDK's own switch reaches the outermost ones only."""
+    """Disables caching for all tasks; the SDK's own switch affects only the outermost ones."""
     with open(path, encoding="utf-8") as file:
         documents = list(yaml.safe_load_all(file))
     components = [documents[0]["root"], *documents[0]["components"].values()]
@@ -94,13 +94,13 @@ def _forbid_cache(path: str) -> None:
 
 
 def read_parameters(spec: Mapping[str, Any], options: argparse.Namespace) -> dict[str, Any]:
-    """Returns the values that flags give, by the types that the compiled graph declares.
+    """Returns the values given by flags, with the types declared in the compiled graph.
 
     Raises:
       InputError: a parameter is unknown, given twice, or of the wrong type.
     """
     declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
-    given: dict[str, tuple[str, str]] = {}  # name: text, and how it was given
+    given: dict[str, tuple[str, str]] = {}  # name: text and source
     for flag, name in _FLAGS.items():
         if getattr(options, flag) is not None:
             given[name] = getattr(options, flag), f"--{flag.replace('_', '-')}"
@@ -134,7 +134,6 @@ def read_parameters(spec: Mapping[str, Any], options: argparse.Namespace) -> dic
 
 
 def _hint(name: str, declared: Iterable[str]) -> str:
-    """Returns what a wrong name of a parameter may have meant."""
     near = difflib.get_close_matches(name, declared, n=1)
     near += [one for one in declared if one.endswith(f"_{name}")]
     near += [f"--set {one}" for one in setting_names() if one.split(".")[1] == name]
@@ -142,10 +141,10 @@ def _hint(name: str, declared: Iterable[str]) -> str:
 
 
 def _check_values(values: Mapping[str, Any], *, source: str) -> None:
-    """Raises InputError for what only a late step would notice.
+    """Raises InputError for errors that only a late step would notice.
 
     Args:
-      values: of all parameters.
+      values: values of all parameters.
       source: where the settings come from.
     """
     check_target(RegisteredModel(values["model_registry"], values["model_name"]), mount=MOUNT)
@@ -159,7 +158,6 @@ def _check_values(values: Mapping[str, Any], *, source: str) -> None:
 
 
 def _value(text: str, kind: str, source: str) -> Any:
-    """Returns a parameter's value by its type in the compiled graph."""
     parse, wanted = _PARSERS.get(kind, (str, "a text"))
     try:
         return parse(text)
@@ -195,6 +193,6 @@ _PARSERS: dict[str, tuple[Callable[[str], Any], str]] = {
     "NUMBER_INTEGER": (int, "a whole number"),
     "NUMBER_DOUBLE": (_number, "a number"),
     "BOOLEAN": (_boolean, "true or false"),
-    "LIST": (_json(list), 'a JSON list, as in ["a", "b"]'),
-    "STRUCT": (_json(dict), 'a JSON object, as in {"key": "value"}'),
+    "LIST": (_json(list), 'a JSON list, such as ["a", "b"]'),
+    "STRUCT": (_json(dict), 'a JSON object, such as {"key": "value"}'),
 }

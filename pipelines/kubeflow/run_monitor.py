@@ -1,4 +1,4 @@
-"""Shows how a run on Kubeflow Pipelines goes, until it ends."""
+"""Follows a run on Kubeflow Pipelines until it ends."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from pipelines.kubeflow.client import Kubeflow, UnavailableError
 
 POLL_SECONDS = 5.0
 LOST_SECONDS = 1800.0
-"""How long Kubeflow Pipelines may be away before we give up; the run doesn't need us."""
+"""How long Kubeflow Pipelines may be unreachable before we give up; the run continues without
+us."""
 
 REJECTED_TASK = "report-rejection"
-"""The task that runs only where the gate said no."""
+"""The task that runs only if the gate rejected the model."""
 
 _ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 _WORDS = {
@@ -32,7 +33,7 @@ _WORDS = {
 
 
 def task_names(spec: Mapping[str, Any]) -> dict[str, str]:
-    """Returns the tasks of a pipeline spec, those inside of conditions too: key to shown name."""
+    """Returns a pipeline spec's tasks, including those inside conditions: key -> display name."""
     spec = spec.get("pipeline_spec", spec)
     names = {}
     for component in [spec["root"], *spec.get("components", {}).values()]:
@@ -46,10 +47,10 @@ def follow(kubeflow: Kubeflow, run_id: str, tasks: Mapping[str, str]) -> None:
     """Shows the states of a run's tasks until it ends.
 
     Raises:
-      RejectedError: the gate said no.
+      RejectedError: the gate rejected the model.
       CharloomError: the run failed or was stopped.
-      RestartableError: Kubeflow Pipelines was away for too long.
-      KeyboardInterrupt: the user has seen enough; the run goes on.
+      RestartableError: Kubeflow Pipelines was unreachable for too long.
+      KeyboardInterrupt: the user stopped waiting; the run continues.
     """
     link = kubeflow.link("runs", "details", run_id)
     view = _View(tasks)
@@ -57,10 +58,10 @@ def follow(kubeflow: Kubeflow, run_id: str, tasks: Mapping[str, str]) -> None:
         run = _poll(kubeflow, run_id, view)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"stopped waiting; the run goes on; to stop it, press Terminate on {link}"
+            f"stopped waiting; the run continues; to stop it, press Terminate on {link}"
         ) from None
     except InputError as error:
-        raise InputError(f"{error}; the run goes on: {link}") from None
+        raise InputError(f"{error}; the run continues: {link}") from None
     finally:
         view.finish()
     if run.state != "SUCCEEDED":
@@ -69,14 +70,13 @@ def follow(kubeflow: Kubeflow, run_id: str, tasks: Mapping[str, str]) -> None:
             f"{view.failures()}; its logs: {link}"
         )
     if view.states.get(REJECTED_TASK) == "SUCCEEDED":
-        raise RejectedError(f"REJECTED: the gate said no; its report: {link}")
+        raise RejectedError(f"REJECTED by the gate; report: {link}")
     print("the run is done")
 
 
 def _poll(kubeflow: Kubeflow, run_id: str, view: _View) -> Any:
-    """Asks until the run has ended; returns it."""
     seen = time.monotonic()
-    pause = POLL_SECONDS / 5  # something happens soon after the start
+    pause = POLL_SECONDS / 5  # states change soon after the start
     while True:
         try:
             run = kubeflow.call(
@@ -87,9 +87,9 @@ def _poll(kubeflow: Kubeflow, run_id: str, view: _View) -> Any:
             if away > LOST_SECONDS:
                 link = kubeflow.link("runs", "details", run_id)
                 raise RestartableError(
-                    f"{error} (for {away / 60:.0f} minutes); the run goes on: {link}"
+                    f"{error} (for {away / 60:.0f} minutes); the run continues: {link}"
                 ) from None
-            view.status(f"no connection for {away:.0f} s; the run goes on")
+            view.status(f"no connection for {away:.0f} s; the run continues")
         else:
             seen = time.monotonic()
             view.update(run)
@@ -100,7 +100,7 @@ def _poll(kubeflow: Kubeflow, run_id: str, view: _View) -> Any:
 
 
 class _View:
-    """One line for each change of a task's state; on a terminal, below them what runs now."""
+    """Shows one line per change of a task's state; on a terminal, also what is running."""
 
     def __init__(self, tasks: Mapping[str, str]) -> None:
         self._tasks = tasks
@@ -114,7 +114,7 @@ class _View:
         """Shows what has changed."""
         details = (run.run_details.task_details if run.run_details else None) or []
         for task in details:
-            # a retried task is a node for each try, too: train(0)
+            # a retried task also has a node per attempt: train(0)
             name = str(task.display_name or "")
             if name not in self._tasks or not task.state:
                 continue
@@ -129,7 +129,7 @@ class _View:
         self.status(f"{word}, {time.monotonic() - self._begun:.0f} s")
 
     def status(self, text: str) -> None:
-        """Shows a line that the next one replaces; on a terminal only."""
+        """Shows a line that the next one replaces; only on a terminal."""
         if self._interactive:
             width = shutil.get_terminal_size().columns - 1
             sys.stdout.write(f"\r\x1b[K{text[:width]}")
@@ -137,7 +137,7 @@ class _View:
             self._open = True
 
     def failures(self) -> str:
-        """Returns the tasks that failed, and why if it is known, for a message."""
+        """Returns the failed tasks, with known reasons, for a message."""
         failed = [name for name, state in self.states.items() if state == "FAILED"]
         parts = [
             self._tasks[name] + (f" ({self._errors[name]})" if name in self._errors else "")
@@ -146,7 +146,7 @@ class _View:
         return f" at {', '.join(parts)}" if parts else ""
 
     def finish(self) -> None:
-        """Ends the line that would be replaced."""
+        """Ends a line that would be replaced."""
         if self._open:
             sys.stdout.write("\r\x1b[K")
             sys.stdout.flush()

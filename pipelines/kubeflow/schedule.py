@@ -1,9 +1,9 @@
-"""Schedules on Kubeflow Pipelines: recurring runs that charloom made, known by their names.
+"""Schedules on Kubeflow Pipelines: recurring runs created by charloom, identified by name.
 
-Kubeflow Pipelines can't change a recurring run, and its names are not unique. So a change makes a
-new one, then deletes the former one. Between the two requests both are on; if both start a run, the
-run's identity keeps them from publishing the same model twice. If the second request fails, both
-stay, which every command here reports.
+Kubeflow Pipelines can't change a recurring run, and its names are not unique. So a change creates a
+new one, then deletes the old one. Between the two requests both are on; if both start a run, the
+run's identity prevents publishing the same model twice. If the second request fails, both remain,
+which every command here reports.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _MARK = re.compile(
 
 
 def scheduler_zone(name: str) -> datetime.tzinfo:
-    """Returns the time zone in which the scheduler reads its schedules.
+    """Returns the time zone in which the scheduler interprets schedules.
 
     Raises:
       InputError: there is no such zone.
@@ -55,19 +55,19 @@ def create(
     expression: cron.Cron,
     zone: datetime.tzinfo,
 ) -> None:
-    """Makes a schedule, or puts it in the place of the one of that name.
+    """Creates a schedule, or replaces the one with the same name.
 
     Args:
-      kubeflow: where.
+      kubeflow: the connection.
       package: the pipeline and its parameters.
       options: name, experiment and service account.
-      expression: when runs start, by the scheduler's clock: Kubeflow Pipelines has one time zone
-        for all schedules, and its parser does not know `CRON_TZ=`.
-      zone: the scheduler's.
+      expression: when to start runs, by the scheduler's clock: Kubeflow Pipelines has one time zone
+        for all schedules, and its parser does not support `CRON_TZ=`.
+      zone: the scheduler's time zone.
 
     Raises:
-      InputError: the name is that of a recurring run that charloom did not make.
-      RefusedError, UnavailableError: a request failed; the message says what is there now.
+      InputError: charloom did not create the recurring run with this name.
+      RefusedError, UnavailableError: a request failed; the message describes the resulting state.
       RestartableError: another command changed the schedule at the same time.
     """
     name = _check_name(options.name)
@@ -98,24 +98,24 @@ def create(
 def _replace(
     kubeflow: Kubeflow, body: Any, present: Sequence[Any], *, digest: str
 ) -> tuple[Any, str]:
-    """Makes the recurring run of `body`, then deletes all others of its name.
+    """Creates the recurring run of `body`, then deletes all others with its name.
 
-    It is on unless those that are there are all paused. Of several commands at the same time, all
-    keep the recurring run of the highest revision, so that none deletes it.
+    It is enabled unless all existing ones are paused. Several simultaneous commands all keep the
+    recurring run of the highest revision, so that none deletes it.
 
     Args:
-      kubeflow: where.
+      kubeflow: the connection.
       body: the request.
-      present: recurring runs of the same name.
-      digest: of the request.
+      present: existing recurring runs with the same name.
+      digest: digest of the request.
 
     Returns:
-      The recurring run that is there now, and what happened.
+      The remaining recurring run, and what happened.
     """
     name = str(body.display_name)
     on = not present or any(run.status == ENABLED for run in present)
     newest = max(present, key=_revision, default=None)
-    outcome = "nothing to change" if len(present) == 1 else "finished what was cut off"
+    outcome = "nothing to change" if len(present) == 1 else "completed an interrupted change"
     made = newest is not None and _request(newest) == digest and (newest.status == ENABLED) == on
     try:
         if not made:
@@ -132,21 +132,21 @@ def _replace(
                 _delete(kubeflow, run)
     except (CharloomError, KeyboardInterrupt) as error:
         if made or not isinstance(error, RefusedError):
-            new = f"the new schedule {name} {'is' if made else 'may be'} there"
-            former = ", and so may the former one be" if present else ""
+            new = f"the new schedule {name} {'exists' if made else 'may exist'}"
+            former = ", and the old one may still exist" if present else ""
             again = "repeat the command to keep only the new one"
             error.args = (f"{str(error) or 'stopped'}; {new}{former}; {again}",)
         raise
     if newest is None or _request(newest) != digest:
         raise RestartableError(
-            f"another command has changed the schedule {name} at the same time; give the same "
+            f"another command has changed the schedule {name} at the same time; run the same "
             "command again to change it once more"
         )
     return newest, outcome
 
 
 def _make(kubeflow: Kubeflow, body: Any) -> None:
-    """Makes a recurring run, once even if an answer is lost."""
+    """Creates a recurring run, only once even if an answer is lost."""
     request = kubeflow.client.recurring_runs.recurring_run_service_create_recurring_run
 
     def find() -> Any:
@@ -157,7 +157,7 @@ def _make(kubeflow: Kubeflow, body: Any) -> None:
 
 
 def _delete(kubeflow: Kubeflow, run: Any) -> None:
-    """Deletes a recurring run; a run of it that is at work goes on.
+    """Deletes a recurring run; a run of it in progress continues.
 
     By default Kubernetes would delete the pods of such a run with its owner.
     """
@@ -165,25 +165,25 @@ def _delete(kubeflow: Kubeflow, run: Any) -> None:
     try:
         kubeflow.call(request, run.recurring_run_id, propagation_policy="ORPHAN")
     except RefusedError as error:
-        if error.status != 404:  # gone is gone
+        if error.status != 404:  # already deleted
             raise
 
 
 def _digest(kubeflow: Kubeflow, body: Any) -> str:
-    """Returns what tells one request from another: all of it but the description and the mode."""
+    """Returns the digest of a request, without its description and mode."""
     content = kubeflow.rest.sanitize_for_serialization(body)
     text = json.dumps(content, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _request(run: Any) -> str:
-    """Returns the digest of the request that made a recurring run; empty: it isn't ours."""
+    """Returns the digest of a recurring run's request; empty if it isn't ours."""
     found = _MARK.match(run.description or "")
     return found[1] if found else ""
 
 
 def _revision(run: Any) -> tuple[int, str]:
-    """Returns what orders the recurring runs of a name; the highest is the one to keep."""
+    """Returns a sort key for recurring runs with the same name; the highest is kept."""
     found = _MARK.match(run.description or "")
     return int(found[2] or 0) if found else 0, str(run.recurring_run_id)
 
@@ -197,10 +197,10 @@ def _check_name(name: str) -> str:
 
 
 def print_schedules(kubeflow: Kubeflow, zone: datetime.tzinfo) -> None:
-    """Prints the schedules that charloom made, with the next time of each."""
+    """Prints the schedules created by charloom, with their next times."""
     runs = [run for run in _recurring_runs(kubeflow) if _request(run)]
     if not runs:
-        print("there are no schedules; charloom schedule create makes one")
+        print("there are no schedules; charloom schedule create creates one")
         return
     now = datetime.datetime.now(cron.UTC)
     rows = [("NAME", "STATE", "CRON", "NEXT", "ID")]
@@ -224,13 +224,15 @@ def print_schedules(kubeflow: Kubeflow, zone: datetime.tzinfo) -> None:
         )
     names = [row[0] for row in rows[1:]]
     for name in sorted({name for name in names if names.count(name) > 1}):
-        print(f"{name} is there more than once: a change was cut off; repeat it, or delete {name}")
+        print(
+            f"{name} exists more than once: a change was interrupted; repeat it, or delete {name}"
+        )
     for run in runs:
         _report_former_names(run)
 
 
 def pause(kubeflow: Kubeflow, name: str) -> None:
-    """Lets a schedule start no more runs.
+    """Stops a schedule from starting runs.
 
     Raises:
       InputError: there is no such schedule.
@@ -238,11 +240,11 @@ def pause(kubeflow: Kubeflow, name: str) -> None:
     service = kubeflow.client.recurring_runs
     for run in _find(kubeflow, name, needed=True):
         kubeflow.call(service.recurring_run_service_disable_recurring_run, run.recurring_run_id)
-    print(f"{name} is paused; charloom schedule resume {name} starts it again")
+    print(f"{name} is paused; charloom schedule resume {name} restarts it")
 
 
 def resume(kubeflow: Kubeflow, name: str, zone: datetime.tzinfo) -> None:
-    """Lets a schedule start runs again.
+    """Makes a schedule start runs again.
 
     Raises:
       InputError: there is no such schedule, or two of them.
@@ -250,7 +252,7 @@ def resume(kubeflow: Kubeflow, name: str, zone: datetime.tzinfo) -> None:
     run = _only(_find(kubeflow, name, needed=True), name)
     service = kubeflow.client.recurring_runs
     kubeflow.call(service.recurring_run_service_enable_recurring_run, run.recurring_run_id)
-    print(f"{name} is on; if it missed a time while it was paused, one run starts at once")
+    print(f"{name} is on; if it missed a time while it was paused, one run starts immediately")
     text = _cron_text(run)
     if _next_time(text, datetime.datetime.now(cron.UTC), zone):
         _print_times(cron.parse(text), zone)
@@ -265,13 +267,13 @@ def delete(kubeflow: Kubeflow, name: str) -> None:
     """
     for run in _find(kubeflow, name, needed=True):
         _delete(kubeflow, run)
-    print(f"{name} is deleted; its runs stay")
+    print(f"{name} was deleted; its runs stay")
 
 
 def run_now(kubeflow: Kubeflow, name: str) -> tuple[str, Mapping[str, Any]]:
-    """Starts a run with what a schedule says; returns its id and the pipeline's spec.
+    """Starts a run with a schedule's settings; returns its id and the pipeline's spec.
 
-    It is not of the schedule: it neither counts as one of its runs nor ends with it.
+    The run is independent: it does not count as one of the schedule's runs or end with it.
 
     Raises:
       InputError: there is no such schedule, or two of them.
@@ -298,7 +300,6 @@ def run_now(kubeflow: Kubeflow, name: str) -> tuple[str, Mapping[str, Any]]:
 
 
 def _recurring_runs(kubeflow: Kubeflow, name: str | None = None) -> list[Any]:
-    """Returns the recurring runs of the namespace, or those of a name."""
     scope: dict[str, Any] = {"namespace": kubeflow.namespace} if kubeflow.namespace else {}
     if name is not None:
         scope["filter"] = submit.equals("display_name", name)
@@ -309,13 +310,13 @@ def _recurring_runs(kubeflow: Kubeflow, name: str | None = None) -> list[Any]:
 
 
 def _find(kubeflow: Kubeflow, name: str, *, needed: bool = False) -> list[Any]:
-    """Returns the schedules of a name: none, one, or two if a change was cut off."""
+    """Returns the schedules with a name: none, one, or two after an interrupted change."""
     runs = _recurring_runs(kubeflow, name)
     foreign = [run for run in runs if not _request(run)]
     if foreign:
         raise InputError(
             f"the recurring run {name} ({foreign[0].recurring_run_id}) was not made by charloom; "
-            "take another name, or delete it in the UI"
+            "choose another name, or delete it in the UI"
         )
     if needed and not runs:
         known = sorted(
@@ -327,24 +328,23 @@ def _find(kubeflow: Kubeflow, name: str, *, needed: bool = False) -> list[Any]:
 
 
 def _only(runs: Sequence[Any], name: str) -> Any:
-    """Returns the one schedule of a name."""
     if len(runs) != 1:
         raise InputError(
-            f"{name} is there more than once, as a change was cut off; repeat charloom schedule "
+            f"{name} exists more than once, as a change was interrupted; repeat charloom schedule "
             f"create, or delete {name}"
         )
     return runs[0]
 
 
 def _report_former_names(run: Any) -> None:
-    """Prints a line if a schedule gives parameters that this version's pipeline does not have."""
+    """Prints a line if a schedule uses parameters that this version's pipeline lacks."""
     given = (run.runtime_config.parameters if run.runtime_config else None) or {}
     former = set(given) - set(train_language_model.pipeline_spec.root.input_definitions.parameters)
     if former:
         print(
-            f"{run.display_name} has parameters of an older charloom ({', '.join(sorted(former))}) and "
-            "goes on with that version of the pipeline and its image; charloom schedule create --name "
-            f"{shlex.quote(run.display_name)} with today's flags replaces it"
+            f"{run.display_name} has parameters from an older charloom ({', '.join(sorted(former))}) and "
+            "still uses that version of the pipeline and its image; charloom schedule create --name "
+            f"{shlex.quote(run.display_name)} with the current flags replaces it"
         )
 
 

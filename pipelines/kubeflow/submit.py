@@ -1,4 +1,4 @@
-"""Puts the pipeline into Kubeflow Pipelines and starts a run of it."""
+"""Uploads the pipeline to Kubeflow Pipelines and starts a run of it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipelines.kubeflow.client import Kubeflow, RefusedError, UnavailableError
 from pipelines.kubeflow.package import Package
 
 EQUALS = 1
-"""The SDK's number for this operation of a filter."""
+"""The SDK's number for this filter operation."""
 
 
 def submit(kubeflow: Kubeflow, package: Package, options: argparse.Namespace) -> str:
-    """Starts a run and says where it is to be seen; returns its id.
+    """Starts a run and prints its address; returns its id.
 
     Raises:
-      RefusedError, UnavailableError: Kubeflow Pipelines did not take it.
+      RefusedError, UnavailableError: Kubeflow Pipelines did not accept it.
     """
     reference = upload(kubeflow, package)
     experiment = find_experiment(kubeflow, options.experiment)
@@ -38,7 +38,7 @@ def submit(kubeflow: Kubeflow, package: Package, options: argparse.Namespace) ->
 
 
 def create_run(kubeflow: Kubeflow, run: Any, description: str) -> str:
-    """Starts a run, once even if connections break, and prints id and link; returns the id."""
+    """Starts a run, only once even if connections break; prints id and link, returns the id."""
     ticket = secrets.token_hex(8)
     run.description = f"{description} Ticket: {ticket}"
 
@@ -61,12 +61,12 @@ def create_run(kubeflow: Kubeflow, run: Any, description: str) -> str:
 
 
 def create_once(create: Callable[[], Any], find: Callable[[], Any], *, attempts: int = 4) -> Any:
-    """Creates something that has no unique name; after no answer, looks for it before trying again.
+    """Creates something without a unique name; if unanswered, looks for it before retrying.
 
     Args:
       create: sends the request.
-      find: returns what an earlier attempt made, or None.
-      attempts: how often to send it at most.
+      find: returns what an earlier attempt created, or None.
+      attempts: maximum number of requests.
     """
     for attempt in range(attempts):
         try:
@@ -81,7 +81,7 @@ def create_once(create: Callable[[], Any], find: Callable[[], Any], *, attempts:
 
 
 def upload(kubeflow: Kubeflow, package: Package) -> Any:
-    """Returns a reference to the pipeline's version of this content, made if there is none yet."""
+    """Returns a reference to the pipeline version with this content, uploading it if missing."""
     pipeline = _find_pipeline(kubeflow, package)
     version = _find_version(kubeflow, pipeline, package)
     new = version is None
@@ -95,7 +95,7 @@ def upload(kubeflow: Kubeflow, package: Package) -> Any:
                 description=f"Compiled by charloom; SHA-256 {package.digest}",
             ).pipeline_version_id
         except RefusedError as error:
-            # Somebody else was as fast, or an answer was lost and the request repeated.
+            # Created concurrently, or an answer was lost and the request repeated.
             version = _find_version(kubeflow, pipeline, package)
             if error.status != 409 or version is None:
                 raise
@@ -129,7 +129,7 @@ def _find_pipeline(kubeflow: Kubeflow, package: Package) -> str:
     try:
         return str(kubeflow.call(service.pipeline_service_create_pipeline, body).pipeline_id)
     except RefusedError as error:
-        pipeline = find()  # made in the meantime
+        pipeline = find()  # created in the meantime
         if error.status != 409 or pipeline is None:
             raise
         return pipeline
@@ -146,7 +146,7 @@ def _find_version(kubeflow: Kubeflow, pipeline: str, package: Package) -> str | 
 
 
 def find_experiment(kubeflow: Kubeflow, name: str) -> str:
-    """Returns the id of an experiment; one that is not there is made, as the SDK does."""
+    """Returns the id of an experiment, creating it if missing, as the SDK does."""
     service = kubeflow.client.experiments
     scope: dict[str, Any] = {"namespace": kubeflow.namespace} if kubeflow.namespace else {}
 
@@ -175,6 +175,6 @@ def find_experiment(kubeflow: Kubeflow, name: str) -> str:
 
 
 def equals(key: str, value: str) -> str:
-    """Returns a filter as the API takes it."""
+    """Returns a filter in the API's format."""
     predicate = {"operation": EQUALS, "key": key, "stringValue": value}
     return json.dumps({"predicates": [predicate]})

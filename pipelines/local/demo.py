@@ -1,4 +1,4 @@
-"""The built-in corpus: the language reference that every CPython carries."""
+"""The built-in corpus: the language reference included in every CPython."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 from model.errors import InputError
 
 EXAMPLE = "the value of the"
-"""What the demo asks its model to continue."""
+"""Text that the demo asks its model to continue."""
 
 
 def write_corpus(folder: str) -> str:
-    """Writes the topics of `pydoc_data`, about 65,000 words of English, a file each.
+    """Writes the topics of `pydoc_data`, about 65,000 words of English, one file each.
 
     Returns:
       `folder`.

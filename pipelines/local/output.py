@@ -1,4 +1,4 @@
-"""What a local run shows on the terminal, and what goes to its log only."""
+"""Divides a local run's output between the terminal and its log."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TextIO
 
 
 class RunOutput:
-    """A text stream: all of it to a log, and what tasks say to the terminal, line by line.
+    """A text stream that logs everything and shows the tasks' output on the terminal, line by line.
 
-    kfp.local prints its own messages, what its executor says inside a task, and the lines
-    of the task itself. The last, without those of TensorFlow's C++ parts, and the names of
-    the tasks are for the terminal.
+    kfp.local prints its own messages, its executor's messages inside a task, and the task's own
+    lines. The last, except those of TensorFlow's C++ parts, and the names of the tasks go to the
+    terminal.
     """
 
     _MESSAGE = re.compile(r"\d\d:\d\d:\d\d\.\d{3} - ([A-Z]+) - (.*)")
@@ -26,21 +26,21 @@ class RunOutput:
     def __init__(
         self, terminal: TextIO, log: TextIO, *, muted: Callable[[], bool] = lambda: False
     ) -> None:
-        """Makes the stream.
+        """Creates the stream.
 
         Args:
-          terminal: where people look.
-          log: takes everything.
-          muted: whether tasks have been stopped; what they say then is for the log only.
+          terminal: the stream that people see.
+          log: receives everything.
+          muted: whether tasks have been stopped; their output then goes only to the log.
         """
         self._terminal, self._log, self._muted = terminal, log, muted
         self._interactive = terminal.isatty()
         self._line = ""
         self._in_executor_input = False
-        self._bar_open = False  # a bar is the last thing shown, and its line not ended
+        self._bar_open = False  # a bar was shown last, on an unfinished line
 
     def write(self, text: str) -> int:
-        """Takes what kfp prints: whole messages of its logger, or pieces of lines."""
+        """Accepts what kfp prints: whole messages of its logger, or pieces of lines."""
         self._log.write(text)
         message = self._MESSAGE.match(text)
         if message:
@@ -56,7 +56,7 @@ class RunOutput:
         return len(text)
 
     def flush(self) -> None:
-        """Writes what is buffered to the log and to the terminal."""
+        """Writes buffered text to the log and the terminal."""
         self._log.flush()
         self._terminal.flush()
 
@@ -70,7 +70,7 @@ class RunOutput:
     def _take_line(self, line: str) -> None:
         if self._muted():
             return
-        line = line.removeprefix("    ").rstrip()  # kfp indents all that a task prints
+        line = line.removeprefix("    ").rstrip()  # kfp indents a task's output
         if line.startswith("[KFP Executor "):
             self._in_executor_input = line.endswith("Got executor_input:")
         elif self._in_executor_input:
@@ -79,10 +79,10 @@ class RunOutput:
             self._show(line)
 
     def _show(self, line: str) -> None:
-        """Shows a line; on a terminal, a training step as a bar in place of the last one.
+        """Shows a line; on a terminal, a training step as a bar that replaces the previous one.
 
-        A task can't draw its bar itself: it writes into a pipe, and kfp takes a carriage
-        return for a line's end.
+        A task can't draw its own bar: it writes into a pipe, and kfp treats a carriage return as a
+        line end.
         """
         step = self._STEP.fullmatch(line) if self._interactive else None
         if self._bar_open:

@@ -1,7 +1,7 @@
 """Runs the compiled graph on this machine, with `kfp.local`.
 
-Each task is a process of its own, as on a cluster. docs/decisions/0003-kfp-local.md says
-what kfp.local does not do and how this module makes up for it.
+Each task is a separate process, as on a cluster. docs/decisions/0003-kfp-local.md describes what
+kfp.local lacks and how this module compensates.
 """
 
 from __future__ import annotations
@@ -40,24 +40,24 @@ from pipelines.local.output import RunOutput
 from pipelines.local.stop_tasks import StoppableTasks
 
 MAX_INPUT_BYTES = 100_000
-"""kfp passes all arguments as one word of a command line; Linux allows 128 KiB for a word."""
+"""kfp passes all arguments as one command-line word; Linux allows 128 KiB per word."""
 
 
 UNKNOWN_PLACEHOLDERS = (
     dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
     dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER,
 )
-"""Of KFP, and not known to kfp.local."""
+"""Exceptions of KFP unknown to kfp.local."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What one run of the graph came to, and where its parts are."""
+    """Result of a run of the graph, and where its outputs are."""
 
     verdict: str
     """PASSED or REJECTED."""
     reasons: tuple[str, ...]
-    """Why the gate rejected the model; what it checked, if the model passed."""
+    """Why the gate rejected the model, or what it checked if the model passed."""
     registry_version: str | None
     """Folder of the published version; None if the model was rejected."""
     records: str
@@ -67,9 +67,9 @@ class RunResult:
     report_json: str
     """File of the report."""
     report_html: str
-    """File of the report as a page."""
+    """File of the report as an HTML page."""
     log: str
-    """File of everything that KFP and the tasks said."""
+    """File with all output of KFP and the tasks."""
 
 
 def run_pipeline(
@@ -81,21 +81,21 @@ def run_pipeline(
     model_name: str,
     settings: RunSettings = DEFAULTS,
 ) -> RunResult:
-    """Prepares, trains, evaluates, and publishes what passes the gate.
+    """Prepares, trains, evaluates, and publishes the model if it passes the gate.
 
     Args:
-      inputs: file names and glob patterns of the text; relative ones are looked up from
-        the current folder.
-      root: folder for everything that is made: pipeline/, registry/, logs/.
+      inputs: file names and glob patterns of the text; relative ones are resolved from the current
+        folder.
+      root: folder for all output: pipeline/, registry/, logs/.
       config: the whole configuration.
       workers: number of training processes.
       model_name: name of the model in the registry.
       settings: the run's settings.
 
     Raises:
-      InputError: an argument, or what a task said about its input.
-      RejectedError: the words have drifted above a limit.
-      RestartableError: a task stopped through no fault of its input, or SIGTERM or SIGHUP came.
+      InputError: a bad argument, or bad input reported by a task.
+      RejectedError: the vocabulary drift exceeds a limit.
+      RestartableError: a task stopped through no fault of its input, or on SIGTERM or SIGHUP.
       CharloomError: a task failed otherwise.
       KeyboardInterrupt: Ctrl-C; the tasks have ended.
     """
@@ -111,41 +111,41 @@ def run_pipeline(
     check_name(model_name)
     if len(json.dumps(arguments["corpus"])) > MAX_INPUT_BYTES:
         raise InputError(
-            f"--input lists {len(inputs)} names, too many for one command line; give a pattern "
-            "in quotes, as --input 'folder/*.txt'"
+            f"--input lists {len(inputs)} names, too many for one command line; pass a pattern "
+            "in quotes, such as --input 'folder/*.txt'"
         )
     if workers < 1:
         raise InputError(f"--workers is {workers}; it must be at least 1")
     log = _make_folders(os.path.abspath(root))
     with (
         tempfile.TemporaryDirectory(prefix="charloom-", ignore_cleanup_errors=True) as scratch,
-        _saying_how_to_go_on(model),
+        _adding_how_to_continue(model),
     ):
         outputs = _execute(arguments, root=os.path.abspath(root), scratch=scratch, log=log)
     return _read_result(outputs, log)
 
 
 @contextlib.contextmanager
-def _saying_how_to_go_on(model: RegisteredModel) -> Iterator[None]:
-    """Completes what an interruption says: the graph itself can't go on where it was."""
+def _adding_how_to_continue(model: RegisteredModel) -> Iterator[None]:
+    """Adds to an interruption's message how to continue: the graph itself can't resume."""
     try:
         yield
     except (RestartableError, KeyboardInterrupt) as stop:
         text = str(stop)
-        if "charloom train " in text:  # the command with which the training goes on
+        if "charloom train " in text:  # the command that resumes the training
             compared = f" --champion {shlex.quote(model.folder)}" if model.has_pointer() else ""
             text += (
                 f" (then, with the same --records and --workdir, charloom evaluate{compared}, and "
                 f"charloom export --registry {shlex.quote(model.registry)} --name {model.name}; "
-                "charloom run begins anew)"
+                "charloom run starts over)"
             )
         else:
-            text += "; charloom run begins anew"
+            text += "; charloom run starts over"
         raise type(stop)(text) from None
 
 
 def _make_folders(root: str) -> str:
-    """Makes the folders below `root`; returns the name of this run's log."""
+    """Creates the folders below `root`; returns the name of this run's log."""
     try:
         for name in ("pipeline", "registry", "logs"):
             os.makedirs(os.path.join(root, name), exist_ok=True)
@@ -161,10 +161,10 @@ def _make_folders(root: str) -> str:
 def _execute(arguments: Mapping[str, Any], *, root: str, scratch: str, log: str) -> dict[str, Any]:
     """Runs the graph and returns its declared outputs.
 
-    In kfp 2.17.3 a local run hands out all of them, artifacts as objects with a path, and
-    `dsl.OneOf` of a parameter as the value of the branch that ran. (`dsl.OneOf` of an
-    artifact raises "Expected 1 artifact in ArtifactSelectorSpec", so the branches return
-    strings.) Hence no folder below the pipeline root has to be guessed or searched.
+    In kfp 2.17.3 a local run returns all of them, artifacts as objects with a path, and `dsl.OneOf`
+    of a parameter as the value of the branch that ran. (`dsl.OneOf` of an artifact raises "Expected
+    1 artifact in ArtifactSelectorSpec", so the branches return strings.) So nothing below the
+    pipeline root needs to be searched.
     """
     environment = _task_environment(scratch)
     local.init(
@@ -191,10 +191,10 @@ def _execute(arguments: Mapping[str, Any], *, root: str, scratch: str, log: str)
 
 
 def _graph_for_here() -> Any:
-    """Returns the graph without what kfp.local 2.17.3 does to a run on a laptop.
+    """Returns the graph adapted to kfp.local 2.17.3.
 
-    It would wait a minute and start a task again that says that its input is bad, and it
-    fails at the placeholders of times, which it does not know.
+    kfp.local would wait a minute and retry a task that reported bad input, and it fails on time
+    placeholders, which it does not know.
     """
     graph = copy.deepcopy(train_language_model)
     spec = graph.pipeline_spec
@@ -209,7 +209,7 @@ def _graph_for_here() -> Any:
 
 
 def _read_result(outputs: Mapping[str, Any], log: str) -> RunResult:
-    """Checks the graph's outputs: no version without PASSED, and none missing with it."""
+    """Checks the graph's outputs: a version exactly when PASSED."""
     report = outputs["report"].path
     report_json = os.path.join(report, "report.json")
     with open(report_json, encoding="utf-8") as file:
@@ -230,7 +230,7 @@ def _read_result(outputs: Mapping[str, Any], log: str) -> RunResult:
 
 
 def _describe_failure(error: Exception, error_file: str, log: str) -> CharloomError:
-    """Returns the error that a task reported, or one that says which task failed."""
+    """Returns the error that a task reported, or one that names the failed task."""
     reported = read_error(error_file)
     if reported is not None:
         return reported
@@ -238,17 +238,17 @@ def _describe_failure(error: Exception, error_file: str, log: str) -> CharloomEr
     text = re.sub(r"\x1b\[\d+m", "", str(error))
     failed = re.search(r"Inner task failed: '([^']+)'", text)
     if failed:
-        return CharloomError(f"task {failed[1]} failed; the end of {log} says why")
+        return CharloomError(f"task {failed[1]} failed; see the end of {log}")
     return CharloomError(f"the pipeline failed ({' '.join(text.split())}); see {log}")
 
 
 def _task_environment(scratch: str) -> dict[str, str]:
     """Returns the environment variables of the tasks.
 
-    kfp.local puts sys.executable in place of every `python3` of a task's command line, in
-    a task's arguments too, and unquoted: a folder named python3 in an argument, or a space
-    in the interpreter's path, would break the task. So tasks are started by a program
-    named `python3` that runs this interpreter, and `_quiet_kfp` makes the replacement void.
+    kfp.local replaces every `python3` in a task's command line by sys.executable, even in arguments
+    and unquoted: a folder named python3 in an argument, or a space in the interpreter's path, would
+    break the task. So tasks are started by a program named `python3` that runs this interpreter,
+    and `_quiet_kfp` neutralises the replacement.
     """
     programs = os.path.join(scratch, "bin")
     os.makedirs(programs)
@@ -256,7 +256,7 @@ def _task_environment(scratch: str) -> dict[str, str]:
     with open(starter, "w", encoding="utf-8") as file:
         file.write(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
     os.chmod(starter, 0o755)
-    # kfp's shell script leaves a folder behind for every task: let it be inside scratch.
+    # kfp's shell script leaves a folder behind for every task: put it inside scratch.
     temporary = os.path.join(scratch, "tmp")
     os.makedirs(temporary)
     variables = {
@@ -277,10 +277,9 @@ def _task_environment(scratch: str) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Sets environment variables.
+    """Sets environment variables for the duration of the context.
 
-    kfp.local has no other way to hand them to a task than the compiled spec, which is the
-    cluster's too.
+    The only other way to pass them to a task is the compiled spec, which is the cluster's too.
     """
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
@@ -296,11 +295,11 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_kfp(output: RunOutput) -> Iterator[None]:
-    """Sends what kfp prints to `output` and silences warnings that don't apply here."""
+    """Redirects kfp's output to `output` and silences warnings that don't apply here."""
     executable = sys.executable
     with warnings.catch_warnings(), contextlib.redirect_stdout(output):
-        # The image's name has no "python" in it, and display names, memory and processors of
-        # pods have no effect: but there are no pods here.
+        # The image's name lacks "python", and display names, memory and processors of pods have no
+        # effect: but there are no pods here.
         warnings.filterwarnings("ignore", "You may be attemping to run", RuntimeWarning)
         warnings.filterwarnings("ignore", r"Task '.*': settings \[", UserWarning)
         sys.executable = "python3"  # see _task_environment

@@ -1,4 +1,4 @@
-"""Ends the tasks of a local run when a signal comes."""
+"""Ends the tasks of a local run on a signal."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from typing import Any
 from model.errors import CharloomError, RestartableError
 
 GRACE_SECONDS = 20.0
-"""How long a task may take to save and end after Ctrl-C, before it is killed."""
+"""How long a task may take to save and end after Ctrl-C before it is killed."""
 
 
 class StoppableTasks:
     """Makes Ctrl-C, SIGTERM and SIGHUP end the running task and all its processes.
 
-    kfp.local keeps the handle of a task's process to itself. So a task leads a process
-    group and writes its id to a file (components/component_runtime.py). The group gets SIGTERM, and
-    SIGKILL after a grace time or at a second Ctrl-C. Until then kfp goes on reading the
-    task's output, so that nothing it says on its way out is lost.
+    kfp.local does not expose the handle of a task's process. So a task leads a process group and
+    writes its id to a file (components/component_runtime.py). The group gets SIGTERM, and SIGKILL
+    after a grace period or at a second Ctrl-C. Until then kfp keeps reading the task's output, so
+    that its last messages are not lost.
     """
 
     def __init__(self, group_file: str) -> None:
@@ -47,14 +47,14 @@ class StoppableTasks:
 
     @property
     def stopped(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal was received."""
         return bool(self._signal)
 
     def raise_if_stopped(self, reported: CharloomError | None) -> None:
-        """Raises what a signal that has stopped the run comes to.
+        """Raises the exception for a signal that has stopped the run.
 
         Args:
-          reported: what the task that was stopped said of it.
+          reported: the error reported by the stopped task.
 
         Raises:
           KeyboardInterrupt: Ctrl-C.
@@ -63,7 +63,7 @@ class StoppableTasks:
         if not self._signal:
             return
         text = f"stopped by {signal.Signals(self._signal).name}"
-        if isinstance(reported, RestartableError):  # it knows how to go on
+        if isinstance(reported, RestartableError):  # it states how to continue
             text += f"; {str(reported).removeprefix('stopped by SIGTERM; ')}"
         raise KeyboardInterrupt(text) if self._signal == signal.SIGINT else RestartableError(text)
 
@@ -90,7 +90,7 @@ class StoppableTasks:
         try:
             with open(self._group_file, encoding="utf-8") as file:
                 return int(file.read())
-        except FileNotFoundError:  # the first task has not come so far
+        except FileNotFoundError:  # the first task has not written it yet
             return 0
 
     def _send(self, number: int) -> None:

@@ -1,26 +1,25 @@
-"""The data card: one HTML page that tells people what is in a folder of records.
+"""The data card: one HTML page that shows what is in a records folder.
 
-Self-contained and inert, as the report of an evaluation: all text is escaped, and the page's own
-policy forbids scripts and requests. It depends on its two arguments only, so the same data
-have the same page, byte for byte.
+Self-contained and without scripts, like the evaluation report: all text is escaped, and the page's
+content policy forbids scripts and requests. It depends only on its two arguments: the same data
+give the same page, byte for byte.
 
 `info` is the content of dataset.json (docs/data-contract.md). `statistics`, plain JSON values,
-is what the stage counted beside it; marks of line ends are in none of its counts. A key that is
-missing is shown as "not available", and its drawing, list or section is left out:
+contains the stage's other counts; none include line-end marks. A missing key is shown as
+"not available", and its chart, list or section is left out:
 
-  max_word_bytes      bytes of a word that the model sees; of `model.max_word_bytes` that is two
-                      less, which are for the marks of its begin and end
-  splits.<split>      each of these may be among those of `info` as well
+  max_word_bytes      bytes of a word that the model sees: `model.max_word_bytes` minus two
+                      for the begin and end marks
+  splits.<split>      each of these may also be among those of `info`
     distinct_words    distinct words
-    distinct_unknown  of those, how many are not in the vocabulary
-    truncated_words   how many of the split's words have more than `max_word_bytes` bytes
+    distinct_unknown  how many of those are not in the vocabulary
+    truncated_words   words of the split that have more than `max_word_bytes` bytes
   document_length_histogram
-                      a power of two p -> documents of p to 2p - 1 words, whatever the splits of
-                      their records
+                      a power of two p -> documents of p to 2p - 1 words, over all splits
   count_histogram     `[[c, n], ...]`: n distinct training words occur c times
-  frequent_words      `[[word, count], ...]`, the most frequent of the training split
-  frequent_unknown    the same of those that are not in the vocabulary
-  near_duplicates     what `near_duplicates.count_leaks` returns
+  frequent_words      `[[word, count], ...]`, the most frequent words of the training split
+  frequent_unknown    likewise, those that are not in the vocabulary
+  near_duplicates     result of `near_duplicates.count_leaks`
 """
 
 from __future__ import annotations
@@ -39,9 +38,9 @@ from model.text.vocab import SPECIAL_WORDS
 SPLIT_NAMES = {"train": "Training", "valid": "Validation", "test": "Test"}
 SHOWN_WORDS = 50
 SHOWN_PAIRS = 10
-"""Near-duplicates that are named, of each split."""
+"""Near-duplicates listed per split."""
 SHOWN_CHARACTERS = 32
-"""Longer words are cut."""
+"""Longer words are truncated."""
 
 Info = Mapping[str, Any]
 
@@ -92,7 +91,7 @@ def _count(value: float | None) -> str:
 
 
 def _percent(part: float | None, whole: float | None) -> str:
-    """Returns a share for people; what is not 0 never looks like 0."""
+    """Formats a share for people; a nonzero one never looks like 0."""
     if part is None or not whole:
         return NOT_AVAILABLE
     share = 100 * part / whole
@@ -101,7 +100,6 @@ def _percent(part: float | None, whole: float | None) -> str:
 
 
 def _clip(word: object) -> str:
-    """Returns a word that can be shown, cut where it is too long."""
     text = str(word)
     return visible(text[:SHOWN_CHARACTERS] + ("…" if len(text) > SHOWN_CHARACTERS else ""))
 
@@ -111,13 +109,12 @@ def _leaked(leaks: Info | None) -> int:
 
 
 def _needs_attention(info: Info, leaks: Info | None) -> bool:
-    if leaks is None or _leaked(leaks):  # what was not looked at is no good news
+    if leaks is None or _leaked(leaks):  # unchecked counts as bad
         return True
     return any(info["rejected"].values()) or bool(look_up(info, "input.stray_bytes"))
 
 
 def _findings(info: Info, leaks: Info | None) -> list[str]:
-    """Returns what to know first, a sentence each."""
     shares = []
     for split, name in SPLIT_NAMES.items():
         part = info["splits"][split]
@@ -148,7 +145,6 @@ def _findings(info: Info, leaks: Info | None) -> list[str]:
 
 
 def _facts(info: Info, splits: Info, documents: Mapping[Any, int]) -> list[tuple[str, str, str]]:
-    """Returns label, value and remark of the key figures."""
     words = sum(splits[split]["words"] for split in SPLITS)
     number = sum(documents.values()) if documents else None
     special = f"{len(SPECIAL_WORDS)} special ones included"
@@ -163,8 +159,6 @@ def _facts(info: Info, splits: Info, documents: Mapping[Any, int]) -> list[tuple
 
 
 def _split_rows(splits: Info) -> list[tuple[str, list[str]]]:
-    """Returns the table of the splits: a label, and a figure of each split."""
-
     def counts(label: str, name: str) -> tuple[str, list[str]]:
         return label, [_count(splits[split].get(name)) for split in SPLITS]
 
@@ -207,7 +201,6 @@ def _leak_rows(leaks: Info) -> list[tuple[str, list[str]]]:
 
 
 def _pair_rows(leaks: Info) -> list[list[str]]:
-    """Returns near-duplicates: the two records, and how much they resemble each other."""
     rows = []
     for split in SPLITS[1:]:
         for pair in [pair for pair in leaks["examples"] if pair["split"] == split][:SHOWN_PAIRS]:

@@ -1,15 +1,14 @@
-"""Drift of the vocabulary: how far the words of one folder of records are from another's.
+"""Vocabulary drift: how much the words of two records folders differ.
 
-Everything comes from the two vocabularies, which count the words of the training splits,
-line-end marks included. Two things can't be known from them, and are settled so:
+Everything is computed from the two vocabularies, which count the words of the training splits,
+including line-end marks. Two things can't be known from them and are defined as follows:
 
-* A word of the new text that is `<unk>` has lost its spelling. In proportion, as many of them
-  as the other text has are taken for the usual rare words; what goes beyond that counts as
-  new words. So a vocabulary from outside (`--vocab`), which never has a new word, shows
-  drift as well.
-* For the divergence, `<unk>` is one symbol, whatever words it stands for.
+* A new word that is `<unk>` has lost its spelling. The usual share of `<unk>`, as in the other
+  text, counts as ordinary rare words; the excess counts as new words. So an external vocabulary
+  (`--vocab`), which never has a new word, shows drift as well.
+* For the divergence, `<unk>` is a single symbol.
 
-Both depend on `data.vocab_size` and `data.min_count`; equal ones make the best comparison.
+Both depend on `data.vocab_size` and `data.min_count`; comparisons are best when these are equal.
 """
 
 from __future__ import annotations
@@ -31,31 +30,31 @@ from model.text.display import printable
 from model.text.vocab import SPECIAL_WORDS, UNK_ID, Vocabulary
 
 SHOWN_WORDS = 20
-"""That many words are named of each kind."""
+"""Words listed of each kind."""
 SHOWN_CHARACTERS = 40
-"""Longer words are cut in `Drift.describe`."""
+"""Longer words are truncated in `Drift.describe`."""
 
 WORD_FIELDS = ("tokenizer", "lowercase", "sentence_marks")
-"""Fields of `DataConfig` that say what a word is, and must be equal."""
+"""Fields of `DataConfig` that define what a word is, and must be equal."""
 
 WordCounts = tuple[tuple[str, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Contribution:
-    """What one word adds to the divergence."""
+    """One word's contribution to the divergence."""
 
     word: str
     divergence: float
     """Its part of the sum, in bits."""
     count: int
-    """How often the new text has it."""
+    """Its count in the new text."""
     other_count: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Sums and counts of a comparison; ratios are made of them where they are asked for."""
+    """Sums and counts of a comparison; ratios are computed on demand."""
 
     words: int
     """Training words of the new records."""
@@ -64,37 +63,37 @@ class Drift:
     """How many of `words` are `<unk>`."""
     other_unknown: int
     vocabulary: int
-    """Words of the new vocabulary, special ones not included."""
+    """Words of the new vocabulary, excluding special ones."""
     other_vocabulary: int
     new_vocabulary: int
-    """How many of `vocabulary` the other has not."""
+    """How many of `vocabulary` the other lacks."""
     gone_vocabulary: int
-    """How many of `other_vocabulary` the new one has not."""
+    """How many of `other_vocabulary` the new one lacks."""
     new: int
-    """How many of `words` are of those of `new_vocabulary`."""
+    """How many of `words` belong to `new_vocabulary`."""
     gone: int
-    """How many of `other_words` are of those of `gone_vocabulary`."""
+    """How many of `other_words` belong to `gone_vocabulary`."""
     divergence: float
-    """Jensen-Shannon divergence of the unigrams (Lin 1991), in bits: 0 same, 1 nothing shared."""
+    """Jensen-Shannon divergence of the unigrams (Lin 1991), in bits: 0 identical, 1 disjoint."""
     new_words: WordCounts
-    """The most frequent new words with their counts."""
+    """The most frequent new words, with counts."""
     gone_words: WordCounts
-    """The most frequent words that are gone, with their counts in the other text."""
+    """The most frequent words that disappeared, with their counts in the other text."""
     contributions: tuple[Contribution, ...]
-    """The words that add most to the divergence, the greatest first."""
+    """The words that contribute most to the divergence, largest first."""
     digest: str = ""
-    """Of the new records."""
+    """Digest of the new records."""
     other_digest: str = ""
 
     @property
     def excess_unknown(self) -> float:
-        """How many more of the words are `<unk>` than the other text's share of them gives."""
+        """Number of `<unk>` words beyond the other text's share."""
         excess = self.unknown * self.other_words - self.other_unknown * self.words
         return max(excess, 0) / self.other_words
 
     @property
     def new_word_rate(self) -> float:
-        """Share of the training words that are new: known ones, and `<unk>` beyond the usual."""
+        """Share of training words that are new: known ones, and excess `<unk>`."""
         return (self.new + self.excess_unknown) / self.words
 
     @property
@@ -109,7 +108,7 @@ class Drift:
 
     @property
     def gone_word_rate(self) -> float:
-        """Share of the other's training words that are of words that are gone."""
+        """Share of the other's training words that belong to words that disappeared."""
         return self.gone / self.other_words
 
     @property
@@ -118,7 +117,7 @@ class Drift:
         return self.new_vocabulary / self.vocabulary if self.vocabulary else 0.0
 
     def describe(self) -> list[str]:
-        """Returns lines for people; no word in them can disturb a terminal."""
+        """Returns lines for people; words are escaped for terminals."""
         most = ", ".join(
             f"{_shown(part.word)} {part.divergence:.5f}" for part in self.contributions
         )
@@ -163,15 +162,15 @@ def _listed(words: WordCounts) -> str:
 
 
 def compare(records: str, other: str) -> Drift:
-    """Compares the words of two folders of records.
+    """Compares the words of two records folders.
 
     Args:
       records: the new one.
-      other: the one it is compared to.
+      other: the one to compare it with.
 
     Raises:
-      InputError: a folder is missing, unfinished, changed, of another version or without
-        training words, or words are not made in the same way in both.
+      InputError: a folder is missing, unfinished, changed, of another version or without training
+        words, or the two define words differently.
     """
     with _open(records) as new, _open(other) as old:
         _check_words(old, new.config, name=records)
@@ -180,30 +179,30 @@ def compare(records: str, other: str) -> Drift:
 
 
 def check_other(other: str, config: DataConfig) -> None:
-    """Checks that records which `config` will make can be compared to a folder.
+    """Checks that records to be made with `config` can be compared with a folder.
 
     Raises:
-      InputError: they can't; as `compare`.
+      InputError: they can't; as for `compare`.
     """
     with _open(other) as old:
         _check_words(old, config, name="the configuration")
 
 
 def _open(path: str) -> Dataset:
-    """Opens a folder of records that has training words."""
+    """Opens a records folder that has training words."""
     try:
         dataset = Dataset.open(path)
     except InputError:
         raise
     except (OSError, LookupError, TypeError, ValueError, AttributeError):
-        # The other folder may come from anywhere: its dataset.json may lack anything.
+        # The other folder may come from anywhere: its dataset.json may lack any field.
         raise InputError(
             f"{os.path.join(path, INFO_FILE)} is not as charloom prepare writes it; prepare it again"
         ) from None
     counts = dataset.vocab.counts
     if min(counts) < 0 or not sum(counts):
         raise InputError(
-            f"{os.path.join(path, VOCAB_FILE)} counts no training word, so there is "
+            f"{os.path.join(path, VOCAB_FILE)} counts no training words, so there is "
             "nothing to compare; prepare it again from more text"
         )
     return dataset
@@ -224,11 +223,11 @@ def _spelt(value: object) -> str:
 
 
 def compare_vocabularies(new: Vocabulary, old: Vocabulary) -> Drift:
-    """Does the work of `compare` for vocabularies with training words."""
+    """Compares two vocabularies that have training words; see `compare`."""
     known, old_known = _known(new), _known(old)
     added = {word: count for word, count in known.items() if word not in old_known}
     gone = {word: count for word, count in old_known.items() if word not in known}
-    union = sorted(known.keys() | old_known.keys())  # the same order as of the UTF-8 bytes
+    union = sorted(known.keys() | old_known.keys())  # the order of the UTF-8 bytes
     counts = np.array(
         [
             [*vocab.counts[: len(SPECIAL_WORDS)], *(words.get(word, 0) for word in union)]
@@ -274,22 +273,22 @@ def _most_frequent(counts: Mapping[str, int]) -> WordCounts:
 def measure_divergence(
     counts: npt.NDArray[np.int64],
 ) -> tuple[float, npt.NDArray[np.float64]]:
-    """Returns the Jensen-Shannon divergence of two distributions, in bits, and its parts.
+    """Returns the Jensen-Shannon divergence of two distributions in bits, and its parts.
 
-    J. Lin, Divergence measures based on the Shannon entropy, 1991; equal weights. Where the
-    distributions are equal it is exactly 0, where they share nothing exactly 1.
+    J. Lin, Divergence measures based on the Shannon entropy, 1991; equal weights. Exactly 0 for
+    equal distributions, exactly 1 for disjoint ones.
 
     Args:
       counts: `[2, V]` counts of each word in each text; both texts have words.
 
     Returns:
-      The divergence, and `[V]` what each word adds to it.
+      The divergence, and `[V]` each word's contribution.
     """
     totals = counts.sum(axis=1)
     shares = counts / totals[:, None]
     means = (shares[0] + shares[1]) / 2
     ratios = np.divide(shares, means, out=np.ones_like(shares), where=shares > 0)
-    terms = counts * np.log2(ratios)  # of counts, not of shares: their sum has no rounding
+    terms = counts * np.log2(ratios)  # counts instead of shares: their sums are exact
     sums = [math.fsum(row) / int(total) for row, total in zip(terms, totals, strict=True)]
     parts: npt.NDArray[np.float64] = (terms / totals[:, None]).sum(axis=0) / 2
     return min(max((sums[0] + sums[1]) / 2, 0.0), 1.0), parts

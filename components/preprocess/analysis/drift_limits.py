@@ -1,6 +1,6 @@
-"""What new records are compared to, and how far their words may be from it.
+"""Compares new records with others, and applies the drift limits.
 
-No TensorFlow here: a wrong limit or folder is told before that is loaded. `drift` measures.
+No TensorFlow here: a wrong limit or folder is reported before it is loaded. `drift` measures.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 
 def read_digest(compare_to: str) -> str:
-    """Returns the digest of the other records, which says that they are whole.
+    """Returns the digest of the other records, which shows that they are complete.
 
     Raises:
-      InputError: there are none, or not all of them.
+      InputError: they are missing or incomplete.
     """
     if not os.path.isdir(compare_to):
         raise InputError(
@@ -39,10 +39,10 @@ def read_digest(compare_to: str) -> str:
 
 
 def extend_fingerprint(fingerprint: str, compare_to: str) -> str:
-    """Returns a fingerprint of the input that changes with the other records, too.
+    """Returns a fingerprint of the input that also depends on the other records.
 
     Raises:
-      InputError: there are none, or not all of them.
+      InputError: they are missing or incomplete.
     """
     if not compare_to:
         return fingerprint
@@ -50,12 +50,12 @@ def extend_fingerprint(fingerprint: str, compare_to: str) -> str:
 
 
 def apply_limits(run: RunSettings, records: str) -> Drift | None:
-    """Compares a folder of records, prints the figures, and fails the run above a limit.
+    """Compares a records folder, prints the figures, and fails the run above a limit.
 
-    The folder stays as it is: people want to look at what was refused.
+    The folder is kept, so that rejected records can be inspected.
 
     Returns:
-      The figures; None if nothing is to be compared.
+      The figures; None if there is nothing to compare with.
 
     Raises:
       RejectedError: a figure is above its limit.
@@ -85,19 +85,19 @@ def check_drift(drift: Drift, run: RunSettings, records: str) -> None:
         ("new-word rate", drift.new_word_rate, run.max_new_word_rate, "max_new_word_rate"),
         ("Jensen-Shannon divergence", drift.divergence, run.max_divergence, "max_divergence"),
     )
-    # Not `figure > limit`: NaN is above any limit.
+    # Not `figure > limit`, so that NaN exceeds any limit.
     if all(figure <= limit for _, figure, limit, _ in figures):
         return
     said = ", ".join(_compared(*figure) for figure in figures)
     raise RejectedError(
         f"the words of {records} have drifted too far from {run.compare_to}: {said}; the "
-        "records are whole and stay: look at their new and most divergent words, then leave out "
+        "records are complete and kept: look at their new and most divergent words, then leave out "
         "text that does not belong, or raise the limit and run it again"
     )
 
 
 def _compared(name: str, figure: float, limit: float, setting: str) -> str:
-    """Returns figure and limit, with as many digits as it takes to tell them apart."""
+    """Formats figure and limit, with as many digits as it takes to tell them apart."""
     if figure <= limit == NO_LIMIT:
         return f"{name} {figure:.5f} (no limit)"
     digits = next((n for n in range(5, 18) if f"{figure:.{n}f}" != f"{limit:.{n}f}"), 5)

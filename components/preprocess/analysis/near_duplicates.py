@@ -1,19 +1,19 @@
-"""Near-duplicate records across splits: text of the training split that is scored as unseen.
+"""Near-duplicate records across splits: training text that would be scored as unseen.
 
-Workers make a signature of each record (`components.preprocess.passes.signatures`); one process
-calls `count_leaks`, which looks at pairs that agree in a band of `BAND_BINS` bins
-(locality-sensitive hashing). Nothing depends on the process, the platform or on Python's `hash`.
+Workers compute a signature of each record (`components.preprocess.passes.signatures`); one process
+calls `count_leaks`, which examines pairs that agree in a band of `BAND_BINS` bins
+(locality-sensitive hashing). Nothing depends on the process, the platform or Python's `hash`.
 
-**Which threshold.** Where a share c of the words is changed here and there, a shingle survives
-with (1 - c)^5, so the index is s / (2 - s) with s = (1 - c)^5: 0.82 for 2 % of the words, 0.63
-for 5 %, 0.42 for 10 %. Hence `SIMILARITY` is 0.5; 0.8 would miss most with over 2 % of the
-words changed. Found at 0.5, of copies in which each word changes with a chance of 2, 5 and 7 %: all,
-97 and 61 % of records of 1,024 words; 96, 76 and 57 % of records of 100 words, where the number
-of changes varies more. Texts that are not copies are near 0.
+**Threshold.** If a share c of the words is changed at random, a shingle survives with probability s
+= (1 - c)^5, so the index is s / (2 - s): 0.82 for 2 % of the words, 0.63 for 5 %, 0.42 for 10 %.
+Hence `SIMILARITY` is 0.5; 0.8 would miss most copies with over 2 % of the words changed. At 0.5, of
+copies in which each word is changed with probability 2, 5 and 7 %, it finds all, 97 and 61 % of
+records of 1,024 words; 96, 76 and 57 % of records of 100 words, where the number of changes varies
+more. Unrelated texts are near 0.
 
-**Limits.** A record with fewer than `MIN_SHINGLES` shingles that are used, as most of fewer than 30
-words, is compared as a whole, and only one of the very same words is its duplicate. A record
-that is a small part of another isn't found: they resemble each other little.
+**Limits.** A record with fewer than `MIN_SHINGLES` used shingles, like most of fewer than 30 words,
+is compared as a whole and matches only identical records. A record that is a small part of another
+is not found, as their resemblance is low.
 
 Shape letters: R records, K bins.
 """
@@ -36,12 +36,13 @@ from components.preprocess.passes.signatures import (
 )
 
 SIMILARITY = 0.5
-"""Records of at least this estimated resemblance are near-duplicates."""
+"""Records with at least this estimated resemblance are near-duplicates."""
 
 SHOWN_PAIRS = 20
-"""That many pairs are named for each split, the most similar first."""
+"""Pairs listed per split, most similar first."""
 MAX_CANDIDATES = 8
-"""Training records of a block that one band offers to a record: bounds the work on boilerplate."""
+"""Maximum training records of a block that one band proposes for a record: bounds the work on
+boilerplate."""
 
 _BLOCK = 1 << 16  # records compared at once
 _VERIFIED = 1 << 12  # pairs compared at once
@@ -56,20 +57,20 @@ def count_leaks(
 ) -> dict[str, Any]:
     """Counts the validation and test records that have a near-duplicate in the training split.
 
-    Memory doesn't grow with the records if the parts are memory maps; time grows with the
-    training records times the blocks of 65,536 records of the other splits.
+    Memory does not grow with the records if the parts are memory maps; time grows with the number
+    of training records times the number of blocks of 65,536 records of the other splits.
 
     Args:
       signatures: split -> parts of `[R, K]` signatures in reading order; `train`, `valid`, `test`.
-      threshold: least estimated resemblance of a near-duplicate.
-      source_of: gives the source of a record by split and number, for the pairs that are named.
+      threshold: minimum estimated resemblance of a near-duplicate.
+      source_of: returns a record's source by split and number, for the listed pairs.
 
     Returns:
-      As plain JSON values: `threshold`, `shingle_words`; `compared`, records of each split;
-      `valid` and `test`, how many have a near-duplicate; `same`, split -> how many of
-      those have one in which no difference is seen; `examples`, up to `SHOWN_PAIRS` of each split
-      as `split`, `record` and `train_record` (numbers in reading order), `similarity` and, with
-      `source_of`, `source` and `train_source`.
+      JSON values: `threshold`, `shingle_words`; `compared`, records of each split; `valid` and
+        `test`, how many have a near-duplicate; `same`, split -> how many of those have one without
+        any visible difference; `examples`, up to `SHOWN_PAIRS` of each split with `split`, `record`
+        and `train_record` (numbers in reading order), `similarity` and, with `source_of`, `source`
+        and `train_source`.
     """
     result: dict[str, Any] = {
         "threshold": threshold,
@@ -104,15 +105,15 @@ def _describe_pair(
 def find_most_similar(
     records: Sequence[Signatures], train: Sequence[Signatures]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Finds a most similar training record of each record, among those that share a band with it.
+    """Finds a most similar training record for each record, among those that share a band.
 
     Args:
       records: parts of `[R, K]` signatures.
-      train: the same of the training split.
+      train: likewise for the training split.
 
     Returns:
-      `[R]` estimated resemblances and `[R]` numbers of the training records; 0 and -1 where
-      no band is shared.
+      `[R]` estimated resemblances and `[R]` numbers of the training records; 0 and -1 if no band
+        is shared.
     """
     found = [_search(_Index(block), train) for _, block in _blocks(records)]
     return (
@@ -124,7 +125,7 @@ def find_most_similar(
 def _search(
     index: _Index, train: Sequence[Signatures]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Does the work of `find_most_similar` for one block of records."""
+    """Searches for one block of records; see `find_most_similar`."""
     similarity = np.zeros(len(index.signatures))
     partner = np.full(len(index.signatures), -1, np.int64)
     for start, block in _blocks(train):
@@ -133,7 +134,7 @@ def _search(
                 open_ = similarity[records] < 1
                 records, others = records[open_], others[open_]
                 for begin in range(0, len(records), _VERIFIED):
-                    mine = records[begin : begin + _VERIFIED]  # each of them once
+                    mine = records[begin : begin + _VERIFIED]  # each occurs once
                     theirs = others[begin : begin + _VERIFIED]
                     found = estimate_similarity(index.signatures[mine], block[theirs])
                     better = found > similarity[mine]
@@ -143,14 +144,14 @@ def _search(
 
 
 class _Index:
-    """A block of records, by the keys of each band."""
+    """A block of records, indexed by the keys of each band."""
 
     def __init__(self, signatures: Signatures) -> None:
         self.signatures = signatures
         self._bands = []
         for keys in _band_keys(signatures):
             order = np.argsort(keys, kind="stable")
-            order = order[np.searchsorted(keys[order], np.uint64(1)) :]  # key 0: nothing in it
+            order = order[np.searchsorted(keys[order], np.uint64(1)) :]  # key 0: empty band
             seen = np.zeros(_FILTER, bool)
             seen[_fold(keys[order])] = True
             self._bands.append((order, *np.unique(keys[order], return_counts=True), seen))
@@ -158,15 +159,15 @@ class _Index:
     def find(
         self, band: int, keys: Hashes
     ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Yields pairs of records that agree in a band, in each array of pairs a record once.
+        """Yields pairs of records that agree in a band; each array contains a record only once.
 
         Args:
-          band: its number.
-          keys: `[R]` keys of other records; of those with the same key, the first
-            `MAX_CANDIDATES` are taken.
+          band: number of the band.
+          keys: `[R]` keys of other records; of those with the same key, the first `MAX_CANDIDATES`
+            are used.
         """
         order, own_keys, counts, seen = self._bands[band]
-        place = np.flatnonzero(seen[_fold(keys)])  # spares sorting most of them
+        place = np.flatnonzero(seen[_fold(keys)])  # avoids sorting most of them
         place = place[np.argsort(keys[place], kind="stable")]
         ordered = keys[place]
         begins = np.searchsorted(ordered, own_keys, side="left")
@@ -182,7 +183,7 @@ class _Index:
 def _band_keys(signatures: Signatures) -> Hashes:
     """Returns `[1 + bands, R]` keys, 0 where all bins of a band are empty.
 
-    The first is of the whole signature, so that equal ones always meet.
+    The first is the key of the whole signature, so that equal ones always match.
     """
     bands = np.ascontiguousarray(signatures).view(np.uint64)
     whole = np.zeros(len(bands), np.uint64)
@@ -197,7 +198,7 @@ def _fold(keys: Hashes) -> npt.NDArray[np.int64]:
 
 
 def _blocks(parts: Sequence[Signatures]) -> Iterator[tuple[int, Signatures]]:
-    """Yields the number of its first record, and a block of records that spans parts."""
+    """Yields blocks of records, across parts, with the number of their first record."""
     start = size = 0
     held: list[Signatures] = []
     for part in parts:

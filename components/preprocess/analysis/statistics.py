@@ -1,4 +1,4 @@
-"""What the data card tells of the records, beyond the figures of each split: words, documents, leaks."""
+"""Statistics for the data card that go beyond each split's figures: words, documents, leaks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from model.data.records import SPLITS, shard_name
 
 _SIZE = struct.Struct("<Q")
 _HEAD_BYTES = 12
-"""Before a record in its file: its size and a checksum of that."""
+"""Header of a record in its file: its size and a checksum of the size."""
 
 
 def describe_text(
@@ -34,10 +34,10 @@ def describe_text(
     """Returns the entry `statistics` of dataset.json (docs/data-contract.md).
 
     Args:
-      scans: of the files.
-      known: counts of the words of the training split.
-      folder: has the shards.
-      scratch: has the parts of the indexes and the signatures.
+      scans: scans of the files.
+      known: word counts of the training split.
+      folder: contains the shards.
+      scratch: contains the partial indexes and the signatures.
       groups: number of groups.
     """
     documents: collections.Counter[int] = collections.Counter()
@@ -52,11 +52,11 @@ def describe_text(
 
 
 def for_card(info: Mapping[str, Any], known: SplitCounts) -> dict[str, Any]:
-    """Returns what `card.write_card` shows beside dataset.json.
+    """Returns what `card.write_card` shows in addition to dataset.json.
 
-    How many words are longer than a model sees is told for a model of the usual W.
+    The number of words longer than a model sees assumes the default W.
     """
-    seen = ModelConfig().max_word_bytes - 2  # without the marks of a word's begin and end
+    seen = ModelConfig().max_word_bytes - 2  # without the begin and end marks
     truncated = {
         split: sum(
             count
@@ -81,7 +81,6 @@ def _decode(words: Sequence[tuple[bytes, int]]) -> dict[str, int]:
 
 
 def _find_leaks(folder: str, scratch: str, groups: int) -> dict[str, Any]:
-    """Returns what `count_leaks` tells of the records of all groups."""
     signatures = {
         split: [
             np.load(signatures_path(scratch, split, group), mmap_mode="r")
@@ -93,7 +92,7 @@ def _find_leaks(folder: str, scratch: str, groups: int) -> dict[str, Any]:
     def source_of(split: str, record: int) -> str:
         ends = np.cumsum([len(part) for part in signatures[split]])
         group = int(np.searchsorted(ends, record, side="right"))
-        place = record - int(ends[group])  # counted from the end
+        place = record - int(ends[group])  # negative: counted from the end
         offset = int(np.load(index_path(scratch, split, group))[0, place])
         with open(os.path.join(folder, shard_name(split, group, groups)), "rb") as file:
             file.seek(offset)

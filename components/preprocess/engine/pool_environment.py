@@ -1,6 +1,6 @@
-"""Beam's workers of our pool: an environment, and how Beam's runner starts a worker for it.
+"""Runs Beam's workers in our pool: an environment, and how Beam's runner starts a worker in it.
 
-Made as those of Beam's own `SubprocessSDKEnvironment`, whose workers are started by a command.
+Modelled on Beam's `SubprocessSDKEnvironment`, whose workers are started by a command.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ _URN = "charloom:env:worker_pool:v1"
 
 @Environment.register_urn(_URN, bytes)
 class PoolEnvironment(Environment):
-    """Says that workers are those of `WorkerPool.shared()`, and which file takes their stderr."""
+    """Selects workers from `WorkerPool.shared()`, and the file that receives their stderr."""
 
     def __init__(self, log_path: str, *options: Any) -> None:
-        """Makes the environment; `options` are those of every environment of Beam."""
+        """Creates the environment; `options` are those of all Beam environments."""
         super().__init__(*(options or (python_sdk_capabilities(), ())))
         self._log_path = log_path
 
     def to_runner_api_parameter(self, context: Any) -> tuple[str, bytes]:
-        """Encodes it."""
+        """Encodes the environment for Beam."""
         return _URN, self._log_path.encode()
 
     @staticmethod
@@ -42,7 +42,7 @@ class PoolEnvironment(Environment):
         resource_hints: Mapping[str, bytes],
         context: Any,
     ) -> PoolEnvironment:
-        """Decodes it."""
+        """Decodes the environment."""
         return PoolEnvironment(payload.decode(), capabilities, artifacts, resource_hints)
 
 
@@ -59,7 +59,7 @@ class _PoolWorkerHandler(GrpcWorkerHandler):
         self._log_path = log_path.decode()
 
     def start_worker(self) -> None:
-        """Starts one; it connects on its own."""
+        """Starts a worker, which connects by itself."""
         control = endpoints_pb2.ApiServiceDescriptor(url=self.control_address)
         logs = self.logging_api_service_descriptor()
         options = self.provision_info.provision_info.pipeline_options
@@ -72,4 +72,4 @@ class _PoolWorkerHandler(GrpcWorkerHandler):
         WorkerPool.shared().start_worker(environment, self._log_path)
 
     def stop_worker(self) -> None:
-        """Does nothing: a worker ends when its channel does."""
+        """Does nothing: a worker ends with its channel."""

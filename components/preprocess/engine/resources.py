@@ -1,4 +1,4 @@
-"""How many worker processes this machine, or the container that this is, has room for."""
+"""How many worker processes fit on this machine or in this container."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _CGROUP = "/sys/fs/cgroup"  # version 2
 
 
 def count_workers() -> int:
-    """Returns how many worker processes there is room for: by cores and by memory, at least 1."""
+    """Returns how many worker processes fit, by cores and by memory; at least 1."""
     return max(1, min(_cores(), _free_bytes() // WORKER_BYTES))
 
 
 def _cores() -> int:
-    """Returns the cores this process may use; a container's part of one counts as one."""
+    """Returns the number of usable cores; a container's fraction of a core counts as one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     quota, _, period = _read(f"{_CGROUP}/cpu.max").partition(" ")
     if quota.isdecimal() and period.isdecimal():
@@ -26,7 +26,7 @@ def _cores() -> int:
 
 
 def _free_bytes() -> int:
-    """Returns the memory that is free in the machine, or the limit of the container if it is less."""
+    """Returns the machine's free memory in bytes, or the container's limit if lower."""
     free = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for line in _read("/proc/meminfo").splitlines():
         if line.startswith("MemAvailable:"):

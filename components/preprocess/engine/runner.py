@@ -1,4 +1,4 @@
-"""Apache Beam as `prepare` uses it: which runner, with how many workers, and quietly."""
+"""Sets up Apache Beam for `prepare`: runner, number of workers, quiet output."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ _PATIENCE_S = 5.0
 
 
 def check_options(workers: int, extra: Sequence[str]) -> list[str]:
-    """Returns the flags for Beam; those of the user come last, so they win.
+    """Returns the flags for Beam; the user's flags come last and take precedence.
 
     Args:
-      workers: processes; 1 works in this one, 0 takes as many as there is room for.
+      workers: processes; 1 runs in this process, 0 as many as there is room for.
       extra: options as on Beam's command line.
 
     Raises:
-      InputError: a number or an option that makes no sense.
+      InputError: an invalid number or option.
     """
     if workers < 0:
         raise InputError(f"--beam-workers is {workers}; it must be 0 (all cores) or more")
     workers = workers or count_workers()
     flags = [
-        # By name: `DirectRunner` may hand over to Prism, which downloads a program.
+        # Named explicitly: `DirectRunner` may delegate to Prism, which downloads a program.
         f"--runner={_RUNNER}",
         f"--direct_running_mode={'in_memory' if workers == 1 else 'multi_processing'}",
         f"--direct_num_workers={workers}",
@@ -72,24 +72,24 @@ def check_options(workers: int, extra: Sequence[str]) -> list[str]:
             options = PipelineOptions(flags)
             known = options.get_all_options()
             every = options.get_all_options(retain_unknown_options=True)
-    except SystemExit:  # as argparse leaves, after a page of help
+    except SystemExit:  # raised by argparse after printing its help
         reason = said.getvalue().strip().rpartition("error: ")[2]
         raise InputError(f"Beam does not understand --beam-options: {reason}") from None
     unknown = sorted(set(every) - set(known))
-    if unknown and _is_local(options):  # others ask their server for more options
+    if unknown and _is_local(options):  # others get more options from their server
         raise InputError(
-            f"Beam knows no option --{unknown[0]}; leave it out of --beam-options, or name the "
-            "runner that does"
+            f"Beam has no option --{unknown[0]}; remove it from --beam-options, or name the "
+            "runner that has it"
         )
     if options.view_as(StandardOptions).no_wait_until_finish:
-        raise InputError("--no_wait_until_finish: the records need the job's results; leave it out")
+        raise InputError("--no_wait_until_finish: the records need the job's results; remove it")
     _check_runner(options)
-    FileSystems.set_options(options)  # the files are listed before there is a pipeline
+    FileSystems.set_options(options)  # files are listed before a pipeline exists
     return flags
 
 
 def _check_runner(options: PipelineOptions) -> None:
-    """Raises InputError if there is no such runner, or no job server where it needs one."""
+    """Raises InputError if the runner does not exist, or needs a job server but none is given."""
     name = options.view_as(StandardOptions).runner
     try:
         create_runner(name)
@@ -121,12 +121,12 @@ def _check_job_server(options: PipelineOptions) -> None:
 def open_pipeline(
     flags: Sequence[str], log_path: str, *, elements: int | None = None
 ) -> Iterator[beam.Pipeline]:
-    """Gives a pipeline that runs at the end of the block.
+    """Yields a pipeline that runs at the end of the block.
 
     Args:
-      flags: made by `check_options`.
-      log_path: takes what worker processes write to stderr; its end is shown on failure.
-      elements: no more workers than this are of use.
+      flags: result of `check_options`.
+      log_path: receives the worker processes' stderr; its end is shown on failure.
+      elements: maximum number of useful workers.
 
     Raises:
       RestartableError: a worker process ended early.
@@ -149,20 +149,20 @@ def open_pipeline(
                         _cancel(pipeline)
                     raise
     except Exception as error:
-        if _is_interrupt(error):  # Beam has wrapped it like any other
+        if _is_interrupt(error):  # Beam wraps it like any other
             raise KeyboardInterrupt from None
         if running and not _is_local(options):
             raise CharloomError(_describe_failure(error, options)) from error
         if os.path.exists(log_path):
             with open(log_path, encoding="utf-8", errors="replace") as file:
                 print("".join(file.readlines()[-_LOG_LINES:]), file=sys.stderr, end="")
-        if "Channel closed prematurely" in str(error):  # there is no class of its own for it
+        if "Channel closed prematurely" in str(error):  # Beam has no specific class for it
             raise RestartableError(WORKER_ENDED) from error
         raise
 
 
 def has_one_worker(pipeline: beam.Pipeline) -> bool:
-    """Returns whether the pipeline is run by a single worker here, so that nothing is dealt out."""
+    """Returns whether a single local worker runs the pipeline, so that nothing is distributed."""
     workers = pipeline.options.view_as(DirectOptions).direct_num_workers
     return _is_local(pipeline.options) and workers == 1
 
@@ -171,7 +171,7 @@ def has_one_worker(pipeline: beam.Pipeline) -> bool:
 def _workers(
     options: PipelineOptions, log_path: str, elements: int | None
 ) -> Iterator[FnApiRunner | None]:
-    """Gives a runner with worker processes of our pool, if the options ask for processes here."""
+    """Yields a runner with workers from our pool if the options ask for local processes."""
     direct = options.view_as(DirectOptions)
     if not _is_local(options) or direct.direct_running_mode != "multi_processing":
         yield None
@@ -197,7 +197,7 @@ def _workers(
 
 
 def _provision(options: PipelineOptions) -> ExtendedProvisionInfo:
-    """Hands the options to worker processes, which Beam's runner here does not; those of S3 matter."""
+    """Passes options to worker processes, which Beam's local runner does not do; S3 needs them."""
     given = options.get_all_options(drop_default=True)
     encoded = JobServiceHandle.encode_pipeline_options(given)
     info = beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
@@ -208,8 +208,7 @@ def _provision(options: PipelineOptions) -> ExtendedProvisionInfo:
 def _watch(pool: WorkerPool) -> Iterator[None]:
     """Raises RestartableError in the main thread soon after a worker of the pool has failed.
 
-    Beam notices the end of a worker that has connected, and waits for ever for one that
-    ended before.
+    Beam notices when a connected worker ends, but waits forever for one that ended earlier.
     """
     main = threading.main_thread()
     if threading.current_thread() is not main:
@@ -223,7 +222,7 @@ def _watch(pool: WorkerPool) -> Iterator[None]:
         while not done.wait(0.5):
             if pool.has_failed():
                 if not done.wait(_PATIENCE_S) and main.ident:
-                    signal.pthread_kill(main.ident, signal.SIGUSR1)  # interrupts its waiting
+                    signal.pthread_kill(main.ident, signal.SIGUSR1)  # interrupts its wait
                 return
 
     before = signal.signal(signal.SIGUSR1, stop)
@@ -240,7 +239,7 @@ def _watch(pool: WorkerPool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stderr_of_workers(options: PipelineOptions, log_path: str) -> Iterator[None]:
-    """Sends what LOOPBACK workers, which are threads here, print of an error to the log."""
+    """Redirects error output of LOOPBACK workers, which are threads here, to the log."""
     if _is_local(options):
         yield
         return
@@ -249,16 +248,16 @@ def _stderr_of_workers(options: PipelineOptions, log_path: str) -> Iterator[None
 
 
 def _cancel(pipeline: beam.Pipeline) -> None:
-    """Stops a job that runs elsewhere; one that runs here has ended."""
-    result = getattr(pipeline, "result", None)  # there once the job was accepted
+    """Cancels a job that runs elsewhere; a local one has already ended."""
+    result = getattr(pipeline, "result", None)  # set once the job was accepted
     if result is not None:
-        with contextlib.suppress(Exception):  # the job may be over, or its server
+        with contextlib.suppress(Exception):  # the job or its server may have ended
             result.cancel()
 
 
 def _describe_failure(error: Exception, options: PipelineOptions) -> str:
-    """Returns one line from what a remote runner reports: a traceback, maybe inside Java's."""
-    runner = options.view_as(StandardOptions).runner or "PortableRunner"  # which removes it
+    """Summarises in one line what a remote runner reports: a traceback, possibly inside Java's."""
+    runner = options.view_as(StandardOptions).runner or "PortableRunner"  # which removes the option
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     ends = [place for place, line in enumerate(said) if "[while running" in line]
     until = ends[-1] + 1 if ends else len(said)

@@ -1,11 +1,11 @@
-"""The Beam transforms of `prepare`, which make one pipeline of its two passes over the text.
+"""The Beam transforms of `prepare`, one pipeline for both passes over the text.
 
-Elements are units of text of some MiB (first pass) and groups of units (second pass), never
-words or lines: a Beam element costs about as much as tokenising a few lines. What they give is
-in files named by the element, each renamed to its name when it is whole. So an element that a
-runner tries twice leaves no more than one that it tried once, and nothing but indices travels
-through the runner. What is wrong with the input is in these files, too, and no exception: the
-first bad file in order is reported whatever the runner, and without a pipeline's traceback.
+Elements are units of text of several MiB (first pass) and groups of units (second pass), never
+words or lines: a Beam element costs about as much as tokenising a few lines. Results go to files
+named after the element, each renamed when complete. So an element that a runner retries leaves
+nothing extra behind, and only indices travel through the runner. Problems with the input are
+recorded in these files, too, instead of raised: the first bad file in order is reported on every
+runner, without a pipeline's traceback.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Group = tuple[int, Sequence[int]]
 
 
 class PrepareRecords(beam.PTransform):
-    """`Unit`s -> a vocabulary and shards of records in a folder, and files that tell of them."""
+    """`Unit`s -> a vocabulary and shards of records in a folder, and files that describe them."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class PrepareRecords(beam.PTransform):
 
         Args:
           config: how text becomes records.
-          folder: gets the records.
-          scratch: folder for all that is needed on the way; has the file of given words.
-          groups: for each the indices of its units, which share shards.
-          spread: deal the groups out to several workers.
+          folder: receives the records.
+          scratch: folder for intermediate files; contains the file of given words.
+          groups: for each group the indices of its units, which share shards.
+          spread: whether to distribute the groups over several workers.
         """
         super().__init__()
         self._spread = spread
@@ -66,7 +66,7 @@ class PrepareRecords(beam.PTransform):
         self._write = _WriteGroup(folder, scratch, len(groups))
 
     def expand(self, units: beam.PCollection) -> beam.PCollection:
-        """Names the steps."""
+        """Builds the steps."""
         groups = (
             units
             | "ScanUnit" >> beam.ParDo(self._scan)
@@ -84,7 +84,7 @@ class _ScanUnit(beam.DoFn):
         self._folder = folder
 
     def process(self, unit: Unit) -> Iterator[tuple[int, int]]:
-        from components.preprocess.passes.scan import scan_unit  # TensorFlow comes with it
+        from components.preprocess.passes.scan import scan_unit  # imports TensorFlow
 
         path = scan_path(self._folder, unit.index)
         counter = WordCounter(self._folder, f"{unit.index:08d}")
@@ -100,7 +100,7 @@ class _ScanUnit(beam.DoFn):
 
 
 class _ChooseVocabulary(beam.DoFn):
-    """All units scanned -> the vocabulary in a file, and groups to write; none if text is bad."""
+    """All units scanned -> the vocabulary file, and the groups to write; none if text is bad."""
 
     def __init__(
         self, config: DataConfig, folder: str, scratch: str, groups: list[list[int]]
@@ -148,7 +148,7 @@ class _WriteGroup(beam.DoFn):
         self._vocab: Vocabulary | None = None
 
     def process(self, group: Group) -> None:
-        from components.preprocess.passes.write import write_group  # TensorFlow comes with it
+        from components.preprocess.passes.write import write_group  # imports TensorFlow
 
         self._vocab = self._vocab or Vocabulary.load(os.path.join(self._folder, VOCAB_FILE))
         index, units = group
@@ -164,20 +164,20 @@ class _WriteGroup(beam.DoFn):
 
 
 def load_scans(folder: str, count: int) -> tuple[list[PartScan], list[str]]:
-    """Reads what the first pass left of `count` units.
+    """Reads the results of the first pass over `count` units.
 
     Returns:
-      The `PartScan`s, in the order of files and blocks, and the paths of the files of counts.
+      The `PartScan`s in the order of files and blocks, and the paths of the count files.
 
     Raises:
-      InputError: a unit could not write what it found.
+      InputError: a unit could not write its results.
     """
     scans, counts = [], []
     for unit in range(count):
         try:
             content = _load_json(scan_path(folder, unit))
-        except FileNotFoundError:  # no room for that, either
-            content = {"problem": "a unit of the text left nothing"}
+        except FileNotFoundError:  # no room for this file either
+            content = {"problem": "a unit of the text has no result"}
         if "problem" in content:
             raise InputError(
                 f"can't write to {folder} ({content['problem']}); free space or choose another folder"
@@ -190,11 +190,11 @@ def load_scans(folder: str, count: int) -> tuple[list[PartScan], list[str]]:
 
 
 def load_groups(folder: str, count: int) -> list[dict[str, Any]]:
-    """Reads what the second pass left of `count` groups, the dicts of `write_group`.
+    """Reads the results of the second pass over `count` groups, the dicts of `write_group`.
 
     Raises:
       InputError: a unit, the vocabulary or a group could not be used or written.
-      RestartableError: a file of a store could not be read for now.
+      RestartableError: a file of a store is temporarily unreadable.
     """
     try:
         chosen = _load_json(problem_path(folder))

@@ -1,9 +1,9 @@
-"""Beam's worker processes, forked from one process that has imported all that they need.
+"""Beam's worker processes, forked from one process with all imports done.
 
-Importing TensorFlow and Beam takes seconds, more than a worker's share of a small corpus. So
-one process, the pool, imports them once. It starts no thread, opens no channel and runs no
-operation, so that it can be forked. It lives as long as the process that started it, which
-sends it lines of JSON over a socket, and ends with all its workers when the socket closes.
+Importing TensorFlow and Beam takes seconds, more than a worker's share of a small corpus. So one
+process, the pool, imports them once. It starts no threads, opens no channels and runs no
+operations, so that it can be forked. It lives as long as the process that started it, receives
+requests as lines of JSON over a socket, and ends with all its workers when the socket closes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WORKER_ENDED = (
     "command again, with fewer --beam-workers if it happens again"
 )
 
-_PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>: the signal that a process gets when its parent ends
+_PR_SET_PDEATHSIG = 1  # from <sys/prctl.h>: signal sent to a process when its parent ends
 
 
 class WorkerPool:
@@ -40,11 +40,11 @@ class WorkerPool:
     _shared: WorkerPool | None = None
 
     def __init__(self) -> None:
-        """Starts the pool; importing goes on while the caller does."""
+        """Starts the pool, which imports in the background."""
         self._log = tempfile.TemporaryFile()
         self._socket, theirs = socket.socketpair()
         for end in (self._socket, theirs):
-            end.setblocking(True)  # Beam's part for Google Cloud sets a timeout for all sockets
+            end.setblocking(True)  # Beam's Google Cloud code sets a timeout on all sockets
         with theirs:
             code = (
                 f"import sys; sys.path[:] = {sys.path!r}; "
@@ -63,7 +63,7 @@ class WorkerPool:
 
     @classmethod
     def shared(cls) -> WorkerPool:
-        """Returns the pool of this process; a new one if there is none or it has ended."""
+        """Returns this process's pool; a new one if there is none or it has ended."""
         if cls._shared is None or cls._shared.process.poll() is not None:
             cls._shared = cls()
         return cls._shared
@@ -72,8 +72,8 @@ class WorkerPool:
         """Forks a worker.
 
         Args:
-          environment: added to our variables; tells Beam's worker where to connect.
-          log_path: file to which its stderr is appended.
+          environment: added to our environment variables; tells Beam's worker where to connect.
+          log_path: file to append its stderr to.
 
         Raises:
           RestartableError: the pool has ended.
@@ -82,14 +82,14 @@ class WorkerPool:
         self._ask({"start": variables, "folder": os.getcwd(), "log": log_path})
 
     def has_failed(self) -> bool:
-        """Returns whether one of the workers, or the pool, has ended otherwise than well."""
+        """Returns whether a worker or the pool has failed."""
         try:
             return bool(self._ask({})["failed"])
         except RestartableError:
             return True
 
     def end_workers(self, grace: float) -> None:
-        """Waits until all workers have ended, or ends those that have not in `grace` seconds."""
+        """Waits until all workers have ended; kills those still running after `grace` seconds."""
         with contextlib.suppress(RestartableError):
             self._ask({"end": grace})
 
@@ -103,21 +103,21 @@ class WorkerPool:
             with self._lock:
                 self._socket.sendall(json.dumps(request).encode() + b"\n")
                 answer: dict[str, Any] = json.loads(self._answers.readline())
-        except (OSError, ValueError) as error:  # no answer is no JSON
+        except (OSError, ValueError) as error:  # an empty answer is not JSON
             raise RestartableError(WORKER_ENDED) from error
         return answer
 
 
 def serve(descriptor: int) -> None:
-    """Is the pool: answers the requests that come over a socket until it is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started us
+    """Runs the pool process: answers requests over a socket until it is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
     from apache_beam.runners.worker import sdk_worker_main  # noqa: F401
 
     from components.preprocess.beam_setup import sample_often
     from components.preprocess.passes import scan, write  # noqa: F401
 
     sample_often()
-    gc.freeze()  # collecting would copy every page of the workers
+    gc.freeze()  # garbage collection would copy the workers' shared pages
     workers = _Workers()
     connection = socket.socket(fileno=descriptor)
     try:
@@ -148,7 +148,7 @@ class _Workers:
         return {"failed": self._failed}
 
     def end(self, grace: float) -> None:
-        """Leaves no worker."""
+        """Ends all workers."""
         deadline = time.monotonic() + grace
         while self._running and time.monotonic() < deadline:
             self._collect()
@@ -167,7 +167,6 @@ class _Workers:
 
 
 def _work(request: Mapping[str, Any], connection: socket.socket) -> NoReturn:
-    """Is a worker, in a process that was just forked."""
     code = 1
     try:
         with contextlib.suppress(AttributeError):  # only Linux has it

@@ -1,4 +1,4 @@
-"""What a folder of records says of itself, and what of the input is refused."""
+"""Builds a folder's dataset.json, and rejects bad input."""
 
 from __future__ import annotations
 
@@ -20,49 +20,50 @@ from model.errors import InputError, RestartableError
 from model.text.vocab import Vocabulary
 
 LISTED_FILES = 20
-"""At most this many rejected files are named in dataset.json."""
+"""Maximum number of rejected files named in dataset.json."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PartScan:
-    """What the first pass found out about a part of a file."""
+    """Result of the first pass over a part of a file."""
 
     file: InputFile
     first: int
-    """The first block of it."""
+    """Its first block."""
     hashes: Sequence[str] = ()
-    """Offset and SHA-256 of each of its blocks, and what ended them early, as `hash_row` says it."""
+    """Offset and SHA-256 of each of its blocks, and any fault that ended them early
+    (`hash_fault`)."""
     records: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    """Split -> how many records it gives; empty for a bad one, or one without words."""
+    """Split -> number of records; empty for a bad part, or one without words."""
     documents: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Power of two p -> documents of p to 2p - 1 words."""
     size: int = 0
-    """Its bytes, unpacked."""
+    """Its unpacked bytes."""
     characters: int = 0
-    """Unicode characters of its text, a line end being one."""
+    """Unicode characters of its text; a line end counts as one."""
     stray: int = 0
     """Undecodable places that became U+FFFD."""
     fault: tuple[int, str] | None = None
-    """Offset and description of the first of them."""
+    """Offset and description of the first one."""
     reason: str = ""
-    """Why its file is bad; empty if nothing is wrong here."""
+    """Why its file is bad; empty if no fault was found here."""
     offset: int = 0
     detail: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FileScan:
-    """What the first pass found out about a file."""
+    """Result of the first pass over a file."""
 
     file: InputFile
     sha256: str
-    """SHA-256 over its stored size and the hashes of its blocks: all that records depend on."""
+    """SHA-256 over its stored size and its blocks' hashes: all that records depend on."""
     records: Mapping[str, int]
-    """Split -> how many records the file gives it; empty for a bad file."""
+    """Split -> number of records in it; empty for a bad file."""
     documents: Mapping[str, int]
     """Power of two p -> documents of p to 2p - 1 words."""
     characters: int
-    """Unicode characters of its text, a line end being one."""
+    """Unicode characters of its text; a line end counts as one."""
     stray: int
     """Undecodable places that became U+FFFD."""
     reason: str = ""
@@ -72,7 +73,7 @@ class FileScan:
 
 
 def scans_of_files(parts: Sequence[PartScan], config: DataConfig) -> list[FileScan]:
-    """Puts the parts of each file, which come in their order, together."""
+    """Joins the parts of each file, given in order."""
     return [
         _join(list(group), config)
         for _, group in itertools.groupby(parts, key=lambda part: part.file.full_name)
@@ -121,7 +122,7 @@ def _reject(scan: FileScan, reason: str, offset: int, detail: str) -> FileScan:
 
 
 def check_stray(stray: int, size: int, fault: tuple[int, str] | None, config: DataConfig) -> None:
-    """Raises BadTextError if a file of `size` bytes, unpacked, has too many stray ones."""
+    """Raises BadTextError if a file of `size` unpacked bytes has too many undecodable bytes."""
     if fault and config.on_bad_text != "replace" and stray > config.max_stray_bytes * size:
         raise BadTextError("undecodable", *fault)
 
@@ -160,17 +161,17 @@ def _check_read(file: InputFile, reason: str, detail: str) -> None:
 
 
 def hash_row(block: Block) -> str:
-    """Returns what a file's hash has of a block: its place, which the sources say, and its bytes."""
+    """Returns a block's part of its file's hash: its position, found in sources, and its bytes."""
     return f"{block.offset} {block.sha256}"
 
 
 def hash_fault(error: BadTextError) -> str:
-    """Returns what a file's hash has of a fault that ended the reading."""
+    """Returns the contribution to a file's hash of a fault that ended reading."""
     return f"{error.offset} {error.reason}"
 
 
 def _hash_rows(file: InputFile, rows: Sequence[str]) -> str:
-    # Shards are dealt out by the stored size, that of a packed file too.
+    # Shards are assigned by the stored size, even for packed files.
     return hashlib.sha256("\n".join([str(file.size), *rows]).encode()).hexdigest()
 
 
@@ -178,9 +179,9 @@ def accept(scans: Sequence[FileScan], config: DataConfig) -> list[FileScan]:
     """Returns the good files.
 
     Raises:
-      InputError: there is a bad file and `on_bad_text` is `error`, or no file is good; a file is
-        not what an earlier task listed.
-      RestartableError: a file is not what was listed here, or its store is out of reach.
+      InputError: there is a bad file and `on_bad_text` is `error`, or no file is good; a file has
+        changed since an earlier task listed it.
+      RestartableError: a file has changed since it was listed here, or its store can't be reached.
     """
     bad = [scan for scan in scans if scan.reason]
     for scan in bad:
@@ -203,27 +204,27 @@ def accept(scans: Sequence[FileScan], config: DataConfig) -> list[FileScan]:
 
 
 def check_splits(scans: Sequence[FileScan], config: DataConfig) -> None:
-    """Raises InputError if a split that should have records has none."""
+    """Raises InputError if a required split has no records."""
     count = {split: sum(scan.records.get(split, 0) for scan in scans) for split in SPLITS}
     given = {scan.file.split for scan in scans} - {""}
     for split in SPLITS:
         if split in given and not count[split]:
             raise InputError(
-                f"the {split} split is empty: no file of --{split} is left; give it text"
+                f"the {split} split is empty: no file of --{split} is left; provide text for it"
             )
     if given:
         return
     total = sum(count.values())
     if not count["train"]:
         raise InputError(
-            f"no training words: none of the {total} records fell into the training split; give "
+            f"no training words: none of the {total} records fell into the training split; provide "
             f"more text, or lower data.record_words (now {config.record_words})"
         )
     for split in ("valid", "test"):
         fraction = getattr(config, f"{split}_fraction")
         if fraction > 0 and not count[split]:
             raise InputError(
-                f"the {split} split is empty: none of the {total} records fell into it; give more "
+                f"the {split} split is empty: none of the {total} records fell into it; provide more "
                 f"text, lower data.record_words (now {config.record_words}) or raise "
                 f"data.{split}_fraction (now {fraction})"
             )
@@ -239,7 +240,7 @@ def describe(
     config: DataConfig,
     source_root: str = "",
 ) -> dict[str, Any]:
-    """Returns the content of dataset.json; nothing in it depends on time or place."""
+    """Returns the content of dataset.json; nothing in it depends on time or location."""
     splits = {
         split: _describe_split(
             [group["splits"][split] for group in groups], known[split], saved[split]
@@ -280,7 +281,6 @@ def describe(
 def _describe_split(
     parts: Sequence[dict[str, Any]], known: SplitCounts, saved: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Returns one split's entry in dataset.json from its shards."""
     shards = [part["shard"] for part in parts]
     words = sum(shard["words"] for shard in shards)
     sums = {

@@ -1,6 +1,6 @@
-"""The first pass: reads, checks, tokenises, cuts and counts a unit of text, and keeps the pieces.
+"""The first pass: reads, checks, tokenises, cuts and counts a unit of text, and stores the pieces.
 
-The pieces of a unit go into one file of arrays, so that the second pass neither reads nor
+A unit's pieces are stored as arrays in one file, so that the second pass neither reads nor
 tokenises the text again.
 """
 
@@ -32,11 +32,11 @@ def scan_unit(
     Args:
       unit: parts of files.
       config: how text becomes words and pieces.
-      folder: gets the file of its pieces.
+      folder: receives the file of its pieces.
       counter: counts the words of its good parts.
 
     Raises:
-      OSError: the file of pieces or that of counts can't be written.
+      OSError: the file of pieces or of counts can't be written.
     """
     with whole_file(pieces_path(folder, unit.index), flush=False) as file:
         return [_scan_part(part, config, file, counter) for part in unit.parts]
@@ -45,7 +45,7 @@ def scan_unit(
 def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCounter) -> PartScan:
     begin = file.tell()
     whole = part.last is None
-    # Words of a file that may turn out to be bad are kept apart up to its end.
+    # Words of a file that may turn out to be bad are counted separately until its end.
     kept = None if config.on_bad_text == "error" else WordCounter()
     scan = _Scan(part, config, counter if kept is None else kept)
     try:
@@ -74,9 +74,9 @@ def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCoun
 
 
 def _read(part: Part, config: DataConfig, hashes: list[str]) -> Iterator[Block]:
-    """Yields the blocks of a part; BadTextError also says that it can't be read.
+    """Yields the blocks of a part; a read error becomes a BadTextError, too.
 
-    A fault of the text is added to `hashes`.
+    A fault in the text is added to `hashes`.
     """
     blocks = read_blocks(part.file, config, first=part.first, last=part.last)
     while True:
@@ -93,7 +93,7 @@ def _read(part: Part, config: DataConfig, hashes: list[str]) -> Iterator[Block]:
 
 
 class _Scan:
-    """Adds up what the blocks of a part give."""
+    """Sums up the blocks of a part."""
 
     def __init__(self, part: Part, config: DataConfig, counter: WordCounter):
         self._part = part
@@ -108,7 +108,7 @@ class _Scan:
         self._counter = counter
 
     def add(self, block: Block) -> Pieces | None:
-        """Cuts a block; returns its pieces, None if there are none."""
+        """Cuts a block; returns its pieces, None if it has none."""
         self.hashes.append(hash_row(block))
         self._size += block.size
         self._stray += block.stray
@@ -132,7 +132,7 @@ class _Scan:
             self._counter.add(split, words, counts[found].tolist())
 
     def check_whole(self) -> None:
-        """Raises BadTextError if a whole file is no text."""
+        """Raises BadTextError if a whole file is not text."""
         check_stray(self._stray, self._size, self._fault, self._config)
         if not self._records:
             raise BadTextError("blank")

@@ -1,4 +1,4 @@
-"""Names of the files in the scratch folder, which the passes leave for one another."""
+"""Names of the files in the scratch folder, through which the passes communicate."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import os
 
 
 def words_path(folder: str) -> str:
-    """Returns the file of the words of the vocabulary, `null` if they are not given."""
+    """Returns the file of given vocabulary words, `null` if none are given."""
     return os.path.join(folder, "given-words.json")
 
 
 def scan_path(folder: str, unit: int) -> str:
-    """Returns the file of what the first pass found in a unit."""
+    """Returns the file of a unit's first-pass results."""
     return os.path.join(folder, f"{unit:08d}.scan.json")
 
 
@@ -21,12 +21,12 @@ def pieces_path(folder: str, unit: int) -> str:
 
 
 def problem_path(folder: str) -> str:
-    """Returns the file that says why there is no vocabulary, `null` if there is one."""
+    """Returns the file with the reason why there is no vocabulary, or `null`."""
     return os.path.join(folder, "problem.json")
 
 
 def group_path(folder: str, group: int) -> str:
-    """Returns the file of what the second pass tells of a group."""
+    """Returns the file of a group's second-pass results."""
     return os.path.join(folder, f"{group:08d}.group.json")
 
 

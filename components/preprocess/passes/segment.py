@@ -31,21 +31,21 @@ _CONTINUATION_BYTES = bytes(range(0x80, 0xC0))
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pieces:
-    """What the records of a block are made of.
+    """The pieces of a block, which become records.
 
     Attributes:
       distinct: the U distinct words.
-      words: `[N]` int32, which of them each word is; line ends are words if they are marked.
-      ends: `[P]` where each piece ends in `words`; one begins where the one before ends.
-      before: `[P]` int32, the distinct word that is the context of each piece.
-      sources: P sources: `name:offset` of its first line, `name:offset+k` where it begins k
-        words into a long line.
+      words: `[N]` int32 indices into `distinct`; marked line ends are words.
+      ends: `[P]` end of each piece in `words`; each starts where the previous one ends.
+      before: `[P]` int32 index into `distinct` of each piece's context word.
+      sources: P sources: `name:offset` of its first line, `name:offset+k` if it starts k words into
+        a long line.
       splits: `[P]` uint8, index in `SPLITS`.
-      documents: how many words of each document that begins in the block are in it.
-      characters: `[P]` Unicode characters of the text of each piece, as it stood: those of its
-        lines, a line end being one, and of the lines without a word that follow them; those
-        before the first line with a word go to the first piece.
-      text_characters: those of the whole block: their sum, unless the block has no word.
+      documents: words, within the block, of each document that starts in it.
+      characters: `[P]` Unicode characters of the original text of each piece: of its lines, with a
+        line end as one, and of the following lines without words; those before the first line with
+        a word belong to the first piece.
+      text_characters: of the whole block: their sum, unless the block has no words.
     """
 
     distinct: list[bytes]
@@ -64,7 +64,7 @@ class Pieces:
         return np.diff(self.ends, prepend=0)
 
     def count_words(self) -> list[IntArray]:
-        """Returns for each of `SPLITS` `[U]`, how often its pieces have each distinct word."""
+        """Returns, for each of `SPLITS`, `[U]` counts of each distinct word in its pieces."""
         owner = np.repeat(self.splits, self.lengths)
         return [
             np.bincount(self.words[owner == split], minlength=len(self.distinct))
@@ -73,13 +73,13 @@ class Pieces:
 
 
 def cut_block(block: Block, name: str, config: DataConfig, *, split: str = "") -> Pieces:
-    """Tokenises a block and cuts it.
+    """Tokenises a block and cuts it into pieces.
 
     Args:
       block: whole lines of a file.
       name: the file's name in sources.
-      config: what a word, a document, a piece and a split are.
-      split: where all pieces go; if empty, `choose_split` chooses for each of them.
+      config: defines words, documents, pieces and splits.
+      split: split of all pieces; if empty, `choose_split` decides for each.
     """
     text = block.text()
     tokenized = tokenize_block(text, config)
@@ -113,7 +113,7 @@ def cut_block(block: Block, name: str, config: DataConfig, *, split: str = "") -
 
 
 def choose_split(source: str, config: DataConfig) -> str:
-    """Returns the split of a piece: a pure function of where it stands."""
+    """Returns the split of a piece: a pure function of its position."""
     digest = hashlib.sha256(source.encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64  # uniform in [0, 1)
     if place < config.test_fraction:
@@ -127,7 +127,6 @@ def _contexts(
     words: npt.NDArray[np.int32],
     distinct: list[bytes],
 ) -> npt.NDArray[np.int32]:
-    """Returns the word before each piece; adds the document start to the distinct words."""
     distinct.append(DOCUMENT_START)
     before = np.full(len(ends), len(distinct) - 1, np.int32)
     inside = np.flatnonzero(~begins_document[1:]) + 1
@@ -136,7 +135,7 @@ def _contexts(
 
 
 def _word_before(block: Block, config: DataConfig) -> bytes:
-    """Returns the last word of the text before a block; the document start if none is known."""
+    """Returns the last word before a block; the document start if unknown."""
     tail = block.tail.decode("utf-8", "replace").encode().replace(b"\r", b"\n")
     for line in reversed(tail.split(b"\n")[:-1]):
         tokenized = tokenize_block(line + b"\n", config)
@@ -147,33 +146,33 @@ def _word_before(block: Block, config: DataConfig) -> bytes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _WordLines:
-    """The M lines of a block that have words; a line that is too long counts as several."""
+    """The M lines of a block that have words; an overlong line counts as several."""
 
     ends: IntArray
-    """`[M]` where each ends in the block's words."""
+    """`[M]` end of each in the block's words."""
     offsets: IntArray
     """`[M]` byte offset of each."""
     inside: IntArray
-    """`[M]` how many words of the line come before."""
+    """`[M]` words of the line that precede it."""
     starts: npt.NDArray[np.bool_]
-    """`[M]` whether a document begins with it."""
+    """`[M]` whether a document starts with it."""
     characters: IntArray
-    """`[M]` characters of each, and of the lines without a word after it (see `Pieces`)."""
+    """`[M]` characters of each and of the following lines without words (see `Pieces`)."""
     begins_document: bool
-    """Whether the first one begins one, rather than goes on with that of the block before."""
+    """Whether the first one starts a document rather than continues the previous block's."""
 
     @classmethod
     def of(
         cls, tokenized: TokenizedBlock, block: Block, config: DataConfig, characters: IntArray
     ) -> _WordLines:
-        """Finds the lines of a block, which have `characters`."""
+        """Finds the lines of a block, given the `characters` of each."""
         lengths = np.diff(tokenized.line_ends, prepend=0)
         kept = np.flatnonzero(lengths)
-        # Replacing stray bytes has moved the lines, and offsets are those of the file.
+        # Replacing undecodable bytes shifts lines, but offsets refer to the file.
         offsets = line_offsets(block.data) if block.stray else tokenized.line_offsets
         offsets = block.offset + offsets[kept]
         first = block.index == 0
-        gaps = np.diff(kept, prepend=-1) > 1  # a line without a word is before it
+        gaps = np.diff(kept, prepend=-1) > 1  # a line without words precedes it
         if config.document == "line":
             starts = np.ones(len(kept), np.bool_)
         elif config.document == "paragraph":
@@ -198,18 +197,18 @@ class _WordLines:
         )
 
     def source(self, name: str, line: int) -> str:
-        """Returns the source of a piece that begins with a line."""
+        """Returns the source of a piece that starts with a line."""
         inside = self.inside[line]
         return f"{name}:{self.offsets[line]}" + (f"+{inside}" if inside else "")
 
 
 def _ends_blank(tail: bytes, config: DataConfig) -> bool:
-    """Returns whether the last line of the text before a block has no word.
+    """Returns whether the last line before a block has no words.
 
-    That is for the tokenizer to say: U+3000 is white space, and with `lowercase` a zero-width
-    space is nothing.
+    Only the tokenizer knows: U+3000 is white space, and with `lowercase` a zero-width space
+      disappears.
     """
-    if len(tail) == blocks.TAIL_BYTES:  # may begin inside a character
+    if len(tail) == blocks.TAIL_BYTES:  # may start inside a character
         tail = tail.lstrip(_CONTINUATION_BYTES)
     lines = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
     if len(lines) < 2:
@@ -219,9 +218,9 @@ def _ends_blank(tail: bytes, config: DataConfig) -> bool:
 
 
 def _add_up(values: IntArray, begins: IntArray) -> IntArray:
-    """Returns the sums of some runs of values, each up to where the next begins.
+    """Returns sums over runs of values, each up to the start of the next.
 
-    What is before the first run is added to it.
+    Values before the first run are added to it.
     """
     if not len(begins):
         return np.zeros(0, np.int64)
@@ -253,16 +252,16 @@ def _split_long(lines: _WordLines, size: int, tokenized: TokenizedBlock) -> _Wor
 def _share_characters(
     lines: _WordLines, parts: IntArray, ends: IntArray, tokenized: TokenizedBlock
 ) -> IntArray:
-    """Returns the characters of the parts of lines, in proportion to those of their words.
+    """Divides lines' characters among their parts, in proportion to the words' characters.
 
-    Words are normalised and know no white space, so where they stood in a line is not known;
-    the sum over a line's parts is exact, and each part up to a rounding where the line has no
-    white space and is in normal form.
+    Words are normalised and exclude white space, so their position in a line is unknown. The sum
+    over a line's parts is exact, and each part is exact up to rounding if the line has no white
+    space and is in normal form.
 
     Args:
       lines: `[M]` lines.
-      parts: `[M]` into how many parts each is cut.
-      ends: where each part ends in the block's words.
+      parts: `[M]` number of parts each is cut into.
+      ends: end of each part in the block's words.
       tokenized: the block's words.
     """
     letters = np.asarray([len(word.decode()) for word in tokenized.distinct], np.int64)
@@ -278,13 +277,13 @@ def _share_characters(
 def _cut_lines(
     lines: _WordLines, config: DataConfig
 ) -> tuple[list[int], list[int], npt.NDArray[np.bool_]]:
-    """Gathers lines to pieces.
+    """Combines lines into pieces.
 
-    A piece ends at the first line end where it has `record_words` words. A document's last
-    piece, when it is shorter than a quarter of `record_words`, is joined to the one before.
+    A piece ends at the first line end at which it has `record_words` words. A document's last piece
+    is joined to the previous one if it is shorter than a quarter of `record_words`.
 
     Returns:
-      First line, last line, and whether a document begins, of each piece.
+      First line, last line, and whether a document starts, of each piece.
     """
     ends: list[int] = lines.ends.tolist()
     size = config.record_words

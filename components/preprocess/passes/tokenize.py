@@ -1,8 +1,8 @@
-"""Tokenises blocks of text: THE definition of model/text/tokenizer.py, applied once to each distinct chunk.
+"""Tokenises blocks of text: applies model/text/tokenizer.py once to each distinct chunk.
 
-A chunk is what stands between ASCII white space. No operation of model/text/tokenizer.py looks across
-that, so a line's words are those of its chunks; the many times that a chunk occurs cost no more
-than a look-up. tests/test_components_preprocess_passes_tokenize.py compares both ways.
+Chunks are separated by ASCII white space. No operation of model/text/tokenizer.py looks across it,
+so a line's words are those of its chunks, and repeated chunks cost only a look-up.
+tests/test_components_preprocess_passes_tokenize.py compares both ways.
 
 Shape letters: N words in a block, M lines, K chunks, U distinct words.
 """
@@ -26,7 +26,7 @@ from model.text.vocab import LINE_END
 IntArray = npt.NDArray[np.int64]
 
 _LINE_MARK = b"\0"
-"""A chunk that stands for a line end; text has no NUL."""
+"""Chunk that stands for a line end; text contains no NUL."""
 
 _CALLS_AS_IT_IS = 50
 
@@ -38,9 +38,9 @@ class TokenizedBlock:
     """The words of a block.
 
     Attributes:
-      distinct: the U distinct words, in the order in which they first occur.
-      words: `[N]` int32, which of them each word is.
-      line_ends: `[M]` where the words of each line end in `words`.
+      distinct: the U distinct words, in order of first occurrence.
+      words: `[N]` int32 indices into `distinct`.
+      line_ends: `[M]` end of each line in `words`.
       line_offsets: `[M]` byte offset of each line in the block.
     """
 
@@ -54,7 +54,9 @@ def tokenize_block(text: bytes, config: DataConfig) -> TokenizedBlock:
     r"""Splits lines into words.
 
     Args:
-      text: valid UTF-8 without NUL. A line ends at `\n`, `\r\n` or `\r`, or where the text does.
+      text: valid UTF-8 without NUL. Lines end at `
+      `, `\r
+      `, `\r` or the end of the text.
       config: tokenizer, case, and whether line ends are words.
     """
     offsets, marked = _mark_lines(text)
@@ -66,7 +68,7 @@ def tokenize_block(text: bytes, config: DataConfig) -> TokenizedBlock:
     chunks = np.fromiter(map(numbers.__getitem__, pieces), np.int32, len(pieces))
     del pieces
     distinct, chunk_words, chunk_begins = _tokenize_chunks(list(numbers)[1:], config)
-    # The mark is chunk 0, and one word until lines without words are known.
+    # The mark is chunk 0, and a single word until lines without words are known.
     distinct.append(LINE_END)
     chunk_words = np.append(chunk_words, np.int32(len(distinct) - 1))
     begins = np.concatenate([[chunk_begins[-1]], chunk_begins[:-1]])
@@ -82,7 +84,7 @@ def line_offsets(text: bytes) -> IntArray:
 
 
 def count_characters(text: bytes, offsets: IntArray) -> IntArray:
-    r"""Returns `[M]` the Unicode characters of each line, its line end, `\r\n` too, as one.
+    r"""Returns `[M]` Unicode characters per line; a line end, even `\r\n`, counts as one.
 
     Args:
       text: valid UTF-8.
@@ -93,7 +95,7 @@ def count_characters(text: bytes, offsets: IntArray) -> IntArray:
     if text.isascii() and b"\r" not in text:
         return np.diff(offsets, append=len(text))
     data = np.frombuffer(text, np.uint8)
-    begins = (data & 0xC0) != 0x80  # all bytes but the later ones of a character
+    begins = (data & 0xC0) != 0x80  # all bytes except continuation bytes
     if b"\r\n" in text:
         begins[1:] &= (data[1:] != 10) | (data[:-1] != 13)
     characters: IntArray = np.add.reduceat(begins, offsets, dtype=np.int64)
@@ -101,7 +103,7 @@ def count_characters(text: bytes, offsets: IntArray) -> IntArray:
 
 
 def _mark_lines(text: bytes) -> tuple[IntArray, bytes]:
-    """Returns `[M]` the offset of each line, and the text with a mark at the end of each."""
+    """Returns `[M]` line offsets, and the text with a mark at the end of each line."""
     if b"\r" in text:
         ends = np.fromiter((found.end() for found in _LINE_ENDS.finditer(text)), np.int64)
         text = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -125,9 +127,9 @@ def _tokenize_chunks(
     """Tokenises `[K]` chunks.
 
     Returns:
-      Distinct words; which of them the words of all chunks are; `[K + 1]` where each begins.
+      Distinct words; indices into them of all chunks' words; `[K + 1]` start of each chunk.
     """
-    with tf.device("CPU:0"):  # else every Beam worker would claim a GPU's memory
+    with tf.device("CPU:0"):  # otherwise every Beam worker would claim a GPU's memory
         distinct, index, splits = _tokenizer(config)(tf.constant(chunks, tf.string, [len(chunks)]))
     return distinct.numpy().tolist(), index.numpy(), splits.numpy()
 
@@ -138,10 +140,10 @@ def _tokenizer(config: DataConfig) -> _Tokenizer:
 
 
 class _Tokenizer:
-    """A function from `[K]` chunks to what `_tokenize_chunks` returns.
+    """Maps `[K]` chunks to the result of `_tokenize_chunks`.
 
-    Compiling it takes about as long as `_CALLS_AS_IT_IS` calls as it is: a worker with a few
-    large blocks does without, and one with many small files compiles it.
+    Compiling takes about as long as `_CALLS_AS_IT_IS` uncompiled calls: a worker with a few large
+      blocks does without, one with many small files compiles.
     """
 
     def __init__(self, config: DataConfig) -> None:
@@ -168,7 +170,6 @@ class _Tokenizer:
 def _gather(
     values: npt.NDArray[np.int32], begins: IntArray, counts: IntArray, rows: npt.NDArray[np.int32]
 ) -> npt.NDArray[np.int32]:
-    """Returns the values of some ragged rows, one after the other."""
     lengths = counts[rows]
     if np.all(lengths == 1):
         return values[begins[rows]]
@@ -185,8 +186,8 @@ def _drop_marks(
     *,
     keep: bool,
 ) -> TokenizedBlock:
-    """Takes out the marks of lines without words, or all of them."""
-    lengths = np.diff(ends, prepend=0)  # the mark included
+    """Removes the marks of lines without words, or all of them."""
+    lengths = np.diff(ends, prepend=0)  # including the mark
     drop = lengths == 1 if keep else np.ones(len(ends), np.bool_)
     stay = np.ones(len(words), np.bool_)
     stay[ends[drop] - 1] = False

@@ -1,8 +1,8 @@
-"""Counts of words that do not fit into memory: spilled to files by hash, merged part by part.
+"""Counts words that do not fit into memory: spills to files by hash, merges part by part.
 
-A corpus has ever more distinct words the longer it gets. Whoever counts keeps a dictionary of
-bounded size and now and then writes it to a file of `PARTS` sections, by a hash of the word.
-Merging takes one section of all files at a time.
+The number of distinct words grows with the corpus. A counter keeps a dictionary of bounded size and
+writes it, when full, to a file of `PARTS` sections, by a hash of the word. Merging processes one
+section of all files at a time.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ MAX_WORDS = 400_000
 """A counter with more distinct words than this is written to a file."""
 
 LISTED_WORDS = 50
-"""So many of the most frequent words, and of the most frequent unknown ones, are kept."""
+"""Number of most frequent words, and of most frequent unknown words, kept."""
 
 _MARKS = {DOCUMENT_START, LINE_END}
 _ROOM = 100_000
 
 _END = b"\n"
-"""Ends a word in a file; the line end itself, the only word with one, is written as b''."""
+"""Ends a word in a file; the line end itself, the only word that contains one, is written as
+b''."""
 
 
 class WordCounter:
     """Counts the words of each split, in bounded memory."""
 
     def __init__(self, folder: str = "", name: str = ""):
-        """Counts nothing yet; files go into `folder`, and without one all stays in memory.
+        """Starts empty; files go into `folder`, and without one all counts stay in memory.
 
-        Their names begin with `name`: who counts the same again replaces them.
+        File names start with `name`: counting the same text again replaces them.
         """
         self._folder = folder
         self._name = name
         self.files: list[str] = []
-        """Names of the files that were written."""
+        """Names of the written files."""
         self._counts: dict[str, dict[bytes, int]] = {split: {} for split in SPLITS}
 
     def add(self, split: str, words: Sequence[bytes], counts: Sequence[int]) -> None:
@@ -61,12 +62,12 @@ class WordCounter:
             self.flush()
 
     def merge(self, other: WordCounter) -> None:
-        """Adds what another counter, one without a folder, has counted."""
+        """Adds the counts of another counter, one without a folder."""
         for split, counts in other._counts.items():
             self.add(split, list(counts), list(counts.values()))
 
     def flush(self) -> None:
-        """Writes what was counted to a file for each split, and begins anew."""
+        """Writes the counts to one file per split, and starts again from zero."""
         for split, counts in self._counts.items():
             if not counts:
                 continue
@@ -104,14 +105,14 @@ def _read_section(file: BinaryIO) -> tuple[list[bytes], npt.NDArray[np.int64]]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SplitCounts:
-    """What is known of the words of a split, marks not among them.
+    """Statistics of a split's words, excluding marks.
 
     Attributes:
       distinct: number of distinct words.
-      distinct_unknown: of those, how many are not in the vocabulary.
+      distinct_unknown: how many of those are not in the vocabulary.
       frequent: the most frequent words and their counts, ties by spelling.
-      frequent_unknown: the most frequent of those that are not in the vocabulary.
-      histogram: count -> how many distinct words occur so often.
+      frequent_unknown: the most frequent ones not in the vocabulary.
+      histogram: count -> how many distinct words have this count.
     """
 
     distinct: int
@@ -129,14 +130,14 @@ def build_vocabulary(
     words: Sequence[str] | None = None,
     extend: bool = False,
 ) -> Vocabulary:
-    """Makes the vocabulary of the training split's counts.
+    """Builds the vocabulary from the training split's counts.
 
     Args:
       paths: the files of `WordCounter`s.
-      max_size: V at most.
+      max_size: maximum V.
       min_count: words seen less often are left out.
-      words: the words, if they are given; without `extend` the two others have no effect then.
-      extend: beside `words`, which all stay, the most frequent others, as far as there is room.
+      words: the given words, if any; without `extend` the other two limits have no effect then.
+      extend: keep all `words` and add the most frequent others, as far as there is room.
     """
     given = {word.encode() for word in words or ()}
     chosen: dict[bytes, int] = {}
@@ -149,7 +150,7 @@ def build_vocabulary(
             others |= counts
             if len(others) > 4 * max_size + _ROOM:
                 others = _most_frequent(others, max_size)
-    others = _most_frequent(others, max_size)  # spares ranking all
+    others = _most_frequent(others, max_size)  # avoids ranking all
     if words is None:
         kept = chosen | others
         rest = total - sum(kept.values())
@@ -164,7 +165,7 @@ def build_vocabulary(
 
 
 def describe_split(paths: Sequence[str], split: str, vocab: Vocabulary) -> SplitCounts:
-    """Counts the words of a split against the vocabulary."""
+    """Counts the words of a split, known and unknown."""
     distinct = unknown = 0
     frequent: dict[bytes, int] = {}
     frequent_unknown: dict[bytes, int] = {}
@@ -198,7 +199,6 @@ def _most_frequent(counts: Mapping[bytes, int], number: int) -> dict[bytes, int]
 
 
 def _merged(paths: Sequence[str], split: str) -> Iterator[dict[bytes, int]]:
-    """Yields the counts of the words of one part after the other."""
     paths = [path for path in paths if path.endswith(_ending(split))]
     places = [0] * len(paths)
     for _ in range(PARTS):
@@ -215,7 +215,6 @@ def _merged(paths: Sequence[str], split: str) -> Iterator[dict[bytes, int]]:
 
 
 def _add_up(words: Sequence[bytes], counts: npt.NDArray[np.int64]) -> dict[bytes, int]:
-    """Returns the sum of the counts of each word, which may come several times."""
     numbers: collections.defaultdict[bytes, int] = collections.defaultdict(
         itertools.count().__next__
     )

@@ -1,4 +1,4 @@
-"""Deals the text out: units of work of about one block, and groups of units that share shards.
+"""Divides the text into units of work of about one block, and groups of units that share shards.
 
 Both are pure functions of the list of files, so they are the same on every runner.
 """
@@ -31,10 +31,9 @@ class Unit:
 
 
 def make_units(files: Sequence[InputFile], config: DataConfig) -> list[Unit]:
-    """Puts small files together and cuts large ones into blocks.
+    """Combines small files and cuts large ones into blocks.
 
-    Where bad files are to be left out, a file is never cut: whether it is good is known at
-    its end.
+    If bad files are to be skipped, files are never cut: only at its end is a file known to be good.
     """
     size = min(BLOCK_BYTES, config.shard_megabytes << 20)
     units: list[tuple[Part, ...]] = []
@@ -59,10 +58,10 @@ def make_units(files: Sequence[InputFile], config: DataConfig) -> list[Unit]:
 
 
 def make_groups(units: Sequence[Unit], size: int) -> list[list[int]]:
-    """Puts consecutive units together, as evenly as they allow; returns their indices.
+    """Groups consecutive units as evenly as possible; returns their indices.
 
-    There is a power of two of groups, the least with at most about `size` bytes in each: so
-    they also go evenly into most numbers of workers.
+    The number of groups is the smallest power of two with at most about `size` bytes per group, so
+    that groups divide evenly among most numbers of workers.
     """
     sizes = [sum(_size(part) for part in unit.parts) for unit in units]
     total = max(sum(sizes), 1)

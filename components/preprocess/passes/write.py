@@ -41,18 +41,18 @@ def write_group(
     """Encodes the pieces of a group of units and writes its shards.
 
     Args:
-      index: of the group.
+      index: index of the group.
       units: indices of its units.
-      folder: gets the shards.
-      scratch: has the files of pieces, and gets the group's part of the index of records, and
-        their signatures.
+      folder: receives the shards.
+      scratch: contains the files of pieces; receives the group's part of the record index, and the
+        signatures.
       count: number of groups.
-      vocab: gives the ids.
+      vocab: maps words to ids.
 
     Returns:
-      `index`, and either `problem` (why it failed, for the user) or `splits`: for each
-      split `shard`, its entry in dataset.json, `sums`, what it adds to its split, and
-      `word_lengths`, how many words have how many bytes.
+      `index`, and either `problem` (why it failed, for the user) or `splits`: for each split
+        `shard`, its entry in dataset.json, `sums`, its contribution to the split's, and
+        `word_lengths`, a histogram of word lengths in bytes.
     """
     writers: dict[str, _ShardWriter] = {}
     seen = SeenText()
@@ -99,7 +99,7 @@ def _write_pieces(pieces: Pieces, writers: Sequence[_ShardWriter], vocab: Vocabu
 
 
 def hash_training_text(pieces: Pieces) -> Hashes:
-    """Returns the hashes of the units of the training text among some pieces."""
+    """Returns the unit hashes of the training text among some pieces."""
     hashes, train = hash_words(pieces.distinct), pieces.splits == SPLITS.index("train")
     words = pieces.words[np.repeat(train, pieces.lengths)]
     lengths, before = pieces.lengths[train], pieces.before[train]
@@ -107,7 +107,7 @@ def hash_training_text(pieces: Pieces) -> Hashes:
 
 
 class _ShardWriter:
-    """Writes a shard, and collects what is known about it."""
+    """Writes a shard, and collects its statistics."""
 
     def __init__(self, name: str, file: BinaryIO, *, index_path: str, signatures_path: str) -> None:
         self.signatures: list[Signatures] = []
@@ -124,7 +124,7 @@ class _ShardWriter:
         self._word_lengths: collections.Counter[int] = collections.Counter()
 
     def write(self, record: bytes, *, words: int, characters: int) -> None:
-        """Appends one record of so many words, made of so many characters of text."""
+        """Appends one record with its numbers of words and of characters of text."""
         framed = frame(record)
         self._file.write(framed)
         self._hash.update(framed)
@@ -140,7 +140,7 @@ class _ShardWriter:
         *,
         unknown: npt.NDArray[np.bool_],
     ) -> None:
-        """Adds the words that were written; `counts` says how often each of the distinct ones."""
+        """Adds written words; `counts` has the count of each distinct one."""
         found = np.flatnonzero(counts)
         texts = [distinct[place] for place in found.tolist()]
         texts = [b"" if text in (LINE_END, DOCUMENT_START) else text for text in texts]
@@ -156,7 +156,7 @@ class _ShardWriter:
                 self._word_lengths[size] += int(by_size[size])
 
     def finish(self) -> dict[str, Any]:
-        """Writes the shard's index and signatures; returns what is known about it."""
+        """Writes the shard's index and signatures; returns its statistics."""
         rows = [self._offsets, self._lengths, self._characters]
         _save(self._index_path, np.asarray(rows, np.int64))
         none = np.zeros([0, BINS], np.uint16)

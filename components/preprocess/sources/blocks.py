@@ -1,8 +1,8 @@
-"""Reads text files in blocks: byte ranges cut at line ends, so that one huge file is shared out.
+"""Reads text files in blocks: byte ranges cut at line ends, so that a huge file can be divided.
 
-Where blocks begin depends on the file alone: block k of a file is what lies between the first
-line start at or after byte `k * BLOCK_BYTES` and that of block k + 1. So the same blocks come
-from one process and from many. No TensorFlow, no Beam.
+Block boundaries depend only on the file: block k lies between the first line start at or after byte
+  `k * BLOCK_BYTES` and the start of block k + 1. So any number of processes produces the same
+  blocks. No TensorFlow, no Beam.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ BLOCK_BYTES = 8 << 20
 """Nominal size of a block of text."""
 
 MAX_LINE_BYTES = 64 << 20
-"""A longer line is refused: a line is held in memory, several times over."""
+"""Longer lines are rejected: a line is held in memory several times over."""
 
 TAIL_BYTES = 1 << 16
-"""So much of the text before a block is known with it, for the word before its first one."""
+"""Bytes before a block that are known with it, to find the word before its first one."""
 
 _LINE_END = re.compile(rb"\r\n?|\n")
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -35,17 +35,17 @@ _REPLACEMENT = "\ufffd"
 
 
 class BadTextError(Exception):
-    """A file that is no text.
+    """A file that is not text.
 
     Attributes:
       reason: `empty`, `blank`, `binary`, `undecodable`, `damaged` or `line`; `changed`,
-        `unsteady` or `unreadable` if it is not known what the file holds.
-      offset: byte offset of what is wrong.
-      detail: what is wrong there.
+        `unsteady` or `unreadable` if the content is unknown.
+      offset: byte offset of the fault.
+      detail: description of the fault.
     """
 
     def __init__(self, reason: str, offset: int = 0, detail: str = ""):
-        """Keeps its arguments."""
+        """Stores its arguments."""
         super().__init__(reason, offset, detail)
         self.reason = reason
         self.offset = offset
@@ -63,15 +63,16 @@ class Block:
     """Whole lines of a file.
 
     Attributes:
-      index: which block of the file it is.
-      offset: where it begins: a byte offset in the file where its encoding is UTF-8, in the
-        decompressed one if it is compressed, else in its text written as UTF-8.
-      data: the bytes of its lines; UTF-8 but for `stray` places.
-      tail: up to `TAIL_BYTES` of what is before it.
-      size: bytes of the unpacked file that it comes from; where the encoding is not UTF-8, the
-        first block has those of all.
-      stray: undecodable places, which are to become U+FFFD.
-      fault: offset and description of the first of them.
+      index: number of the block in the file.
+      offset: its start: a byte offset in the (decompressed) file if its encoding is UTF-8,
+        otherwise
+        in its text encoded as UTF-8.
+      data: the bytes of its lines; UTF-8 except at `stray` places.
+      tail: up to `TAIL_BYTES` of preceding text.
+      size: bytes of the unpacked file that it comes from; if the encoding is not UTF-8, the first
+        block has the size of all.
+      stray: number of undecodable places, which become U+FFFD.
+      fault: offset and description of the first one.
     """
 
     index: int
@@ -93,12 +94,12 @@ class Block:
 
 
 def is_divisible(file: InputFile, config: DataConfig) -> bool:
-    """Returns whether blocks of a file can be read apart from those before them."""
+    """Returns whether blocks of a file can be read independently of those before them."""
     return not is_packed(file.path) and is_utf8(config)
 
 
 def count_blocks(file: InputFile) -> int:
-    """Returns the number of blocks of a divisible file; some may turn out to be empty."""
+    """Returns the number of blocks of a divisible file; some may be empty."""
     return max(1, -(-file.size // BLOCK_BYTES))
 
 
@@ -107,11 +108,11 @@ def read_blocks(
 ) -> Iterator[Block]:
     """Yields the blocks `first` to `last` (exclusive; None: all) of a file.
 
-    Only all blocks can be had of a file that is not divisible.
+    For a file that is not divisible, only all blocks can be read.
 
     Raises:
       BadTextError: the file is empty, binary, undecodable or damaged, or has a huge line.
-      UnsteadyError: it is not what was listed, or its store can't be read for now.
+      UnsteadyError: it has changed since it was listed, or its store is temporarily unreadable.
       OSError: it can't be read.
     """
     try:
@@ -127,7 +128,7 @@ def read_blocks(
 
 
 def _decoded_blocks(raw: bytes, config: DataConfig) -> Iterator[Block]:
-    """Yields the blocks of a file that is in memory; the first one has all stray places."""
+    """Yields the blocks of a file in memory; the first one has all undecodable places."""
     data, stray, fault = _decode(raw, config)
     size = len(raw)
     for block in _Cutter(io.BytesIO(data), begin=0).blocks(None):
@@ -150,7 +151,7 @@ class _Cutter:
             source.seek(self._at)
 
     def _fill(self, until: int) -> None:
-        """Reads on until the buffer reaches to an offset, or the stream has ended."""
+        """Reads until the buffer reaches an offset, or the stream ends."""
         parts, size = [self._buffer], self._at + len(self._buffer)
         while size < until and not self._ended:
             part = self._source.read(min(BLOCK_BYTES, until - size))
@@ -160,12 +161,12 @@ class _Cutter:
         self._buffer = b"".join(parts)
 
     def _border(self, nominal: int) -> int:
-        """Returns the first line start at or after an offset; the text's end if there is none."""
+        """Returns the first line start at or after an offset, or the end of the text."""
         if nominal == 0:
             return 0
         searched = nominal - 1
         while True:
-            # One byte more, as a carriage return may be the first half of a line end.
+            # One more byte, as a carriage return may be the first half of a line end.
             self._fill(max(nominal, searched) + max(TAIL_BYTES, searched - nominal) + 1)
             end = self._at + len(self._buffer)
             found = _LINE_END.search(self._buffer, searched - self._at)
@@ -202,7 +203,7 @@ class _Cutter:
 
 
 def _checked(block: Block) -> Block:
-    """Returns a block of UTF-8 text with its stray bytes counted."""
+    """Returns a block of UTF-8 text with its undecodable bytes counted."""
     nul = block.data.find(b"\0")
     if nul >= 0:
         raise BadTextError("binary", block.offset + nul, "a NUL byte")
@@ -222,16 +223,16 @@ def _checked(block: Block) -> Block:
 
 
 def _decode(data: bytes, config: DataConfig) -> tuple[bytes, int, tuple[int, str] | None]:
-    """Returns text of any encoding as UTF-8, its stray places, and the first of them.
+    """Decodes text of any encoding; returns UTF-8, the number of undecodable places, and the first.
 
-    Some codecs let half a surrogate pair through; that is replaced, too.
+    Unpaired surrogates, which some codecs accept, are replaced, too.
     """
-    if b"\0" not in "\n".encode(config.encoding):  # else NUL bytes are part of the encoding
+    if b"\0" not in "\n".encode(config.encoding):  # otherwise NUL bytes are part of the encoding
         _refuse_nul(data)
     fault: tuple[int, str] | None = None
     try:
         text, stray = data.decode(config.encoding), 0
-    except UnicodeError as error:  # some codecs say no more than that
+    except UnicodeError as error:  # some codecs give no more detail
         offset = error.start if isinstance(error, UnicodeDecodeError) else 0
         fault = (offset, f"the byte 0x{data[offset]:02x}")
         try:

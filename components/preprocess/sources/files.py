@@ -1,4 +1,4 @@
-"""The input files, plain or compressed, here or in an object store, and how to open them; no TensorFlow."""
+"""Opens input files, plain or compressed, local or in an object store; no TensorFlow."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _UTF8 = ("utf-8", "utf-8-sig")
 
 
 def is_remote(path: str) -> bool:
-    """Returns whether a path or pattern names a place in an object store."""
+    """Returns whether a path or pattern is an address in an object store."""
     return "://" in path
 
 
 def is_utf8(config: DataConfig) -> bool:
-    """Returns whether text is in UTF-8, whatever name it is given."""
+    """Returns whether the encoding is UTF-8, under any of its names."""
     return codecs.lookup(config.encoding).name in _UTF8
 
 
 @contextlib.contextmanager
 def open_file(path: str, *, size: int = 0, modified: int | None = None) -> Iterator[BinaryIO]:
-    """Opens a file for reading, decompressed, for the length of a block.
+    """Opens a file for reading, decompressed, for the duration of the block.
 
     Args:
       path: where it is.
-      size: its bytes as it was listed.
-      modified: when it was last changed, as it was listed; None: whatever is there is meant.
+      size: listed size in bytes.
+      modified: listed modification time; None: do not check for changes.
 
     Raises:
-      ChangedError: it is not what was listed; it may come at the end of the block.
-      UnsteadyError: its store can't be read for now.
+      ChangedError: it has changed since it was listed; may be raised at the end of the block.
+      UnsteadyError: its store is temporarily unreadable.
       OSError: it can't be read.
       DamagedError: it is packed and damaged; raised by `read`.
     """
@@ -53,7 +53,7 @@ def open_file(path: str, *, size: int = 0, modified: int | None = None) -> Itera
             yield open_packed(path, io.BufferedReader(file, remote.BUFFER_BYTES))
         except UnsteadyError:
             raise
-        except Exception:  # another file in its place may be the cause
+        except Exception:  # may be caused by a replaced file
             file.check_unchanged()
             raise
         file.check_unchanged()
@@ -61,7 +61,7 @@ def open_file(path: str, *, size: int = 0, modified: int | None = None) -> Itera
 
 @contextlib.contextmanager
 def _open_local(path: str, *, size: int, modified: int | None) -> Iterator[BinaryIO]:
-    """Opens a file of this machine, as it is stored; arguments and errors as of `open_file`."""
+    """Opens a local file, as stored; arguments and errors as for `open_file`."""
     if modified is None:
         with open(path, "rb") as raw:
             yield raw
@@ -75,8 +75,8 @@ def _open_local(path: str, *, size: int, modified: int | None) -> Iterator[Binar
         listed = (size, modified)
 
         def check() -> None:
-            # The inode is not compared with that of the list: on some network file systems it
-            # is another on each machine.
+            # The inode is not compared with the listed one: some network file systems give each
+            # machine another.
             now = os.fstat(raw.fileno())
             try:
                 named = os.stat(path)
@@ -92,14 +92,14 @@ def _open_local(path: str, *, size: int, modified: int | None) -> Iterator[Binar
             yield raw
         except UnsteadyError:
             raise
-        except Exception:  # a change may be the cause
+        except Exception:  # may be caused by a change
             check()
             raise
         check()
 
 
 def content_fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
-    """Returns one SHA-256 over the files' full names and the hashes of their contents."""
+    """Returns one SHA-256 over the files' full names and content hashes."""
     rows = "".join(f"{sha256}  {name}\n" for name, sha256 in zip(names, hashes, strict=True))
     return hashlib.sha256(rows.encode()).hexdigest()
 
@@ -107,15 +107,15 @@ def content_fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
 def describe_bad_text(
     path: str, *, reason: str, offset: int, detail: str, config: DataConfig
 ) -> str:
-    """Returns what is wrong with a file, as BadTextError says it, and what to do about it."""
+    """Describes a file's BadTextError, and what to do about it."""
     strict = config.on_bad_text == "error"
     advice = "leave it out" + (" or add --on-bad-text=skip" if strict else "")
     if reason == "empty":
         return f"{path} is empty; {advice}"
     if reason == "blank":
-        return f"{path} holds only white space; {advice}"
+        return f"{path} contains only white space; {advice}"
     if reason == "damaged":
-        return f"{path} is damaged or cut short ({detail}); make it again, or {advice}"
+        return f"{path} is damaged or truncated ({detail}); make it again, or {advice}"
     if reason == "line":
         return (
             f"{path} has a line that is too long ({detail} after byte offset {offset}); break it "
@@ -126,4 +126,4 @@ def describe_bad_text(
         return f"{path} is a binary file {where}; {advice}"
     other = "--encoding latin-1" if is_utf8(config) else "another --encoding"
     advice = f"try {other}" + (", or --on-bad-text=skip|replace" if strict else "")
-    return f"{path} is no {config.encoding} text {where}; {advice}"
+    return f"{path} is not {config.encoding} text {where}; {advice}"

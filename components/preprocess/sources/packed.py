@@ -1,10 +1,10 @@
-"""Reads packed text (gzip, bzip2, Zstandard) whole, or says that it is damaged; no TensorFlow.
+"""Reads packed text (gzip, bzip2, Zstandard) and detects any damage; no TensorFlow.
 
-A packed file is one stream or several, one after the other: gzip calls them members, Zstandard
-frames. Some readers are lenient: Python's of bzip2 takes a damaged second stream for the end,
-zstandard's overlooks a cut. Here the end of a stream is followed by a stream or by the end of the
-file. One exception, which gzip(1) makes, too: zero bytes after the last gzip member, down to the
-end of the file, are padding.
+A packed file consists of one or more streams: gzip calls them members, Zstandard frames. Some
+  readers are lenient: Python's bzip2 takes a damaged second stream for the end of the file,
+  zstandard's overlooks truncation. Here each stream must be followed by another one or by the end
+  of the file. The only exception, as in gzip(1): zero bytes between the last gzip member and the
+  end of the file are padding.
 """
 
 from __future__ import annotations
@@ -18,36 +18,35 @@ from typing import BinaryIO, cast
 import zstandard
 
 READ_BYTES = 1 << 17
-"""Packed bytes that are read at once."""
+"""Packed bytes to read at once."""
 
 UNPACKED_BYTES = 1 << 20
-"""At most so much text of a gzip or bzip2 stream is unpacked at once."""
+"""Maximum text of a gzip or bzip2 stream to unpack at once."""
 
 _ZSTANDARD_BYTES = 1 << 12
-"""Packed bytes given to Zstandard at once: 128 MiB of text at the very most."""
+"""Packed bytes to pass to Zstandard at once: at most 128 MiB of text."""
 
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
 
 class DamagedError(Exception):
-    """A packed file is damaged, cut short, or goes on with something that is not a stream."""
+    """A packed file is damaged, truncated, or continues with something other than a stream."""
 
 
 def is_packed(path: str) -> bool:
-    """Returns whether a file's name says that it is compressed."""
+    """Returns whether a file's name marks it as compressed."""
     return _ending(path) in _STREAMS
 
 
 def open_packed(path: str, raw: BinaryIO) -> BinaryIO:
-    """Returns a reader of the text of a file, which need not be packed.
+    """Returns a reader of a file's text, whether packed or not.
 
     Args:
-      path: the file's name, whose ending says how it is packed.
+      path: the file's name, whose suffix determines the compression.
       raw: its bytes.
 
     Returns:
-      `raw` if the name has none of the endings, else an object with `read`, which raises
-      DamagedError.
+      `raw` if the name has no such suffix, otherwise an object whose `read` raises DamagedError.
     """
     if not is_packed(path):
         return raw
@@ -62,8 +61,8 @@ class _Stream(abc.ABC):
     """One stream of a packed file.
 
     Attributes:
-      ended: whether it is through.
-      hungry: whether it needs more packed bytes to go on.
+      ended: whether it is complete.
+      hungry: whether it needs more packed bytes to continue.
     """
 
     may_be_padded = False
@@ -75,7 +74,7 @@ class _Stream(abc.ABC):
 
     @abc.abstractmethod
     def unpack(self, packed: bytes) -> tuple[bytes, bytes]:
-        """Returns some text, and those of the packed bytes that were not used."""
+        """Returns some text, and the unused packed bytes."""
 
 
 class _GzipMember(_Stream):
@@ -122,10 +121,10 @@ _STREAMS: dict[str, type[_Stream]] = {
 
 
 class PackedFile:
-    """Reads the streams of a packed file, one after the other."""
+    """Reads the streams of a packed file in order."""
 
     def __init__(self, raw: BinaryIO, kind: type[_Stream]):
-        """Binds the packed bytes and what their streams are."""
+        """Stores the packed bytes and the type of their streams."""
         self._raw = raw
         self._kind = kind
         self._stream: _Stream | None = None
@@ -134,10 +133,10 @@ class PackedFile:
         self._text, self._at = b"", 0
 
     def read(self, size: int = -1) -> bytes:
-        """Returns up to `size` bytes of text, all that are left if it is negative; none at the end.
+        """Returns up to `size` bytes of text, all remaining if negative; empty at the end.
 
         Raises:
-          DamagedError: the file is not whole.
+          DamagedError: the file is damaged.
           OSError: the packed bytes can't be read.
         """
         if size < 0:
@@ -149,7 +148,6 @@ class PackedFile:
         return part
 
     def _unpack(self) -> bytes:
-        """Returns the next text; none at the end."""
         while True:
             if not self._packed and (self._stream is None or self._stream.hungry):
                 self._packed = self._raw.read(READ_BYTES)
@@ -178,7 +176,7 @@ class PackedFile:
             raise DamagedError("has no stream")
 
     def _skip_padding(self) -> None:
-        """Reads to the end of the file, and finds nothing but zero bytes."""
+        """Reads to the end of the file, which must contain only zero bytes."""
         while self._packed:
             if self._packed.strip(b"\0"):
                 raise DamagedError(f"has other bytes after stream {self._streams} and zero bytes")

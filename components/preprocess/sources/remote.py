@@ -1,7 +1,7 @@
 """Files of object stores (`s3://`, `gs://`, ...), through Beam's file systems.
 
-A store has names and no folders. So all names that begin as a pattern does are listed, and chosen
-from as `glob` chooses from files here: the same names give the same corpus.
+A store has names, not folders. So all names with a pattern's fixed prefix are listed and then
+matched as `glob` matches local files: the same names give the same corpus.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ with quiet_import():
     from apache_beam.options.pipeline_options import PipelineOptions
 
 BUFFER_BYTES = 1 << 20
-"""So much is read at least; Beam's own readers take 16 MiB, twice what a block has."""
+"""Minimum read size; Beam's own readers take 16 MiB, twice the size of a block."""
 
 _ADDRESS = re.compile(r"([a-zA-Z][\w+.-]*)://([^/]+)(?:/(.*))?", re.DOTALL)
 _MAGIC = re.compile(r"[*?[]")
@@ -34,29 +34,29 @@ _BUSY = (408, 429)
 
 
 class Store(Protocol):
-    """What is asked of an object store."""
+    """Operations needed from an object store."""
 
     def list(self, prefix: str) -> Iterable[ListedFile]:
-        """Yields the files whose addresses begin with `prefix`."""
+        """Yields the files whose addresses start with `prefix`."""
 
     def look_up(self, path: str) -> ListedFile | None:
-        """Returns one file; None if there is none."""
+        """Returns one file; None if it does not exist."""
 
     def open(self, found: ListedFile) -> io.RawIOBase:
-        """Opens a file, as it is stored."""
+        """Opens a file, as stored."""
 
 
 def match(pattern: str) -> list[ListedFile]:
-    """Returns the files that a pattern, a folder or a path names, as `glob` and folders here do.
+    """Returns the files that a pattern, folder or path matches, as for local ones.
 
     Raises:
-      InputError: the address is none, or the store refuses to list it.
+      InputError: the address is invalid, or the store refuses to list it.
       RestartableError: the store is busy.
     """
     address = _ADDRESS.fullmatch(pattern)
     if not address or _MAGIC.search(address[2]):
         raise InputError(
-            f"{pattern!r} is no address of a bucket's files; write it as s3://bucket/folder/*.txt"
+            f"{pattern!r} is not an address of files in a bucket; write it as s3://bucket/folder/*.txt"
         )
     if not address[3]:
         pattern = f"{address[1]}://{address[2]}/"
@@ -82,15 +82,15 @@ def _match(store: Store, pattern: str) -> Iterator[ListedFile]:
     listed = [file for file in store.list(prefix) if not file.path.endswith("/")]
     marker = f"/{COMPLETED_FILE}"
     made = {file.path.removesuffix(marker) for file in listed if file.path.endswith(marker)}
-    if made:  # by charloom: not text
+    if made:  # made by charloom: not text
         begins = tuple(f"{folder}/" for folder in made)
         listed = [file for file in listed if not file.path.startswith(begins)]
-    exact = [file for file in listed if file.path == pattern]  # a name with pattern signs
+    exact = [file for file in listed if file.path == pattern]  # a name with pattern characters
     yield from exact or (file for file in listed if _matches(file.path.split("/"), parts))
 
 
 def _matches(names: list[str], parts: list[str]) -> bool:
-    """Returns whether a path is what the parts of a pattern match, or lies below it."""
+    """Returns whether a pattern's parts match a path or one of its parent folders."""
     if not parts:
         return not any(name.startswith(".") for name in names)
     if not names:
@@ -104,15 +104,15 @@ def _matches(names: list[str], parts: list[str]) -> bool:
 
 
 class RemoteFile(io.RawIOBase):
-    """A file of a store, open for reading as it is stored.
+    """A file of a store, open for reading as stored.
 
     Raises:
-      UnsteadyError: when it is opened or read: another try may succeed, or it is not what was listed.
+      UnsteadyError: when opening or reading: another attempt may succeed, or it has changed.
       OSError: it can't be read.
     """
 
     def __init__(self, path: str, *, size: int, modified: int | None):
-        """Opens an address; size and time of the last change are as of `open_file`."""
+        """Opens an address; size and modification time are those of `open_file`."""
         self._path = path
         self._store = _store(path)
         listed = self._look_up() if modified is None else ListedFile(path, size, modified)
@@ -120,13 +120,13 @@ class RemoteFile(io.RawIOBase):
         self._stream = self._try(lambda: self._store.open(listed))
 
     def readinto(self, buffer: Any) -> int:
-        """Reads on; returns the number of bytes, 0 at the end."""
-        if self.tell() >= self._listed.size:  # some ask the store what is after the end
+        """Reads more bytes; returns their number, 0 at the end."""
+        if self.tell() >= self._listed.size:  # some stores fail on reads after the end
             return 0
         return int(self._try(lambda: self._stream.readinto(buffer)))
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Goes to an offset."""
+        """Seeks to an offset."""
         return int(self._stream.seek(offset, whence))
 
     def tell(self) -> int:
@@ -134,21 +134,21 @@ class RemoteFile(io.RawIOBase):
         return int(self._stream.tell())
 
     def readable(self) -> bool:
-        """Says that it can be read."""
+        """Returns True."""
         return True
 
     def seekable(self) -> bool:
-        """Says that it has offsets."""
+        """Returns True."""
         return True
 
     def close(self) -> None:
-        """Closes it."""
+        """Closes the file."""
         if not self.closed:
             self._stream.close()
         super().close()
 
     def check_unchanged(self) -> None:
-        """Raises ChangedError if the store has another file there than was listed."""
+        """Raises ChangedError if the file has changed since it was listed."""
         now, listed = self._look_up(), self._listed
         ChangedError.check(listed=(listed.size, listed.modified), now=(now.size, now.modified))
 
@@ -168,7 +168,7 @@ class RemoteFile(io.RawIOBase):
 
 
 class _BeamStore:
-    """Any store, by Beam's file system for it."""
+    """Any store, through Beam's file system for it."""
 
     def __init__(self, path: str):
         if path.startswith("gs://"):
@@ -201,28 +201,27 @@ _of_thread = threading.local()
 
 
 def _store(path: str) -> Store:
-    """Returns the store of an address; that of S3 is kept, as Beam's client is slow to make."""
-    if FileSystems._pipeline_options is None:  # no pipeline has set them so far
+    """Returns the store for an address; S3's is cached, as Beam's client is slow to create."""
+    if FileSystems._pipeline_options is None:  # no pipeline has set them yet
         FileSystems.set_options(PipelineOptions([]))
     if not path.startswith("s3://"):
         return _BeamStore(path)
     options = FileSystems._pipeline_options
     if getattr(_of_thread, "options", None) is not options:
-        from components.preprocess.sources.s3 import S3Store  # not everybody has boto3
+        from components.preprocess.sources.s3 import S3Store  # boto3 is optional
 
         _of_thread.s3, _of_thread.options = S3Store(options), options
     return cast("Store", _of_thread.s3)
 
 
 def _refusal(pattern: str, address: re.Match[str], error: Exception) -> CharloomError:
-    """Returns why a pattern can't be listed, and what to do about it."""
     scheme, bucket = address[1], address[2]
     code, text = _describe(error)
     if isinstance(error, ImportError) or "Unable to get filesystem" in text:
         if scheme not in _NEEDS:
             return InputError(f"{pattern}: {scheme}:// can't be read; copy the text to a folder")
         return InputError(
-            f"{pattern}: what reads {scheme}:// is not installed; pip install {_NEEDS[scheme]}"
+            f"{pattern}: support for {scheme}:// is not installed; pip install {_NEEDS[scheme]}"
         )
     if code == 404:
         return InputError(f"{pattern}: there is no bucket {bucket}; check the address")
@@ -236,7 +235,6 @@ def _refusal(pattern: str, address: re.Match[str], error: Exception) -> Charloom
 
 
 def _as_os_error(error: Exception) -> OSError:
-    """Returns what a read that fails raises."""
     if isinstance(error, PermissionError):
         return error
     code, text = _describe(error)
@@ -250,7 +248,7 @@ def _as_os_error(error: Exception) -> OSError:
 
 
 def _describe(error: Exception) -> tuple[int | None, str]:
-    """Returns the HTTP status of an error, if it has one, and what it says, in one line."""
+    """Returns an error's HTTP status, if any, and its message in one line."""
     while isinstance(error, BeamIOError) and error.exception_details:
         error = next(iter(error.exception_details.values()))
     code = getattr(error, "code", None)

@@ -1,8 +1,8 @@
-"""Objects of S3, through Beam's client for it (extra `aws`).
+"""S3 objects, through Beam's S3 client (extra `aws`).
 
-Beam's file system makes a client for every file that it opens, which takes longer than reading a
-small one. Here a thread has one client. boto3 tries a look-up up to 5 times (`AWS_MAX_ATTEMPTS`),
-and Beam a read for some minutes.
+Beam's file system creates a client for every file it opens, which takes longer than reading a small
+file. Here each thread has one client. boto3 tries a look-up up to 5 times (`AWS_MAX_ATTEMPTS`), and
+Beam retries a read for several minutes.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class S3Store:
     """The objects that a client may read."""
 
     def __init__(self, options: Any):
-        """Takes Beam's `PipelineOptions`, whose `S3Options` come before the environment."""
+        """Takes Beam's `PipelineOptions`; its `S3Options` override the environment."""
         self._client = boto3_client.Client(options)
 
     def list(self, prefix: str) -> Iterator[ListedFile]:
-        """Yields the objects whose addresses begin with `prefix`.
+        """Yields the objects whose addresses start with `prefix`.
 
         Raises:
           PermissionError: there are no credentials.
-          S3ClientError: the store refuses, or there is none.
+          S3ClientError: the store refuses or can't be reached.
         """
         bucket, key = parse_s3_path(prefix, object_optional=True)
         request = messages.ListRequest(bucket=bucket, prefix=key)
@@ -45,7 +45,7 @@ class S3Store:
                     page = self._client.list(request)
             except S3ClientError as error:
                 if error.code == 404 and "NoSuchBucket" not in str(error.message):
-                    return  # how Beam's client says that nothing begins so
+                    return  # Beam's client reports an empty listing this way
                 raise
             for item in page.items:
                 yield _as_listed(f"s3://{bucket}/{item.key}", item)
@@ -54,7 +54,7 @@ class S3Store:
             request.continuation_token = page.next_token
 
     def look_up(self, path: str) -> ListedFile | None:
-        """Returns one object; None if there is none.
+        """Returns one object; None if it does not exist.
 
         Raises:
           PermissionError: there are no credentials.
@@ -70,7 +70,7 @@ class S3Store:
         return _as_listed(path, item)
 
     def open(self, found: ListedFile) -> io.RawIOBase:
-        """Returns the bytes of an object as a stream, one request for all that is read in order."""
+        """Returns an object's bytes as a stream, with one request for sequential reads."""
         return cast("io.RawIOBase", DownloaderStream(_Object(self._client, found)))
 
 
@@ -93,9 +93,9 @@ class _Object(Downloader):
         return cast("bytes", self._client.get_range(self._request, start, end))
 
     def _begin(self, start: int) -> None:
-        """Begins the request that `get_range` goes on with.
+        """Starts the request that `get_range` continues.
 
-        That would try again for minutes where there are no credentials.
+        `get_range` itself would retry for minutes without credentials.
         """
         self._begun = True
         with contextlib.suppress(S3ClientError), _refusing():
@@ -104,7 +104,7 @@ class _Object(Downloader):
 
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    """Raises PermissionError where boto3 itself refuses: trying again is in vain."""
+    """Raises PermissionError where boto3 itself refuses, so that it is not retried."""
     try:
         yield
     except S3ClientError as error:
@@ -116,5 +116,5 @@ def _refusing() -> Iterator[None]:
 
 
 def _as_listed(path: str, item: Any) -> ListedFile:
-    # A look-up gives whole seconds, and a list more in some stores.
+    # A look-up returns whole seconds; in some stores a listing returns fractions.
     return ListedFile(path, int(item.size), int(item.last_modified.timestamp()) * 10**9)

@@ -1,4 +1,4 @@
-"""A file of the corpus, and the error of one that is not what was listed. No TensorFlow, no Beam."""
+"""A corpus file, and the error if it has changed since it was listed. No TensorFlow, no Beam."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ GONE = "it is gone"
 
 
 class UnsteadyError(OSError):
-    """A file that could be read another time: its store is out of reach, or it has changed."""
+    """A file that may be readable later: its store can't be reached, or it has changed."""
 
     reason = "unsteady"
     """Why such a file is bad, as `BadTextError.reason`."""
 
     def __init__(self, text: str):
-        """Keeps what is wrong."""
+        """Stores the description."""
         super().__init__(errno.EIO, text)
 
 
 class ChangedError(UnsteadyError):
-    """A file that is not what was listed."""
+    """A file that has changed since it was listed."""
 
     reason = "changed"
 
     @classmethod
     def check(cls, *, listed: tuple[int, int], now: tuple[int, int]) -> None:
-        """Raises ChangedError if a file's size or time of change is not as it was listed."""
+        """Raises ChangedError if a file's size or modification time differs from the listing."""
         if now[0] != listed[0]:
             raise cls(f"it has {now[0]} bytes, not {listed[0]}")
         if now != listed:
@@ -35,20 +35,20 @@ class ChangedError(UnsteadyError):
 
 
 class ListedFile(NamedTuple):
-    """A file as it was listed."""
+    """A file as listed."""
 
     path: str
     size: int
     modified: int
-    """When its content last changed, in nanoseconds; of whole seconds in some stores."""
+    """Modification time in nanoseconds; some stores give whole seconds."""
     place: tuple[int, int] | None = None
     """Device and inode; None in a store."""
 
     @property
     def identity(self) -> object:
-        """The same for all paths of one file.
+        """Identifies a file across all its paths.
 
-        Sizes and times are in it because some file systems give an inode out twice.
+        Includes size and time because some file systems reuse inode numbers.
         """
         return self.path if self.place is None else (*self.place, self.size, self.modified)
 
@@ -58,15 +58,14 @@ class InputFile:
     """One file of the corpus.
 
     Attributes:
-      path: where it is.
-      name: its path below the fixed part of its pattern, with `/`; this name, not the
-        path, decides its order and its split, so that another checkout and another window
-        of dates give the same records.
-      size: its bytes.
-      split: where all its records go; empty if a hash chooses for each of them.
-      modified: when its content last changed, in nanoseconds; a later change is an error. None:
-        whatever is there is meant.
-      from_listing: whether another task listed it, so that trying again finds no other listing.
+      path: path or address.
+      name: its path below the fixed part of its pattern, with `/`. The name, not the path,
+        determines its order and split, so that another checkout or date window gives the same
+        records.
+      size: size in bytes.
+      split: split of all its records; empty if a hash decides for each.
+      modified: modification time, in nanoseconds; a later change is an error. None: do not check.
+      from_listing: whether another task listed it, so that a retry would find the same listing.
     """
 
     path: str

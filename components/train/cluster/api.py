@@ -1,4 +1,4 @@
-"""The Kubernetes API as the launcher needs it: plain dictionaries, and patience with faults."""
+"""The launcher's access to the Kubernetes API: plain dictionaries, and retries on faults."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ _TRANSIENT = frozenset({401, 408, 429, 500, 502, 503, 504})
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How often the API is asked, and how long faults are borne; all in seconds."""
+    """How often the API is polled, and how long faults are tolerated; all in seconds."""
 
     tick: float = 1.0
-    """Between two looks at JobSet, pods and log; a failed pod may be gone a few seconds later."""
+    """Between two polls of JobSet, pods and log; a failed pod may be gone a few seconds later."""
     first_wait: float = 0.5
-    """After a failed request; doubled for each further one, up to `longest_wait`."""
+    """Delay after a failed request; doubled for each further one, up to `longest_wait`."""
     longest_wait: float = 15.0
     patience: float = 600.0
-    """So long the API may be away; the training goes on meanwhile."""
+    """How long the API may be unreachable; the training continues meanwhile."""
     stop: float = 20.0
-    """For the removal of a JobSet when the launcher itself is asked to stop."""
+    """Time for removing a JobSet when the launcher itself is asked to stop."""
 
 
 class ClusterApi:
-    """A connection to the API server; transient faults are waited out."""
+    """A connection to the API server that retries after transient faults."""
 
     def __init__(self, *, pace: Pace | None = None):
-        """Connects as the pod's service account, else as kubeconfig says.
+        """Connects as the pod's service account, or else according to kubeconfig.
 
         Raises:
-          InputError: there is neither.
+          InputError: neither is available.
         """
         self.pace = pace or Pace()
         self.stop = threading.Event()
-        """Once set, no fault is waited out any more."""
+        """When set, requests are no longer retried."""
         self.asked_to_stop: Callable[[], bool] = self.stop.is_set
-        """Whether the same holds since a signal came, whose handler must not set an event."""
+        """The same, for signal handlers, which must not set an event."""
         self._connect()
 
     def _connect(self) -> None:
-        """Reads addresses, certificates and tokens; again after a token was refused."""
+        """Reads addresses, certificates and tokens; called again after a token was refused."""
         configuration = kubernetes.client.Configuration()
         configuration.retries = urllib3.Retry(0, redirect=3)
         try:
@@ -67,7 +67,7 @@ class ClusterApi:
                 self.namespace = context["context"].get("namespace", "default")
         except (kubernetes.config.ConfigException, OSError) as error:
             raise InputError(
-                f"no way to the cluster's API ({' '.join(str(error).split())}); the launcher runs "
+                f"can't connect to the cluster's API ({' '.join(str(error).split())}); the launcher runs "
                 "in a pod with a service account, or where KUBECONFIG names a file"
             ) from None
         self.namespace = os.environ.get("POD_NAMESPACE") or self.namespace
@@ -81,18 +81,18 @@ class ClusterApi:
     def call(
         self, send: Callable[[], Any], what: str, *, patience: float | None = None
     ) -> dict[str, Any]:
-        """Sends a request until it is answered; returns the JSON of the answer.
+        """Sends a request until it is answered; returns the JSON answer.
 
         Args:
-          send: the request; called again after a fault, so it looks its client up itself.
-          what: as in "create the JobSet", for messages.
-          patience: seconds, to the end of which it is tried also after a stop; by default
-            the pace's, and no longer than until a stop.
+          send: the request; called again after a fault, so it must look up its client itself.
+          what: for messages, such as "create the JobSet".
+          patience: seconds to keep trying, even after a stop; default: the pace's, and only until a
+            stop.
 
         Raises:
-          ApiException: the server refused, with a code that the caller may expect (404, 409).
-          InputError: it refused for good.
-          RestartableError: it did not answer for too long, or there was a stop.
+          ApiException: the server refused with a code that the caller may expect (404, 409).
+          InputError: the server refused permanently.
+          RestartableError: no answer for too long, or there was a stop.
         """
         stoppable = patience is None
         patience = self.pace.patience if patience is None else patience
@@ -107,7 +107,7 @@ class ClusterApi:
                     raise self._refusal(error, what) from None
                 fault = f"{error.status} {error.reason}"
                 after = _retry_after(error)
-                if error.status == 401:  # the token was renewed: it is read again
+                if error.status == 401:  # the token was renewed: read it again
                     self._connect()
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
                 fault = f"{type(error).__name__}: {error}"
@@ -120,7 +120,7 @@ class ClusterApi:
             wait = min(2 * wait, self.pace.longest_wait)
 
     def pause(self, seconds: float, *, stoppable: bool = True) -> bool:
-        """Waits; returns true at once if there is a stop and it matters."""
+        """Waits; returns True immediately on a stop, if `stoppable`."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             if stoppable and (self.stop.is_set() or self.asked_to_stop()):
@@ -135,7 +135,7 @@ class ClusterApi:
         finally:
             response.release_conn()
         if not isinstance(content, dict):
-            raise ValueError("the answer is no object")
+            raise ValueError("the answer is not an object")
         return content
 
     def _refusal(self, error: ApiException, what: str) -> BaseException:
@@ -155,8 +155,8 @@ class ClusterApi:
         """Creates a JobSet.
 
         Raises:
-          ApiException: 409, there is one of that name.
-          InputError: the cluster has no JobSet, or refused this one.
+          ApiException: 409, the name is taken.
+          InputError: JobSet is not installed in the cluster, or this one was refused.
         """
         try:
             return self.call(
@@ -169,12 +169,12 @@ class ClusterApi:
             if error.status != 404:
                 raise
             raise InputError(
-                f"the cluster at {self.host} knows no {API_GROUP}/{API_VERSION} JobSet, or no "
+                f"the cluster at {self.host} has no {API_GROUP}/{API_VERSION} JobSet, or no "
                 f"namespace {self.namespace}; install JobSet (https://jobset.sigs.k8s.io)"
             ) from None
 
     def get_jobset(self, name: str, *, patience: float | None = None) -> dict[str, Any] | None:
-        """Returns a JobSet, None if there is none."""
+        """Returns a JobSet, None if it does not exist."""
         return self._none_if_missing(
             lambda: self._custom.get_namespaced_custom_object(
                 *_JOBSETS, self.namespace, PLURAL, name, **_RAW
@@ -184,7 +184,7 @@ class ClusterApi:
         )
 
     def patch_jobset(self, name: str, change: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Merges a change into a JobSet; returns None if there is none."""
+        """Merges a change into a JobSet; returns None if it does not exist."""
         return self._none_if_missing(
             lambda: self._custom.patch_namespaced_custom_object(
                 *_JOBSETS, self.namespace, PLURAL, name, dict(change), **_RAW
@@ -193,7 +193,7 @@ class ClusterApi:
         )
 
     def delete_jobset(self, name: str, *, patience: float | None = None) -> None:
-        """Removes a JobSet, and with it its pods and its lease; none is fine, too."""
+        """Removes a JobSet with its pods and lease, if it exists."""
         self._none_if_missing(
             lambda: self._custom.delete_namespaced_custom_object(
                 *_JOBSETS, self.namespace, PLURAL, name, propagation_policy="Background", **_RAW
@@ -219,18 +219,18 @@ class ClusterApi:
         """Returns a pod.
 
         Raises:
-          ApiException: 404, there is none.
+          ApiException: 404, it does not exist.
         """
         return self.call(
             lambda: self._core.read_namespaced_pod(name, self.namespace, **_RAW), "read the pod"
         )
 
     def open_log(self, pod: str, *, since_seconds: int | None) -> Any:
-        """Returns the open response of a pod's log so far, each line with its time stamp.
+        """Returns the open response of a pod's log so far, each line with its timestamp.
 
         Args:
-          pod: its name.
-          since_seconds: how old its first line may be; None: as old as the pod.
+          pod: the pod's name.
+          since_seconds: maximum age of the first line; None: the whole log.
         """
         age = {} if since_seconds is None else {"since_seconds": since_seconds}
         return self._core.read_namespaced_pod_log(
@@ -240,7 +240,7 @@ class ClusterApi:
     # Leases
 
     def get_lease(self, name: str, *, patience: float) -> dict[str, Any] | None:
-        """Returns a lease, None if there is none."""
+        """Returns a lease, None if it does not exist."""
         return self._none_if_missing(
             lambda: self._leases.read_namespaced_lease(name, self.namespace, **_RAW_LEASE),
             "read the lease",
@@ -251,7 +251,7 @@ class ClusterApi:
         """Creates a lease.
 
         Raises:
-          ApiException: 409, there is one of that name.
+          ApiException: 409, the name is taken.
         """
         return self.call(
             lambda: self._leases.create_namespaced_lease(self.namespace, dict(body), **_RAW_LEASE),
@@ -265,7 +265,7 @@ class ClusterApi:
         """Replaces a lease.
 
         Raises:
-          ApiException: 404, or 409: it was changed meanwhile.
+          ApiException: 404, or 409: it has changed meanwhile.
         """
         return self.call(
             lambda: self._leases.replace_namespaced_lease(
@@ -288,7 +288,7 @@ class ClusterApi:
 
 _RAW: dict[str, Any] = {"_preload_content": False, "_request_timeout": (5.0, 10.0)}
 _RAW_LEASE: dict[str, Any] = {"_preload_content": False, "_request_timeout": (2.0, 4.0)}
-"""A lease can't wait: a connection that died without a word must not cost its whole time."""
+"""A lease can't wait: a silently dead connection must not use up its whole duration."""
 
 
 def _retry_after(error: ApiException) -> float:

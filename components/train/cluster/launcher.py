@@ -33,7 +33,7 @@ from model.errors import CharloomError, InputError, RestartableError
 WORKDIR_ANNOTATION = "charloom.dev/workdir"
 
 MIN_IDLE_RESTARTS = 5
-"""So many restarts in a row without a newer checkpoint are too many, counted or not."""
+"""Maximum consecutive restarts without a newer checkpoint, counted or not."""
 
 _REMOVAL_SECONDS = 300.0
 
@@ -45,22 +45,22 @@ def launch_jobset(
     follower: Follower | None = None,
     pace: Pace | None = None,
 ) -> None:
-    """Runs a training as the pods of a JobSet, to its end.
+    """Runs a training as the pods of a JobSet until it ends.
 
-    A JobSet of the same run and task that is there already is adopted: a retried step goes
-    on with it. Whatever ends this process but the training's own end, the JobSet is removed,
-    or, should nobody be left to do so, ends itself as its lease is not renewed.
+    Adopts an existing JobSet of the same run and task, so that a retried step continues it. If this
+    process ends before the training does, the JobSet is removed, or, if nobody is left to do so,
+    ends by itself because its lease is not renewed.
 
     Args:
-      job: what is trained; a worker whose node went away does not count as a restart, either.
+      job: the training; losing a worker's node does not count as a restart.
       options: where and how the workers run.
-      follower: hears how it goes.
-      pace: how often the API is asked.
+      follower: is notified of the progress.
+      pace: how often the API is polled.
 
     Raises:
       InputError: a worker found bad input, or the cluster refused the JobSet.
-      RestartableError: workers were lost too often, SIGTERM or SIGHUP came, or the API
-        server was away for too long.
+      RestartableError: workers were lost too often, SIGTERM or SIGHUP was received, or the API
+        server was unreachable for too long.
       KeyboardInterrupt: Ctrl-C.
       CharloomError: the training failed.
     """
@@ -79,21 +79,21 @@ def launch_jobset(
 
 
 class _StopAskedError(Exception):
-    """A signal came."""
+    """A signal was received."""
 
 
 @dataclasses.dataclass
 class _State:
-    """What is known of the JobSet and its workers."""
+    """The known state of the JobSet and its workers."""
 
     restarts: int = 0
     step: int = 0
     idle_restarts: int = 0
-    """In a row, without a newer checkpoint."""
+    """Consecutive restarts without a newer checkpoint."""
     ends: list[tuple[int, WorkerEnd]] = dataclasses.field(default_factory=list)
-    """Of the present attempt, in the order in which they were seen."""
-    told: set[str] = dataclasses.field(default_factory=set)
-    """Pods whose end was told, and what else is told once."""
+    """Ends of workers in the current attempt, in the order seen."""
+    reported: set[str] = dataclasses.field(default_factory=set)
+    """Pods and messages already reported."""
 
 
 class _Launch:
@@ -117,12 +117,12 @@ class _Launch:
         self._ours = False
         """Whether there may be a JobSet that this launcher has to remove."""
         self._sent = False
-        """Whether this launcher has asked for the JobSet to be created, answered or not."""
+        """Whether this launcher has sent a create request, answered or not."""
 
     def run(self) -> None:
         """Creates or adopts the JobSet, follows it, and removes it unless it has ended.
 
-        One that has ended holds no node, can be looked at, and is removed after its time.
+        An ended JobSet occupies no node, can be inspected, and is removed after its time to live.
         """
         try:
             body = self._render()
@@ -137,7 +137,7 @@ class _Launch:
             if self._ours:
                 self._remove()
 
-    # To begin with
+    # Start
 
     def _render(self) -> dict[str, Any]:
         name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
@@ -155,12 +155,12 @@ class _Launch:
 
     def _own_image(self, pod: str | None) -> str:
         if not pod:
-            raise InputError("no image is given, and this is no pod whose image could be taken")
+            raise InputError("no image is given, and there is no launcher pod to take it from")
         try:
             containers = self._api.get_pod(pod)["spec"]["containers"]
         except ApiException as error:
             raise InputError(
-                f"no image is given, and the own pod {pod} can't be read ({error.reason})"
+                f"no image is given, and the launcher's pod {pod} can't be read ({error.reason})"
             ) from None
         main = [one for one in containers if one["name"] == "main"] or containers
         return str(main[0]["image"])
@@ -174,9 +174,9 @@ class _Launch:
                 self._ours = self._sent = True
                 try:
                     created = self._api.create_jobset(body)
-                except ApiException:  # 409: made meanwhile, perhaps by a request whose answer
+                except ApiException:  # 409: created meanwhile, perhaps by a request whose answer
                     continue  # was lost
-                self._say(f"JobSet {self._name} is created in namespace {self._api.namespace}")
+                self._say(f"JobSet {self._name} was created in namespace {self._api.namespace}")
                 return created
             self._check_ours(found)
             self._ours = True
@@ -186,28 +186,28 @@ class _Launch:
                     return adopted
             if time.monotonic() > deadline:
                 raise RestartableError(
-                    f"the JobSet {self._name} of an earlier attempt is not gone after "
+                    f"the JobSet {self._name} of an earlier attempt still exists after "
                     f"{_REMOVAL_SECONDS:g} s; look at kubectl get jobset {self._name} -o yaml"
                 )
             time.sleep(self._api.pace.tick)
 
     def _adopt(self, found: Mapping[str, Any], body: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Takes over a JobSet that is of use; else removes it and returns None."""
+        """Takes over a usable JobSet; removes any other and returns None."""
         if terminal_state(found) == FAILED and not self._sent:
             self._raise_if_hopeless(found)
-            self._say(f"JobSet {self._name} of an earlier attempt has failed; it is replaced")
+            self._say(f"JobSet {self._name} of an earlier attempt has failed and is replaced")
             self._api.delete_jobset(self._name)
             return None
         owners = body["metadata"].get("ownerReferences", [])
         change = {"metadata": {"ownerReferences": owners}}
         adopted = self._api.patch_jobset(self._name, change)
         if adopted:
-            whose = "that was asked for" if self._sent else "of an earlier attempt"
-            self._say(f"JobSet {self._name} {whose} is there; following it")
+            whose = "just requested" if self._sent else "of an earlier attempt"
+            self._say(f"JobSet {self._name} {whose} exists; following it")
         return adopted
 
     def _raise_if_hopeless(self, found: Mapping[str, Any]) -> None:
-        """Says again what an earlier attempt found bad: it would find it again."""
+        """Repeats a bad-input error of an earlier attempt, which would occur again."""
         pods = self._api.pods(self._name)
         self._state.ends = [(0, end) for pod in pods if (end := worker_end(pod))]
         failure = self._failure(found)
@@ -222,7 +222,7 @@ class _Launch:
         if other != self._job.workdir:
             self._ours = False
             raise InputError(
-                f"JobSet {self._name} is there already, for workdir {other}, not {self._job.workdir}; "
+                f"JobSet {self._name} already exists, for workdir {other}, not {self._job.workdir}; "
                 "give each training of a run its own task name, or remove it: kubectl delete "
                 f"jobset {self._name}"
             )
@@ -254,7 +254,7 @@ class _Launch:
             self._api.pause(self._api.pace.tick)
 
     def _look_at_pods(self, log: WorkerLog) -> bool:
-        """Says what pods and log have to say; returns whether the log is whole."""
+        """Reports news from pods and log; returns whether the log is complete."""
         pods = self._api.pods(self._name)
         whole = log.update(pods)
         for pod in pods:
@@ -270,15 +270,15 @@ class _Launch:
         )
 
     def _drain(self, log: WorkerLog) -> None:
-        """Looks at the pods until all is said, as their ends may be on their way still."""
+        """Polls the pods until all ends are reported, as some may arrive late."""
         deadline = time.monotonic() + 20 * self._api.pace.tick
         while not self._look_at_pods(log) and time.monotonic() < deadline:
             self._api.pause(self._api.pace.first_wait)
         self._follower.update()
 
     def _say_once(self, text: str) -> None:
-        if text not in self._state.told:
-            self._state.told.add(text)
+        if text not in self._state.reported:
+            self._state.reported.add(text)
             self._say(text)
 
     def _note_pod(self, pod: Mapping[str, Any]) -> None:
@@ -286,9 +286,9 @@ class _Launch:
         if waiting:
             self._say_once(waiting)
         end, uid = worker_end(pod), pod["metadata"]["uid"]
-        if end is None or uid in self._state.told:
+        if end is None or uid in self._state.reported:
             return
-        self._state.told.add(uid)
+        self._state.reported.add(uid)
         attempt = attempt_of(pod, default=self._state.restarts)
         if attempt >= self._state.restarts:
             self._state.ends.append((attempt, end))
@@ -298,7 +298,7 @@ class _Launch:
     def _note_jobset(self, jobset: Mapping[str, Any]) -> None:
         if jobset["spec"].get("suspend"):
             queue_name = self._options.queue or "whoever suspended it"
-            self._say_once(f"JobSet {self._name} is suspended; it waits for {queue_name}")
+            self._say_once(f"JobSet {self._name} is suspended, waiting for {queue_name}")
         restarts = restarts_of(jobset)
         if restarts <= self._state.restarts:
             return
@@ -307,36 +307,36 @@ class _Launch:
         self._state.idle_restarts = 0 if step > self._state.step else self._state.idle_restarts
         self._state.idle_restarts += more
         self._state.restarts, self._state.step = restarts, step
-        counted = jobset["status"].get("restartsCountTowardsMax", 0)  # left out while 0
+        counted = jobset["status"].get("restartsCountTowardsMax", 0)  # omitted while 0
         why = "a worker was lost"
         before = [end for attempt, end in self._state.ends if attempt < restarts]
         if before:
             cause = cause_of(before)
-            if cause.kind is InputError:  # its peers' end was seen first, by the JobSet
+            if cause.kind is InputError:  # the JobSet saw its peers' end first
                 raise self._failure(jobset)
             why = cause.describe()
         line = f"restarting from step {step} ({counted} of {self._job.max_restarts} counted): {why}"
         self._follower.restarting(line, step=step)
-        # Pods are asked for before their JobSet: ends of the new attempt may be known by now.
+        # Pods are listed before their JobSet: ends of the new attempt may already be known.
         self._state.ends = [one for one in self._state.ends if one[0] >= restarts]
         limit = max(MIN_IDLE_RESTARTS, self._job.max_restarts)
         if self._state.idle_restarts > limit:
             raise RestartableError(
-                f"the workers were started again {self._state.idle_restarts} times without a newer "
-                f"checkpoint than that of step {step}; their logs say why: {why}"
+                f"the workers were restarted {self._state.idle_restarts} times without a checkpoint newer "
+                f"than step {step}; see their logs: {why}"
             )
 
     def _raise_if_stopped(self) -> None:
         if self._api.asked_to_stop():
             raise _StopAskedError
 
-    # When it is over
+    # End
 
     def _remove(self) -> None:
         """Deletes the JobSet, if it is ours, and waits for its pods to end.
 
-        It is looked for again after it was deleted: a create whose answer was lost may take
-        effect late.
+        Checks again after the deletion: a create request whose answer was lost may take effect
+          late.
         """
         deadline = time.monotonic() + self._api.pace.stop
         outcome = ""
@@ -349,7 +349,7 @@ class _Launch:
                 if not pods and self._api.get_jobset(self._name, patience=left) is None:
                     break
             except (CharloomError, ApiException) as error:
-                outcome = f"may be left, and ends itself soon: {error}"
+                outcome = f"may remain, and will end by itself soon: {error}"
             time.sleep(self._api.pace.tick)
         self._say(f"JobSet {self._name} {outcome}")
 

@@ -1,4 +1,4 @@
-"""The lease of a JobSet, without whose renewal the workers end."""
+"""Keeps the lease of a JobSet; its workers end when it is not renewed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.errors import RestartableError
 
 
 class LeaseKeeper:
-    """Renews the lease in a thread of its own."""
+    """Renews the lease in a dedicated thread."""
 
     def __init__(
         self,
@@ -25,12 +25,12 @@ class LeaseKeeper:
         seconds: int,
         holder: str,
     ):
-        """Renews nothing yet.
+        """Renews nothing until entered.
 
         Args:
-          api: the connection.
-          jobset: whose lease it is; the lease has its name and is removed with it.
-          seconds: how long the lease is good.
+          api: the API connection.
+          jobset: owner of the lease, which has its name and is removed with it.
+          seconds: duration of the lease.
           holder: name of the launcher's pod.
         """
         self._api = api
@@ -50,17 +50,17 @@ class LeaseKeeper:
         self._stop.set()
 
     def raise_if_lost(self) -> None:
-        """Raises what keeps the lease from being renewed, however long one waits."""
+        """Raises the error that permanently prevents renewing the lease."""
         if self._error:
             raise self._error
 
     def _keep(self) -> None:
         while not self._stop.is_set() and not self._api.stop.is_set():
             try:
-                # A fault that passes is for the next time: the workers ask the same server.
+                # Retry transient faults next time: the workers ask the same server.
                 with contextlib.suppress(RestartableError, ApiException):
                     self._renew()
-            except Exception as error:  # else all workers would end, and nobody say why
+            except Exception as error:  # otherwise all workers would end without a reason given
                 self._error = error
                 return
             self._stop.wait(self._patience)

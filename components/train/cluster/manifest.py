@@ -1,7 +1,7 @@
-"""The JobSet of a worker group: what is rendered depends on the arguments only.
+"""The JobSet of a worker group, rendered as a pure function of the arguments.
 
-JobSet (https://jobset.sigs.k8s.io, v1alpha2) restarts all workers when one is lost, which is
-what synchronous training needs, and gives every pod a host name that can be worked out:
+JobSet (https://jobset.sigs.k8s.io, v1alpha2) restarts all workers when one is lost, which
+synchronous training needs, and gives every pod a predictable host name:
 `<jobset>-worker-0-<index>.<jobset>`.
 """
 
@@ -30,16 +30,16 @@ WORKERS_ANNOTATION = "charloom.dev/workers"
 GPU_RESOURCE = "nvidia.com/gpu"
 
 MAX_NAME = 42
-"""The longest name of a pod, `<jobset>-worker-0-<index>-<5 letters>`, has 63 characters at most."""
+"""Keeps the longest pod name, `<jobset>-worker-0-<index>-<5 letters>`, within 63 characters."""
 
 SERVICE_ACCOUNT = "charloom-worker"
-"""Of the workers; needs to read leases only."""
+"""Service account of the workers; only needs to read leases."""
 
 KEPT_SECONDS = 86400
-"""How long a finished JobSet and its pods are kept."""
+"""How long to keep a finished JobSet and its pods."""
 
 GRACE_SECONDS = 60
-"""How long a worker that is asked to stop may take; it saves within 10 s."""
+"""Time for a worker that is asked to stop; it saves within 10 s."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,28 +47,28 @@ class JobSetOptions:
     """Where and how a worker group runs on a cluster."""
 
     run_id: str
-    """KFP's id of the run."""
+    """KFP's run id."""
     task: str = "train"
-    """Name of the task in its run; another one for each training of a loop."""
+    """Name of the task in its run; must differ for each training of a loop."""
     image: str = ""
-    """Container image of the workers; empty: that of the launcher's own pod."""
+    """Container image of the workers; empty: the image of the launcher's pod."""
     queue: str = ""
-    """LocalQueue of Kueue that admits the group; empty: none."""
+    """Kueue's LocalQueue that admits the group; empty: none."""
     gpus_per_worker: int = 0
-    """NVIDIA GPUs of one worker; a limit that the task itself was given wins."""
+    """NVIDIA GPUs per worker; a limit set on the task takes precedence."""
     deadline_hours: float = 72.0
-    """A training that runs longer is ended."""
+    """Maximum running time of a training."""
     lease_seconds: int = 30
-    """Workers end when nobody has renewed the lease for so long."""
+    """Workers end if the lease is not renewed for this long."""
     task_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What the task was given in KFP, as fragments of a pod: resources, env, volumes,
-    volumeMounts, nodeSelector, tolerations, affinity."""
+    """Settings of the KFP task, as fragments of a pod: resources, env, volumes, volumeMounts,
+    nodeSelector, tolerations, affinity."""
 
     def __post_init__(self) -> None:
         """Checks the fields.
 
         Raises:
-          InputError: one is out of its range.
+          InputError: a value is out of range.
         """
         if self.gpus_per_worker < 0:
             raise InputError(f"gpus_per_worker is {self.gpus_per_worker}; it must be at least 0")
@@ -78,7 +78,7 @@ class JobSetOptions:
 
 
 def jobset_name(run_id: str, task: str) -> str:
-    """Returns the name of the JobSet of a task of a run: the same for every retry.
+    """Returns the JobSet name for a task of a run: the same for every retry.
 
     It is a DNS label (RFC 1035) of at most `MAX_NAME` characters.
     """
@@ -106,16 +106,16 @@ def render(
     max_restarts: int,
     owner: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Returns the JobSet as the API takes it.
+    """Returns the JobSet for the API.
 
     Args:
       options: where and how it runs.
       image: container image of the workers.
       workers: number of pods.
-      arguments: of `python -m components.train.worker`; what tells the workers from one
-        another is in their environment.
-      max_restarts: how often all are started again after a failure of one.
-      owner: reference to the launcher's pod, with which the JobSet is removed.
+      arguments: arguments of `python -m components.train.worker`; differences between workers are
+        in their environment.
+      max_restarts: maximum restarts of all workers after a failure of one.
+      owner: reference to the launcher's pod; the JobSet is removed with it.
 
     Raises:
       InputError: `workers` is less than 1, or too many for the names.
@@ -162,14 +162,14 @@ def _labels(options: JobSetOptions) -> dict[str, str]:
 
 
 def _failure_policy(max_restarts: int) -> dict[str, Any]:
-    """Translates `ENDINGS` for JobSet.
+    """Translates `ENDINGS` to JobSet rules.
 
-    The Job's message names the code: "... failed with exit code 2 matching FailJob rule ...".
+    JobSet's message contains the code: "... failed with exit code 2 matching FailJob rule ...".
     """
     policy = "PodFailurePolicy"
     return {
         "maxRestarts": max_restarts,
-        # Host names are used again, so no old pod may be left when new ones come.
+        # Host names are reused, so no old pod may remain when new ones start.
         "restartStrategy": "BlockingRecreate",
         "rules": [
             *(
@@ -205,7 +205,7 @@ def _job(
         "completionMode": "Indexed",
         "completions": workers,
         "parallelism": workers,
-        "backoffLimit": 0,  # a lost worker is the concern of the JobSet, which restarts all
+        "backoffLimit": 0,  # the JobSet handles a lost worker by restarting all
         "activeDeadlineSeconds": round(options.deadline_hours * 3600),
         "podFailurePolicy": {
             "rules": [
@@ -256,7 +256,7 @@ def _pod(
         "containers": [_container(options, name, image, workers, arguments)],
         "volumes": [
             {"name": "charloom-tmp", "emptyDir": {}},
-            # NCCL and TensorFlow share memory here; the default, 64 MiB, is too small.
+            # NCCL and TensorFlow use shared memory here; the default of 64 MiB is too small.
             {"name": "charloom-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}},
             *(given.get("volumes") or []),
         ],
@@ -310,7 +310,7 @@ def _downward(name: str, path: str) -> dict[str, Any]:
 
 
 def _resources(options: JobSetOptions) -> dict[str, Any]:
-    """Returns what the task was given, else modest requests; GPUs are added to either."""
+    """Returns the task's resources, or else modest requests; adds GPUs to either."""
     given = options.task_config.get("resources") or {}
     limits = {name: str(amount) for name, amount in (given.get("limits") or {}).items()}
     requests = {name: str(amount) for name, amount in (given.get("requests") or {}).items()}

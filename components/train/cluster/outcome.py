@@ -1,4 +1,4 @@
-"""What pods and JobSets say of how a training went; no requests in here."""
+"""Derives a training's outcome from pods and JobSets; makes no requests."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ class WorkerEnd:
     rank: int
     code: int
     reason: str
-    """As Kubernetes says: Error, OOMKilled, Evicted, Completed."""
+    """Kubernetes' reason: Error, OOMKilled, Evicted, Completed."""
     last_lines: str
 
     @property
     def kind(self) -> type[BaseException]:
-        """The class of error that the code stands for."""
+        """The error class for the exit code."""
         return ending_of(self.code).error
 
     def describe(self) -> str:
-        """Returns it in words, without the last lines."""
+        """Describes it, without the last lines of the log."""
         return f"worker {self.rank} ended with exit code {self.code} ({self.reason})"
 
     @property
     def message(self) -> str:
-        """The worker's own message; empty if it left none."""
+        """The worker's own message; empty if there is none."""
         lines = [line for line in self.last_lines.splitlines() if line.startswith("error: ")]
         return lines[-1].removeprefix("error: ") if lines else ""
 
 
 def worker_end(pod: Mapping[str, Any]) -> WorkerEnd | None:
-    """Returns how the worker of a pod ended; None while it runs, or if it ended well."""
+    """Returns how a pod's worker ended; None if it is running or succeeded."""
     status = pod.get("status", {})
     rank = rank_of(pod)
     for container in status.get("containerStatuses") or []:
@@ -57,13 +57,13 @@ def worker_end(pod: Mapping[str, Any]) -> WorkerEnd | None:
                 return None
             reason = status.get("reason") or ended.get("reason") or "Error"
             return WorkerEnd(rank, ended["exitCode"], reason, ended.get("message") or "")
-    if status.get("phase") == "Failed":  # evicted before its container's state was known
+    if status.get("phase") == "Failed":  # evicted before its container's state was recorded
         return WorkerEnd(rank, -1, status.get("reason", "Failed"), status.get("message", ""))
     return None
 
 
 def waiting_reason(pod: Mapping[str, Any]) -> str:
-    """Returns why a worker's pod does not start, in one line; empty if nothing is amiss."""
+    """Returns in one line why a worker's pod does not start; empty if nothing is wrong."""
     status, rank = pod.get("status", {}), rank_of(pod)
     for condition in status.get("conditions") or []:
         if condition.get("reason") == "Unschedulable":
@@ -90,7 +90,7 @@ def rank_of(pod: Mapping[str, Any]) -> int:
 
 
 def attempt_of(pod: Mapping[str, Any], *, default: int) -> int:
-    """Returns how often the JobSet had been restarted when this pod was made."""
+    """Returns how often the JobSet had been restarted when this pod was created."""
     return int((pod["metadata"].get("labels") or {}).get(ATTEMPT_LABEL, default))
 
 
@@ -100,7 +100,7 @@ def cause_of(ends: Sequence[WorkerEnd]) -> WorkerEnd:
 
 
 def terminal_state(jobset: Mapping[str, Any]) -> str:
-    """Returns Completed, Failed, or, while it has not ended, nothing."""
+    """Returns Completed, Failed, or an empty string while it has not ended."""
     status = jobset.get("status") or {}
     if status.get("terminalState") in (COMPLETED, FAILED):
         return str(status["terminalState"])
@@ -118,12 +118,12 @@ def restarts_of(jobset: Mapping[str, Any]) -> int:
 def failure_of(
     jobset: Mapping[str, Any], ends: Sequence[WorkerEnd], *, step: int, deadline_hours: float
 ) -> CharloomError:
-    """Returns the error that a failed JobSet means.
+    """Returns the error for a failed JobSet.
 
     Args:
       jobset: the JobSet.
-      ends: of the workers of its last attempt, as far as known.
-      step: of the newest checkpoint.
+      ends: known ends of the workers in its last attempt.
+      step: step of the newest checkpoint.
       deadline_hours: how long the training may run.
     """
     name = jobset["metadata"]["name"]
@@ -133,8 +133,8 @@ def failure_of(
     final = any(ending_of(end.code).rule for end in ends)
     if not final and _took_too_long(jobset, failed, deadline_hours):
         return CharloomError(
-            f"the training ran longer than {deadline_hours:g} h and was ended; give it more "
-            f"(worker_deadline_hours), and run the step again: it goes on from step {step}"
+            f"the training ran longer than {deadline_hours:g} h and was ended; allow more time "
+            f"(worker_deadline_hours) and run the step again: it continues from step {step}"
         )
     if not ends:
         return CharloomError(f"JobSet {name} failed: {said}")
@@ -143,15 +143,17 @@ def failure_of(
     if end.kind is InputError:
         return InputError(what)
     if end.kind is OrphanedError:
-        return RestartableError(f"{what}; run the step again: it goes on from step {step}")
-    text = f"{what}, after {restarts_of(jobset)} restarts; the newest checkpoint is of step {step}"
+        return RestartableError(f"{what}; run the step again: it continues from step {step}")
+    text = (
+        f"{what}, after {restarts_of(jobset)} restarts; the newest checkpoint is from step {step}"
+    )
     return CharloomError(text) if end.kind is CharloomError else RestartableError(text)
 
 
 def _took_too_long(
     jobset: Mapping[str, Any], failed: Sequence[Mapping[str, Any]], deadline_hours: float
 ) -> bool:
-    """Whether a rule failed the JobSet after its time; JobSet does not tell which rule."""
+    """Whether the JobSet failed by its time limit; JobSet does not report which rule applied."""
     if not failed or failed[0].get("reason") != "FailJobSetFailurePolicyAction":
         return False
     times = jobset["metadata"].get("creationTimestamp"), failed[0].get("lastTransitionTime")

@@ -1,4 +1,4 @@
-"""A worker in a pod: its place in the group follows from the pod's index. No TensorFlow here."""
+"""A worker in a pod: derives its place in the group from the pod's index. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import MutableMapping, Sequence
 from model.errors import InputError
 
 PORT = 2222
-"""On which each worker is called by the others."""
+"""Port on which workers reach each other."""
 
 INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 """Environment variable that Kubernetes sets in every pod of an indexed Job."""
 
 ATTEMPT_VARIABLE = "RESTART_ATTEMPT"
-"""Environment variable: how often JobSet has restarted the group, by the downward API."""
+"""Environment variable: how often JobSet has restarted the group, from the downward API."""
 
 API_VARIABLE = "KUBERNETES_SERVICE_HOST"
-"""Environment variable: where the API is, in every pod."""
+"""Environment variable with the API's address, set in every pod."""
 
 
 def worker_hosts(pattern: str, *, workers: int, port: int) -> list[str]:
@@ -24,14 +24,14 @@ def worker_hosts(pattern: str, *, workers: int, port: int) -> list[str]:
 
     Args:
       pattern: host name with `{index}` in place of a worker's index.
-      workers: how many there are.
-      port: on which each is called.
+      workers: number of workers.
+      port: port of each worker.
 
     Raises:
-      InputError: one of them can't be used.
+      InputError: an argument is invalid.
     """
     if pattern.count("{index}") != 1:
-        raise InputError(f"--host-pattern {pattern} must hold {{index}} once")
+        raise InputError(f"--host-pattern {pattern} must contain {{index}} once")
     if workers < 1:
         raise InputError(f"--workers is {workers}; it must be at least 1")
     if not 0 < port < 65536:
@@ -43,7 +43,7 @@ def own_index(environment: MutableMapping[str, str], *, workers: int) -> int:
     """Returns this worker's index.
 
     Raises:
-      InputError: the environment does not tell, or tells one that is too large.
+      InputError: the environment lacks it, or it is too large.
     """
     text = environment.get(INDEX_VARIABLE, "")
     if not text.isdecimal():
@@ -57,11 +57,11 @@ def own_index(environment: MutableMapping[str, str], *, workers: int) -> int:
 
 
 def keep_from_proxies(hosts: Sequence[str], environment: MutableMapping[str, str]) -> None:
-    """Lets workers call one another and the API directly: gRPC would go through `http_proxy`."""
+    """Makes workers connect directly to each other and to the API: gRPC would use `http_proxy`."""
     names = [host.rpartition(":")[0] for host in hosts]
     if environment.get(API_VARIABLE):
         names.append(environment[API_VARIABLE])
     given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    own = environment.get("no_grpc_proxy") or given  # gRPC looks at one of them only
+    own = environment.get("no_grpc_proxy") or given  # gRPC reads only one of them
     for variable, before in (("no_proxy", given), ("NO_PROXY", given), ("no_grpc_proxy", own)):
         environment[variable] = ",".join([*(part for part in before.split(",") if part), *names])

@@ -1,7 +1,7 @@
-"""What the train task does with its `dsl.TaskConfig`: settings of the workers, and a viewer.
+"""How the train task uses its `dsl.TaskConfig`: settings of the workers, and a viewer.
 
-KFP hands the task what it was given (resources, volumes, tolerations, ...) as fragments of a
-pod, as the task itself only launches. No kfp in here.
+KFP passes the task's settings (resources, volumes, tolerations, ...) as fragments of a pod, since
+the task itself only launches. No kfp here.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ FIELDS = {
     "tolerations": "tolerations",
     "affinity": "affinity",
 }
-"""Field of `dsl.TaskConfig` -> its name in Kubernetes' spelling."""
+"""Field of `dsl.TaskConfig` -> its Kubernetes name."""
 
 _OF_THE_TASK = (RUN_VARIABLE, IMAGE_VARIABLE)
-"""Environment variables that mean nothing to a worker."""
+"""Environment variables that workers don't need."""
 
 
 def pod_fragments(task_config: object) -> dict[str, Any]:
-    """Returns a `dsl.TaskConfig` in Kubernetes' spelling, without what is not set."""
+    """Converts a `dsl.TaskConfig` to Kubernetes names, without unset fields."""
     given = {name: getattr(task_config, field, None) for field, name in FIELDS.items()}
     if given["env"]:
         given["env"] = [one for one in given["env"] if one.get("name") not in _OF_THE_TASK]
@@ -48,18 +48,18 @@ def jobset_options(
     gpus_per_worker: int,
     deadline_hours: float,
 ) -> JobSetOptions:
-    """Returns where and how the workers of this run's task run.
+    """Returns the options for the workers of this run's task.
 
     Args:
-      fragments: what `pod_fragments` returned.
+      fragments: result of `pod_fragments`.
       task: name of the task in its run.
-      image: container image of the workers; empty: that of the task.
+      image: container image of the workers; empty: the task's image.
       queue: Kueue's queue; empty: none.
-      gpus_per_worker: NVIDIA GPUs of each worker.
-      deadline_hours: how long they may run, counted anew after each restart.
+      gpus_per_worker: NVIDIA GPUs per worker.
+      deadline_hours: maximum running time, starting over after each restart.
 
     Raises:
-      InputError: a value out of its range, or the pod does not tell the run's id.
+      InputError: a value is out of range, or the pod's environment lacks the run id.
     """
     return JobSetOptions(
         run_id=run_id(),
@@ -77,16 +77,16 @@ def describe_viewer(
 ) -> dict[str, Any] | None:
     """Returns the content of an output named `mlpipeline_ui_metadata`, or None.
 
-    From it, KFP's page of the task starts a TensorBoard. It knows `volume://NAME/PATH` by a
-    pod template that mounts the volume NAME.
+    KFP's page of the task uses it to start a TensorBoard, which finds `volume://NAME/PATH` through
+    a pod template that mounts the volume NAME.
 
     Args:
       workdir: the training's folder.
       image: container image that has the program `tensorboard` and no entry point.
-      fragments: what `pod_fragments` returned.
+      fragments: result of `pod_fragments`.
 
     Returns:
-      None if no claim among the volumes holds the workdir.
+      None if the workdir is not on a volume with a claim.
     """
     claims = {
         volume["name"]: volume["persistentVolumeClaim"]["claimName"]
@@ -108,7 +108,7 @@ def describe_viewer(
 
 
 def _viewer_pod(name: str, *, claim: str, path: str) -> dict[str, Any]:
-    """Returns a pod template that may look at the volume, and no more."""
+    """Returns a pod template with read-only access to the volume."""
     container = {
         "volumeMounts": [{"name": name, "mountPath": path, "readOnly": True}],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},

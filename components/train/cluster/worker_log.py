@@ -1,4 +1,4 @@
-"""The log of worker 0, read again and again as its pods come and go."""
+"""Follows the log of worker 0 across its pods."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from components.train.cluster.api import ClusterApi
 from components.train.cluster.outcome import attempt_of, rank_of
 
 _OVERLAP_SECONDS = 60.0
-"""How much more than what is new is read: the clocks of launcher and node may differ."""
+"""Overlap of reads in seconds: the clocks of launcher and node may differ."""
 
 
 class WorkerLog:
-    """Prints the log of worker 0, of one pod after another; no line twice."""
+    """Prints the logs of worker 0's successive pods; each line once."""
 
     def __init__(self, api: ClusterApi, show: Callable[[str], None]):
-        """Prints nothing yet.
+        """Prints nothing until `update`.
 
         Args:
-          api: the connection.
-          show: gets each line.
+          api: the API connection.
+          show: receives each line.
         """
         self._api = api
         self._show = show
@@ -33,13 +33,13 @@ class WorkerLog:
         self._whole: set[str] = set()
 
     def update(self, pods: Sequence[Mapping[str, Any]]) -> bool:
-        """Prints what is new, as far as it can be read.
+        """Prints new lines, as far as they can be read.
 
         Args:
-          pods: of all workers.
+          pods: pods of all workers.
 
         Returns:
-          Whether that was all of the log of each pod that has started.
+          Whether the logs of all started pods are complete.
         """
         started = [
             pod
@@ -57,10 +57,10 @@ class WorkerLog:
         return names <= self._whole
 
     def _print(self, name: str, position: _Position, *, running: bool) -> bool:
-        """Prints a log as far as it can be read; returns whether that was all of it.
+        """Prints a log as far as it can be read; returns whether it is complete.
 
-        An API server that loses the kubelet's side ends its answer as if all were well: it
-        was all once the pod has ended and reading again brings nothing new.
+        An API server that loses the kubelet's connection ends its answer normally: the log is
+        complete once the pod has ended and another read brings nothing new.
         """
         position.begin()
         more = False
@@ -97,21 +97,21 @@ _STARTED = ("Running", "Succeeded", "Failed")
 
 
 class _Position:
-    """How far a log was printed, by its lines' time stamps; several may have the same."""
+    """How far a log was printed, by timestamps; several lines may share one."""
 
     def __init__(self) -> None:
         self._last, self._printed, self._skipped = "", 0, 0
         self.rest = ""
-        """What came after the last whole line when the log was read last."""
+        """What followed the last complete line in the last read."""
 
     def begin(self) -> None:
-        """The log is about to be read again, from `age` on."""
+        """Prepares for reading the log again, from `age` on."""
         self._skipped = 0
 
     def age(self) -> int | None:
-        """Returns within how many seconds all lines from the last one on were written.
+        """Returns the age in seconds that includes all lines from the last one on.
 
-        None if that can't be told: before the first line, or when its stamp is no time.
+        None if unknown: before the first line, or if its timestamp is invalid.
         """
         try:
             last = datetime.datetime.fromisoformat(self._last)
@@ -121,7 +121,7 @@ class _Position:
         return math.ceil(max(0.0, seconds) + _OVERLAP_SECONDS)
 
     def is_new(self, stamp: str) -> bool:
-        """Whether the next line was not printed so far."""
+        """Whether the next line has not been printed yet."""
         if stamp == self._last and self._skipped < self._printed:
             self._skipped += 1
             return False
@@ -135,13 +135,13 @@ class _Position:
 
 
 def _as_time(stamp: str) -> tuple[str, str]:
-    """Returns what orders RFC 3339 stamps of one zone whose fractions differ in length."""
+    """Returns a sort key for RFC 3339 timestamps of one zone with fractions of any length."""
     whole, _, fraction = stamp.rstrip("Z").partition(".")
     return whole, fraction.ljust(9, "0")
 
 
 class _LineReader:
-    """The whole lines of a stream, and the rest that came after the last of them."""
+    """The complete lines of a stream, and the remainder after them."""
 
     def __init__(self, response: Any):
         self._response = response

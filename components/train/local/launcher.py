@@ -1,6 +1,6 @@
 """Runs a training as worker processes on this machine, and restarts them when some are lost.
 
-On a cluster the workers are pods instead: cluster/launcher.py.
+On a cluster the workers are pods: cluster/launcher.py.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from components.train.training_job import TrainingJob
 from model.errors import CharloomError, Restart, RestartableError, StoppedError, ending_for
 
 SAVE_SECONDS = 15.0
-"""How long workers that were asked to stop may take to save before they are killed."""
+"""Time for workers that were asked to stop to save before they are killed."""
 
 
 def launch_local(job: TrainingJob, *, follower: Follower | None = None) -> None:
-    """Runs a training as local processes that share the cores and meet on loopback.
+    """Runs a training as local processes that share the cores and connect over loopback.
 
     Args:
-      job: what is trained; each worker's output goes to logs/ of its workdir.
-      follower: hears how it goes.
+      job: the training; each worker's output goes to logs/ in its workdir.
+      follower: is notified of the progress.
 
     Raises:
       InputError: a worker found bad input.
-      RestartableError: workers were lost too often, or SIGTERM or SIGHUP came.
-      KeyboardInterrupt: Ctrl-C; like SIGTERM it lets the workers save first.
+      RestartableError: workers were lost too often, or SIGTERM or SIGHUP was received.
+      KeyboardInterrupt: Ctrl-C; as with SIGTERM, the workers save first.
       CharloomError: a worker failed.
     """
     command = [sys.executable, "-m", "components.train.worker", *job.worker_arguments()]
@@ -63,7 +63,7 @@ def launch_local(job: TrainingJob, *, follower: Follower | None = None) -> None:
 def _attempt(
     group: WorkerGroup, requests: StopRequests, follower: Follower
 ) -> CharloomError | None:
-    """Follows a group of workers to its end; returns why it failed."""
+    """Follows a group of workers until it ends; returns why it failed."""
     while not group.finished:
         follower.update()
         failure = group.failure()
@@ -80,7 +80,7 @@ def _attempt(
 
 
 def _stop(group: WorkerGroup, requests: StopRequests) -> CharloomError | None:
-    """Lets the workers save; returns what came of it, None if they were just done."""
+    """Stops the workers after saving; returns the outcome, None if they had just finished."""
     group.ask_to_stop()
     deadline = time.monotonic() + SAVE_SECONDS
     while group.running and time.monotonic() < deadline and len(requests.numbers) < 2:

@@ -1,4 +1,4 @@
-"""The worker processes of one attempt at a training, on this machine."""
+"""The worker processes of one training attempt on this machine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from model.errors import (
 )
 
 FOLLOW_SECONDS = 0.5
-"""How long the others get to end as well after one has failed, so that the cause shows."""
+"""Grace period for the others to end after one has failed, so that the cause becomes visible."""
 
 
 @dataclasses.dataclass
@@ -39,20 +39,20 @@ class Worker:
 
 
 def log_path(workdir: str, rank: int) -> str:
-    """Returns where a worker's output goes."""
+    """Returns the file for a worker's output."""
     return os.path.join(workdir, "logs", f"worker-{rank}.log")
 
 
 class WorkerGroup:
-    """Workers that meet on loopback; at the end of the context none is left."""
+    """Workers that connect over loopback; leaving the context ends them all."""
 
     def __init__(self, command: Sequence[str], *, workdir: str, count: int):
-        """Starts nothing yet.
+        """Starts nothing until entered.
 
         Args:
-          command: of one worker; what differs between them is in the environment.
+          command: command of a worker; differences between workers are in the environment.
           workdir: the training's folder; each worker's output goes to its logs/.
-          count: how many workers.
+          count: number of workers.
         """
         self._command = command
         self._workdir = workdir
@@ -63,7 +63,7 @@ class WorkerGroup:
 
     def __enter__(self) -> WorkerGroup:
         os.makedirs(os.path.join(self._workdir, "logs"), exist_ok=True)
-        # New ports each time: those of a group that just ended may still be in use.
+        # New ports each time: those of a group that has just ended may still be in use.
         hosts = [f"127.0.0.1:{port}" for port in _free_ports(self._count)]
         try:
             for rank in range(self._count):
@@ -87,8 +87,8 @@ class WorkerGroup:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=child_environment(error_file) | {"TF_CONFIG": format_tf_config(hosts, rank)},
-                # Ctrl-C in a terminal reaches the launcher only, which passes it on once: to a
-                # worker a second signal means to end without saving.
+                # Ctrl-C in a terminal reaches only the launcher, which passes it on once: workers
+                # take a second signal as a request to end without saving.
                 process_group=0,
             )
         return Worker(rank, process, log, error_file)
@@ -100,7 +100,7 @@ class WorkerGroup:
                 worker.process.terminate()
 
     def end(self, seconds: float) -> None:
-        """Waits so long for all workers to end, then kills those that still run."""
+        """Waits up to `seconds` for all workers to end, then kills the rest."""
         deadline = time.monotonic() + seconds
         for worker in self.workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -112,16 +112,16 @@ class WorkerGroup:
 
     @property
     def finished(self) -> bool:
-        """Whether all workers have ended well."""
+        """Whether all workers have succeeded."""
         return all(worker.process.poll() == 0 for worker in self.workers)
 
     @property
     def running(self) -> bool:
-        """Whether some worker has not ended."""
+        """Whether a worker is still running."""
         return any(worker.process.poll() is None for worker in self.workers)
 
     def failure(self) -> CharloomError | None:
-        """Returns why the group can't go on, by the order of `ENDINGS`; None if it can."""
+        """Returns why the group can't continue, by the order of `ENDINGS`; None if it can."""
         if all(worker.process.poll() in (None, 0) for worker in self.workers):
             return None
         deadline = time.monotonic() + FOLLOW_SECONDS
@@ -132,7 +132,6 @@ class WorkerGroup:
 
 
 def _error_of(worker: Worker) -> CharloomError:
-    """Returns what the end of a worker that failed means."""
     code = worker.process.returncode
     reported = read_error(worker.error_file)
     if reported is not None and reported.exit_code == code:
@@ -141,7 +140,7 @@ def _error_of(worker: Worker) -> CharloomError:
         return KilledError(f"worker {worker.rank} was ended by {signal.Signals(-code).name}")
     if code == EXIT_RESTARTABLE:
         return RestartableError(
-            f"worker {worker.rank} could not join the others; the end of {worker.log} says more"
+            f"worker {worker.rank} could not join the others; see the end of {worker.log}"
         )
     return CharloomError(
         f"training failed (worker {worker.rank} with code {code}); the reason is at the end of "
