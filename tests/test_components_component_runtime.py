@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import math
 import os
@@ -190,3 +192,29 @@ def test_a_volume_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:
         component_runtime.output_folder(
             str(tmp_path / "a"), str(tmp_path / "mnt" / "runs" / "r"), "records"
         )
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_imports_without_garbage_collection(
+    enabled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "colourful.py").write_text("")
+    (tmp_path / "broken.py").write_text(
+        "import colourful, gc\nassert not gc.isenabled()\nimport none"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = gc.isenabled()
+    (gc.enable if enabled else gc.disable)()
+    try:
+        frozen = gc.get_freeze_count()
+        with component_runtime.quick_imports():
+            pass
+        assert gc.get_freeze_count() == frozen
+        kept = [[number] for number in range(1000)]
+        with pytest.raises(ImportError), component_runtime.quick_imports():
+            importlib.import_module("broken")
+        assert gc.isenabled() == enabled
+        assert gc.get_freeze_count() >= frozen + len(kept)
+    finally:
+        sys.modules.pop("colourful", None)
+        (gc.enable if before else gc.disable)()

@@ -52,12 +52,15 @@ def evaluate(
         describe_output,
         input_folder,
         output_folder,
+        quick_imports,
         reporting_errors,
         run_folder,
         select_numbers,
     )
-    from components.evaluate.main import run
-    from model.config import from_json
+
+    with quick_imports():
+        from components.evaluate.main import run
+        from model.config import from_json
 
     with reporting_errors():
         folder = output_folder(report.path, run_folder(shared), "report")

@@ -34,8 +34,10 @@ def export(
     Returns:
         version: path of the new version.
     """
-    from components.component_runtime import input_folder, reporting_errors
-    from components.export.main import run
+    from components.component_runtime import input_folder, quick_imports, reporting_errors
+
+    with quick_imports():
+        from components.export.main import run
 
     with reporting_errors():
         version = run(

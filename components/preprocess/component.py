@@ -120,15 +120,18 @@ def preprocess(
     from components.component_runtime import (
         describe_output,
         output_folder,
+        quick_imports,
         reporting_errors,
         run_folder,
         select_numbers,
     )
-    from components.preprocess.analysis.drift_limits import apply_limits
-    from components.preprocess.main import run
-    from components.run_settings import RunSettings
-    from model.config import from_json
-    from model.data.records import CARD_FILE
+
+    with quick_imports():
+        from components.preprocess.analysis.drift_limits import apply_limits
+        from components.preprocess.main import run
+        from components.run_settings import RunSettings
+        from model.config import from_json
+        from model.data.records import CARD_FILE
 
     with reporting_errors():
         chosen = RunSettings.from_json(run_settings)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from components.component_runtime import reporting_errors
+from components.component_runtime import quick_imports, reporting_errors
 from components.train.worker import end_with_launcher
 from model.checkpointing.compatibility import check_same_model
 from model.config import from_json
@@ -27,8 +27,9 @@ def main() -> None:
     config = from_json(sys.stdin.read())
     with reporting_errors(), Dataset.open(options.records) as dataset:
         # Imported late: the launcher may be gone before TensorFlow is loaded.
-        from model.checkpointing.trained import load_published
-        from model.checkpointing.warm_start import write_warm_start
+        with quick_imports():
+            from model.checkpointing.trained import load_published
+            from model.checkpointing.warm_start import write_warm_start
 
         published = load_published(options.version)
         check_same_model(options.version, published.config, config)

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from components.component_runtime import report_error, reporting_errors
+from components.component_runtime import quick_imports, report_error, reporting_errors
 from components.train.cluster import pod
 from model.config import read_config
 from model.distributed.rendezvous import PEER_SECONDS
@@ -110,11 +110,12 @@ def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
 
 def _train(options: argparse.Namespace, signals: StopSignals) -> None:
     # Imported late, so that a wrong flag is reported without waiting for TensorFlow.
-    from model.data.records import Dataset
-    from model.distributed.cluster import join_cluster
-    from model.training.config_checks import check_config
-    from model.training.profiler import ProfileSteps
-    from model.training.train import train_and_evaluate
+    with quick_imports():
+        from model.data.records import Dataset
+        from model.distributed.cluster import join_cluster
+        from model.training.config_checks import check_config
+        from model.training.profiler import ProfileSteps
+        from model.training.train import train_and_evaluate
 
     cluster = join_cluster(threads=options.threads, peer_seconds=options.peer_seconds)
     logging.getLogger("tensorflow").handlers.clear()  # its own handler would print every line twice

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 
+from components.component_runtime import quick_imports
 from components.preprocess.analysis.drift_limits import read_digest
 from components.run_settings import RunSettings, read_run
 from model import presets
@@ -30,8 +31,9 @@ def import_tensorflow() -> None:
         saved = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
-            import tensorflow
-            import tensorflow_text  # noqa: F401 (registers ops of exported models)
+            with quick_imports():
+                import tensorflow
+                import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
             tensorflow.constant(0)  # initialises the devices
         except Exception:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import json
 import os
 import signal
@@ -24,6 +23,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from components.component_runtime import quick_imports
 from model.errors import RestartableError
 
 WORKER_ENDED = (
@@ -111,13 +111,13 @@ class WorkerPool:
 def serve(descriptor: int) -> None:
     """Runs the pool process: answers requests over a socket until it is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent process
-    from apache_beam.runners.worker import sdk_worker_main  # noqa: F401
+    with quick_imports():  # exempt from collection, which would copy the workers' shared pages
+        from apache_beam.runners.worker import sdk_worker_main  # noqa: F401
 
-    from components.preprocess.beam_setup import sample_often
-    from components.preprocess.passes import scan, write  # noqa: F401
+        from components.preprocess.beam_setup import sample_often
+        from components.preprocess.passes import scan, write  # noqa: F401
 
     sample_often()
-    gc.freeze()  # garbage collection would copy the workers' shared pages
     workers = _Workers()
     connection = socket.socket(fileno=descriptor)
     try:
