@@ -209,7 +209,8 @@ def test_imports_without_garbage_collection(
         frozen = gc.get_freeze_count()
         with component_runtime.quick_imports():
             pass
-        assert gc.get_freeze_count() == frozen
+        assert gc.get_freeze_count() <= frozen
+        frozen = gc.get_freeze_count()
         kept = [[number] for number in range(1000)]
         with pytest.raises(ImportError), component_runtime.quick_imports():
             importlib.import_module("broken")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,7 @@ def test_a_bad_name_is_refused_at_once(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", keep_first(["record_requests", "export_model", "check_in_fresh_process"])
+    "step", keep_first(["export_model", "record_requests", "check_in_fresh_process"])
 )
 def test_a_failed_export_leaves_nothing(
     case: Case, monkeypatch: pytest.MonkeyPatch, step: str
@@ -202,10 +203,17 @@ def test_a_checkpoint_is_published_once(
 
 
 def test_a_published_checkpoint_is_asked_again_where_a_budget_is_given(
-    tiny_version: str, tiny_records: str, tiny_training: str, tiny_report: str
+    tiny_version: str,
+    tiny_records: str,
+    tiny_training: str,
+    tiny_report: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     registry = Path(tiny_version).parent.parent
     folders = {"records": tiny_records, "workdir": tiny_training, "report": tiny_report}
+    said = {"requests": 4, "latency_ms": 1.0, "memory_mb": 9.0}
+    done = subprocess.CompletedProcess("", 0, stdout=json.dumps(said).encode())
+    monkeypatch.setattr(subprocess, "run", lambda *unused, **also_unused: done)
     with pytest.raises(CharloomError) as caught:
         run(**folders, registry=str(registry), name="tiny", budget=Budget(memory_mb=1.0))
     assert str(caught.value).endswith(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apache_beam.internal.gcp.auth import _Credentials
 from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions
 from engine_corpus import CONFIG, contents, write_corpus
@@ -31,7 +32,7 @@ from model.errors import InputError
 
 BUCKET = "corpus"
 
-pytestmark = pytest.mark.slow  # for 25 seconds, Beam looks for credentials
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +50,8 @@ def bucket() -> Iterator[Any]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
-            patch.setenv(
-                "NO_GCE_CHECK", "true"
-            )  # Google's library looks for a server with credentials
-            FileSystems.set_options(PipelineOptions([]))
+            # Beam looks for credentials for 25 s, once a process.
+            patch.setattr(_Credentials, "_credentials_init", True)
             FileSystems.set_options(PipelineOptions([]))
             client = storage.Client(project="none", credentials=AnonymousCredentials())
             wait_for(lambda: _answers(client), "the emulator")

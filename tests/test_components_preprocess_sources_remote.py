@@ -362,7 +362,7 @@ def test_records_are_those_of_the_same_files_here(
     (texts / "cyrillic.txt.zst").write_bytes(
         zstandard.ZstdCompressor().compress((texts / "cyrillic.txt").read_bytes())
     )
-    run(inputs=[str(texts)], records=str(tmp_path / "here"), config=CONFIG)
+    run(inputs=[str(texts)], records=str(tmp_path / "here"), config=CONFIG, beam_workers=1)
     address = s3.put_folder(tmp_path / "texts", prefix="some/texts/")
     environment = {**os.environ, **s3.environment}
     options = []

@@ -240,6 +240,7 @@ def test_a_jobset_whose_fate_nobody_knows_is_removed(
 ) -> None:
     """The create took effect, its answer was lost, and nothing but failures came after it."""
     monkeypatch.setitem(PACE, "patience", 0.3)
+    monkeypatch.setitem(PACE, "stop", 2.0)
     server.faults.planned += [("create jobsets", "drop after")]
     server.faults.always["get jobsets"] = "503"
     server.faults.planned += [("get jobsets", "none")]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tensorflow as tf
 from test_model_serving_saved_model import MARKED, TEXTS, make_served
@@ -28,27 +31,37 @@ def test_the_table_changes_no_number_by_more_than_rounding(
     assert 0 < np.abs(found - expected).max() < 0.2
 
 
-def test_a_table_without_room_for_all_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = make_served()
+@pytest.fixture(scope="module")
+def expected() -> dict[str, npt.NDArray[Any]]:
+    """Answers of a model whose tables are whole."""
+    return answers(make_served()[0])
+
+
+def answers(served: ServedModel) -> dict[str, npt.NDArray[Any]]:
     texts = tf.constant(MARKED)
-    expected = whole.score(texts)["word_log_likelihoods"].numpy()
+    found = served.score(texts) | served.next_word(texts, tf.constant(9))
+    return {name: value.numpy() for name, value in found.items()}
+
+
+def test_a_table_without_room_for_all_words(
+    expected: dict[str, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("model.serving.words.MAX_TABLE_BYTES", 5 * 4 * 4 * 24)  # five words
     some, _ = make_served()
     assert some._words._table.shape == (5, 4 * 24)
-    np.testing.assert_allclose(some.score(texts)["word_log_likelihoods"], expected, atol=1e-6)
+    found = some.score(tf.constant(MARKED))["word_log_likelihoods"]
+    np.testing.assert_allclose(found, expected["word_log_likelihoods"], atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [3, 5, 6])
-def test_a_vocabulary_in_slices(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = make_served()
-    texts = tf.constant(MARKED)
+def test_a_vocabulary_in_slices(
+    size: int, expected: dict[str, npt.NDArray[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("model.serving.softmax.SLICE", size)
-    parted, _ = make_served()
-    for name in ("log_likelihood", "word_log_likelihoods"):
-        np.testing.assert_allclose(parted.score(texts)[name], whole.score(texts)[name], rtol=1e-5)
-    best = [one.next_word(texts, tf.constant(9)) for one in (parted, whole)]
-    assert best[0]["words"].numpy().tolist() == best[1]["words"].numpy().tolist()
-    np.testing.assert_allclose(best[0]["probabilities"], best[1]["probabilities"], rtol=1e-5)
+    found = answers(make_served()[0])
+    for name in ("log_likelihood", "word_log_likelihoods", "probabilities"):
+        np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+    assert [row.tolist() for row in found["words"]] == [row.tolist() for row in expected["words"]]
 
 
 def test_numbers_do_not_depend_on_the_lane_or_on_what_was_read_there() -> None:

@@ -261,9 +261,7 @@ def test_a_report_comes_before_an_export(
     report, registry = tmp_path / "report", tmp_path / "registry"
     command = ["export", "--records", tiny_records, "--workdir", tiny_training]
     command += ["--report", str(report), "--registry", str(registry), "--name", "toy"]
-    assert (
-        fails(capsys, *command) == f"{report}/report.json holds no verdict; run charloom evaluate"
-    )
+    assert fails(capsys, *command) == f"{report}/report.json has no verdict; run charloom evaluate"
     content = json.loads(Path(tiny_report, "report.json").read_text())
     content["verdict"]["status"] = "REJECTED"
     report.mkdir()
