@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from model.config import to_dict
 from model.presets import tiny
@@ -270,9 +273,13 @@ def test_a_report_comes_before_an_export(
     assert not registry.exists()
 
 
-@pytest.fixture
-def version(tiny_version: str) -> Path:
-    return Path(tiny_version)
+@pytest.fixture(scope="module")
+def version(tiny_version: str) -> Iterator[Path]:
+    """A version that the commands of this module load once between them."""
+    load = functools.cache(tf.saved_model.load)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tf.saved_model, "load", lambda path: load(path))
+        yield Path(tiny_version)
 
 
 def test_next(version: Path, capsys: pytest.CaptureFixture[str]) -> None:

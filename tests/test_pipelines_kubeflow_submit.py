@@ -6,8 +6,10 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from compiled_pipeline import COMMITTED, list_tasks, read_specs
@@ -281,11 +283,16 @@ def test_waiting(
 
 
 def test_ctrl_c_ends_the_waiting_only(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    class Interrupted:
+        """Stands in for the module `time`, which threads of other tests use, too."""
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "sleep":
+                raise KeyboardInterrupt
+            return getattr(time, name)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_monitor.time, "sleep", interrupt)
+        patch.setattr(run_monitor, "time", Interrupted())
         assert submit("--wait") == 130
     (run,) = server.store.all("runs")
     assert run["state"] == "PENDING"
