@@ -4,6 +4,7 @@
 `from __future__ import annotations` here: KFP reads the annotations as objects.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
@@ -258,4 +259,7 @@ def _place_workers(trained: dsl.PipelineTask, node_selector: Any) -> None:
     trained.set_env_variable(IMAGE_VARIABLE, container_image())
 
 
-train_language_model = build()
+# In a thread: KFP inspects the stack for every setting of a task, and a stack with frames of an import
+# makes Python search all modules each time.
+with ThreadPoolExecutor(max_workers=1) as _thread:
+    train_language_model = _thread.submit(build).result()

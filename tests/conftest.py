@@ -46,12 +46,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
-def pytest_configure() -> None:
-    """Builds the graph while little is imported: KFP looks through all modules, often."""
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        import pipelines.graph  # noqa: F401
-
-
 def pytest_collection_finish() -> None:
     """Exempts what was imported from garbage collection, which takes a quarter of the time."""
     gc.freeze()
