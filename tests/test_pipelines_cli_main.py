@@ -260,7 +260,7 @@ def test_a_report_comes_before_an_export(
     tiny_report: str,
     tmp_path: Path,
 ) -> None:
-    """test_pipelines_cli_streams.py has the stages that end well, and a gate that says no."""
+    """test_docs.py has all stages end well; test_pipelines_cli_streams.py a gate that says no."""
     report, registry = tmp_path / "report", tmp_path / "registry"
     command = ["export", "--records", tiny_records, "--workdir", tiny_training]
     command += ["--report", str(report), "--registry", str(registry), "--name", "toy"]

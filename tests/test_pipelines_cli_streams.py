@@ -274,7 +274,6 @@ def test_stages_into_closed_pipes(
     corpus: Path,
     tiny_training: str,
     tiny_records: str,
-    tiny_report: str,
     tmp_path: Path,
 ) -> None:
     """In this process, whose stdout is a pipe that its reader closes after one line."""
@@ -305,6 +304,3 @@ def test_stages_into_closed_pipes(
     report = ["--report", str(tmp_path / "report")]
     assert run_here("evaluate", *folders, *report, "--set", "gate.max_perplexity=1") == 3
     assert (tmp_path / "report" / "COMPLETED").exists()
-    registry = ["--report", tiny_report, "--registry", str(tmp_path / "registry")]
-    assert run_here("export", *folders, *registry) == 0
-    assert json.loads((tmp_path / "registry" / "lm" / "champion.json").read_text())["version"] == 1
