@@ -206,7 +206,7 @@ def warm_up(sides: Sequence[Side | Group], *, seconds: float) -> None:
     """Prepares sides for measuring, one after the other.
 
     Some steps come first: a step with a new batch shape triggers a compilation, so the time alone
-      might be used up before the second one.
+    might be used up before the second one.
     """
     for side in sides:
         side.wait()

@@ -1,8 +1,8 @@
 """Hugging Face `tokenizers` as a program that answers lines; run by a Python that has it.
 
 Imports nothing of charloom, so that Python needs nothing else. Each input line is answered by one
-  run of both steps: a word-level vocabulary is trained on the file, then all its lines are encoded.
-  Nothing is written. Imports, counting words and releasing memory are not timed.
+run of both steps: a word-level vocabulary is trained on the file, then all its lines are encoded.
+Nothing is written. Imports, counting words and releasing memory are not timed.
 """
 
 from __future__ import annotations

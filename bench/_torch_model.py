@@ -1,7 +1,7 @@
 """The model of preset `small` and similar ones, written as in PyTorch's documentation.
 
 A separate program: no TensorFlow, nothing of `model/`. Reads a job (JSON) and a file of arrays,
-  both written by `bench/_data.py`, and answers commands, one JSON object per line:
+both written by `bench/_data.py`, and answers commands, one JSON object per line:
 
   {"do": "train", "seconds": 5}    -> {"steps": ..., "words": ..., "seconds": ..., "loss": ...}
   {"do": "train", "steps": 100}    -> the same

@@ -1,9 +1,9 @@
 """Words/s from records on disk to batches, and seconds to a distant step, on one core.
 
 The records are synthetic: 2 million words drawn by Zipf's law, some unknown, some not ASCII, some
-  longer than W. A block reads a different epoch, from a newly opened data set (its shards are in
-  the operating system's cache). Kinds of blocks take turns; `core_share` is the share of the time
-  in which this program had the core to itself.
+longer than W. A block reads a different epoch, from a newly opened data set (its shards are in
+the operating system's cache). Kinds of blocks take turns; `core_share` is the share of the time
+in which this program had the core to itself.
 
   batches   output of `model.data.batches.train_batch`: words, targets, distinct spellings, index
   sampled   the same plus the draws of the sampled softmax for each step

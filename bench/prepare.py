@@ -1,10 +1,10 @@
 """Words/s of the whole data stage, raw text to records on disk, relative to tokenizers.
 
 Without options: our stage against Hugging Face `tokenizers`, both on the same core, in alternating
-  blocks while the other waits. Ours reads the text, counts, encodes, and writes TFRecords,
-  vocabulary and dataset.json. Theirs trains a word-level vocabulary on the file and encodes all its
-  lines, in memory. `ratio` uses the tokenizer `whitespace`, which splits this text as theirs does;
-  `ratio_words_tokenizer` uses our default, `words`.
+blocks while the other waits. Ours reads the text, counts, encodes, and writes TFRecords,
+vocabulary and dataset.json. Theirs trains a word-level vocabulary on the file and encodes all its
+lines, in memory. `ratio` uses the tokenizer `whitespace`, which splits this text as theirs does;
+`ratio_words_tokenizer` uses our default, `words`.
 
 With `--cores N`: N processes on N cores against one process on one core. With `--scale`: time per
 word and memory for growing texts. Every program is a separate process that times its own work:

@@ -1,11 +1,11 @@
 """Words/s of scoring texts on one core: the exported model with its table against without it.
 
 The SavedModel is exported twice: with the table of known words' inputs to the first layer, and
-  without it, so that the char-CNN reads all distinct words of a window; and PyTorch scores the same
-  texts in a loop, each as a batch. The three take turns on the same core. Then the one with the
-  table scores increasing numbers of texts: seconds per word and peak memory. Weights are random,
-  which does not affect speed. Texts are lines of Brown's validation part, cut to the first
-  `--words` words.
+without it, so that the char-CNN reads all distinct words of a window; and PyTorch scores the same
+texts in a loop, each as a batch. The three take turns on the same core. Then the one with the
+table scores increasing numbers of texts: seconds per word and peak memory. Weights are random,
+which does not affect speed. Texts are lines of Brown's validation part, cut to the first
+`--words` words.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Time of a training step with a vocabulary of 800,000 words relative to 20,000.
 
 Sampled softmax, same batches: both read one synthetic text, whose words are drawn by Zipf's law
-  from 800,000 random spellings. It is prepared twice, with the 20,000 most frequent words and with
-  all of them as the given vocabulary. Both sides run in turn while the other waits.
+from 800,000 random spellings. It is prepared twice, with the 20,000 most frequent words and with
+all of them as the given vocabulary. Both sides run in turn while the other waits.
 """
 
 from __future__ import annotations

@@ -197,7 +197,7 @@ def find_shares(
 
     Returns:
       The exponents from smallest to largest, and for each non-empty group its shares, one per
-        exponent.
+      exponent.
     """
     counts = {
         name: {int(power).bit_length() - 1: n for power, n in histogram.items() if n > 0}

@@ -210,7 +210,7 @@ def select_numbers(result: Mapping[str, Any], paths: Mapping[str, str]) -> dict[
 
     Returns:
       Name -> number. Values that are missing, not numbers or not finite are left out: KFP stores
-        metadata as JSON, which has no NaN.
+      metadata as JSON, which has no NaN.
     """
     numbers = {}
     for name, path in paths.items():

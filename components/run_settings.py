@@ -1,7 +1,7 @@
 """A run's settings beyond its configuration: start, words, drift limits, restarts.
 
 The only definition of each: flags, the pipeline's parameter `settings` and the table in
-  docs/parameters.md are generated from the fields of `RunSettings`.
+docs/parameters.md are generated from the fields of `RunSettings`.
 """
 
 from __future__ import annotations

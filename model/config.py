@@ -53,7 +53,7 @@ class DataConfig:
     tokenizer: str = "words"
     """`words`: Unicode script boundaries, punctuation apart; `whitespace`: split at white space;
     `graphemes`: as `words`, but each character of a script without spaces is a word
-      (docs/decisions/0013)."""
+    (docs/decisions/0013)."""
     lowercase: bool = False
     """Case-fold words (NFKC_Casefold) before they are counted and encoded."""
     sentence_marks: bool = True

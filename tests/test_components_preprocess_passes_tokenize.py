@@ -2,6 +2,7 @@ import random
 
 import pytest
 import tensorflow as tf
+from volume import keep_first
 
 from components.preprocess.passes.tokenize import tokenize_block
 from model.config import TOKENIZERS, DataConfig
@@ -26,34 +27,20 @@ def by_lines(text: bytes, config: DataConfig) -> tuple[list[bytes], list[int]]:
     return words.flat_values.numpy().tolist(), words.row_limits().numpy().tolist()
 
 
+@pytest.mark.parametrize("texts", keep_first([40, 400]))
 @pytest.mark.parametrize("tokenizer", TOKENIZERS)
 @pytest.mark.parametrize("lowercase", [False, True])
 @pytest.mark.parametrize("marks", [False, True])
 def test_the_words_are_those_of_the_definition(
-    tokenizer: str, lowercase: bool, marks: bool
+    tokenizer: str, lowercase: bool, marks: bool, texts: int
 ) -> None:
     config = DataConfig(tokenizer=tokenizer, lowercase=lowercase, sentence_marks=marks)
-    compare(config, seed="few", texts=40)
-
-
-def compare(config: DataConfig, *, seed: str, texts: int) -> None:
-    chance = random.Random(f"{seed} {config}")
+    chance = random.Random(f"{texts} {config}")
     for _ in range(texts):
         text = "".join(chance.choices(SIGNS, k=chance.randrange(40))).encode()
         block = tokenize_block(text, config)
         words = [block.distinct[number] for number in block.words]
         assert (words, block.line_ends.tolist()) == by_lines(text, config), text
-
-
-@pytest.mark.extra
-@pytest.mark.parametrize("tokenizer", TOKENIZERS)
-@pytest.mark.parametrize("lowercase", [False, True])
-@pytest.mark.parametrize("marks", [False, True])
-def test_many_texts_are_split_as_the_definition_says(
-    tokenizer: str, lowercase: bool, marks: bool
-) -> None:
-    config = DataConfig(tokenizer=tokenizer, lowercase=lowercase, sentence_marks=marks)
-    compare(config, seed="many", texts=400)
 
 
 def test_lines_have_their_offsets() -> None:

@@ -1,7 +1,7 @@
 """The KFP components of the evaluate stage: the report, and the notice of a rejection.
 
 No `from __future__ import annotations` here: KFP reads the annotations as objects. KFP ships only a
-    function's source, so bodies import everything they need.
+function's source, so bodies import everything they need.
 """
 
 from typing import NamedTuple

@@ -96,11 +96,11 @@ def decide(report: Report, *, limits: GateConfig) -> Verdict:
     """Decides whether the model of a report may be exported.
 
     The rules: the test perplexity is at most `limits.max_perplexity`, and not above any baseline in
-      `limits.beat` on the same words. If there is a champion, the model is significantly not worse
-      by more than `limits.tolerance`, or, with `limits.require_improvement`, significantly better;
-      and no slice of the words is significantly worse by more than `limits.max_slice_loss`. If
-      there is a reference, the best version so far, the model is significantly not worse than it by
-      more than `limits.max_drift`.
+    `limits.beat` on the same words. If there is a champion, the model is significantly not worse
+    by more than `limits.tolerance`, or, with `limits.require_improvement`, significantly better;
+    and no slice of the words is significantly worse by more than `limits.max_slice_loss`. If
+    there is a reference, the best version so far, the model is significantly not worse than it by
+    more than `limits.max_drift`.
 
     Args:
       report: the report.

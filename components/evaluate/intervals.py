@@ -42,7 +42,7 @@ def estimate(differences: Floats, words: Floats, *, tail: float) -> Interval:
     """Returns the mean difference per word and its confidence interval.
 
     The draws depend only on the number of sources: the same report gives the same verdict. Negated
-      differences give the negated interval.
+    differences give the negated interval.
 
     Args:
       differences: `[..., S]` sums over the words of each source.

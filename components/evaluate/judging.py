@@ -83,7 +83,7 @@ def lost_slices(differences: Floats, words: Floats, limits: GateConfig) -> tuple
 
     Returns:
       The intervals, and `[..., K]` whether a slice has significantly lost more than
-        `limits.max_slice_loss`. With too few words or sources the interval is NaN.
+      `limits.max_slice_loss`. With too few words or sources the interval is NaN.
     """
     enough = (words.sum(-1) >= MIN_SLICE_WORDS) & can_decide(words, limits)
     found = [np.full(enough.shape, np.nan) for _ in Interval._fields]

@@ -1,8 +1,8 @@
 """The report as one HTML page: self-contained, without scripts, small.
 
 Corpus text is untrusted: the template escapes all of it, and the page's content policy forbids
-  scripts and requests. A missing or non-finite figure is shown as "not available", so that a
-  rejected report has a page too.
+scripts and requests. A missing or non-finite figure is shown as "not available", so that a
+rejected report has a page too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The end of an export: turns a filled folder into a version, and possibly the champion.
 
 Each step leaves the registry so that the same export, repeated after it was killed, resumes: an
-  existing version is not published again, and one whose promotion is still undecided is promoted
-  then. No TensorFlow here.
+existing version is not published again, and one whose promotion is still undecided is promoted
+then. No TensorFlow here.
 """
 
 from __future__ import annotations

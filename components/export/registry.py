@@ -8,7 +8,7 @@
                   .staging-*      a version being filled
 
 Readers need no lock: every file is replaced atomically, and a version's folder is renamed to its
-  number only when it is complete.
+number only when it is complete.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class RegisteredModel:
         """Renames a filled staging folder to the next version number, flushed to disk.
 
         The number is recorded under the lock before it is used: no two publishers get the same one,
-          and none is reused, whatever is removed later.
+        and none is reused, whatever is removed later.
 
         Args:
           staged: the filled folder, with its manifest.

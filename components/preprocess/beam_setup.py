@@ -13,7 +13,7 @@ def sample_often() -> None:
     """Shortens Beam's sampling period so that a bundle ends soon after its work.
 
     A Beam thread periodically samples the step that a bundle is in, and the end of the bundle waits
-      for the next sample: up to 200 ms, for which Beam has no option.
+    for the next sample: up to 200 ms, for which Beam has no option.
     """
     from apache_beam.runners.worker import statesampler
 

@@ -196,7 +196,7 @@ def _save_index(folder: str, scratch: str, split: str, groups: int) -> dict[str,
 
     Returns:
       A split's arguments for `describe`: its `index` and `text`, entries of dataset.json, and
-        `lengths`, how many records have 2^k to 2^(k + 1) - 1 words.
+      `lengths`, how many records have 2^k to 2^(k + 1) - 1 words.
     """
     parts = [np.load(index_path(scratch, split, group)) for group in range(groups)]
     offsets, lengths, characters = np.concatenate(parts, axis=1)

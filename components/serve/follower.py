@@ -41,8 +41,8 @@ class ChampionFollower:
     """Keeps the champion and, for a rollback, the previous version in memory.
 
     A request reads `current` once, so that its answer comes from one version, which stays in memory
-      until then. A version is identified by number and digest: a folder that has taken over a
-      number is another version than the one in memory.
+    until then. A version is identified by number and digest: a folder that has taken over a
+    number is another version than the one in memory.
     """
 
     def __init__(self, model: str, metrics: Metrics):

@@ -1,7 +1,7 @@
 """The KFP component of the train stage.
 
 No `from __future__ import annotations` here: KFP reads the annotations as objects. KFP ships only a
-    function's source, so bodies import everything they need.
+function's source, so bodies import everything they need.
 """
 
 from kfp import dsl

@@ -1,8 +1,8 @@
 """Ends a worker group whose launcher is gone, as nobody would use its work.
 
 The launcher renews a Lease. Worker 0 reads it without comparing clocks of two machines: it counts
-  as expired after repeated reads without a change for its whole duration. While the API can't be
-  reached nothing is known, and the training continues.
+as expired after repeated reads without a change for its whole duration. While the API can't be
+reached nothing is known, and the training continues.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One training worker: `python -m components.train.worker`.
 
 Its place in the group comes from its environment: TF_CONFIG, or, in a pod, JOB_COMPLETION_INDEX,
-  with host names from `--host-pattern`.
+with host names from `--host-pattern`.
 """
 
 from __future__ import annotations

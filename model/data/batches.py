@@ -63,7 +63,7 @@ def padded_size(distinct: int) -> int:
     """Returns U, the padded number of rows for `distinct` distinct words.
 
     There are eight sizes between successive powers of two: graphs and allocators see few shapes,
-      and a batch has at most an eighth more rows than it needs.
+    and a batch has at most an eighth more rows than it needs.
     """
     step = max(1, (1 << max(distinct - 1, 0).bit_length()) // 16)
     return -(-distinct // step) * step
@@ -196,7 +196,7 @@ class LaneReader:
 
         Returns:
           Ids `[U]` and spellings `[U, W]` of the distinct words, and the index of each word
-            among them, `[n]`.
+          among them, `[n]`.
         """
         lengths = np.concatenate([one.word_lengths[s.start : s.stop] for one, s in parts])
         char_ids = np.concatenate(

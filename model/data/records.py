@@ -8,8 +8,8 @@ A record is one document, or a piece of a long one, as a `tf.train.Example`:
   source        bytes            file and byte offset, for lineage
 
 Word 0 is only context: `<s>` at the start of a document, otherwise the last word of the previous
-  piece. A model reads `word_ids[:-1]` and predicts `word_ids[1:]`, so every word of the corpus is a
-  target exactly once and no record depends on another.
+piece. A model reads `word_ids[:-1]` and predicts `word_ids[1:]`, so every word of the corpus is a
+target exactly once and no record depends on another.
 
 A records folder holds `<split>-NNNNN-of-NNNNN.tfrecord`, `<split>.index.npy` (offset and length of
 each record), `<split>.characters.npy` (characters of text in each record), `vocab.txt`,
@@ -178,7 +178,7 @@ def save_characters(
 
     Returns:
       Entries of the split in `dataset.json`: `text_characters`, the sum, and
-        `character_counts`, with `file` and `sha256`.
+      `character_counts`, with `file` and `sha256`.
     """
     array = np.asarray(characters, "<i8")
     saved = _save_array(folder, f"{split}.characters.npy", array)

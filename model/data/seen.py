@@ -4,8 +4,8 @@ Text is hashed in units that don't depend on record or file boundaries, on names
 vocabulary:
 * a whole line of at most `LONG_LINE` words;
 * for a longer line, part of one, or text without line marks, runs of `RUN_WORDS` words, keeping
-  those with the smallest hash among `RUN_WORDS` neighbours (winnowing: Schleimer, Wilkerson and
-  Aiken, 2003). Two texts that share `2 * RUN_WORDS - 1` consecutive words share a unit.
+those with the smallest hash among `RUN_WORDS` neighbours (winnowing: Schleimer, Wilkerson and
+Aiken, 2003). Two texts that share `2 * RUN_WORDS - 1` consecutive words share a unit.
 
 A set of more than `MAX_HASHES` hashes keeps only those below a bound, a power of two, so unions
 don't depend on the order. Reasons and figures: docs/decisions/0021. No TensorFlow here.

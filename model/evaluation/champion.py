@@ -50,9 +50,8 @@ def score_champion(version: str, dataset: Dataset, tested: Tested) -> dict[str, 
 
     Returns:
       The `champion` part of a report: the version, its sums over the test split, the differences
-        by slice and source (`model.evaluation.slices`), and the words on which the two differ most;
-        or
-        why they can't be compared.
+      by slice and source (`model.evaluation.slices`), and the words on which the two differ most;
+      or why they can't be compared.
     """
     found: dict[str, Any] = {
         "version": version_number(version),
@@ -102,7 +101,7 @@ def score_reference(
 
     Returns:
       The report's `reference` part: as for `score_champion`, plus `is_champion`; if set, only the
-        `champion` part has the sums.
+      `champion` part has the sums.
     """
     if champion and os.path.realpath(champion["path"]) == os.path.realpath(version):
         once = dict.fromkeys(("test", "slices", "words"))
@@ -121,7 +120,7 @@ def differing_words(
 
     Returns:
       `better` and `worse`, largest first: the word, its count, and the difference of its summed
-        log-likelihoods, in nats.
+      log-likelihoods, in nats.
     """
     size = len(words.spellings)
     total = np.bincount(words.numbers, gaps, size)

@@ -29,7 +29,7 @@ class SplitWords(NamedTuple):
     """The predicted words of a split, and the distinct words among them.
 
     A word is identified by its number: its id in the records' vocabulary, or V and above if it is
-      not in it. X is V plus the number of such words.
+    not in it. X is V plus the number of such words.
     """
 
     numbers: npt.NDArray[np.int32]

@@ -60,12 +60,9 @@ class ServedModel(tf.Module):
 
         Returns:
           log_likelihood `[N]` natural log, words `[N]`, perplexity `[N]` (1 for a text without
-          words),
-            tokens `[N, L]` padded with "", word_log_likelihoods `[N, L]` padded with 0, unknown
-            `[N, L]`
-            padded with False: True for a word outside the vocabulary, whose log-likelihood is that
-              of
-            `<unk>`.
+          words), tokens `[N, L]` padded with "", word_log_likelihoods `[N, L]` padded with 0,
+          unknown `[N, L]` padded with False: True for a word outside the vocabulary, whose
+          log-likelihood is that of `<unk>`.
         """
         tokens = tokenize_texts(texts, self._config.data)
         distinct, index = self._distinct(tokens)
@@ -109,7 +106,7 @@ class ServedModel(tf.Module):
 
         Returns:
           words `[N, k]` and probabilities `[N, k]`, likeliest first; excludes `<unk>` and `<s>`, so
-            there are at most V - 2.
+          there are at most V - 2.
         """
         reading = self._read_all(tokenize_texts(texts, self._config.data, open_end=True))
         vectors = self._reader.read(
@@ -157,10 +154,8 @@ class ServedModel(tf.Module):
 
         Returns:
           words `[N, k]` and similarities `[N, k]`, cosines of the char-CNN's vectors centred on
-          their
-            mean, most similar first; excludes the word itself and special words, so there are at
-            most
-            V - 4.
+          their mean, most similar first; excludes the word itself and special words, so there are
+          at most V - 4.
         """
         directions = self._words.directions
         assert directions is not None

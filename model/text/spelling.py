@@ -1,8 +1,8 @@
 """Spells words: byte b becomes `b + CHAR_OFFSET`, marks are 1 to 4, padding is 0.
 
 There are three equivalent implementations: per word (`spell`), as rows of an array (`spell_rows`,
-  `spelling_matrix`), and in a TensorFlow graph (`spell_tensor` in `spelling_tensors`, since this
-  module does not import TensorFlow).
+`spelling_matrix`), and in a TensorFlow graph (`spell_tensor` in `spelling_tensors`, since this
+module does not import TensorFlow).
 
 Shape letters: N words, W characters per word.
 """

@@ -30,7 +30,7 @@ class TrainLoop:
     """The training loop on one worker; all workers do the same in the same order.
 
     A resumed training continues as if it had never been interrupted: it makes up for a validation
-      pass that was cut short, and reports include the steps from before the interruption.
+    pass that was cut short, and reports include the steps from before the interruption.
     """
 
     def __init__(

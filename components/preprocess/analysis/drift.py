@@ -4,8 +4,8 @@ Everything is computed from the two vocabularies, which count the words of the t
 including line-end marks. Two things can't be known from them and are defined as follows:
 
 * A new word that is `<unk>` has lost its spelling. The usual share of `<unk>`, as in the other
-  text, counts as ordinary rare words; the excess counts as new words. So an external vocabulary
-  (`--vocab`), which never has a new word, shows drift as well.
+text, counts as ordinary rare words; the excess counts as new words. So an external vocabulary
+(`--vocab`), which never has a new word, shows drift as well.
 * For the divergence, `<unk>` is a single symbol.
 
 Both depend on `data.vocab_size` and `data.min_count`; comparisons are best when these are equal.

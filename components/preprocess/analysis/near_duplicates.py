@@ -67,10 +67,10 @@ def count_leaks(
 
     Returns:
       JSON values: `threshold`, `shingle_words`; `compared`, records of each split; `valid` and
-        `test`, how many have a near-duplicate; `same`, split -> how many of those have one without
-        any visible difference; `examples`, up to `SHOWN_PAIRS` of each split with `split`, `record`
-        and `train_record` (numbers in reading order), `similarity` and, with `source_of`, `source`
-        and `train_source`.
+      `test`, how many have a near-duplicate; `same`, split -> how many of those have one without
+      any visible difference; `examples`, up to `SHOWN_PAIRS` of each split with `split`, `record`
+      and `train_record` (numbers in reading order), `similarity` and, with `source_of`, `source`
+      and `train_source`.
     """
     result: dict[str, Any] = {
         "threshold": threshold,
@@ -113,7 +113,7 @@ def find_most_similar(
 
     Returns:
       `[R]` estimated resemblances and `[R]` numbers of the training records; 0 and -1 if no band
-        is shared.
+      is shared.
     """
     found = [_search(_Index(block), train) for _, block in _blocks(records)]
     return (

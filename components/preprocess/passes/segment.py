@@ -206,7 +206,7 @@ def _ends_blank(tail: bytes, config: DataConfig) -> bool:
     """Returns whether the last line before a block has no words.
 
     Only the tokenizer knows: U+3000 is white space, and with `lowercase` a zero-width space
-      disappears.
+    disappears.
     """
     if len(tail) == blocks.TAIL_BYTES:  # may start inside a character
         tail = tail.lstrip(_CONTINUATION_BYTES)

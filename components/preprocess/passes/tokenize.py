@@ -143,7 +143,7 @@ class _Tokenizer:
     """Maps `[K]` chunks to the result of `_tokenize_chunks`.
 
     Compiling takes about as long as `_CALLS_AS_IT_IS` uncompiled calls: a worker with a few large
-      blocks does without, one with many small files compiles.
+    blocks does without, one with many small files compiles.
     """
 
     def __init__(self, config: DataConfig) -> None:

@@ -51,8 +51,8 @@ def write_group(
 
     Returns:
       `index`, and either `problem` (why it failed, for the user) or `splits`: for each split
-        `shard`, its entry in dataset.json, `sums`, its contribution to the split's, and
-        `word_lengths`, a histogram of word lengths in bytes.
+      `shard`, its entry in dataset.json, `sums`, its contribution to the split's, and
+      `word_lengths`, a histogram of word lengths in bytes.
     """
     writers: dict[str, _ShardWriter] = {}
     seen = SeenText()

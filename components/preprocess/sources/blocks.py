@@ -1,8 +1,8 @@
 """Reads text files in blocks: byte ranges cut at line ends, so that a huge file can be divided.
 
 Block boundaries depend only on the file: block k lies between the first line start at or after byte
-  `k * BLOCK_BYTES` and the start of block k + 1. So any number of processes produces the same
-  blocks. No TensorFlow, no Beam.
+`k * BLOCK_BYTES` and the start of block k + 1. So any number of processes produces the same
+blocks. No TensorFlow, no Beam.
 """
 
 from __future__ import annotations
@@ -65,8 +65,7 @@ class Block:
     Attributes:
       index: number of the block in the file.
       offset: its start: a byte offset in the (decompressed) file if its encoding is UTF-8,
-        otherwise
-        in its text encoded as UTF-8.
+        otherwise in its text encoded as UTF-8.
       data: the bytes of its lines; UTF-8 except at `stray` places.
       tail: up to `TAIL_BYTES` of preceding text.
       size: bytes of the unpacked file that it comes from; if the encoding is not UTF-8, the first

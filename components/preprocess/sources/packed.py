@@ -1,10 +1,10 @@
 """Reads packed text (gzip, bzip2, Zstandard) and detects any damage; no TensorFlow.
 
 A packed file consists of one or more streams: gzip calls them members, Zstandard frames. Some
-  readers are lenient: Python's bzip2 takes a damaged second stream for the end of the file,
-  zstandard's overlooks truncation. Here each stream must be followed by another one or by the end
-  of the file. The only exception, as in gzip(1): zero bytes between the last gzip member and the
-  end of the file are padding.
+readers are lenient: Python's bzip2 takes a damaged second stream for the end of the file,
+zstandard's overlooks truncation. Here each stream must be followed by another one or by the end
+of the file. The only exception, as in gzip(1): zero bytes between the last gzip member and the
+end of the file are padding.
 """
 
 from __future__ import annotations

@@ -336,7 +336,7 @@ class _Launch:
         """Deletes the JobSet, if it is ours, and waits for its pods to end.
 
         Checks again after the deletion: a create request whose answer was lost may take effect
-          late.
+        late.
         """
         deadline = time.monotonic() + self._api.pace.stop
         outcome = ""
