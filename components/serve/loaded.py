@@ -39,8 +39,7 @@ class LoadedVersion:
 
         Args:
           path: the version's folder. A version from an older charloom has no manifest; then only
-            its
-            recorded answers are compared.
+            its recorded answers are compared.
 
         Raises:
           InputError: it can't be loaded, differs from its manifest, or answers differently.

@@ -46,8 +46,7 @@ class SplitWords(NamedTuple):
     """`[records]` Unicode characters of each record's original text."""
     characters_estimated: bool
     """Whether older records lack these; then each counts its words' characters plus one per word
-    for the
-    space or line end after it."""
+    for the space or line end after it."""
 
     def ids(self, vocab: Vocabulary) -> IntArray:
         """Returns `[X]` ids in a vocabulary."""

@@ -32,9 +32,8 @@ _UNSPACED = (
 """A character of a script that does not separate words.
 
 The ideographic planes are covered completely, since Unicode keeps adding to them. The last line
-holds
-letters that scripts share: the closing mark, repeat marks, the masu mark and Japanese prolonged
-sound marks. Not included: Tibetan, whose syllable mark makes `words` yield syllables.
+holds letters that scripts share: the closing mark, repeat marks, the masu mark and Japanese
+prolonged sound marks. Not included: Tibetan, whose syllable mark makes `words` yield syllables.
 """
 
 _MARKS = r"[\pM\x{200C}\x{200D}\x{0E33}\x{0EB3}\x{FF9E}\x{FF9F}]"

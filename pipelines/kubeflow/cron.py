@@ -81,8 +81,7 @@ class Cron:
         Args:
           start: a time with a time zone.
           zone: the scheduler's time zone. Times that its clocks skip are left out; repeated ones
-            occur
-            twice.
+            occur twice.
         """
         _, minutes, hours, _, months, _ = self.values
         (second,) = self.values[0]
