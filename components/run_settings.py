@@ -9,9 +9,18 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
+from typing import Annotated
 
 from components.component_runtime import MAX_RESTARTS
-from model.config import Config, check_range, field_names, from_dict, from_json, with_overrides
+from model.config import (
+    Config,
+    Range,
+    check_fields,
+    field_names,
+    from_dict,
+    from_json,
+    with_overrides,
+)
 from model.errors import InputError
 from model.presets import get_preset
 
@@ -59,18 +68,18 @@ class RunSettings:
     compare_to: str = ""
     """Folder of other records, for instance of an earlier run, to measure vocabulary drift against.
     Empty: no comparison."""
-    max_new_word_rate: float = NO_LIMIT
+    max_new_word_rate: Annotated[float, Range(0.0, NO_LIMIT)] = NO_LIMIT
     """Maximum share of training words that are new relative to `compare_to`, from 0 to 1; above it
     the run ends (exit code 3). 1: no limit."""
-    max_divergence: float = NO_LIMIT
+    max_divergence: Annotated[float, Range(0.0, NO_LIMIT)] = NO_LIMIT
     """Maximum Jensen-Shannon divergence of the words from those of `compare_to`, in bits, from 0 to
     1; above it the run ends (exit code 3). 1: no limit."""
-    max_restarts: int = MAX_RESTARTS
+    max_restarts: Annotated[int, Range(0, 1 << 20)] = MAX_RESTARTS
     """Maximum number of restarts of all workers after one was lost. A worker that is asked to stop
     does not count, except with 0: never restart."""
 
     def __post_init__(self) -> None:
-        check_range("run.max_restarts", self.max_restarts, 0, 1 << 20)
+        check_fields("run", self)
         if not 0 < self.steps_share <= 1:
             raise InputError(
                 f"run.steps_share is {self.steps_share}; it must be above 0 and at most 1"
@@ -84,9 +93,7 @@ class RunSettings:
                 "run.extend_vocab needs words to extend; also set run.warm_start or run.vocab"
             )
         for name in ("max_new_word_rate", "max_divergence"):
-            limit = getattr(self, name)
-            check_range(f"run.{name}", limit, 0.0, NO_LIMIT)
-            if limit != NO_LIMIT and not self.compare_to:
+            if getattr(self, name) != NO_LIMIT and not self.compare_to:
                 raise InputError(
                     f"run.{name} has no effect without run.compare_to; name the records to compare with"
                 )

@@ -13,7 +13,7 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from model.errors import InputError
 
@@ -46,11 +46,52 @@ def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
         raise InputError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{hint}")
 
 
+class Range(NamedTuple):
+    """The least and the greatest value of a field, or of each entry of a list."""
+
+    low: float
+    high: float
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises InputError unless the value is within the range."""
+        check_range(name, value, self.low, self.high)
+
+    def __str__(self) -> str:
+        return " to ".join(f"{one:,}" if isinstance(one, int) else f"{one:g}" for one in self)
+
+
+class Choices(NamedTuple):
+    """The values that a field, or each entry of a list, may have."""
+
+    names: tuple[str, ...]
+
+    def check(self, name: str, value: Any) -> None:
+        """Raises InputError unless the value is one of them."""
+        check_choice(name, value, self.names)
+
+    def __str__(self) -> str:
+        return ", ".join(self.names)
+
+
+def field_limits(cls: type[Any]) -> dict[str, Range | Choices]:
+    """Returns the limits of a configuration's fields, as annotated."""
+    hints = get_type_hints(cls, include_extras=True).items()
+    return {name: limit for name, hint in hints for limit in getattr(hint, "__metadata__", ())}
+
+
+def check_fields(section: str, values: object) -> None:
+    """Raises InputError, naming `section.field`, unless all fields are within their limits."""
+    for name, limit in field_limits(type(values)).items():
+        value = getattr(values, name)
+        for one in value if isinstance(value, tuple) else (value,):
+            limit.check(f"{section}.{name}", one)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """How raw text becomes records."""
 
-    tokenizer: str = "words"
+    tokenizer: Annotated[str, Choices(TOKENIZERS)] = "words"
     """`words`: Unicode script boundaries, punctuation apart; `whitespace`: split at white space;
     `graphemes`: as `words`, but each character of a script without spaces is a word
     (docs/decisions/0013)."""
@@ -58,40 +99,31 @@ class DataConfig:
     """Case-fold words (NFKC_Casefold) before they are counted and encoded."""
     sentence_marks: bool = True
     """Whether each line end is a word `</s>` that the model predicts."""
-    document: str = "file"
+    document: Annotated[str, Choices(DOCUMENTS)] = "file"
     """The unit of a document: a `file`, a `paragraph` (ended by a blank line) or a `line`."""
-    record_words: int = 1024
+    record_words: Annotated[int, Range(8, 1 << 20)] = 1024
     """Longer documents are cut at line ends into records of about this many words."""
-    vocab_size: int = 16384
+    vocab_size: Annotated[int, Range(8, 1 << 24)] = 16384
     """Maximum vocabulary size, including the three special words."""
-    min_count: int = 2
+    min_count: Annotated[int, Range(1, 1 << 20)] = 2
     """Words seen less often than this in the training split become `<unk>`."""
-    valid_fraction: float = 0.05
+    valid_fraction: Annotated[float, Range(0.0, 0.5)] = 0.05
     """Share of records held out for validation, chosen by hash of source and position."""
-    test_fraction: float = 0.05
+    test_fraction: Annotated[float, Range(0.0, 0.5)] = 0.05
     """Share of records held out for the test, chosen by hash of source and position."""
-    shard_megabytes: int = 64
+    shard_megabytes: Annotated[int, Range(1, 1 << 14)] = 64
     """MiB of input per output shard."""
     encoding: str = "utf-8"
     """Text encoding of the input files, by its Python name."""
-    on_bad_text: str = "error"
+    on_bad_text: Annotated[str, Choices(BAD_TEXT)] = "error"
     """What to do with a file that is not text: `error`, `skip` it, or `replace` bad bytes with
     U+FFFD."""
-    max_stray_bytes: float = 0.0
+    max_stray_bytes: Annotated[float, Range(0.0, 0.1)] = 0.0
     """Share of a file's unpacked bytes that may be undecodable (they become U+FFFD); above it, the
     file is not text."""
 
     def __post_init__(self) -> None:
-        check_choice("data.tokenizer", self.tokenizer, TOKENIZERS)
-        check_choice("data.document", self.document, DOCUMENTS)
-        check_choice("data.on_bad_text", self.on_bad_text, BAD_TEXT)
-        check_range("data.record_words", self.record_words, 8, 1 << 20)
-        check_range("data.vocab_size", self.vocab_size, 8, 1 << 24)
-        check_range("data.min_count", self.min_count, 1, 1 << 20)
-        check_range("data.valid_fraction", self.valid_fraction, 0.0, 0.5)
-        check_range("data.test_fraction", self.test_fraction, 0.0, 0.5)
-        check_range("data.shard_megabytes", self.shard_megabytes, 1, 1 << 14)
-        check_range("data.max_stray_bytes", self.max_stray_bytes, 0.0, 0.1)
+        check_fields("data", self)
         try:
             "".encode(self.encoding)
         except (LookupError, UnicodeError):
@@ -104,56 +136,46 @@ class DataConfig:
 class ModelConfig:
     """Sizes of the joint char-CNN, word-embedding and LSTM model (Kim et al. 2016)."""
 
-    inputs: str = "joint"
+    inputs: Annotated[str, Choices(INPUTS)] = "joint"
     """What the LSTM reads: `joint` (words and characters), `words` or `characters`."""
-    char_cnn: str = "trained"
+    char_cnn: Annotated[str, Choices(CHAR_CNN)] = "trained"
     """`trained` end to end with the LSTM, or `frozen` at its random initial values."""
-    word_dim: int = 256
+    word_dim: Annotated[int, Range(1, 1 << 14)] = 256
     """D, the size of a word embedding."""
-    char_dim: int = 16
+    char_dim: Annotated[int, Range(1, 1 << 10)] = 16
     """Size of a byte embedding."""
-    max_word_bytes: int = 24
+    max_word_bytes: Annotated[int, Range(4, 1 << 10)] = 24
     """W, bytes of a word that the CNN sees, including begin and end marks."""
     filter_widths: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     """Widths, in bytes, of the convolutions."""
-    filter_counts: tuple[int, ...] = (25, 50, 75, 100, 125, 150)
+    filter_counts: Annotated[tuple[int, ...], Range(1, 1 << 14)] = (25, 50, 75, 100, 125, 150)
     """Filters of each width; their sum is F."""
-    highway_layers: int = 1
+    highway_layers: Annotated[int, Range(0, 16)] = 1
     """Highway layers (Srivastava et al. 2015) over the pooled filters."""
-    lstm_layers: int = 2
+    lstm_layers: Annotated[int, Range(1, 16)] = 2
     """LSTM layers."""
-    lstm_dim: int = 300
+    lstm_dim: Annotated[int, Range(1, 1 << 14)] = 300
     """H, the size of each LSTM layer."""
     lstm_projection: int = 0
     """Size to which each layer's output is projected (Sak et al. 2014); 0 for no projection."""
     tied: bool = True
     """Use the word embeddings as output weights (Press and Wolf 2017); needs a word embedding."""
-    input_dropout: float = 0.3
+    input_dropout: Annotated[float, Range(0.0, 0.9)] = 0.3
     """Dropout rate on each distinct word's vector, one mask per word and step."""
-    hidden_dropout: float = 0.3
+    hidden_dropout: Annotated[float, Range(0.0, 0.9)] = 0.3
     """Dropout rate between LSTM layers."""
-    output_dropout: float = 0.3
+    output_dropout: Annotated[float, Range(0.0, 0.9)] = 0.3
     """Dropout rate on the last layer's output."""
-    recurrent_dropout: float = 0.0
+    recurrent_dropout: Annotated[float, Range(0.0, 0.9)] = 0.0
     """Dropout rate on recurrent weights, one mask per step (Merity et al. 2018, arXiv
     1708.02182)."""
-    dropout_mask: str = "window"
+    dropout_mask: Annotated[str, Choices(DROPOUT_MASKS)] = "window"
     """Hidden and output masks: one per lane and `window` (Gal and Ghahramani 2016), or one per
     `word`."""
 
     def __post_init__(self) -> None:
-        check_choice("model.inputs", self.inputs, INPUTS)
-        check_choice("model.char_cnn", self.char_cnn, CHAR_CNN)
-        check_range("model.char_dim", self.char_dim, 1, 1 << 10)
-        check_range("model.max_word_bytes", self.max_word_bytes, 4, 1 << 10)
-        check_range("model.highway_layers", self.highway_layers, 0, 16)
-        check_range("model.lstm_layers", self.lstm_layers, 1, 16)
-        for name in ("word_dim", "lstm_dim"):
-            check_range(f"model.{name}", getattr(self, name), 1, 1 << 14)
+        check_fields("model", self)
         check_range("model.lstm_projection", self.lstm_projection, 0, self.lstm_dim)
-        for name in ("input_dropout", "hidden_dropout", "output_dropout", "recurrent_dropout"):
-            check_range(f"model.{name}", getattr(self, name), 0.0, 0.9)
-        check_choice("model.dropout_mask", self.dropout_mask, DROPOUT_MASKS)
         if not self.filter_widths or len(self.filter_widths) != len(self.filter_counts):
             raise InputError(
                 f"model.filter_widths has {len(self.filter_widths)} entries and model.filter_counts "
@@ -165,9 +187,7 @@ class ModelConfig:
                     f"model.filter_widths has {width} twice; name it once, with both "
                     "model.filter_counts added up, which is the same model"
                 )
-        for width, count in zip(self.filter_widths, self.filter_counts, strict=True):
             check_range("model.filter_widths", width, 1, self.max_word_bytes)
-            check_range("model.filter_counts", count, 1, 1 << 14)
         if self.tied and self.inputs == "characters":
             raise InputError(
                 "model.tied needs a word embedding, and model.inputs is 'characters'; "
@@ -184,108 +204,85 @@ class ModelConfig:
 class TrainConfig:
     """How the model is trained."""
 
-    lanes: int = 32
+    lanes: Annotated[int, Range(1, 1 << 30)] = 32
     """B, lanes of the global batch over all workers; each lane reads its own text."""
-    window: int = 32
+    window: Annotated[int, Range(1, 1 << 30)] = 32
     """T, words per lane and step (truncated back-propagation through time)."""
-    steps: int = 1000
+    steps: Annotated[int, Range(1, 1 << 30)] = 1000
     """Total training steps."""
-    learning_rate: float = 2e-3
+    learning_rate: Annotated[float, Range(1e-9, 10.0)] = 2e-3
     """Peak learning rate of AdamW (Loshchilov and Hutter 2019)."""
-    warmup_steps: int = 50
+    warmup_steps: Annotated[int, Range(0, 1 << 30)] = 50
     """Steps of linear warm-up to the peak."""
-    schedule: str = "cosine"
+    schedule: Annotated[str, Choices(SCHEDULES)] = "cosine"
     """After the warm-up: `cosine` decay to 1 %, or `plateau`: halve after each validation pass
     without improvement."""
-    softmax: str = "full"
+    softmax: Annotated[str, Choices(SOFTMAXES)] = "full"
     """Training loss: `full` softmax, or `sampled` (Jean et al. 2015); evaluation always uses the
     full one."""
-    sampled_words: int = 2048
+    sampled_words: Annotated[int, Range(1, 1 << 20)] = 2048
     """Distinct negatives of the sampled softmax."""
-    rare_targets: float = 0.0
+    rare_targets: Annotated[float, Range(0.0, 0.5)] = 0.0
     """Share of targets replaced by words with fewer than `rare_count` training occurrences."""
-    rare_count: int = 3
+    rare_count: Annotated[int, Range(1, 1 << 20)] = 3
     """Such words replace targets in proportion to how far their count falls short of this."""
-    precision: str = "float32"
+    precision: Annotated[str, Choices(PRECISIONS)] = "float32"
     """Precision of large matrix products; variables are always float32."""
-    reduce_precision: str = "auto"
+    reduce_precision: Annotated[str, Choices(("auto", *PRECISIONS))] = "auto"
     """Precision of gradients in the all-reduce; `auto`: as `precision`, between workers only."""
-    average_last: float = 0.0
+    average_last: Annotated[float, Range(0.0, 1.0)] = 0.0
     """Share of the steps, at the end, over which the weights are averaged (Izmailov et al.
     2018)."""
-    patience: int = 0
+    patience: Annotated[int, Range(0, 1 << 20)] = 0
     """Validation passes without improvement after which training ends; 0: never."""
-    weight_decay: float = 0.01
+    weight_decay: Annotated[float, Range(0.0, 1.0)] = 0.01
     """Decoupled weight decay of matrices; not applied to biases."""
-    clip_norm: float = 1.0
+    clip_norm: Annotated[float, Range(1e-6, 1e6)] = 1.0
     """Global norm to which the gradient is clipped."""
-    seed: int = 1
+    seed: Annotated[int, Range(0, (1 << 31) - 1)] = 1
     """Seed of the initial weights, the dropout masks and the order of records."""
-    log_steps: int = 20
+    log_steps: Annotated[int, Range(1, 1 << 30)] = 20
     """Steps between two lines of metrics."""
-    valid_steps: int = 200
+    valid_steps: Annotated[int, Range(1, 1 << 30)] = 200
     """Steps between two passes over the validation split."""
-    checkpoint_steps: int = 100
+    checkpoint_steps: Annotated[int, Range(1, 1 << 30)] = 100
     """Steps between two checkpoints."""
-    keep_checkpoints: int = 3
+    keep_checkpoints: Annotated[int, Range(2, 1 << 10)] = 3
     """How many of the newest whole checkpoints to keep, besides the best and the newest good
     one."""
 
     def __post_init__(self) -> None:
-        for name in ("lanes", "window", "steps", "log_steps", "valid_steps", "checkpoint_steps"):
-            check_range(f"train.{name}", getattr(self, name), 1, 1 << 30)
-        check_range("train.keep_checkpoints", self.keep_checkpoints, 2, 1 << 10)
-        check_range("train.learning_rate", self.learning_rate, 1e-9, 10.0)
-        check_range("train.warmup_steps", self.warmup_steps, 0, 1 << 30)
-        check_range("train.weight_decay", self.weight_decay, 0.0, 1.0)
-        check_range("train.clip_norm", self.clip_norm, 1e-6, 1e6)
-        check_range("train.seed", self.seed, 0, (1 << 31) - 1)
-        check_choice("train.schedule", self.schedule, SCHEDULES)
-        check_choice("train.softmax", self.softmax, SOFTMAXES)
-        check_choice("train.precision", self.precision, PRECISIONS)
-        check_choice("train.reduce_precision", self.reduce_precision, ("auto", *PRECISIONS))
-        for name, low in (("sampled_words", 1), ("rare_count", 1), ("patience", 0)):
-            check_range(f"train.{name}", getattr(self, name), low, 1 << 20)
-        check_range("train.rare_targets", self.rare_targets, 0.0, 0.5)
-        check_range("train.average_last", self.average_last, 0.0, 1.0)
+        check_fields("train", self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GateConfig:
     """What a model must achieve to be exported."""
 
-    max_perplexity: float = 1000.0
+    max_perplexity: Annotated[float, Range(1.0, 1e12)] = 1000.0
     """Test perplexity above which the model is rejected."""
-    beat: tuple[str, ...] = BASELINES
+    beat: Annotated[tuple[str, ...], Choices(BASELINES)] = BASELINES
     """Baselines on the same records whose perplexity the model must not exceed."""
-    tolerance: float = 0.005
+    tolerance: Annotated[float, Range(0.0, 1.0)] = 0.005
     """Non-inferiority margin: largest relative perplexity increase over the champion at the upper
     confidence limit."""
-    max_drift: float = 0.02
+    max_drift: Annotated[float, Range(0.0, 1.0)] = 0.02
     """The same margin relative to the best version so far, however many champions came since. Its
     interval is adjusted for a hundred comparisons."""
     require_improvement: bool = False
     """Reject a model that is not significantly better than the champion."""
-    confidence: float = 0.95
+    confidence: Annotated[float, Range(0.5, 0.9999)] = 0.95
     """Level of the two-sided confidence interval of the difference from the champion."""
-    min_units: int = 5
+    min_units: Annotated[int, Range(5, 1_000_000)] = 5
     """Minimum number of source files in the test text, as if of equal size, for a comparison."""
-    min_test_words: int = 100
+    min_test_words: Annotated[int, Range(1, 1 << 40)] = 100
     """Minimum number of test words unseen by all models of a comparison for a verdict."""
-    max_slice_loss: float = 0.05
+    max_slice_loss: Annotated[float, Range(0.0, 1e6)] = 0.05
     """Largest relative perplexity increase over the champion allowed on a slice of the words; only
     a significant excess fails."""
 
     def __post_init__(self) -> None:
-        check_range("gate.max_perplexity", self.max_perplexity, 1.0, 1e12)
-        for name in self.beat:
-            check_choice("gate.beat", name, BASELINES)
-        check_range("gate.tolerance", self.tolerance, 0.0, 1.0)
-        check_range("gate.max_drift", self.max_drift, 0.0, 1.0)
-        check_range("gate.confidence", self.confidence, 0.5, 0.9999)
-        check_range("gate.min_units", self.min_units, 5, 1_000_000)
-        check_range("gate.min_test_words", self.min_test_words, 1, 1 << 40)
-        check_range("gate.max_slice_loss", self.max_slice_loss, 0.0, 1e6)
+        check_fields("gate", self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from typing import Any, get_args, get_type_hints
 from google.protobuf import json_format
 
 from components.run_settings import RunSettings
-from model.config import Config
+from model.config import Config, field_limits
 from model.field_docs import field_docs
 from model.presets import PRESETS
 from pipelines.cli.main import build_parser
@@ -159,11 +159,18 @@ def config_page() -> str:
     for section, cls in hints.items():
         lines += [f"## {section}: {SECTIONS[section]}", ""]
         types, docs, default = get_type_hints(cls), field_docs(cls), cls()
+        limits = field_limits(cls)
         rows = [
-            [f"`{section}.{name}`", show_type(types[name]), show(getattr(default, name)), text]
+            [
+                f"`{section}.{name}`",
+                show_type(types[name]),
+                show(getattr(default, name)),
+                str(limits.get(name, "")),
+                text,
+            ]
             for name, text in docs.items()
         ]
-        lines += table(["field", "type", "default", "meaning"], rows)
+        lines += table(["field", "type", "default", "allowed", "meaning"], rows)
     lines += ["## Presets", ""]
     rows = [[f"`{name}`", str(preset.__doc__).split("\n")[0]] for name, preset in PRESETS.items()]
     lines += table(["preset", "for"], rows)
@@ -214,12 +221,12 @@ def parameters_page() -> str:
         "on a typo.",
         "",
     ]
-    run = RunSettings()
+    run, limits = RunSettings(), field_limits(RunSettings)
     rows = [
-        [f"`run.{name}`", show_default(getattr(run, name)), text]
+        [f"`run.{name}`", show_default(getattr(run, name)), str(limits.get(name, "")), text]
         for name, text in field_docs(RunSettings).items()
     ]
-    lines += table(["field", "default", "meaning"], rows)
+    lines += table(["field", "default", "allowed", "meaning"], rows)
     return "\n".join(lines)
 
 

@@ -32,7 +32,7 @@ def test_the_pages_have_a_row_for_each_setting() -> None:
     fields = config_page().partition("## Presets")[0] + parameters_page()
     rows = [line.split("`")[1] for line in fields.splitlines() if line.startswith("| `")]
     assert [name for name in rows if "." in name] == setting_names()
-    assert "| `run.steps_share` | `0.5` | Share of `train.steps` to train " in parameters_page()
+    assert "| `run.steps_share` | `0.5` |  | Share of `train.steps` to train " in parameters_page()
     assert "| `corpus_window_days` | `1` | Days " in parameters_page()
 
 
