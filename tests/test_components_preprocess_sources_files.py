@@ -164,8 +164,11 @@ def test_a_file_whose_name_begins_like_a_list(
         (b"", "the list list names no file; write one path or pattern a line"),
         (b"# a.txt\n \n", "the list list names no file; write one path or pattern a line"),
         (b"a.txt\n\n*.md\n", "no file matches line 3 of the list list ('*.md'); check the path"),
-        (b"a.txt\n@more\n", "line 2 of the list list is no path; a list has text files, folders"),
-        (b"\x00\x01\n", "line 1 of the list list is no path; a list has text files, folders"),
+        (
+            b"a.txt\n@more\n",
+            "line 2 of the list list is not a path; a list has text files, folders",
+        ),
+        (b"\x00\x01\n", "line 1 of the list list is not a path; a list has text files, folders"),
     ],
 )
 def test_a_list_that_can_not_be_used_is_named(
@@ -224,7 +227,7 @@ def test_a_broken_link_is_named(tmp_path: Path) -> None:
 
 def test_a_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="pipe is no regular file"):
+    with pytest.raises(InputError, match="pipe is not a regular file"):
         find_files([str(tmp_path / "pipe")])
 
 

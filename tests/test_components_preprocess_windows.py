@@ -31,7 +31,7 @@ def test_the_first_time_that_is_one_counts() -> None:
     assert start_time(["2026-03-02T01:30:00"]) == scheduled  # UTC, as KFP means it
     before = datetime.datetime.now(datetime.UTC)
     assert before <= start_time([placeholder, ""]) <= datetime.datetime.now(datetime.UTC)
-    with pytest.raises(InputError, match="the time 'yesterday' is none"):
+    with pytest.raises(InputError, match="'yesterday' is not a time"):
         start_time(["yesterday"])
 
 

@@ -215,9 +215,7 @@ def start_time(times: Sequence[str]) -> datetime.datetime:
         try:
             time = datetime.datetime.fromisoformat(text)
         except ValueError:
-            raise InputError(
-                f"the time {text!r} is none; write it as 2026-11-25T02:00:00Z"
-            ) from None
+            raise InputError(f"{text!r} is not a time; write it as 2026-11-25T02:00:00Z") from None
         return time.replace(tzinfo=time.tzinfo or datetime.UTC).astimezone(datetime.UTC)
     return datetime.datetime.now(datetime.UTC)
 

@@ -61,7 +61,7 @@ def find_files(
       stored: what was already listed in object stores.
 
     Raises:
-      InputError: an input gives no file, or gives something that is no readable file; a
+      InputError: an input gives no file, or something that is not a readable file; a
         file is named for two splits, is outside `source_root` or shares its name with another.
     """
     given = {"input": inputs, "train": train, "valid": valid, "test": test}
@@ -206,7 +206,7 @@ def _check_flags(given: Mapping[str, Sequence[str]]) -> None:
 def _check_stores(files: Sequence[InputFile]) -> None:
     if len({file.path.partition("://")[0] if is_remote(file.path) else "" for file in files}) > 1:
         raise InputError(
-            "the input lies partly here and partly in an object store, or in two; bring it to one place"
+            "the input is partly local and partly in an object store, or in two stores; keep it in one"
         )
 
 
@@ -251,7 +251,7 @@ def _read_list(path: str, flag: str) -> list[tuple[int, str]]:
             continue
         if "\0" in line or line.startswith("@"):
             raise InputError(
-                f"line {number} of the list {path} is no path; a list has text files, folders or "
+                f"line {number} of the list {path} is not a path; a list has text files, folders or "
                 "patterns, one a line"
             )
         lines.append((number, line))
@@ -285,7 +285,7 @@ def _look_at(path: str) -> ListedFile:
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"{path} is no regular file; copy its content to a file first")
+            raise InputError(f"{path} is not a regular file; copy its content to a file first")
         with open(path, "rb"):
             return ListedFile(
                 path, status.st_size, status.st_mtime_ns, (status.st_dev, status.st_ino)
