@@ -167,7 +167,7 @@ def test_an_address_that_gives_nothing_is_named(s3: S3Server, pattern: str, mess
 
 def test_text_here_and_in_a_store_has_no_common_folder(s3: S3Server, corpus: Path) -> None:
     s3.put("a.txt", b"x")
-    with pytest.raises(InputError, match="partly here and partly in an object store"):
+    with pytest.raises(InputError, match="partly local and partly in an object store"):
         find_files([str(corpus), f"s3://{BUCKET}"])
 
 
