@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from apache_beam.runners.worker.statesampler import StateSampler
 from apache_beam.utils.counters import CounterFactory
+from listening import listening, strangers_reach
+from planted import plant
 from volume import keep_first
 from worker_processes import wait_for
 
@@ -73,14 +75,18 @@ except CharloomError as error:
 """
 
 
-def start(inputs: Path, folder: Path, workers: int) -> subprocess.Popen[str]:
+def start(
+    inputs: Path, folder: Path, workers: int, *, current: Path | None = None, **variables: str
+) -> subprocess.Popen[str]:
     """Starts the stage in a session of its own and waits until its folder is there."""
     arguments = [str(inputs), str(folder / "records"), str(workers)]
     process = subprocess.Popen(
-        [sys.executable, "-c", CODE, *arguments],
+        [sys.executable, "-P", "-c", CODE, *arguments],
         start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=current,
+        env=os.environ | variables,
     )
     wait_for(lambda: list(folder.iterdir()), "the folder", seconds=300)
     return process
@@ -146,10 +152,26 @@ def test_a_process_that_ends_early_is_no_hang(text: Path, tmp_path: Path, victim
 @pytest.mark.slow
 def test_the_pool_ends_with_its_process(text: Path, tmp_path: Path) -> None:
     process = start(text, tmp_path, 2)
-    pool_of(process.pid)
+    pool, workers = pool_of(process.pid)
+    assert listening(process.pid)
+    assert [strangers_reach(one) for one in (process.pid, pool, *workers)] == [[]] * 4
     process.kill()
     process.communicate(timeout=300)
     wait_for(lambda: not session_of(process.pid), "the end of all", seconds=300)
+
+
+@pytest.mark.slow
+def test_neither_the_current_folder_nor_a_proxy_gets_in_between(
+    text: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    process = start(
+        text, out, 2, current=plant(tmp_path / "planted"), http_proxy="http://127.0.0.1:9"
+    )
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said[-2000:]
+    assert (out / "records" / "COMPLETED").exists()
 
 
 def session_of(session: int) -> list[str]:

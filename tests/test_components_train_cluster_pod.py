@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.train.cluster.pod import keep_from_proxies, own_index, worker_hosts
+from components.train.cluster.pod import own_index, worker_hosts
 from model.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,32 +45,6 @@ def test_bad_options_are_named(pattern: str, workers: int, port: int, message: s
 def test_a_bad_index_is_named(environment: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         own_index(environment, workers=2)
-
-
-@pytest.mark.parametrize(
-    ("given", "all_programs", "grpc"),
-    [
-        ({}, "h-0.x,h-1.x", "h-0.x,h-1.x"),
-        ({"no_proxy": "a,.svc", "NO_PROXY": "b"}, "a,.svc,h-0.x,h-1.x", "a,.svc,h-0.x,h-1.x"),
-        ({"NO_PROXY": "b,"}, "b,h-0.x,h-1.x", "b,h-0.x,h-1.x"),
-        ({"no_proxy": "a", "no_grpc_proxy": "c"}, "a,h-0.x,h-1.x", "c,h-0.x,h-1.x"),
-        (
-            {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
-            "h-0.x,h-1.x,10.0.0.1",
-            "h-0.x,h-1.x,10.0.0.1",
-        ),
-    ],
-)
-def test_peers_and_the_api_are_not_called_through_a_proxy(
-    given: dict[str, str], all_programs: str, grpc: str
-) -> None:
-    environment = dict(given)
-    keep_from_proxies(["h-0.x:2222", "h-1.x:2222"], environment)
-    assert environment == given | {
-        "no_proxy": all_programs,
-        "NO_PROXY": all_programs,
-        "no_grpc_proxy": grpc,
-    }
 
 
 def test_a_worker_without_an_index_ends_with_one_line_and_2() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from types import FrameType
 from typing import Any
 
 from components.component_runtime import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE
+from components.python_process import python_environment
 from model.checkpointing.checkpoints import list_checkpoints, step_of
 from model.errors import RestartableError
 
@@ -70,11 +70,9 @@ def child_environment(error_file: str) -> dict[str, str]:
     Args:
       error_file: where the process writes its error.
     """
-    environment = os.environ | {
+    environment = python_environment() | {
         ERROR_FILE_VARIABLE: error_file,
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
-        # The launcher's folder may differ from the location of our packages.
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
     environment.pop(GROUP_FILE_VARIABLE, None)
     return environment

@@ -18,6 +18,7 @@ import time
 from components.component_runtime import quick_imports, report_error, reporting_errors
 from components.train.cluster import pod
 from model.config import read_config
+from model.distributed.proxies import keep_from_proxies
 from model.distributed.rendezvous import PEER_SECONDS
 from model.distributed.stop_signals import StopSignals
 from model.distributed.tf_config import format_tf_config
@@ -93,7 +94,8 @@ def _take_place(options: argparse.Namespace, signals: StopSignals) -> None:
             f"{options.workdir} does not exist, though the launcher created it; launcher and workers "
             "must mount the same volume at the same path"
         )
-    pod.keep_from_proxies(hosts, os.environ)
+    if api := os.environ.get(pod.API_VARIABLE):
+        keep_from_proxies([api], os.environ)
     os.environ["TF_CONFIG"] = format_tf_config(hosts, index)
     attempt = os.environ.get(pod.ATTEMPT_VARIABLE) or "0"
     print(f"worker {index} of {options.workers} at {hosts[index]}, attempt {attempt}", flush=True)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
+from model.distributed.proxies import keep_from_proxies
 from model.distributed.rendezvous import PEER_SECONDS, wait_for_peers
-from model.distributed.tf_config import parse_tf_config
+from model.distributed.tf_config import format_tf_config, parse_tf_config
 from model.distributed.watchdog import ExitTimer
 from model.errors import RestartableError
 
@@ -81,9 +82,13 @@ def join_cluster(*, threads: int = 0, peer_seconds: float = PEER_SECONDS) -> Clu
     """
     hosts, rank = parse_tf_config(os.environ.get("TF_CONFIG", ""))
     size = len(hosts)
+    # TensorFlow reads it, too. One worker alone needs no server, which would listen on all
+    # interfaces and do what it is told.
+    os.environ["TF_CONFIG"] = format_tf_config(hosts, rank) if size > 1 else "{}"
     if threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
     if size > 1:
+        keep_from_proxies([host.rpartition(":")[0].strip("[]") for host in hosts], os.environ)
         wait_for_peers(hosts, rank=rank, seconds=peer_seconds)
     timer = ExitTimer()
     timer.set(min(peer_seconds, _JOIN_SECONDS))
@@ -91,8 +96,7 @@ def join_cluster(*, threads: int = 0, peer_seconds: float = PEER_SECONDS) -> Clu
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     timer.set(0)
     # The strategy's own SIGTERM handler would make a worker ignore it, and a worker that is asked
-    # to stop
-    # must stop. (With `StopSignals`, a worker has the signal blocked.)
+    # to stop must stop. (With `StopSignals`, a worker has the signal blocked.)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     return Cluster(rank=rank, size=size, strategy=strategy)
 

@@ -260,6 +260,7 @@ def _task_environment(scratch: str) -> dict[str, str]:
     temporary = os.path.join(scratch, "tmp")
     os.makedirs(temporary)
     variables = {
+        "PYTHONSAFEPATH": "1",  # kfp.local's `python3 -m` would import from the current folder
         "PATH": os.pathsep.join([programs, os.environ.get("PATH", os.defpath)]),
         "TMPDIR": temporary,
         "PYTHONUNBUFFERED": "1",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from apache_beam.portability.api import endpoints_pb2
+from apache_beam.runners.portability.fn_api_runner import worker_handlers
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import (
     GrpcWorkerHandler,
     WorkerHandler,
@@ -19,6 +20,29 @@ from google.protobuf import json_format, text_format
 from components.preprocess.engine.worker_pool import WorkerPool
 
 _URN = "charloom:env:worker_pool:v1"
+
+
+_GRPC = worker_handlers.grpc
+
+
+class _LoopbackGrpc:
+    """The module `grpc`, whose servers listen on loopback only.
+
+    Beam's local runner names all interfaces in its four servers, which do what any caller asks.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(_GRPC, name)
+
+    def server(self, *args: Any, **options: Any) -> Any:
+        """Returns a server for `add_insecure_port("[::]:PORT")`."""
+        server = _GRPC.server(*args, **options)
+        listen = server.add_insecure_port
+        server.add_insecure_port = lambda address: listen(f"localhost:{address.rpartition(':')[2]}")
+        return server
+
+
+worker_handlers.grpc = _LoopbackGrpc()
 
 
 @Environment.register_urn(_URN, bytes)

@@ -24,6 +24,8 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from components.component_runtime import quick_imports
+from components.python_process import module_paths
+from model.distributed.proxies import LOOPBACK, keep_from_proxies
 from model.errors import RestartableError
 
 WORKER_ENDED = (
@@ -47,12 +49,12 @@ class WorkerPool:
             end.setblocking(True)  # Beam's Google Cloud code sets a timeout on all sockets
         with theirs:
             code = (
-                f"import sys; sys.path[:] = {sys.path!r}; "
+                f"import sys; sys.path[:] = {module_paths()!r}; "
                 "from components.preprocess.engine.worker_pool import serve; "
                 f"serve({theirs.fileno()})"
             )
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code],
+                [sys.executable, "-P", "-c", code],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -79,6 +81,7 @@ class WorkerPool:
           RestartableError: the pool has ended.
         """
         variables = {**os.environ, **environment}
+        keep_from_proxies(LOOPBACK, variables)
         self._ask({"start": variables, "folder": os.getcwd(), "log": log_path})
 
     def has_failed(self) -> bool:

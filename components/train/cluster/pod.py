@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping
 
 from model.errors import InputError
 
@@ -39,7 +39,7 @@ def worker_hosts(pattern: str, *, workers: int, port: int) -> list[str]:
     return [f"{pattern.replace('{index}', str(index))}:{port}" for index in range(workers)]
 
 
-def own_index(environment: MutableMapping[str, str], *, workers: int) -> int:
+def own_index(environment: Mapping[str, str], *, workers: int) -> int:
     """Returns this worker's index.
 
     Raises:
@@ -54,14 +54,3 @@ def own_index(environment: MutableMapping[str, str], *, workers: int) -> int:
     if int(text) >= workers:
         raise InputError(f"{INDEX_VARIABLE} is {text}, but there are only {workers} workers")
     return int(text)
-
-
-def keep_from_proxies(hosts: Sequence[str], environment: MutableMapping[str, str]) -> None:
-    """Makes workers connect directly to each other and to the API: gRPC would use `http_proxy`."""
-    names = [host.rpartition(":")[0] for host in hosts]
-    if environment.get(API_VARIABLE):
-        names.append(environment[API_VARIABLE])
-    given = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
-    own = environment.get("no_grpc_proxy") or given  # gRPC reads only one of them
-    for variable, before in (("no_proxy", given), ("NO_PROXY", given), ("no_grpc_proxy", own)):
-        environment[variable] = ",".join([*(part for part in before.split(",") if part), *names])
