@@ -161,9 +161,7 @@ def test_the_pool_ends_with_its_process(text: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_neither_the_current_folder_nor_a_proxy_gets_in_between(
-    text: Path, tmp_path: Path
-) -> None:
+def test_neither_the_current_folder_nor_a_proxy_gets_in_between(text: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     process = start(

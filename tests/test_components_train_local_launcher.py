@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,12 @@ def list_checkpoints_before(path: str) -> int:
     return int(path[-8:]) - 20
 
 
+def interfaces_of(processes: Iterable[int]) -> list[list[str]]:
+    """Returns the network interfaces that each process sees."""
+    tables = [Path(f"/proc/{process}/net/dev").read_text() for process in processes]
+    return [re.findall(r"^ *(\w+):", table, flags=re.MULTILINE) for table in tables]
+
+
 @pytest.mark.slow
 def test_a_second_training_is_kept_out_and_ctrl_c_ends_all_workers(
     tiny_records: str, tmp_path: Path
@@ -92,6 +100,7 @@ def test_a_second_training_is_kept_out_and_ctrl_c_ends_all_workers(
     workdir = tmp_path / "workdir"
     process = start_training(tiny_records, workdir)
     wait_for(lambda: list_checkpoints(str(workdir)), "a checkpoint")
+    assert interfaces_of(worker_pids(workdir).values()) == [["lo"]] * 2
     config = with_overrides(tiny(), [f"train.steps={STEPS}"])
     with pytest.raises(InputError, match=f"another training is running in workdir {workdir}"):
         run(TrainingJob(records=tiny_records, workdir=str(workdir), workers=2), config)

@@ -4,10 +4,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 from worker_processes import free_hosts
 
+from model.distributed import rendezvous
 from model.distributed.rendezvous import wait_for_peers
 from model.errors import RestartableError
 
@@ -111,6 +113,36 @@ def test_a_port_that_is_taken() -> None:
     port = int(hosts[0].split(":")[1])
     with (
         socket.create_server(("127.0.0.1", port)),
-        pytest.raises(RestartableError, match=rf"^worker 0 can't listen on port {port} \(Addr"),
+        pytest.raises(RestartableError, match=rf"^worker 0 can't listen on {hosts[0]} \(Addr"),
     ):
         wait_for_peers(hosts, rank=0, seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("resolved", "listens"),
+    [
+        ({}, [""]),  # not yet
+        ({"own": ["127.0.1.1"]}, [""]),  # as /etc/hosts of Debian has it
+        ({"own": ["203.0.113.7"]}, [""]),  # an address of nobody here
+        ({"127.0.0.1": ["127.0.0.1"]}, ["127.0.0.1"]),
+        ({"localhost": ["127.0.0.1"]}, ["127.0.0.1"]),
+    ],
+)
+def test_a_worker_listens_where_tf_config_names_it(
+    resolved: dict[str, list[str]], listens: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resolve(host: str, port: int, **options: Any) -> list[Any]:
+        if host not in resolved:
+            raise socket.gaierror
+        (address,) = next(iter(resolved.values()))
+        return getaddrinfo(address, port, **options)
+
+    getaddrinfo = socket.getaddrinfo
+    monkeypatch.setattr(rendezvous.socket, "getaddrinfo", resolve)
+    port = free_hosts(1)[0].rpartition(":")[2]
+    opened = rendezvous._listen(f"{next(iter(resolved), 'own')}:{port}")
+    addresses = ["" if one.getsockname()[0] in ("::", "0.0.0.0") else one.getsockname()[0]
+                 for one in opened]  # fmt: skip
+    for server in opened:
+        server.close()
+    assert addresses == listens

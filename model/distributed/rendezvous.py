@@ -12,6 +12,9 @@ A worker that has reached all peers and received "all" from each continues.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import ipaddress
 import selectors
 import socket
 import threading
@@ -39,20 +42,21 @@ def wait_for_peers(hosts: Sequence[str], *, rank: int, seconds: float) -> None:
       RestartableError: a peer did not arrive, or left again; the message names it, and a note
         per peer states why it was not reached.
     """
-    port = int(hosts[rank].rpartition(":")[2])
     try:
-        server = _listen(port)
+        servers = _listen(hosts[rank])
     except OSError as error:
         raise RestartableError(
-            f"worker {rank} can't listen on port {port} ({error.strerror}); start again"
+            f"worker {rank} can't listen on {hosts[rank]} ({error.strerror}); start again"
         ) from None
     meeting = _Meeting(hosts, rank)
-    with server, selectors.DefaultSelector() as selector:
-        selector.register(server, selectors.EVENT_READ)
+    with contextlib.ExitStack() as stack:
+        selector = stack.enter_context(selectors.DefaultSelector())
+        for server in servers:
+            selector.register(stack.enter_context(server), selectors.EVENT_READ)
         for peer in meeting.peers:
             threading.Thread(target=meeting.call, args=(peer,), daemon=True).start()
         try:
-            _hear(meeting, server, selector, deadline=time.monotonic() + seconds)
+            _hear(meeting, servers, selector, deadline=time.monotonic() + seconds)
             missing = meeting.missing()
             if missing:
                 raise RestartableError(
@@ -66,15 +70,39 @@ def wait_for_peers(hosts: Sequence[str], *, rank: int, seconds: float) -> None:
         finally:
             meeting.over.set()
             for key in list(selector.get_map().values()):
-                if key.fileobj is not server:
+                if key.fileobj not in servers:
                     key.fileobj.close()  # type: ignore[union-attr]
 
 
-def _listen(port: int) -> socket.socket:
-    """Opens the port on IPv4 and, if available, IPv6."""
+def _listen(own: str) -> list[socket.socket]:
+    """Opens the port of `host:port` at the host's addresses.
+
+    Opens it on all interfaces (IPv4 and, if available, IPv6) if the name does not resolve yet, is a
+    name of loopback to this machine alone, or has addresses that are translated on the way here.
+    """
+    host, _, port = own.rpartition(":")
+    servers: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        places = dict.fromkeys((family, address) for family, _, _, _, address in found)
+        if not any(_is_alias(host, str(address[0])) for _, address in places):
+            for family, address in places:
+                servers.append(socket.create_server(address, family=family))
+            return servers
+    except OSError as error:
+        for server in servers:
+            server.close()
+        if not isinstance(error, socket.gaierror) and error.errno != errno.EADDRNOTAVAIL:
+            raise
     if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-    return socket.create_server(("", port))
+        return [socket.create_server(("", int(port)), family=socket.AF_INET6, dualstack_ipv6=True)]
+    return [socket.create_server(("", int(port)))]
+
+
+def _is_alias(host: str, address: str) -> bool:
+    """Whether a name stands for loopback here, as /etc/hosts often has it for the machine's own."""
+    literal = address == host.strip("[]")
+    return ipaddress.ip_address(address).is_loopback and not literal and host != "localhost"
 
 
 class _Meeting:
@@ -150,7 +178,7 @@ def _raise_if_closed(line: socket.socket) -> None:
 
 def _hear(
     meeting: _Meeting,
-    server: socket.socket,
+    servers: Sequence[socket.socket],
     selector: selectors.BaseSelector,
     *,
     deadline: float,
@@ -159,13 +187,14 @@ def _hear(
     by_greeting = {meeting.greeting(peer): peer for peer in meeting.peers}
     while not meeting.complete() and time.monotonic() < deadline:
         for key, _ in selector.select(_RETRY_SECONDS / 4):
-            if key.fileobj is server:
-                line, _address = server.accept()
+            assert isinstance(key.fileobj, socket.socket)
+            if key.fileobj in servers:
+                line, _address = key.fileobj.accept()
                 line.setblocking(False)
                 selector.register(line, selectors.EVENT_READ)
                 said[line] = b""
                 continue
-            line = key.fileobj  # type: ignore[assignment]
+            line = key.fileobj
             try:
                 data = line.recv(256)
             except OSError:

@@ -5,11 +5,14 @@ On a cluster the workers are pods: cluster/launcher.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable, Iterator, Sequence
 
 from components.train.launching import Follower, StopRequests, newest_step
+from components.train.local.private_network import PrivateNetwork
 from components.train.local.worker_group import WorkerGroup
 from components.train.training_job import TrainingJob
 from model.errors import CharloomError, Restart, RestartableError, StoppedError, ending_for
@@ -36,9 +39,9 @@ def launch_local(job: TrainingJob, *, follower: Follower | None = None) -> None:
     command += ["--launcher", str(os.getpid())]
     follower = follower or Follower()
     restarts = 0
-    with StopRequests() as requests:
+    with StopRequests() as requests, _open_network(job.workers) as enter:
         while True:
-            with WorkerGroup(command, workdir=job.workdir, count=job.workers) as group:
+            with WorkerGroup(command, workdir=job.workdir, count=job.workers, enter=enter) as group:
                 failure = _attempt(group, requests, follower)
             if failure is None:
                 return
@@ -58,6 +61,23 @@ def launch_local(job: TrainingJob, *, follower: Follower | None = None) -> None:
             order = f"{restarts} of {job.max_restarts}" if counts else "not counted"
             line = f"restarting from step {step} ({order}): {failure}"
             follower.restarting(line, step=step)
+
+
+@contextlib.contextmanager
+def _open_network(workers: int) -> Iterator[Callable[[Sequence[str]], list[str]]]:
+    """Yields what makes a command run in a network of the workers' own, if the system has one."""
+    if workers == 1:  # it listens nowhere
+        yield list
+        return
+    with PrivateNetwork() as network:
+        if network.problem:
+            print(
+                f"warning: other machines can reach the workers' ports: {network.problem}; allow "
+                "user namespaces, or close this machine's ports to others",
+                file=sys.stderr,
+                flush=True,
+            )
+        yield network.command
 
 
 def _attempt(

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from components.component_runtime import read_error
 from components.train.launching import child_environment
@@ -46,15 +46,23 @@ def log_path(workdir: str, rank: int) -> str:
 class WorkerGroup:
     """Workers that connect over loopback; leaving the context ends them all."""
 
-    def __init__(self, command: Sequence[str], *, workdir: str, count: int):
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        workdir: str,
+        count: int,
+        enter: Callable[[Sequence[str]], list[str]] = list,
+    ):
         """Starts nothing until entered.
 
         Args:
           command: command of a worker; differences between workers are in the environment.
           workdir: the training's folder; each worker's output goes to its logs/.
           count: number of workers.
+          enter: makes a command run in the workers' network.
         """
-        self._command = command
+        self._command = enter(command)
         self._workdir = workdir
         self._count = count
         # Not in the workdir, whose disk may be full.
