@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,13 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 
 WORKER = """
 import os, sys, threading, time
+from model.distributed import stop_signals
 from model.distributed.stop_signals import StopSignals
 
 def end(reason):
     print(reason, flush=True)
     os._exit(75)
 
-signals = StopSignals(end, seconds=float(sys.argv[1]))
+stop_signals.PAUSE_SECONDS = float(sys.argv[4])
+signals = StopSignals(end, seconds=float(sys.argv[1]), launcher=int(sys.argv[5]) or None)
 signals.listen()
 blocked = []
 for task in (os.getpid(), *map(int, os.listdir("/proc/self/task"))):
@@ -34,6 +36,12 @@ assert blocked[0] and blocked.count(False) <= 1, blocked  # but in the thread th
 if sys.argv[2] != "starting":
     signals.training_begins()
 print("ready", flush=True)
+if sys.argv[2] == "in a save":
+    with signals.saving():
+        while not signals.requested:
+            time.sleep(0.01)
+        time.sleep(float(sys.argv[3]))
+        print("saved", flush=True)
 if sys.argv[2] == "saving":
     while not signals.requested:
         time.sleep(0.01)
@@ -59,8 +67,11 @@ def test_a_worker_listens_before_a_library_has_started_threads() -> None:
     assert result.stdout == "[] 1\n"
 
 
-def start(seconds: float, phase: str, *, saving: float = 0.0) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WORKER, str(seconds), phase, str(saving)]
+def start(
+    seconds: float, phase: str, *, saving: float = 0.0, pause: float = 0.0, launcher: int = 0
+) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WORKER, str(seconds), phase]
+    command += [str(saving), str(pause), str(launcher)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout
     assert process.stdout.readline() == "ready\n"
@@ -85,12 +96,34 @@ def test_a_training_that_does_not_come_to_save_is_ended() -> None:
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
-    process = start(600, "compiling")
+    process = start(600, "compiling", pause=-1.0)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=300)
     assert output == "stopped immediately by a second signal, without saving\n"
     assert process.returncode == 75
+
+
+def test_a_save_that_is_under_way_is_awaited() -> None:
+    process = start(0.2, "in a save", saving=1.0)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=300)
+    assert output == ("saved\nstopped by SIGTERM without saving: no step ended within 0.2 s\n")
+
+
+@pytest.mark.parametrize(("pause", "from_launcher"), [(600.0, False), (0.0, True)])
+def test_one_request_may_reach_a_worker_twice(pause: float, from_launcher: bool) -> None:
+    """From the system and, soon after or much later, from the launcher, which got it, too."""
+    launcher = os.getpid() if from_launcher else 0
+    process = start(600, "saving", saving=1.0, pause=pause, launcher=launcher)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout
+    assert process.stdout.readline() == "saving\n"
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=300)
+    assert output == "saved\n"
+    assert process.returncode == 0
 
 
 def test_saving_may_take_longer() -> None:
@@ -102,12 +135,10 @@ def test_saving_may_take_longer() -> None:
 
 
 def test_a_second_signal_ends_it_while_saving() -> None:
-    process = start(3.0, "saving", saving=600)
+    process = start(600, "saving", saving=600)
     process.send_signal(signal.SIGTERM)
     assert process.stdout
     assert process.stdout.readline() == "saving\n"
-    # Not before the time to come to save is over: until then it would say "without saving".
-    time.sleep(3.5)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=300)
     assert output == "stopped immediately by a second signal, while saving\n"

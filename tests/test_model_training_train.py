@@ -19,6 +19,7 @@ from model.checkpointing.checkpoints import (
     read_checkpoint,
     save_checkpoint,
 )
+from model.checkpointing.save_time import is_saving
 from model.config import Config, with_overrides
 from model.data.records import Dataset
 from model.distributed import stop_signals
@@ -28,9 +29,10 @@ from model.distributed.watchdog import Watchdog
 from model.errors import CharloomError, InputError, RestartableError, StoppedError
 from model.metrics import read_metrics
 from model.presets import tiny
+from model.training import loop
 from model.training.config_checks import check_config
 from model.training.divergence import read_batch
-from model.training.state import build_training, restore
+from model.training.state import Training, build_training, restore, save
 from model.training.train import train_and_evaluate
 
 CONFIG = with_overrides(tiny(), ["train.log_steps=1"])
@@ -188,7 +190,7 @@ class Asked(StopSignals):
 
 
 @pytest.mark.slow
-def test_stopped_while_training_and_while_validating(
+def test_stopped_while_training_validating_and_saving(
     one_worker: str,
     tiny_records: str,
     tmp_path: Path,
@@ -198,7 +200,15 @@ def test_stopped_while_training_and_while_validating(
     monkeypatch.setattr(stop_signals, "VOTE_SECONDS", 0.0)  # a vote at every point
     workdir = cut_back(one_worker, tmp_path / "workdir", to=20)
     setting = "train.log_steps=7"  # so that a report's steps lie before and after a stop
-    for step, doing in ((24, "step 24"), (30, "the validation pass of step 30")):
+    saved: list[int] = []
+
+    def note(training: Training, *given: Any, **options: Any) -> None:
+        saved.append(training.step)
+        save(training, *given, **options)
+
+    monkeypatch.setattr(loop, "save", note)
+    stops = ((24, "step 24"), (30, "the validation pass of step 30"), (40, "saving step 40"))
+    for step, doing in stops:
         watchdog = Watchdog()
         with pytest.raises(StoppedError, match=rf"^stopped and saved at step {step}$"):
             here(
@@ -213,6 +223,8 @@ def test_stopped_while_training_and_while_validating(
         assert newest.step == step
         assert "valid_words" not in newest.meta
         assert not (tmp_path / "workdir" / "COMPLETED").exists()
+    assert saved == [20, 24, 30, 30, 40]  # 30 again once it is validated; 40 once only
+    assert not is_saving(workdir)
     assert here(tiny_records, workdir, cluster, setting)["step"] == 60
     assert last_arrays(workdir) == last_arrays(one_worker)
     ours, theirs = (read_metrics(path) for path in (workdir, one_worker))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
 from components.component_runtime import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE
 from components.python_process import python_environment
 from model.checkpointing.checkpoints import list_checkpoints, step_of
+from model.distributed.stop_signals import PAUSE_SECONDS
 from model.errors import RestartableError
 
 
@@ -31,11 +34,47 @@ def newest_step(workdir: str) -> int:
     return step_of(paths[0]) if paths else 0
 
 
+MIN_IDLE_RESTARTS = 5
+"""Maximum consecutive restarts without a newer checkpoint, counted or not."""
+
+_MAX_PAUSE_SECONDS = 60.0
+
+
+class IdleRestarts:
+    """Bounds the restarts that follow one another without a newer checkpoint, counted or not."""
+
+    def __init__(self, step: int, *, max_restarts: int) -> None:
+        """Begins at a step; `max_restarts` is the training's, for those that count."""
+        self.step = step
+        self.count = 0
+        self._limit = max(MIN_IDLE_RESTARTS, max_restarts)
+
+    def note(self, step: int, why: str, *, times: int = 1) -> str:
+        """Notes restarts from a step; returns what is wrong if they are too many."""
+        self.count = times + (0 if step > self.step else self.count)
+        self.step = step
+        if self.count <= self._limit:
+            return ""
+        return (
+            f"the workers were restarted {self.count} times without a checkpoint newer than step "
+            f"{step}; see their logs: {why}"
+        )
+
+    @property
+    def pause(self) -> float:
+        """Seconds to wait before the next start: none at first, then 1, 2, 4, ..."""
+        return min(2.0 ** (self.count - 2), _MAX_PAUSE_SECONDS) if self.count > 1 else 0.0
+
+
 class StopRequests:
-    """Collects the signals that ask to stop, overriding their default effect."""
+    """Collects the signals that ask to stop, overriding their default effect.
+
+    Those that follow one another within `PAUSE_SECONDS` are one request.
+    """
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
+        self._latest = -math.inf
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequests:
@@ -61,7 +100,10 @@ class StopRequests:
         return KeyboardInterrupt(text) if name == "SIGINT" else RestartableError(text)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        self.numbers.append(number)
+        now = time.monotonic()
+        if now - self._latest > PAUSE_SECONDS:
+            self.numbers.append(number)
+        self._latest = now
 
 
 def child_environment(error_file: str) -> dict[str, str]:

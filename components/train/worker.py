@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--stall-seconds", type=float, default=STALL_SECONDS)
     _add_pod_options(parser)
     options = parser.parse_args(arguments)
-    signals = StopSignals(lambda reason: _leave_stopped(reason, signals))
+    signals = StopSignals(lambda reason: _leave_stopped(reason, signals), launcher=options.launcher)
     signals.listen()
     if options.launcher is not None:
         end_with_launcher(options.launcher)

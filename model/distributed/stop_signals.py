@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from model.errors import OrphanedError, StoppedError
@@ -16,10 +17,15 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 STOP_SECONDS = 8.0
 """How long after a signal the process exits by itself if the training can't save."""
 
+PAUSE_SECONDS = 1.0
+"""Signals that come sooner after the first one belong to it: systemd and batch systems send one to
+the launcher and to each worker, and the launcher passes its own on."""
+
 VOTE_SECONDS = 0.5
 """Approximate interval at which the workers check whether one of them was asked to stop."""
 
 _MAX_STRIDE = 50
+_TICK_SECONDS = 0.1
 
 
 class StopSignals:
@@ -30,22 +36,35 @@ class StopSignals:
     thread, and one thread waits for them. It ends the process by itself
 
     - immediately, before the training has started or at a second signal;
-    - after `STOP_SECONDS`, if the training has not reached a point where it can save.
+    - after `STOP_SECONDS`, if the training has not reached a point where it can save. A save that
+      is under way is not counted: it is the point.
+
+    A second signal is one that comes `PAUSE_SECONDS` after the first, and not from the launcher,
+    which kills workers that it no longer wants to wait for.
     """
 
-    def __init__(self, end: Callable[[str], None] | None = None, *, seconds: float = STOP_SECONDS):
+    def __init__(
+        self,
+        end: Callable[[str], None] | None = None,
+        *,
+        seconds: float = STOP_SECONDS,
+        launcher: int | None = None,
+    ):
         """Does nothing until `listen` is called.
 
         Args:
           end: exits with the restartable code; receives the reason.
           seconds: replaces `STOP_SECONDS`.
+          launcher: its process id, if it runs on this machine.
         """
         self._end = end
         self._seconds = seconds
+        self.launcher = launcher
         self.orphaned = False
         """Whether the request came from `stop_orphan`."""
         self._requested = threading.Event()
         self._training = False
+        self._saving = False
         self._safe = False
 
     @property
@@ -77,21 +96,41 @@ class StopSignals:
         """Lifts the time limit: the training is about to save and leave."""
         self._safe = True
 
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Suspends the time limit while the training saves, or waits for worker 0 to save."""
+        self._saving = True
+        try:
+            yield
+        finally:
+            self._saving = False
+
     def _wait(self) -> None:
         number = signal.sigwait(SIGNALS)
-        training = self._training
+        training, asked = self._training, time.monotonic()
         self._requested.set()
         name = signal.Signals(number).name
         if not training:
             self._leave(f"stopped by {name} before the training started")
-        elif signal.sigtimedwait(SIGNALS, self._seconds):
-            self._leave("stopped immediately by a second signal, without saving")
-        elif not self._safe:
-            self._leave(
-                f"stopped by {name} without saving: no step ended within {self._seconds:g} s"
-            )
-        signal.sigwait(SIGNALS)
-        self._leave("stopped immediately by a second signal, while saving")
+            return
+        deadline = asked + self._seconds
+        while not self._is_second(signal.sigtimedwait(SIGNALS, _TICK_SECONDS), asked):
+            if self._saving or self._safe:
+                deadline = time.monotonic() + self._seconds
+            elif time.monotonic() > deadline:
+                self._leave(
+                    f"stopped by {name} without saving: no step ended within {self._seconds:g} s"
+                )
+                return
+        how = "while saving" if self._saving or self._safe else "without saving"
+        self._leave(f"stopped immediately by a second signal, {how}")
+
+    def _is_second(self, info: signal.struct_siginfo | None, asked: float) -> bool:
+        return (
+            info is not None
+            and (self.launcher is None or info.si_pid != self.launcher)
+            and time.monotonic() - asked > PAUSE_SECONDS
+        )
 
     def _leave(self, reason: str) -> None:
         if self._end:
@@ -140,6 +179,15 @@ class StopVote:
         self._left = self._stride
         self._since = time.monotonic()
         return False
+
+    def at_once(self) -> bool:
+        """Votes now. Returns once all workers have come here, and whether to stop."""
+        self.begin_phase()
+        return self()
+
+    def saving(self) -> contextlib.AbstractContextManager[None]:
+        """Suspends this worker's time limit for stopping while the block runs."""
+        return self._signals.saving()
 
     def error(self, text: str) -> StoppedError:
         """Returns the error to raise after a vote to stop, the same on all workers."""

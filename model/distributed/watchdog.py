@@ -55,15 +55,16 @@ class Watchdog:
             thread.join()
             self._limit = self._deadline = float("inf")
 
-    def beat(self, doing: str, *, slow: bool = False) -> None:
+    def beat(self, doing: str, *, slow: bool = False, seconds: float = 0.0) -> None:
         """Reports the current activity.
 
         Args:
           doing: such as "step 12".
           slow: whether it may take as long as `FIRST_SECONDS`.
+          seconds: how long it may take at least.
         """
         self.doing = doing
-        self._limit = max(self._seconds, FIRST_SECONDS if slow else 0.0)
+        self._limit = max(self._seconds, FIRST_SECONDS if slow else 0.0, seconds)
         self._deadline = time.monotonic() + self._limit
 
     def _watch(self) -> None:

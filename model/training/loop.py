@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import tensorflow as tf
 
+from model.checkpointing.save_time import note_save, save_limit
 from model.config import TrainConfig
 from model.data.batches import Batch, LaneReader, eval_batch, prefetch, train_batch
 from model.data.plan import EvalPlan, TrainPlan
@@ -20,7 +22,7 @@ from model.network.forward import batch_inputs
 from model.training.carry_over import is_due
 from model.training.optimizer import learning_rate
 from model.training.reporter import Reporter
-from model.training.state import Training, deal_state, distribute, save
+from model.training.state import Training, checkpoint_bytes, deal_state, distribute, save
 from model.training.weight_average import enters_average
 
 log = logging.getLogger(__name__)
@@ -68,6 +70,7 @@ class TrainLoop:
         )
         self._sampler = TargetSampler(config, dataset.vocab.counts)
         self._slow = True
+        self._save_seconds = 0.0
 
     def run(self) -> None:
         """Trains to the last step; validates, saves and reports as the config says.
@@ -79,6 +82,7 @@ class TrainLoop:
         training, vote, reporter = self._training, self._vote, self._reporter
         if self._settle(restored=True):
             return
+        self._note_save()
         steps = range(training.step, self._config.steps)
         vote.begin_phase()
         for batches in reporter.batches(prefetch(self._make, steps)):
@@ -137,7 +141,9 @@ class TrainLoop:
         saves = training.step % config.checkpoint_steps == 0 or last
         # Where the average was dropped, the shorter training's checkpoint stays as it is.
         if (validates and not training.is_rebased) or (saves and not restored):
-            self._save()
+            stops = self._save()
+            if stops and not last:
+                self._raise_stopped()
         return last
 
     def _validate(self) -> None:
@@ -177,16 +183,34 @@ class TrainLoop:
                 return None
         return -loss, words
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
+        """Saves; returns on all workers once worker 0 has written, and whether to stop then."""
+        training = self._training
         outlook = self._reporter.check()  # never save a diverged model
-        self._watchdog.beat(f"saving step {self._training.step}", slow=True)
-        with self._reporter.aside("checkpoint"):
-            save(self._training, self._workdir, outlook=outlook)
+        limit = save_limit(checkpoint_bytes(training), self._save_seconds)
+        self._watchdog.beat(f"saving step {training.step}", seconds=limit)
+        started = time.monotonic()
+        self._note_save(saving=True)
+        with self._reporter.aside("checkpoint"), self._vote.saving():
+            save(training, self._workdir, outlook=outlook)
+            stops = self._vote.at_once()
+        self._save_seconds = time.monotonic() - started
+        self._note_save()
         self._reporter.saved()
+        return stops
+
+    def _note_save(self, *, saving: bool = False) -> None:
+        """Lets the launcher know how long a save may take, and whether one is under way."""
+        if self._training.cluster.is_chief:
+            size = checkpoint_bytes(self._training)
+            note_save(self._workdir, size=size, seconds=self._save_seconds, saving=saving)
 
     def _leave(self) -> NoReturn:
         """Saves and raises StoppedError, on all workers at the same step."""
         self._save()
+        self._raise_stopped()
+
+    def _raise_stopped(self) -> NoReturn:
         # When one worker exits, the launcher stops the others: wait for the chief.
         self._training.cluster.wait_for_all()
         raise self._vote.error(f"stopped and saved at step {self._training.step}")

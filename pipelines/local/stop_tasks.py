@@ -10,10 +10,13 @@ import time
 from types import FrameType
 from typing import Any
 
+from model.checkpointing.save_time import MAX_SAVE_SECONDS
+from model.distributed.stop_signals import PAUSE_SECONDS
 from model.errors import CharloomError, RestartableError
 
-GRACE_SECONDS = 20.0
-"""How long a task may take to save and end after Ctrl-C before it is killed."""
+GRACE_SECONDS = MAX_SAVE_SECONDS + 60.0
+"""How long a task may take to end after Ctrl-C before it is killed: only training takes longer than
+a moment, and it has limits of its own."""
 
 
 class StoppableTasks:
@@ -21,13 +24,14 @@ class StoppableTasks:
 
     kfp.local does not expose the handle of a task's process. So a task leads a process group and
     writes its id to a file (components/component_runtime.py). The group gets SIGTERM, and SIGKILL
-    after a grace period or at a second Ctrl-C. Until then kfp keeps reading the task's output, so
+    after a grace period or at a second Ctrl-C, which comes `PAUSE_SECONDS` after the first. Until then kfp keeps reading the task's output, so
     that its last messages are not lost.
     """
 
     def __init__(self, group_file: str) -> None:
         self._group_file = group_file
         self._signal = 0
+        self._latest = 0.0
         self._ended = threading.Event()
         self._handlers: dict[int, Any] = {}
 
@@ -68,8 +72,10 @@ class StoppableTasks:
         raise KeyboardInterrupt(text) if self._signal == signal.SIGINT else RestartableError(text)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
+        latest, self._latest = self._latest, time.monotonic()
         if self._signal:
-            self._send(signal.SIGKILL)
+            if self._latest - latest > PAUSE_SECONDS:
+                self._send(signal.SIGKILL)
             return
         self._signal = number
         threading.Thread(target=self._stop_group, daemon=True).start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from kubernetes.client.exceptions import ApiException
 
 from components.train.cluster.api import ClusterApi, Pace
 from components.train.cluster.lease_watch import LeaseKeeper
-from components.train.cluster.manifest import JobSetOptions, jobset_name, render
+from components.train.cluster.manifest import GRACE_SECONDS, JobSetOptions, jobset_name, render
 from components.train.cluster.outcome import (
     COMPLETED,
     FAILED,
@@ -26,14 +27,17 @@ from components.train.cluster.outcome import (
     worker_end,
 )
 from components.train.cluster.worker_log import WorkerLog
-from components.train.launching import Follower, StopRequests, newest_step
+from components.train.launching import Follower, IdleRestarts, StopRequests, newest_step
 from components.train.training_job import TrainingJob
+from model.checkpointing.save_time import (
+    estimate_checkpoint_bytes,
+    read_save_limit,
+    save_limit,
+)
+from model.config import read_config
 from model.errors import CharloomError, InputError, RestartableError
 
 WORKDIR_ANNOTATION = "charloom.dev/workdir"
-
-MIN_IDLE_RESTARTS = 5
-"""Maximum consecutive restarts without a newer checkpoint, counted or not."""
 
 _REMOVAL_SECONDS = 300.0
 
@@ -86,10 +90,8 @@ class _StopAskedError(Exception):
 class _State:
     """The known state of the JobSet and its workers."""
 
+    idle: IdleRestarts
     restarts: int = 0
-    step: int = 0
-    idle_restarts: int = 0
-    """Consecutive restarts without a newer checkpoint."""
     ends: list[tuple[int, WorkerEnd]] = dataclasses.field(default_factory=list)
     """Ends of workers in the current attempt, in the order seen."""
     reported: set[str] = dataclasses.field(default_factory=set)
@@ -112,7 +114,8 @@ class _Launch:
         self._options = options
         self._name = jobset_name(options.run_id, options.task)
         self._follower = follower
-        self._state = _State(step=newest_step(job.workdir))
+        step = newest_step(job.workdir)
+        self._state = _State(IdleRestarts(step, max_restarts=job.max_restarts))
         self._uid = ""
         self._ours = False
         """Whether there may be a JobSet that this launcher has to remove."""
@@ -148,10 +151,17 @@ class _Launch:
             workers=self._job.workers,
             arguments=self._job.worker_arguments(),
             max_restarts=self._job.max_restarts,
+            grace_seconds=self._grace_seconds(),
             owner=owner,
         )
         body["metadata"]["annotations"][WORKDIR_ANNOTATION] = self._job.workdir
         return body
+
+    def _grace_seconds(self) -> int:
+        """Returns how long a worker may take to save and end."""
+        size = estimate_checkpoint_bytes(read_config(self._job.config_file))
+        least = save_limit(size, 0.0, least=GRACE_SECONDS)
+        return math.ceil(read_save_limit(self._job.workdir, least=least))
 
     def _own_image(self, pod: str | None) -> str:
         if not pod:
@@ -265,7 +275,7 @@ class _Launch:
         return failure_of(
             jobset,
             [end for _, end in self._state.ends],
-            step=self._state.step,
+            step=self._state.idle.step,
             deadline_hours=self._options.deadline_hours,
         )
 
@@ -304,9 +314,7 @@ class _Launch:
             return
         step = newest_step(self._job.workdir)
         more = restarts - self._state.restarts
-        self._state.idle_restarts = 0 if step > self._state.step else self._state.idle_restarts
-        self._state.idle_restarts += more
-        self._state.restarts, self._state.step = restarts, step
+        self._state.restarts = restarts
         counted = jobset["status"].get("restartsCountTowardsMax", 0)  # omitted while 0
         why = "a worker was lost"
         before = [end for attempt, end in self._state.ends if attempt < restarts]
@@ -319,12 +327,9 @@ class _Launch:
         self._follower.restarting(line, step=step)
         # Pods are listed before their JobSet: ends of the new attempt may already be known.
         self._state.ends = [one for one in self._state.ends if one[0] >= restarts]
-        limit = max(MIN_IDLE_RESTARTS, self._job.max_restarts)
-        if self._state.idle_restarts > limit:
-            raise RestartableError(
-                f"the workers were restarted {self._state.idle_restarts} times without a checkpoint newer "
-                f"than step {step}; see their logs: {why}"
-            )
+        problem = self._state.idle.note(step, why, times=more)
+        if problem:
+            raise RestartableError(problem)
 
     def _raise_if_stopped(self) -> None:
         if self._api.asked_to_stop():

@@ -38,8 +38,8 @@ SERVICE_ACCOUNT = "charloom-worker"
 KEPT_SECONDS = 86400
 """How long to keep a finished JobSet and its pods."""
 
-GRACE_SECONDS = 60
-"""Time for a worker that is asked to stop; it saves within 10 s."""
+GRACE_SECONDS = 120
+"""Minimum time for a worker that is asked to stop to save and end."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +104,7 @@ def render(
     workers: int,
     arguments: Sequence[str],
     max_restarts: int,
+    grace_seconds: int = GRACE_SECONDS,
     owner: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Returns the JobSet for the API.
@@ -115,6 +116,7 @@ def render(
       arguments: arguments of `python -m components.train.worker`; differences between workers are
         in their environment.
       max_restarts: maximum restarts of all workers after a failure of one.
+      grace_seconds: how long a worker may take to save and end.
       owner: reference to the launcher's pod; the JobSet is removed with it.
 
     Raises:
@@ -145,7 +147,9 @@ def render(
                 {
                     "name": WORKER,
                     "replicas": 1,
-                    "template": {"spec": _job(options, name, image, workers, arguments)},
+                    "template": {
+                        "spec": _job(options, name, image, workers, arguments, grace_seconds)
+                    },
                 }
             ],
         },
@@ -197,7 +201,12 @@ def _failure_policy(max_restarts: int) -> dict[str, Any]:
 
 
 def _job(
-    options: JobSetOptions, name: str, image: str, workers: int, arguments: Sequence[str]
+    options: JobSetOptions,
+    name: str,
+    image: str,
+    workers: int,
+    arguments: Sequence[str],
+    grace_seconds: int,
 ) -> dict[str, Any]:
     uncounted = {one.code for one in ENDINGS if one.cluster is Restart.UNCOUNTED}
     codes = sorted(uncounted | {one.code for one in ENDINGS if one.rule})
@@ -231,7 +240,8 @@ def _job(
                 "labels": _labels(options),
                 "annotations": {"sidecar.istio.io/inject": "false"},
             },
-            "spec": _pod(options, name, image, workers, arguments),
+            "spec": _pod(options, name, image, workers, arguments)
+            | {"terminationGracePeriodSeconds": grace_seconds},
         },
     }
 
@@ -243,7 +253,6 @@ def _pod(
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "serviceAccountName": SERVICE_ACCOUNT,
-        "terminationGracePeriodSeconds": GRACE_SECONDS,
         "enableServiceLinks": False,
         "securityContext": {
             "runAsNonRoot": True,

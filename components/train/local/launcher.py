@@ -11,14 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from components.train.launching import Follower, StopRequests, newest_step
+from components.train.launching import Follower, IdleRestarts, StopRequests, newest_step
 from components.train.local.private_network import PrivateNetwork
 from components.train.local.worker_group import WorkerGroup
 from components.train.training_job import TrainingJob
+from model.checkpointing.save_time import is_saving, read_save_limit
 from model.errors import CharloomError, Restart, RestartableError, StoppedError, ending_for
 
-SAVE_SECONDS = 15.0
-"""Time for workers that were asked to stop to save before they are killed."""
+_END_SECONDS = 15.0
+"""Time for workers that were asked to stop to come to save, and to end once they have saved."""
 
 
 def launch_local(job: TrainingJob, *, follower: Follower | None = None) -> None:
@@ -39,28 +40,33 @@ def launch_local(job: TrainingJob, *, follower: Follower | None = None) -> None:
     command += ["--launcher", str(os.getpid())]
     follower = follower or Follower()
     restarts = 0
+    idle = IdleRestarts(newest_step(job.workdir), max_restarts=job.max_restarts)
     with StopRequests() as requests, _open_network(job.workers) as enter:
         while True:
             with WorkerGroup(command, workdir=job.workdir, count=job.workers, enter=enter) as group:
-                failure = _attempt(group, requests, follower)
+                failure = _attempt(group, requests, follower, job)
             if failure is None:
                 return
             restart = ending_for(failure).local
             if restart is Restart.NEVER:
                 raise failure
             step = newest_step(job.workdir)
-            if requests.numbers:
-                raise requests.ended(step=step, how=job.command())
             counts = restart is Restart.COUNTED
             restarts += counts
+            problem = idle.note(step, str(failure))
             if restarts > job.max_restarts or not job.max_restarts:
                 often = f", after {job.max_restarts} restarts" if job.max_restarts else ""
+                problem = f"{failure}{often}"
+            if problem and not requests.numbers:
                 raise RestartableError(
-                    f"{failure}{often}; continue from the newest checkpoint with: {job.command()}"
+                    f"{problem}; continue from the newest checkpoint with: {job.command()}"
                 )
             order = f"{restarts} of {job.max_restarts}" if counts else "not counted"
-            line = f"restarting from step {step} ({order}): {failure}"
-            follower.restarting(line, step=step)
+            if not requests.numbers:
+                follower.restarting(f"restarting from step {step} ({order}): {failure}", step=step)
+            _pause(idle.pause, requests)
+            if requests.numbers:
+                raise requests.ended(step=step, how=job.command())
 
 
 @contextlib.contextmanager
@@ -81,16 +87,16 @@ def _open_network(workers: int) -> Iterator[Callable[[Sequence[str]], list[str]]
 
 
 def _attempt(
-    group: WorkerGroup, requests: StopRequests, follower: Follower
+    group: WorkerGroup, requests: StopRequests, follower: Follower, job: TrainingJob
 ) -> CharloomError | None:
     """Follows a group of workers until it ends; returns why it failed."""
     while not group.finished:
         follower.update()
         failure = group.failure()
         if isinstance(failure, StoppedError):  # the others are about to end, too
-            group.end(SAVE_SECONDS)
+            _wait_for_end(group, requests, job.workdir)
         if not failure and requests.numbers:
-            failure = _stop(group, requests)
+            failure = _stop(group, requests, job.workdir)
         if failure:
             follower.update()
             return failure
@@ -99,12 +105,30 @@ def _attempt(
     return None
 
 
-def _stop(group: WorkerGroup, requests: StopRequests) -> CharloomError | None:
+def _pause(seconds: float, requests: StopRequests) -> None:
+    """Waits before a restart, but not once there is a request to stop."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and not requests.numbers:
+        time.sleep(0.1)
+
+
+def _stop(group: WorkerGroup, requests: StopRequests, workdir: str) -> CharloomError | None:
     """Stops the workers after saving; returns the outcome, None if they had just finished."""
     group.ask_to_stop()
-    deadline = time.monotonic() + SAVE_SECONDS
-    while group.running and time.monotonic() < deadline and len(requests.numbers) < 2:
-        time.sleep(0.1)
+    _wait_for_end(group, requests, workdir)
     if group.finished:
         return None
     return group.failure() or StoppedError("killed while it saved")
+
+
+def _wait_for_end(group: WorkerGroup, requests: StopRequests, workdir: str) -> None:
+    """Waits for workers that are about to end: as long as a save takes while one is under way."""
+    requested, asked = len(requests.numbers), time.monotonic()
+    deadline = asked + _END_SECONDS
+    while group.running and time.monotonic() < deadline:
+        if len(requests.numbers) > max(1, requested):
+            return
+        if is_saving(workdir):
+            last = asked + _END_SECONDS + read_save_limit(workdir)
+            deadline = min(time.monotonic() + _END_SECONDS, last)
+        time.sleep(0.1)
