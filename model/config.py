@@ -241,6 +241,9 @@ class TrainConfig:
     """Global norm to which the gradient is clipped."""
     seed: Annotated[int, Range(0, (1 << 31) - 1)] = 1
     """Seed of the initial weights, the dropout masks and the order of records."""
+    deterministic: bool = False
+    """Use only deterministic ops on GPUs, which are slower; without it two trainings on GPUs differ
+    in the last bits. CPUs give the same bits either way."""
     log_steps: Annotated[int, Range(1, 1 << 30)] = 20
     """Steps between two lines of metrics."""
     valid_steps: Annotated[int, Range(1, 1 << 30)] = 200

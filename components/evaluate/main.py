@@ -18,6 +18,7 @@ from components.evaluate.report import Report
 from components.evaluate.report_fields import look_up
 from components.figures import format_figure
 from model.config import Config, to_dict
+from model.distributed.devices import prepare_devices
 from model.errors import InputError
 from model.evaluation.evaluate import evaluate_checkpoint
 from model.files import COMPLETED_FILE, publish_folder, temporary_folder
@@ -61,6 +62,7 @@ def run(
       InputError: a folder can't be read or written, or `report` holds something else.
     """
     check_folder(report)  # before an evaluation of several minutes
+    prepare_devices()
     measured = evaluate_checkpoint(
         records=records, workdir=workdir, champion=champion, reference=reference
     )

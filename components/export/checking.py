@@ -92,6 +92,7 @@ def check_in_fresh_process(
     for path in _library_folders():
         command += ["--path", path]
     environment = {"PATH": os.environ.get("PATH", os.defpath), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment["NVIDIA_TF32_OVERRIDE"] = "0"  # products of float32, as when it was compared
     for name in ("CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "HOME", "TMPDIR"):
         if name in os.environ:
             environment[name] = os.environ[name]

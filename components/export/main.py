@@ -27,8 +27,9 @@ from components.export.registry import RegisteredModel, check_name
 from model.checkpointing.seen_records import save_version
 from model.checkpointing.trained import load_model, save_published
 from model.data.records import Dataset
+from model.distributed.devices import prepare_devices
 from model.errors import InputError, RejectedError
-from model.serving.export import TOLERANCE, compare, export_model, held_out_texts
+from model.serving.export import allowed, compare, export_model, held_out_texts
 
 REPORT_FILE = "report.json"
 COPIED_FILES = ("report.html", "report.md")
@@ -125,6 +126,7 @@ def _fill(
     precision: str,
 ) -> dict[str, Any]:
     """Writes all files of a version except its card and manifest; returns the check results."""
+    prepare_devices()
     with Dataset.open(records) as dataset:
         loaded = load_model(workdir, dataset)
         if loaded.checkpoint.digest != content["checkpoint"]["digest"]:
@@ -134,7 +136,7 @@ def _fill(
                 "run charloom evaluate again"
             )
         exported = export_model(loaded, dataset, staged, precision=precision)
-        checked = compare(exported, loaded=loaded, dataset=dataset, tolerance=TOLERANCE[precision])
+        checked = compare(exported, loaded=loaded, dataset=dataset, tolerance=allowed(precision))
         save_published(loaded, dataset, staged)
         save_version(staged, workdir, loaded.checkpoint.meta, dataset)
         record_requests(exported, staged, held_out_texts(loaded, dataset, count=RECORDED_TEXTS))

@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--config", required=True, help="JSON file of the whole config")
     parser.add_argument("--threads", type=int, default=0, help="cores for one op; 0: all")
     parser.add_argument("--profile", help="steps to trace, such as 100:110")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs given; with fewer it ends")
     parser.add_argument("--launcher", type=int, help="process id; end when it is gone")
     parser.add_argument("--peer-seconds", type=float, default=PEER_SECONDS)
     parser.add_argument("--stall-seconds", type=float, default=STALL_SECONDS)
@@ -119,7 +120,13 @@ def _train(options: argparse.Namespace, signals: StopSignals) -> None:
         from model.training.profiler import ProfileSteps
         from model.training.train import train_and_evaluate
 
-    cluster = join_cluster(threads=options.threads, peer_seconds=options.peer_seconds)
+    config = read_config(options.config)
+    cluster = join_cluster(
+        threads=options.threads,
+        peer_seconds=options.peer_seconds,
+        gpus=options.gpus,
+        deterministic=config.train.deterministic,
+    )
     logging.getLogger("tensorflow").handlers.clear()  # its own handler would print every line twice
     logging.basicConfig(
         stream=sys.stdout,
@@ -138,7 +145,6 @@ def _train(options: argparse.Namespace, signals: StopSignals) -> None:
     def leave_stalled(reason: str) -> None:
         _leave(RestartableError(f"worker {cluster.rank} made {reason}; its log has the stacks"))
 
-    config = read_config(options.config)
     with Dataset.open(options.records) as dataset:
         config = check_config(config, dataset, workers=cluster.size)
         result = train_and_evaluate(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import tensorflow as tf
 
+from model.distributed.devices import prepare_devices
 from model.distributed.proxies import keep_from_proxies
 from model.distributed.rendezvous import PEER_SECONDS, wait_for_peers
 from model.distributed.tf_config import format_tf_config, parse_tf_config
@@ -19,6 +20,10 @@ from model.distributed.watchdog import ExitTimer
 from model.errors import RestartableError
 
 _JOIN_SECONDS = 60.0
+"""Time for TensorFlow to join the group once all workers are there."""
+
+_GPU_SECONDS = 300.0
+"""Time for it to start GPUs, too, of which some compile their kernels first."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +71,13 @@ class Cluster:
         return add  # type: ignore[no-any-return]
 
 
-def join_cluster(*, threads: int = 0, peer_seconds: float = PEER_SECONDS) -> Cluster:
+def join_cluster(
+    *,
+    threads: int = 0,
+    peer_seconds: float = PEER_SECONDS,
+    gpus: int = 0,
+    deterministic: bool = False,
+) -> Cluster:
     """Joins the group in TF_CONFIG; without TF_CONFIG, a group of one.
 
     Call it before any TensorFlow op. Returns once all workers have joined.
@@ -74,14 +85,17 @@ def join_cluster(*, threads: int = 0, peer_seconds: float = PEER_SECONDS) -> Clu
     Args:
       threads: threads within one op; 0 leaves the choice to TensorFlow.
       peer_seconds: how long to wait for the other workers.
+      gpus: how many GPUs this worker was given.
+      deterministic: whether ops on GPUs must be deterministic.
 
     Raises:
-      InputError: TF_CONFIG is malformed.
+      InputError: TF_CONFIG is malformed, or TensorFlow sees fewer GPUs.
       RestartableError: a worker did not arrive, or left again. If one leaves just as TensorFlow
         joins the group, this process exits with the restartable code.
     """
     hosts, rank = parse_tf_config(os.environ.get("TF_CONFIG", ""))
     size = len(hosts)
+    prepare_devices(gpus=gpus, deterministic=deterministic)
     # TensorFlow reads it, too. One worker alone needs no server, which would listen on all
     # interfaces and do what it is told.
     os.environ["TF_CONFIG"] = format_tf_config(hosts, rank) if size > 1 else "{}"
@@ -91,7 +105,9 @@ def join_cluster(*, threads: int = 0, peer_seconds: float = PEER_SECONDS) -> Clu
         keep_from_proxies([host.rpartition(":")[0].strip("[]") for host in hosts], os.environ)
         wait_for_peers(hosts, rank=rank, seconds=peer_seconds)
     timer = ExitTimer()
-    timer.set(min(peer_seconds, _JOIN_SECONDS))
+    seconds = min(peer_seconds, _JOIN_SECONDS)
+    seconds += _GPU_SECONDS if tf.config.list_physical_devices("GPU") else 0.0
+    timer.set(seconds, f"worker {rank} could not join the others within {seconds:g} s and ends")
     with reporting_lost_peers(rank, "joining the group"):
         strategy = tf.distribute.MultiWorkerMirroredStrategy()
     timer.set(0)

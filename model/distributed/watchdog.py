@@ -92,24 +92,45 @@ class ExitTimer:
         Args:
           code: the exit code.
         """
-        self._timer = ctypes.c_void_p()
         self._system = ctypes.CDLL(None)
         self._usable = hasattr(self._system, "timer_create")
         if self._usable:
-            event = _Event(value=code, notify=_NOTIFY_BY_THREAD)
-            event.function = ctypes.cast(self._system._exit, ctypes.c_void_p)
-            places = ctypes.byref(event), ctypes.byref(self._timer)
-            self._usable = self._system.timer_create(_MONOTONIC, *places) == 0
+            self._exit = self._create("_exit", code)
+        self._text = ctypes.create_string_buffer(_TEXT_BYTES)
+        if self._usable:  # a function of the C library, too: it prints one line to stderr
+            self._speak = self._create("warnx", ctypes.addressof(self._text))
 
-    def set(self, seconds: float) -> None:
-        """Ends the process after `seconds`; 0 cancels the timer."""
-        if self._usable:
-            whole = int(seconds)
-            times = _Times(0, 0, whole, int((seconds - whole) * 1e9))
-            self._system.timer_settime(self._timer, 0, ctypes.byref(times), None)
+    def _create(self, function: str, value: int) -> ctypes.c_void_p:
+        timer = ctypes.c_void_p()
+        event = _Event(value=value, notify=_NOTIFY_BY_THREAD)
+        event.function = ctypes.cast(getattr(self._system, function), ctypes.c_void_p)
+        places = ctypes.byref(event), ctypes.byref(timer)
+        self._usable = self._system.timer_create(_MONOTONIC, *places) == 0
+        return timer
+
+    def set(self, seconds: float, text: str = "") -> None:
+        """Ends the process after `seconds`; 0 cancels the timer.
+
+        Args:
+          seconds: time from now.
+          text: line for stderr when the time is over.
+        """
+        if not self._usable:
+            return
+        self._text.value = text.replace("%", "%%").encode()[: _TEXT_BYTES - 1]
+        self._start(self._speak, seconds if text else 0.0)
+        self._start(self._exit, seconds + (_SPEAK_SECONDS if seconds and text else 0.0))
+
+    def _start(self, timer: ctypes.c_void_p, seconds: float) -> None:
+        whole = int(seconds)
+        times = _Times(0, 0, whole, int((seconds - whole) * 1e9))
+        self._system.timer_settime(timer, 0, ctypes.byref(times), None)
 
 
 _MONOTONIC, _NOTIFY_BY_THREAD = 1, 2
+_TEXT_BYTES = 512
+_SPEAK_SECONDS = 0.5
+"""Time between the line and the end."""
 
 
 class _Event(ctypes.Structure):

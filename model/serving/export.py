@@ -18,6 +18,8 @@ from model.text.tokenizer import detokenize
 from model.text.vocab import DOCUMENT_START, LINE_END
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
+GPU_TOLERANCE = 10.0
+"""How many times as much on a GPU, which adds up in another order in each kernel. Unproven."""
 """Maximum difference of a word's log-likelihood from the checkpoint's, in nats, by precision."""
 
 
@@ -73,6 +75,11 @@ def held_out_texts(loaded: Loaded, dataset: Dataset, *, count: int) -> list[str]
     """Returns some held-out raw texts, if the records have any."""
     documents = _Documents(dataset, count=count, sentence_marks=loaded.config.data.sentence_marks)
     return [detokenize(words).decode() for words in documents.words]
+
+
+def allowed(precision: str) -> float:
+    """Returns the largest difference of a word's log-likelihood, in nats, on this device."""
+    return TOLERANCE[precision] * (GPU_TOLERANCE if tf.config.list_physical_devices("GPU") else 1.0)
 
 
 def compare(

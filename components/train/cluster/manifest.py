@@ -284,6 +284,9 @@ def _container(
     command += ["--host-pattern", host_pattern(name), "--workers", str(workers)]
     command += ["--port", str(PORT)]
     command += ["--lease", name, "--lease-seconds", str(options.lease_seconds)]
+    resources = _resources(options)
+    if GPU_RESOURCE in resources["limits"]:
+        command += ["--gpus", resources["limits"][GPU_RESOURCE]]
     attempt = f"metadata.labels['{ATTEMPT_LABEL}']"
     return {
         "name": WORKER,
@@ -299,7 +302,7 @@ def _container(
             _downward(ATTEMPT_VARIABLE, attempt),
         ],
         "ports": [{"name": "tensorflow", "containerPort": PORT}],
-        "resources": _resources(options),
+        "resources": resources,
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from components.train.launching import Follower, IdleRestarts, StopRequests, newest_step
+from components.train.local.gpus import share_gpus
 from components.train.local.private_network import PrivateNetwork
 from components.train.local.worker_group import WorkerGroup
 from components.train.training_job import TrainingJob
@@ -38,12 +39,19 @@ def launch_local(job: TrainingJob, *, follower: Follower | None = None) -> None:
     command = [sys.executable, "-m", "components.train.worker", *job.worker_arguments()]
     command += ["--threads", str(max(1, (os.cpu_count() or 1) // job.workers))]
     command += ["--launcher", str(os.getpid())]
+    variables = share_gpus(job.workers, os.environ)
     follower = follower or Follower()
     restarts = 0
     idle = IdleRestarts(newest_step(job.workdir), max_restarts=job.max_restarts)
     with StopRequests() as requests, _open_network(job.workers) as enter:
         while True:
-            with WorkerGroup(command, workdir=job.workdir, count=job.workers, enter=enter) as group:
+            with WorkerGroup(
+                command,
+                workdir=job.workdir,
+                count=job.workers,
+                enter=enter,
+                variables=variables,
+            ) as group:
                 failure = _attempt(group, requests, follower, job)
             if failure is None:
                 return

@@ -53,6 +53,7 @@ class WorkerGroup:
         workdir: str,
         count: int,
         enter: Callable[[Sequence[str]], list[str]] = list,
+        variables: Sequence[dict[str, str]] = (),
     ):
         """Starts nothing until entered.
 
@@ -61,7 +62,9 @@ class WorkerGroup:
           workdir: the training's folder; each worker's output goes to its logs/.
           count: number of workers.
           enter: makes a command run in the workers' network.
+          variables: more environment variables for each worker.
         """
+        self._variables = variables or [{}] * count
         self._command = enter(command)
         self._workdir = workdir
         self._count = count
@@ -94,7 +97,9 @@ class WorkerGroup:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=child_environment(error_file) | {"TF_CONFIG": format_tf_config(hosts, rank)},
+                env=child_environment(error_file)
+                | self._variables[rank]
+                | {"TF_CONFIG": format_tf_config(hosts, rank)},
                 # Ctrl-C in a terminal reaches only the launcher, which passes it on once: workers
                 # take a second signal as a request to end without saving.
                 process_group=0,
