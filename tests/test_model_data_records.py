@@ -21,10 +21,10 @@ from model.data.records import (
     encode_record,
     load_index,
     parse_record,
-    read_framed,
     save_index,
     shard_name,
 )
+from model.data.shard_files import read_framed
 from model.errors import InputError
 from model.text.vocab import Vocabulary
 

@@ -23,16 +23,15 @@ import hashlib
 import io
 import json
 import os
-import struct
 from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from model.config import DataConfig, check_version, from_dict
 from model.data.example_reader import parse_features, parse_word_ids
-from model.data.example_writer import masked_crc
+from model.data.shard_files import ShardFiles
 from model.errors import InputError
 from model.files import COMPLETED_FILE, is_complete, write_whole
 from model.text.spelling import CHAR_OFFSET, spell, unspell
@@ -117,31 +116,6 @@ def parse_record(data: bytes) -> Record:
     """Reads what `encode_record` wrote."""
     word_ids, word_lengths, char_ids, source = parse_features(data)
     return Record(word_ids, word_lengths, char_ids, source.decode())
-
-
-_HEADER = struct.Struct("<QI")
-_CRC = struct.Struct("<I")
-
-
-def read_framed(file: BinaryIO, offset: int) -> bytes:
-    """Reads the record at a byte offset of a TFRecord file.
-
-    Raises:
-      ValueError: the file ends early or a checksum is wrong.
-    """
-    file.seek(offset)
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise ValueError(f"ends inside a record at byte {offset}")
-    length, length_crc = _HEADER.unpack(header)
-    if masked_crc(header[:8]) != length_crc:
-        raise ValueError(f"is damaged at byte {offset}")
-    data = file.read(length + _CRC.size)
-    if len(data) < length + _CRC.size:
-        raise ValueError(f"ends inside a record at byte {offset}")
-    if masked_crc(data[:length]) != _CRC.unpack(data[length:])[0]:
-        raise ValueError(f"is damaged at byte {offset}")
-    return data[:length]
 
 
 def save_index(
@@ -229,18 +203,17 @@ def _load_array(folder: str, saved: dict[str, str], what: str, shape: tuple[int,
     path = os.path.join(folder, saved["file"])
     try:
         with open(path, "rb") as file:
-            data = file.read()
-    except OSError:
-        raise InputError(f"{what} {path} is missing; run charloom prepare again") from None
-    if hashlib.sha256(data).hexdigest() != saved["sha256"]:
-        raise InputError(
-            f"{what} {path} does not match {INFO_FILE}; it was truncated or changed, "
-            "run charloom prepare again"
-        )
-    try:
-        array: IntArray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+            if hashlib.file_digest(file, "sha256").hexdigest() != saved["sha256"]:
+                raise InputError(
+                    f"{what} {path} does not match {INFO_FILE}; it was truncated or changed, "
+                    "run charloom prepare again"
+                )
+            file.seek(0)
+            array: IntArray = np.lib.format.read_array(file, allow_pickle=False)
         if array.dtype != np.int64 or array.shape != shape:
             raise ValueError
+    except OSError:
+        raise InputError(f"{what} {path} is missing; run charloom prepare again") from None
     except ValueError:
         raise InputError(
             f"{what} {path} is not an int64 array {list(shape)}; run charloom prepare again"
@@ -266,16 +239,16 @@ class Dataset:
         self.config = config
         self.vocab = vocab
         self.digest = str(info["digest"])
-        self._files: dict[str, BinaryIO] = {}
-        self._index: dict[str, tuple[npt.NDArray[np.int32], IntArray]] = {}
+        self._files = ShardFiles()
+        self._firsts: dict[str, IntArray] = {}
+        self._offsets: dict[str, IntArray] = {}
         self._lengths: dict[str, IntArray] = {}
         self._characters: dict[str, IntArray | None] = {}
         for split in SPLITS:
             shards = info["splits"][split]["shards"]
             counts = [shard["records"] for shard in shards]
-            owner = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-            offsets, self._lengths[split] = load_index(path, info["splits"][split])
-            self._index[split] = (owner, offsets)
+            self._firsts[split] = np.cumsum([0, *counts])[:-1]
+            self._offsets[split], self._lengths[split] = load_index(path, info["splits"][split])
             self._characters[split] = load_characters(path, info["splits"][split])
 
     @classmethod
@@ -335,21 +308,18 @@ class Dataset:
         return self._read(split, index, parse_word_ids)
 
     def _read(self, split: str, index: int, parse: Callable[[bytes], Parsed]) -> Parsed:
-        owner, offsets = self._index[split]
-        shard = self.info["splits"][split]["shards"][owner[index]]
+        offset = int(self._offsets[split][index])
+        owner = int(np.searchsorted(self._firsts[split], index, side="right")) - 1
+        shard = self.info["splits"][split]["shards"][owner]
         path = os.path.join(self.path, shard["file"])
-        if path not in self._files:
-            self._files[path] = open(path, "rb")
         try:
-            return parse(read_framed(self._files[path], int(offsets[index])))
+            return parse(self._files.read(path, offset))
         except ValueError as error:
             raise InputError(f"{path} {error}; run charloom prepare again") from None
 
     def close(self) -> None:
         """Closes the shards."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        self._files.close()
 
     def __enter__(self) -> Dataset:
         return self
