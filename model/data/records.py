@@ -23,7 +23,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -33,7 +33,7 @@ from model.config import DataConfig, check_version, from_dict
 from model.data.example_reader import parse_features, parse_word_ids
 from model.data.shard_files import ShardFiles
 from model.errors import InputError
-from model.files import COMPLETED_FILE, is_complete, write_whole
+from model.files import COMPLETED_FILE, is_complete, whole_file
 from model.text.spelling import CHAR_OFFSET, spell, unspell
 from model.text.vocab import UNK_ID, Vocabulary
 
@@ -118,9 +118,7 @@ def parse_record(data: bytes) -> Record:
     return Record(word_ids, word_lengths, char_ids, source.decode())
 
 
-def save_index(
-    folder: str, split: str, offsets: Sequence[int] | IntArray, lengths: Sequence[int] | IntArray
-) -> dict[str, str]:
+def save_index(folder: str, split: str, parts: Iterable[IntArray]) -> dict[str, str]:
     """Writes the index of a split, `<split>.index.npy`, deterministically.
 
     The file holds an int64 array `[2, records]`, the records of all shards in reading order: each
@@ -129,41 +127,49 @@ def save_index(
     Args:
       folder: the folder of records.
       split: its name.
-      offsets: `[records]` byte offset of each record in its shard.
-      lengths: `[records]` words of each record.
+      parts: `[n, 2]` byte offset in its shard and words of each of the next n records; iterated
+        over several times, so that only one part need be in memory.
 
     Returns:
       The split's `index` entry of `dataset.json`: `file`, and its `sha256`.
     """
-    rows = np.stack([np.asarray(row, "<i8") for row in (offsets, lengths)])
-    return _save_array(folder, f"{split}.index.npy", rows)
+    columns = (part[:, column] for column in range(2) for part in parts)
+    return _save_array(folder, f"{split}.index.npy", (2, sum(map(len, parts))), columns)
 
 
-def save_characters(
-    folder: str, split: str, characters: Sequence[int] | IntArray
-) -> dict[str, Any]:
+def save_characters(folder: str, split: str, parts: Iterable[IntArray]) -> dict[str, Any]:
     """Writes the amount of text in each record of a split, `<split>.characters.npy`.
 
     Args:
       folder: the folder of records.
       split: its name.
-      characters: `[records]` Unicode characters of each record's original text, in reading
-        order.
+      parts: `[n]` Unicode characters of the original text of each of the next n records, in
+        reading order; iterated over several times.
 
     Returns:
       Entries of the split in `dataset.json`: `text_characters`, the sum, and
       `character_counts`, with `file` and `sha256`.
     """
-    array = np.asarray(characters, "<i8")
-    saved = _save_array(folder, f"{split}.characters.npy", array)
-    return {"text_characters": int(array.sum()), "character_counts": saved}
+    total = sum(int(part.sum()) for part in parts)
+    saved = _save_array(folder, f"{split}.characters.npy", (sum(map(len, parts)),), parts)
+    return {"text_characters": total, "character_counts": saved}
 
 
-def _save_array(folder: str, name: str, array: IntArray) -> dict[str, str]:
-    file = io.BytesIO()
-    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
-    write_whole(os.path.join(folder, name), file.getvalue())
-    return {"file": name, "sha256": hashlib.sha256(file.getvalue()).hexdigest()}
+def _save_array(
+    folder: str, name: str, shape: tuple[int, ...], parts: Iterable[IntArray]
+) -> dict[str, str]:
+    """Writes an array as NumPy does, but part by part."""
+    header = io.BytesIO()
+    described = {"descr": "<i8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    digest = hashlib.sha256(header.getvalue())
+    with whole_file(os.path.join(folder, name)) as file:
+        file.write(header.getvalue())
+        for part in parts:
+            data = np.asarray(part, "<i8").tobytes()
+            file.write(data)
+            digest.update(data)
+    return {"file": name, "sha256": digest.hexdigest()}
 
 
 def load_index(folder: str, info: dict[str, Any]) -> IntArray:
@@ -201,24 +207,22 @@ def _count_records(info: dict[str, Any]) -> int:
 def _load_array(folder: str, saved: dict[str, str], what: str, shape: tuple[int, ...]) -> IntArray:
     """Reads what `_save_array` wrote; `what` names it in messages."""
     path = os.path.join(folder, saved["file"])
+    problem = ""
     try:
         with open(path, "rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != saved["sha256"]:
-                raise InputError(
-                    f"{what} {path} does not match {INFO_FILE}; it was truncated or changed, "
-                    "run charloom prepare again"
-                )
-            file.seek(0)
-            array: IntArray = np.lib.format.read_array(file, allow_pickle=False)
-        if array.dtype != np.int64 or array.shape != shape:
-            raise ValueError
+                problem = f"does not match {INFO_FILE}; it was truncated or changed,"
+            else:
+                file.seek(0)
+                array: IntArray = np.lib.format.read_array(file, allow_pickle=False)
+                if array.dtype == np.int64 and array.shape == shape:
+                    return array
     except OSError:
-        raise InputError(f"{what} {path} is missing; run charloom prepare again") from None
+        problem = "is missing;"
     except ValueError:
-        raise InputError(
-            f"{what} {path} is not an int64 array {list(shape)}; run charloom prepare again"
-        ) from None
-    return array
+        pass
+    problem = problem or f"is not an int64 array {list(shape)};"
+    raise InputError(f"{what} {path} {problem} run charloom prepare again")
 
 
 class Dataset:
