@@ -163,7 +163,7 @@ def write_far_index(folder: str) -> dict[str, Any]:
     lengths = np.random.default_rng(4).integers(500, 1501, FAR_RECORDS)
     offsets = np.cumsum(7 * lengths) - 7 * lengths
     return {
-        "index": save_index(folder, "train", offsets, lengths),
+        "index": save_index(folder, "train", [np.stack([offsets, lengths], axis=1)]),
         "shards": [{"records": FAR_RECORDS}],
     }
 
@@ -206,22 +206,20 @@ def write_split(
     folder: str, split: str, shards: Sequence[Sequence[Sequence[bytes]]], vocab: Vocabulary
 ) -> dict[str, Any]:
     """Writes the shards of a split, each a list of records' words, and its index."""
-    offsets: list[int] = []
-    lengths: list[int] = []
+    rows: list[tuple[int, int]] = []
     entries = []
     for number, texts in enumerate(shards):
         name, size = shard_name(split, number, len(shards)), 0
         with tf.io.TFRecordWriter(os.path.join(folder, name)) as writer:
             for text in texts:
-                data = encode_record(text, vocab, source=f"synthetic:{len(offsets)}")
+                data = encode_record(text, vocab, source=f"synthetic:{len(rows)}")
                 writer.write(data)
-                offsets.append(size)
-                lengths.append(len(text) - 1)
+                rows.append((size, len(text) - 1))
                 size += len(frame(data))
         entries.append({"file": name, "records": len(texts), "bytes": size})
-    index = save_index(folder, split, offsets, lengths)
-    words = sum(lengths)
-    return {"records": len(lengths), "words": words, "shards": entries, "index": index}
+    index = save_index(folder, split, [np.asarray(rows, np.int64).reshape(-1, 2)])
+    words = sum(length for _, length in rows)
+    return {"records": len(rows), "words": words, "shards": entries, "index": index}
 
 
 def draw_words() -> npt.NDArray[np.int64]:

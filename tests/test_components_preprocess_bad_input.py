@@ -10,8 +10,10 @@ import pytest
 
 from components.preprocess.engine import transforms
 from components.preprocess.main import run
-from components.preprocess.passes import scan
+from components.preprocess.passes import scan, word_counts
 from components.preprocess.passes.segment import Pieces, cut_block
+from components.preprocess.passes.word_counts import WordCounter
+from components.preprocess.sources import blocks
 from model.config import DataConfig
 from model.data.records import Dataset
 from model.errors import InputError, RestartableError
@@ -279,3 +281,28 @@ def test_a_folder_filled_meanwhile_is_not_touched(
         run_on(write_good(tmp_path / "in"), records)
     assert os.listdir(records) == ["other"]
     assert os.listdir(tmp_path / "out") == ["records"]
+
+
+def test_words_of_a_file_that_may_be_bad_are_spilled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1 << 10)
+    (tmp_path / "in").mkdir()
+    lines = "".join(f"line w{number} w{number % 7}\n" for number in range(500))
+    (tmp_path / "in" / "bad").write_text(f"{lines}bad bad\n\0")
+    (tmp_path / "in" / "good").write_text(lines)
+    config = dataclasses.replace(ALL_TRAIN, on_bad_text="skip")
+    expected = run_on(tmp_path / "in", tmp_path / "at once", config)
+    held: list[int] = []
+    add = WordCounter.add
+
+    def watched(self: WordCounter, *arguments: Any) -> None:
+        add(self, *arguments)
+        held.append(len(self))
+
+    monkeypatch.setattr(WordCounter, "add", watched)
+    monkeypatch.setattr(word_counts, "MAX_WORDS", 100)
+    assert run_on(tmp_path / "in", tmp_path / "spilled", config) == expected
+    assert len(held) > 30
+    assert max(held) <= 100
+    assert expected["vocab"]["train_words"] == 6 * 500  # w and its number are two

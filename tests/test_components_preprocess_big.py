@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from components.preprocess.main import run
+from components.preprocess.passes import write
 from model.config import DataConfig
 from model.data.records import SPLITS, Dataset, parse_record
 
@@ -69,3 +70,23 @@ def test_shard_borders_follow_the_bytes(big: Path, big_records: Path) -> None:
         assert dataset.info["input"]["files"] == 5
     # Files of about 0.6 MB: two reach 1 MiB.
     assert names == [{"0.txt", "1.txt"}, {"2.txt", "3.txt"}, {"4.txt"}]
+
+
+def test_records_are_signed_and_indexed_batch_by_batch(
+    tmp_path: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(SMALL, document="line")
+    run_on(corpus, tmp_path / "at once", config)
+    signed: list[int] = []
+    sign = write.make_signatures
+
+    def watched(distinct: Any, words: Any, lengths: Any) -> Any:
+        signed.append(len(lengths))
+        return sign(distinct, words, lengths)
+
+    monkeypatch.setattr(write, "make_signatures", watched)
+    monkeypatch.setattr(write, "_BATCH", 7)
+    run_on(corpus, tmp_path / "batches", config)
+    assert max(signed) == 7
+    assert sum(signed) > 100
+    assert contents(tmp_path / "batches") == contents(tmp_path / "at once")

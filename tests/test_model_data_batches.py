@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pytest
 
 from model.config import TrainConfig
+from model.data import batches
 from model.data.batches import Batch, LaneReader, eval_batch, padded_size, train_batch
 from model.data.plan import EvalPlan, Segment, TrainPlan
 from model.data.records import Record, encode_record, parse_record
@@ -313,3 +314,23 @@ def test_records_in_use_are_read_once_and_old_ones_again() -> None:
 
 def test_bos_spelling_is_no_word_of_text() -> None:
     assert row(DOCUMENT_START) == [CHAR_BEGIN, CHAR_BOS, CHAR_END, 0, 0, 0]
+
+
+def test_decoded_records_are_bounded_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [[DOCUMENT_START, *[b"a"] * size] for size in (10, 10, 400, 10)]
+    memory = Memory(streams)
+    reader = LaneReader(memory, "train", max_word_bytes=WIDTH, window=8)
+
+    def read(*records: int) -> list[int]:
+        """Reads a word of each record; returns those that had to be decoded."""
+        memory.reads.clear()
+        for record in records:
+            reader.batch([[Segment(record, 0, 1)]], [False])
+        return memory.reads
+
+    # Per word 4 bytes of its id, 8 of its length, 8 of its start and 2 per character, and 8 more.
+    monkeypatch.setattr(batches, "CACHED_BYTES", 3 * (11 * 22 + 8))
+    assert read(0, 1, 3, 0, 1, 3) == [0, 1, 3]
+    assert read(2, 2) == [2]  # too large to be kept beside others
+    assert read(0, 2, 1, 3, 0) == [0, 2, 1, 3, 0]
+    assert read(3, 0, 1, 2, 1) == [2, 1]

@@ -6,7 +6,8 @@ import pytest
 import tensorflow as tf
 
 from model.data.example_writer import RecordEncoder, frame, varint
-from model.data.records import encode_record, read_framed
+from model.data.records import encode_record
+from model.data.shard_files import read_framed
 from model.text.vocab import DOCUMENT_START, LINE_END, SPECIAL_WORDS, UNK_ID, Vocabulary
 
 

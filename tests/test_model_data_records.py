@@ -19,12 +19,14 @@ from model.data.example_writer import frame
 from model.data.records import (
     Dataset,
     encode_record,
+    load_characters,
     load_index,
     parse_record,
-    read_framed,
+    save_characters,
     save_index,
     shard_name,
 )
+from model.data.shard_files import read_framed
 from model.errors import InputError
 from model.text.vocab import Vocabulary
 
@@ -111,6 +113,12 @@ def stream_of(split: str, index: int) -> list[bytes]:
     return [b"", *(WORDS[at % len(WORDS)] for at in range(index, index + size))]
 
 
+def index_parts(offsets: Sequence[int], lengths: Sequence[int]) -> list[npt.NDArray[np.int64]]:
+    """Returns an index in parts of up to two records."""
+    rows = np.asarray([offsets, lengths], np.int64).T
+    return [rows[begin : begin + 2] for begin in range(0, len(rows), 2)]
+
+
 def write_split(folder: Path, split: str, counts: Sequence[int]) -> dict[str, Any]:
     """Writes shards and index of a split; returns its entry in dataset.json."""
     offsets: list[int] = []
@@ -127,7 +135,7 @@ def write_split(folder: Path, split: str, counts: Sequence[int]) -> dict[str, An
                 lengths.append(len(words) - 1)
                 size += len(frame(data))
         shards.append({"file": name, "records": count, "words": sum(lengths), "bytes": size})
-    index = save_index(str(folder), split, offsets, lengths)
+    index = save_index(str(folder), split, index_parts(offsets, lengths))
     return {"records": len(lengths), "words": sum(lengths), "shards": shards, "index": index}
 
 
@@ -171,7 +179,7 @@ def test_a_dataset_is_read_in_order_and_at_random(records: Path) -> None:
 
 
 def test_the_index_exactly(tmp_path: Path) -> None:
-    entry = save_index(str(tmp_path), "valid", [0, 120, 1 << 40], np.asarray([4, 3, 1]))
+    entry = save_index(str(tmp_path), "valid", index_parts([0, 120, 1 << 40], [4, 3, 1]))
     data = (tmp_path / "valid.index.npy").read_bytes()
     assert entry == {"file": "valid.index.npy", "sha256": hashlib.sha256(data).hexdigest()}
     assert os.listdir(tmp_path) == ["valid.index.npy"]
@@ -183,14 +191,35 @@ def test_the_index_exactly(tmp_path: Path) -> None:
     assert data[:128] == b"\x93NUMPY\x01\x00\x76\x00" + head.ljust(117) + b"\n"
     assert data[128:] == index.tobytes()
     (tmp_path / "again").mkdir()
-    again = np.asarray([0, 120, 1 << 40], np.uint64)
-    assert save_index(str(tmp_path / "again"), "valid", again, [4, 3, 1]) == entry
+    again = np.asarray([[0, 4], [120, 3], [1 << 40, 1]], ">u8")
+    assert save_index(str(tmp_path / "again"), "valid", [again]) == entry
+    np.lib.format.write_array(file := io.BytesIO(), index, version=(1, 0))
+    assert data == file.getvalue()
 
 
 def test_an_index_of_nothing(tmp_path: Path) -> None:
-    entry = save_index(str(tmp_path), "test", [], [])
+    entry = save_index(str(tmp_path), "test", [])
     index = load_index(str(tmp_path), {"index": entry, "shards": []})
     assert (index.shape, index.dtype) == ((2, 0), np.int64)
+
+
+def test_characters_exactly(tmp_path: Path) -> None:
+    parts = [np.asarray([5, 1 << 33]), np.zeros(0, np.int64), np.asarray([7])]
+    saved = save_characters(str(tmp_path), "train", parts)
+    np.lib.format.write_array(
+        file := io.BytesIO(), np.asarray([5, 1 << 33, 7]), version=(1, 0), allow_pickle=False
+    )
+    assert (tmp_path / "train.characters.npy").read_bytes() == file.getvalue()
+    assert saved == {
+        "text_characters": (1 << 33) + 12,
+        "character_counts": {
+            "file": "train.characters.npy",
+            "sha256": hashlib.sha256(file.getvalue()).hexdigest(),
+        },
+    }
+    found = load_characters(str(tmp_path), {**saved, "shards": [{"records": 3}]})
+    assert found is not None
+    assert found.tolist() == [5, 1 << 33, 7]
 
 
 def open_error(path: Path) -> str:

@@ -21,6 +21,7 @@ from components.preprocess.inputs.listing import find_files
 from components.preprocess.inputs.listing_file import load_listing
 from components.preprocess.passes import word_counts
 from components.preprocess.passes.file_scans import describe, hash_text, scans_of_files
+from components.preprocess.passes.row_files import RowFiles
 from components.preprocess.passes.scratch_files import index_path, seen_path, words_path
 from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.passes.work_units import make_groups, make_units
@@ -198,13 +199,15 @@ def _save_index(folder: str, scratch: str, split: str, groups: int) -> dict[str,
       A split's arguments for `describe`: its `index` and `text`, entries of dataset.json, and
       `lengths`, how many records have 2^k to 2^(k + 1) - 1 words.
     """
-    parts = [np.load(index_path(scratch, split, group)) for group in range(groups)]
-    offsets, lengths, characters = np.concatenate(parts, axis=1)
-    powers = [length.bit_length() - 1 for length in lengths.tolist()]
+    parts = RowFiles([index_path(scratch, split, group) for group in range(groups)])
+    powers = np.zeros(64, np.int64)
+    for rows in parts:
+        lengths = rows[:, 1].astype(np.float64)
+        powers += np.bincount(np.frexp(lengths)[1] - 1, minlength=len(powers))
     return {
-        "index": save_index(folder, split, offsets, lengths),
-        "text": save_characters(folder, split, characters),
-        "lengths": np.bincount(np.asarray(powers, np.int64)).tolist(),
+        "index": save_index(folder, split, parts.columns(slice(0, 2))),
+        "text": save_characters(folder, split, parts.columns(2)),
+        "lengths": powers.tolist(),
     }
 
 

@@ -23,7 +23,9 @@ from model.text.spelling import spell, spelling_matrix, spread, truncate
 from model.text.vocab import BOS_ID, DOCUMENT_START, UNK_ID
 
 CACHED_RECORDS = 1024
-"""Records a `LaneReader` keeps decoded; a step that reads more decodes some of them again."""
+CACHED_BYTES = 256 << 20
+"""Limits of what a `LaneReader` keeps decoded, besides the record read last; a step that reads more
+decodes some records again."""
 
 Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
@@ -87,6 +89,11 @@ class _Decoded(NamedTuple):
     """`[L + 2]` start of each word in `char_ids`, and the end of the last one."""
     char_ids: npt.NDArray[np.uint16]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its arrays."""
+        return sum(array.nbytes for array in self)
+
 
 def _decode(record: Record, max_word_bytes: int) -> _Decoded:
     char_ids, lengths = truncate(record.char_ids, record.word_lengths, max_word_bytes - 2)
@@ -114,6 +121,7 @@ class LaneReader:
         self._width = max_word_bytes
         self._window = window
         self._cache: collections.OrderedDict[int, _Decoded] = collections.OrderedDict()
+        self._cached_bytes = 0
         self._blank = _decode(_BLANK, max_word_bytes)
 
     def _record(self, index: int) -> _Decoded:
@@ -122,8 +130,12 @@ class LaneReader:
             return self._cache[index]
         decoded = _decode(self._dataset.read(self._split, index), self._width)
         self._cache[index] = decoded
-        if len(self._cache) > CACHED_RECORDS:
-            self._cache.popitem(last=False)
+        self._cached_bytes += decoded.size
+        while len(self._cache) > 1 and (
+            len(self._cache) > CACHED_RECORDS or self._cached_bytes > CACHED_BYTES
+        ):
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_bytes -= oldest.size
         return decoded
 
     def batch(self, lanes: Sequence[Sequence[Segment]], fresh: Sequence[bool]) -> Batch:

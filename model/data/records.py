@@ -23,18 +23,17 @@ import hashlib
 import io
 import json
 import os
-import struct
-from collections.abc import Callable, Sequence
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from model.config import DataConfig, check_version, from_dict
 from model.data.example_reader import parse_features, parse_word_ids
-from model.data.example_writer import masked_crc
+from model.data.shard_files import ShardFiles
 from model.errors import InputError
-from model.files import COMPLETED_FILE, is_complete, write_whole
+from model.files import COMPLETED_FILE, is_complete, whole_file
 from model.text.spelling import CHAR_OFFSET, spell, unspell
 from model.text.vocab import UNK_ID, Vocabulary
 
@@ -119,34 +118,7 @@ def parse_record(data: bytes) -> Record:
     return Record(word_ids, word_lengths, char_ids, source.decode())
 
 
-_HEADER = struct.Struct("<QI")
-_CRC = struct.Struct("<I")
-
-
-def read_framed(file: BinaryIO, offset: int) -> bytes:
-    """Reads the record at a byte offset of a TFRecord file.
-
-    Raises:
-      ValueError: the file ends early or a checksum is wrong.
-    """
-    file.seek(offset)
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
-        raise ValueError(f"ends inside a record at byte {offset}")
-    length, length_crc = _HEADER.unpack(header)
-    if masked_crc(header[:8]) != length_crc:
-        raise ValueError(f"is damaged at byte {offset}")
-    data = file.read(length + _CRC.size)
-    if len(data) < length + _CRC.size:
-        raise ValueError(f"ends inside a record at byte {offset}")
-    if masked_crc(data[:length]) != _CRC.unpack(data[length:])[0]:
-        raise ValueError(f"is damaged at byte {offset}")
-    return data[:length]
-
-
-def save_index(
-    folder: str, split: str, offsets: Sequence[int] | IntArray, lengths: Sequence[int] | IntArray
-) -> dict[str, str]:
+def save_index(folder: str, split: str, parts: Iterable[IntArray]) -> dict[str, str]:
     """Writes the index of a split, `<split>.index.npy`, deterministically.
 
     The file holds an int64 array `[2, records]`, the records of all shards in reading order: each
@@ -155,41 +127,49 @@ def save_index(
     Args:
       folder: the folder of records.
       split: its name.
-      offsets: `[records]` byte offset of each record in its shard.
-      lengths: `[records]` words of each record.
+      parts: `[n, 2]` byte offset in its shard and words of each of the next n records; iterated
+        over several times, so that only one part need be in memory.
 
     Returns:
       The split's `index` entry of `dataset.json`: `file`, and its `sha256`.
     """
-    rows = np.stack([np.asarray(row, "<i8") for row in (offsets, lengths)])
-    return _save_array(folder, f"{split}.index.npy", rows)
+    columns = (part[:, column] for column in range(2) for part in parts)
+    return _save_array(folder, f"{split}.index.npy", (2, sum(map(len, parts))), columns)
 
 
-def save_characters(
-    folder: str, split: str, characters: Sequence[int] | IntArray
-) -> dict[str, Any]:
+def save_characters(folder: str, split: str, parts: Iterable[IntArray]) -> dict[str, Any]:
     """Writes the amount of text in each record of a split, `<split>.characters.npy`.
 
     Args:
       folder: the folder of records.
       split: its name.
-      characters: `[records]` Unicode characters of each record's original text, in reading
-        order.
+      parts: `[n]` Unicode characters of the original text of each of the next n records, in
+        reading order; iterated over several times.
 
     Returns:
       Entries of the split in `dataset.json`: `text_characters`, the sum, and
       `character_counts`, with `file` and `sha256`.
     """
-    array = np.asarray(characters, "<i8")
-    saved = _save_array(folder, f"{split}.characters.npy", array)
-    return {"text_characters": int(array.sum()), "character_counts": saved}
+    total = sum(int(part.sum()) for part in parts)
+    saved = _save_array(folder, f"{split}.characters.npy", (sum(map(len, parts)),), parts)
+    return {"text_characters": total, "character_counts": saved}
 
 
-def _save_array(folder: str, name: str, array: IntArray) -> dict[str, str]:
-    file = io.BytesIO()
-    np.lib.format.write_array(file, array, version=(1, 0), allow_pickle=False)
-    write_whole(os.path.join(folder, name), file.getvalue())
-    return {"file": name, "sha256": hashlib.sha256(file.getvalue()).hexdigest()}
+def _save_array(
+    folder: str, name: str, shape: tuple[int, ...], parts: Iterable[IntArray]
+) -> dict[str, str]:
+    """Writes an array as NumPy does, but part by part."""
+    header = io.BytesIO()
+    described = {"descr": "<i8", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    digest = hashlib.sha256(header.getvalue())
+    with whole_file(os.path.join(folder, name)) as file:
+        file.write(header.getvalue())
+        for part in parts:
+            data = np.asarray(part, "<i8").tobytes()
+            file.write(data)
+            digest.update(data)
+    return {"file": name, "sha256": digest.hexdigest()}
 
 
 def load_index(folder: str, info: dict[str, Any]) -> IntArray:
@@ -227,25 +207,22 @@ def _count_records(info: dict[str, Any]) -> int:
 def _load_array(folder: str, saved: dict[str, str], what: str, shape: tuple[int, ...]) -> IntArray:
     """Reads what `_save_array` wrote; `what` names it in messages."""
     path = os.path.join(folder, saved["file"])
+    problem = ""
     try:
         with open(path, "rb") as file:
-            data = file.read()
+            if hashlib.file_digest(file, "sha256").hexdigest() != saved["sha256"]:
+                problem = f"does not match {INFO_FILE}; it was truncated or changed,"
+            else:
+                file.seek(0)
+                array: IntArray = np.lib.format.read_array(file, allow_pickle=False)
+                if array.dtype == np.int64 and array.shape == shape:
+                    return array
     except OSError:
-        raise InputError(f"{what} {path} is missing; run charloom prepare again") from None
-    if hashlib.sha256(data).hexdigest() != saved["sha256"]:
-        raise InputError(
-            f"{what} {path} does not match {INFO_FILE}; it was truncated or changed, "
-            "run charloom prepare again"
-        )
-    try:
-        array: IntArray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-        if array.dtype != np.int64 or array.shape != shape:
-            raise ValueError
+        problem = "is missing;"
     except ValueError:
-        raise InputError(
-            f"{what} {path} is not an int64 array {list(shape)}; run charloom prepare again"
-        ) from None
-    return array
+        pass
+    problem = problem or f"is not an int64 array {list(shape)};"
+    raise InputError(f"{what} {path} {problem} run charloom prepare again")
 
 
 class Dataset:
@@ -266,16 +243,16 @@ class Dataset:
         self.config = config
         self.vocab = vocab
         self.digest = str(info["digest"])
-        self._files: dict[str, BinaryIO] = {}
-        self._index: dict[str, tuple[npt.NDArray[np.int32], IntArray]] = {}
+        self._files = ShardFiles()
+        self._firsts: dict[str, IntArray] = {}
+        self._offsets: dict[str, IntArray] = {}
         self._lengths: dict[str, IntArray] = {}
         self._characters: dict[str, IntArray | None] = {}
         for split in SPLITS:
             shards = info["splits"][split]["shards"]
             counts = [shard["records"] for shard in shards]
-            owner = np.repeat(np.arange(len(shards), dtype=np.int32), counts)
-            offsets, self._lengths[split] = load_index(path, info["splits"][split])
-            self._index[split] = (owner, offsets)
+            self._firsts[split] = np.cumsum([0, *counts])[:-1]
+            self._offsets[split], self._lengths[split] = load_index(path, info["splits"][split])
             self._characters[split] = load_characters(path, info["splits"][split])
 
     @classmethod
@@ -335,21 +312,18 @@ class Dataset:
         return self._read(split, index, parse_word_ids)
 
     def _read(self, split: str, index: int, parse: Callable[[bytes], Parsed]) -> Parsed:
-        owner, offsets = self._index[split]
-        shard = self.info["splits"][split]["shards"][owner[index]]
+        offset = int(self._offsets[split][index])
+        owner = int(np.searchsorted(self._firsts[split], index, side="right")) - 1
+        shard = self.info["splits"][split]["shards"][owner]
         path = os.path.join(self.path, shard["file"])
-        if path not in self._files:
-            self._files[path] = open(path, "rb")
         try:
-            return parse(read_framed(self._files[path], int(offsets[index])))
+            return parse(self._files.read(path, offset))
         except ValueError as error:
             raise InputError(f"{path} {error}; run charloom prepare again") from None
 
     def close(self) -> None:
         """Closes the shards."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
+        self._files.close()
 
     def __enter__(self) -> Dataset:
         return self

@@ -93,7 +93,7 @@ def _find_leaks(folder: str, scratch: str, groups: int) -> dict[str, Any]:
         ends = np.cumsum([len(part) for part in signatures[split]])
         group = int(np.searchsorted(ends, record, side="right"))
         place = record - int(ends[group])  # negative: counted from the end
-        offset = int(np.load(index_path(scratch, split, group))[0, place])
+        offset = int(np.load(index_path(scratch, split, group), mmap_mode="r")[place, 0])
         with open(os.path.join(folder, shard_name(split, group, groups)), "rb") as file:
             file.seek(offset)
             (size,) = _SIZE.unpack(file.read(_HEAD_BYTES)[: _SIZE.size])

@@ -46,7 +46,7 @@ def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCoun
     begin = file.tell()
     whole = part.last is None
     # Words of a file that may turn out to be bad are counted separately until its end.
-    kept = None if config.on_bad_text == "error" else WordCounter()
+    kept = None if config.on_bad_text == "error" else counter.try_out()
     scan = _Scan(part, config, counter if kept is None else kept)
     try:
         if whole and not part.file.size:
@@ -60,6 +60,8 @@ def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCoun
     except BadTextError as bad:
         file.seek(begin)
         file.truncate()
+        if kept is not None:
+            kept.discard()
         return PartScan(
             file=part.file,
             first=part.first,

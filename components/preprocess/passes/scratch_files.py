@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+INDEX_COLUMNS = 3
+"""A record's offset in its shard, its words and its characters of text: a row of an index."""
+
 
 def words_path(folder: str) -> str:
     """Returns the file of given vocabulary words, `null` if none are given."""
@@ -31,7 +34,7 @@ def group_path(folder: str, group: int) -> str:
 
 
 def index_path(folder: str, split: str, group: int) -> str:
-    """Returns the file of offsets, lengths and characters of a group's records of a split."""
+    """Returns the file of the index of a group's records of a split, `[records, 3]` int64."""
     return os.path.join(folder, f"{split}-{group:08d}.index.npy")
 
 
@@ -41,5 +44,5 @@ def seen_path(folder: str, group: int) -> str:
 
 
 def signatures_path(folder: str, split: str, group: int) -> str:
-    """Returns the file of the signatures of a group's records of a split."""
+    """Returns the file of the signatures of a group's records of a split, `[records, K]` uint16."""
     return os.path.join(folder, f"{split}-{group:08d}.signatures.npy")

@@ -26,7 +26,8 @@ from model.text.vocab import DOCUMENT_START, LINE_END, SPECIAL_WORDS, Vocabulary
 PARTS = 16
 
 MAX_WORDS = 400_000
-"""A counter with more distinct words than this is written to a file."""
+MAX_BYTES = 64 << 20
+"""A counter with more distinct words than this, or more bytes of them, is written to a file."""
 
 LISTED_WORDS = 50
 """Number of most frequent words, and of most frequent unknown words, kept."""
@@ -49,22 +50,51 @@ class WordCounter:
         """
         self._folder = folder
         self._name = name
+        self._trials = 0
         self.files: list[str] = []
         """Names of the written files."""
+        self._clear()
+
+    def _clear(self) -> None:
         self._counts: dict[str, dict[bytes, int]] = {split: {} for split in SPLITS}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """Returns the number of counts in memory."""
+        return sum(map(len, self._counts.values()))
 
     def add(self, split: str, words: Sequence[bytes], counts: Sequence[int]) -> None:
         """Adds the counts of distinct words."""
         total = self._counts[split]
         for word, count in zip(words, counts, strict=True):
-            total[word] = total.get(word, 0) + count
-        if self._folder and sum(map(len, self._counts.values())) > MAX_WORDS:
+            if word in total:
+                total[word] += count
+            else:
+                total[word] = count
+                self._bytes += len(word)
+        if self._folder and (len(self) > MAX_WORDS or self._bytes > MAX_BYTES):
             self.flush()
 
+    def try_out(self) -> WordCounter:
+        """Returns a counter for text that may be bad, to be passed to `merge` or discarded."""
+        self._trials += 1
+        return WordCounter(self._folder, f"{self._name}.{self._trials:06d}")
+
     def merge(self, other: WordCounter) -> None:
-        """Adds the counts of another counter, one without a folder."""
+        """Adds the counts of a counter that `try_out` returned, which is not used any more."""
+        if other.files:
+            other.flush()
+            self.files += other.files
+            return
         for split, counts in other._counts.items():
             self.add(split, list(counts), list(counts.values()))
+
+    def discard(self) -> None:
+        """Removes the counts and the files."""
+        for name in self.files:
+            os.remove(os.path.join(self._folder, name))
+        self.files = []
+        self._clear()
 
     def flush(self) -> None:
         """Writes the counts to one file per split, and starts again from zero."""
@@ -77,7 +107,7 @@ class WordCounter:
             name = f"{self._name}-{len(self.files):04d}{_ending(split)}"
             write_whole(os.path.join(self._folder, name), file.getvalue(), flush=False)
             self.files.append(name)
-            self._counts[split] = {}
+        self._clear()
 
 
 def _ending(split: str) -> str:
@@ -199,25 +229,34 @@ def _most_frequent(counts: Mapping[bytes, int], number: int) -> dict[bytes, int]
 
 
 def _merged(paths: Sequence[str], split: str) -> Iterator[dict[bytes, int]]:
+    """Yields the total counts of each section; holds the words of one section, each once."""
     paths = [path for path in paths if path.endswith(_ending(split))]
     places = [0] * len(paths)
     for _ in range(PARTS):
-        words: list[bytes] = []
-        counts: list[npt.NDArray[np.int64]] = []
+        sums = _Sums()
         for number, path in enumerate(paths):
             with open(path, "rb") as file:
                 file.seek(places[number])
-                more_words, more_counts = _read_section(file)
+                sums.add(*_read_section(file))
                 places[number] = file.tell()
-            words += more_words
-            counts.append(more_counts)
-        yield _add_up(words, np.concatenate([np.zeros(0, np.int64), *counts]))
+        yield sums.result()
 
 
-def _add_up(words: Sequence[bytes], counts: npt.NDArray[np.int64]) -> dict[bytes, int]:
-    numbers: collections.defaultdict[bytes, int] = collections.defaultdict(
-        itertools.count().__next__
-    )
-    place = np.fromiter(map(numbers.__getitem__, words), np.int64, len(words))
-    sums = np.bincount(place, weights=counts)  # as float64: exact up to 2^53
-    return dict(zip(numbers, sums.astype(np.int64).tolist(), strict=True))
+class _Sums:
+    """Adds up counts of words, section after section."""
+
+    def __init__(self) -> None:
+        self._numbers: collections.defaultdict[bytes, int] = collections.defaultdict(
+            itertools.count().__next__
+        )
+        self._sums = np.zeros(1024, np.int64)
+
+    def add(self, words: Sequence[bytes], counts: npt.NDArray[np.int64]) -> None:
+        """Adds the counts of distinct words."""
+        place = np.fromiter(map(self._numbers.__getitem__, words), np.int64, len(words))
+        if len(self._numbers) > len(self._sums):
+            self._sums = np.pad(self._sums, (0, 2 * len(self._numbers) - len(self._sums)))
+        self._sums[place] += counts
+
+    def result(self) -> dict[bytes, int]:
+        return dict(zip(self._numbers, self._sums.tolist(), strict=False))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import hashlib
-import io
 import os
 import zlib
 from collections.abc import Sequence
@@ -14,8 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from components.preprocess.passes.row_files import RowFile
 from components.preprocess.passes.scan import load_pieces
 from components.preprocess.passes.scratch_files import (
+    INDEX_COLUMNS,
     index_path,
     pieces_path,
     seen_path,
@@ -26,13 +27,16 @@ from components.preprocess.passes.signatures import BINS, Signatures, make_signa
 from model.data.example_writer import RecordEncoder, frame
 from model.data.records import SPLITS, shard_name
 from model.data.seen import Hashes, SeenText, cut_units, hash_words
-from model.files import whole_file, write_whole
+from model.files import whole_file
 from model.text.vocab import DOCUMENT_START, LINE_END, UNK_ID, Vocabulary
 
 MAX_WORD_LENGTH = 1024
 """Longer words count as this long in the statistics."""
 
 SUMS = ("characters", "bytes", "unknown_words")
+
+_BATCH = 1 << 13
+"""Records that are signed, or added to an index, at once: signing takes many times their signatures."""
 
 
 def write_group(
@@ -60,11 +64,17 @@ def write_group(
         with contextlib.ExitStack() as stack:
             for split in SPLITS:
                 name = shard_name(split, index, count)
+                rows = stack.enter_context(
+                    whole_file(index_path(scratch, split, index), flush=False)
+                )
+                signed = stack.enter_context(
+                    whole_file(signatures_path(scratch, split, index), flush=False)
+                )
                 writers[split] = _ShardWriter(
                     name,
                     stack.enter_context(whole_file(os.path.join(folder, name))),
-                    index_path=index_path(scratch, split, index),
-                    signatures_path=signatures_path(scratch, split, index),
+                    index=RowFile(rows, np.dtype(np.int64), INDEX_COLUMNS),
+                    signatures=RowFile(signed, np.dtype(np.uint16), BINS),
                 )
             for unit in units:
                 for pieces in load_pieces(pieces_path(scratch, unit)):
@@ -93,9 +103,15 @@ def _write_pieces(pieces: Pieces, writers: Sequence[_ShardWriter], vocab: Vocabu
     for counts, writer in zip(pieces.count_words(), writers, strict=True):
         writer.add_sums(pieces.distinct, counts, unknown=ids == UNK_ID)
     fingerprints = np.fromiter(map(zlib.crc32, pieces.distinct), np.uint64, len(pieces.distinct))
-    signatures = make_signatures(fingerprints, pieces.words, pieces.lengths)
-    for split, writer in enumerate(writers):
-        writer.signatures.append(signatures[pieces.splits == split])
+    for first in range(0, len(starts), _BATCH):
+        last = min(first + _BATCH, len(starts)) - 1
+        signatures = make_signatures(
+            fingerprints,
+            pieces.words[starts[first] : pieces.ends[last]],
+            pieces.lengths[first : last + 1],
+        )
+        for split, writer in enumerate(writers):
+            writer.sign(signatures[pieces.splits[first : last + 1] == split])
 
 
 def hash_training_text(pieces: Pieces) -> Hashes:
@@ -109,17 +125,14 @@ def hash_training_text(pieces: Pieces) -> Hashes:
 class _ShardWriter:
     """Writes a shard, and collects its statistics."""
 
-    def __init__(self, name: str, file: BinaryIO, *, index_path: str, signatures_path: str) -> None:
-        self.signatures: list[Signatures] = []
+    def __init__(self, name: str, file: BinaryIO, *, index: RowFile, signatures: RowFile) -> None:
         self._name = name
         self._file = file
-        self._index_path = index_path
-        self._signatures_path = signatures_path
+        self._index = index
+        self._signatures = signatures
         self._hash = hashlib.sha256()
-        self._size = 0
-        self._offsets: list[int] = []
-        self._lengths: list[int] = []
-        self._characters: list[int] = []
+        self._size = self._records = self._words = 0
+        self._rows: list[tuple[int, int, int]] = []
         self._sums = dict.fromkeys(SUMS, 0)
         self._word_lengths: collections.Counter[int] = collections.Counter()
 
@@ -128,10 +141,20 @@ class _ShardWriter:
         framed = frame(record)
         self._file.write(framed)
         self._hash.update(framed)
-        self._offsets.append(self._size)
-        self._lengths.append(words)
-        self._characters.append(characters)
+        self._rows.append((self._size, words, characters))
         self._size += len(framed)
+        self._words += words
+        if len(self._rows) == _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._records += len(self._rows)
+        self._index.append(np.asarray(self._rows, np.int64).reshape(-1, INDEX_COLUMNS))
+        self._rows = []
+
+    def sign(self, signatures: Signatures) -> None:
+        """Appends the signatures of the next records."""
+        self._signatures.append(signatures)
 
     def add_sums(
         self,
@@ -156,23 +179,16 @@ class _ShardWriter:
                 self._word_lengths[size] += int(by_size[size])
 
     def finish(self) -> dict[str, Any]:
-        """Writes the shard's index and signatures; returns its statistics."""
-        rows = [self._offsets, self._lengths, self._characters]
-        _save(self._index_path, np.asarray(rows, np.int64))
-        none = np.zeros([0, BINS], np.uint16)
-        _save(self._signatures_path, np.concatenate([none, *self.signatures]))
+        """Completes the shard's index and signatures; returns its statistics."""
+        self._flush()
+        self._index.finish()
+        self._signatures.finish()
         shard = {
             "file": self._name,
-            "records": len(self._lengths),
-            "words": sum(self._lengths),
+            "records": self._records,
+            "words": self._words,
             "bytes": self._size,
             "sha256": self._hash.hexdigest(),
         }
         lengths = {str(size): self._word_lengths[size] for size in sorted(self._word_lengths)}
         return {"shard": shard, "sums": self._sums, "word_lengths": lengths}
-
-
-def _save(path: str, array: npt.NDArray[Any]) -> None:
-    file = io.BytesIO()
-    np.save(file, array)
-    write_whole(path, file.getvalue())
