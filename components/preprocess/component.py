@@ -110,7 +110,8 @@ def preprocess(
         data_card: data_card.html, for the KFP page of this task.
         metrics: sizes of the splits, in words, and of the vocabulary; how far the words have
             drifted, if there is something to compare to.
-        run_settings: the run's settings as JSON; those of its words and its limits of drift are used.
+        run_settings: the run's settings as JSON; those of its words, its
+            leakage check and its limits of drift are used.
         fingerprint: of the text, so that KFP's cache tells changed text.
         shared: where a cluster's pods mount the shared volume.
     """
@@ -147,6 +148,7 @@ def preprocess(
             vocab=chosen.vocab,
             extend_vocab=chosen.extend_vocab,
             source_root=chosen.source_root,
+            leak_records=chosen.leak_check_records,
             records=folder,
             config=data,
         )

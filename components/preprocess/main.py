@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from components.preprocess.analysis.statistics import describe_text, for_card
+from components.preprocess.analysis.near_duplicates import Search
+from components.preprocess.analysis.statistics import Progress, describe_text, for_card
 from components.preprocess.engine import transforms
+from components.preprocess.engine.resources import count_workers
 from components.preprocess.engine.runner import beam, check_options, has_one_worker, open_pipeline
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.inputs.listing_file import load_listing
@@ -26,6 +28,7 @@ from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.passes.work_units import make_groups, make_units
 from components.preprocess.sources.files import content_fingerprint
 from components.preprocess.sources.types import InputFile
+from components.run_settings import DEFAULTS
 from model.config import DataConfig, to_dict
 from model.data.records import (
     CARD_FILE,
@@ -85,6 +88,7 @@ def run(
     vocab: str = "",
     extend_vocab: bool = False,
     source_root: str = "",
+    leak_records: int = DEFAULTS.leak_check_records,
     records: str,
     config: DataConfig,
     beam_workers: int = 0,
@@ -105,6 +109,8 @@ def run(
       vocab: file with the words of the vocabulary, instead of the most frequent ones.
       extend_vocab: add the most frequent words to those of `vocab`, as far as there is room.
       source_root: folder below which file names start; empty: according to the patterns.
+      leak_records: maximum number of validation records, and of test records, that are compared
+        with the training text to find near-duplicates; 0: no check. Records don't depend on it.
       records: the output folder; created, or existing and empty.
       config: how text becomes records.
       beam_workers: processes; 1 runs in this process, 0 as many as there is room for.
@@ -128,10 +134,19 @@ def run(
         )
     given = Given.read(vocab, extend=extend_vocab)
     if occupied:
-        return _reuse(target, files, given, config=config)
+        return _reuse(target, files, given, config=config, leak_records=leak_records)
+    search = Search(
+        records=leak_records, threads=beam_workers or count_workers(), progress=Progress()
+    )
     with _output_folder(target) as folder:
         info = _prepare(
-            files, given, folder=folder, config=config, flags=flags, source_root=source_root
+            files,
+            given,
+            folder=folder,
+            config=config,
+            flags=flags,
+            source_root=source_root,
+            search=search,
         )
         _publish(folder, target, digest=info["digest"])
     _report(info, records)
@@ -146,6 +161,7 @@ def _prepare(
     config: DataConfig,
     flags: Sequence[str],
     source_root: str,
+    search: Search,
 ) -> dict[str, Any]:
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
@@ -176,7 +192,12 @@ def _prepare(
     )
     info["vocab"].update(given.describe())
     info["statistics"] = describe_text(
-        scans, known["train"], folder=folder, scratch=scratch, groups=len(groups)
+        scans,
+        known["train"],
+        folder=folder,
+        scratch=scratch,
+        groups=len(groups),
+        search=search,
     )
     info["seen"] = _save_seen(folder, scratch, len(groups))
     shutil.rmtree(scratch)
@@ -228,7 +249,12 @@ def _is_occupied(target: str) -> bool:
 
 
 def _reuse(
-    target: str, files: Sequence[InputFile], given: Given, *, config: DataConfig
+    target: str,
+    files: Sequence[InputFile],
+    given: Given,
+    *,
+    config: DataConfig,
+    leak_records: int,
 ) -> dict[str, Any]:
     """Returns the content of dataset.json if the folder is exactly what would be made."""
     occupied = f"{target} already holds something"
@@ -252,6 +278,14 @@ def _reuse(
         raise InputError(f"{occupied}, records with another vocabulary; {advice}")
     if not os.path.isfile(os.path.join(target, CARD_FILE)):
         raise InputError(f"{occupied}, records without {CARD_FILE}; {advice}")
+    leaks = info["statistics"]["near_duplicates"]
+    for split in SPLITS[1:]:
+        compared = leaks["compared"][split] if leaks else 0
+        if compared < min(leak_records, info["splits"][split]["records"]):
+            raise InputError(
+                f"{occupied}, records of which {compared} of the {split} split were compared with the "
+                f"training text; {advice}, or lower --leak-check-records"
+            )
     print(f"{target}: already prepared from this input with this config", flush=True)
     return info
 
