@@ -42,7 +42,13 @@ from model.data.records import (
 )
 from model.data.seen import SEEN_FILE, SeenText, unite
 from model.errors import InputError
-from model.files import is_complete, publish_folder, temporary_folder, write_whole
+from model.files import (
+    is_complete,
+    publish_folder,
+    remove_temporaries,
+    temporary_folder,
+    write_whole,
+)
 from model.text.vocab import Vocabulary, read_words
 
 
@@ -203,6 +209,7 @@ def _prepare(
     shutil.rmtree(scratch)
     _write_card(info, known["train"], folder)
     _save_info(info, folder)
+    remove_temporaries(folder)  # of attempts that a runner killed
     return info
 
 

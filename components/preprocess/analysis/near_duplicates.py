@@ -17,8 +17,7 @@ more. Unrelated texts are near 0.
 is compared as a whole and matches only identical records. A record that is a small part of another
 is not found, as their resemblance is low. Two records without empty bins agree in one of
 the 32 bands of 4 bins with probability 1 - (1 - s^4)^32 if a share s of the bins is equal: 0.873 for
-s = 0.5, 0.988 for 0.6, 0.9998
-for 0.7. Equal signatures always match.
+s = 0.5, 0.988 for 0.6, 0.9998 for 0.7. Equal signatures always match.
 
 Shape letters: R records, K bins.
 """
