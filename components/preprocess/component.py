@@ -75,7 +75,8 @@ def find_inputs(
     from components.preprocess.inputs import find as stage
 
     with reporting_errors():
-        folder = output_folder(listing.path, run_folder(shared), "listing")
+        run = run_folder(shared)
+        folder = output_folder(listing.path, run, "listing")
         found = stage.find_inputs(
             corpus,
             registry=registry,
@@ -85,6 +86,7 @@ def find_inputs(
             window_days=window_days,
             times=(scheduled, created),
             listing=folder,
+            folder=run,
         )
     return (folder if folder == listing.path else "listing", *found)
 
