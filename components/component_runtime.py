@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from components.shared_runs import RUNS_FOLDER, note_use
 from model.errors import ENDINGS, CharloomError, InputError
 from model.files import COMPLETED_FILE, is_complete, read_json, write_whole
 
@@ -96,7 +97,7 @@ def run_folder(mount: str) -> str:
     Args:
       mount: mount path of the volume in the cluster's pods.
     """
-    return os.path.join(mount, "runs", run_id()) if mount and in_cluster() else ""
+    return os.path.join(mount, RUNS_FOLDER, run_id()) if mount and in_cluster() else ""
 
 
 def output_folder(artifact_path: str, shared: str, name: str) -> str:
@@ -151,6 +152,9 @@ def input_folder(artifact_path: str) -> str:
             f"the folder {folder}, which an earlier task filled, {problem}; start a run with "
             "caching off to make it again"
         )
+    if in_cluster() and os.environ.get(RUN_VARIABLE):
+        with contextlib.suppress(OSError):  # it only keeps `charloom runs gc` from removing it
+            note_use(folder, run_id())
     return folder
 
 

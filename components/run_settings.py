@@ -36,6 +36,7 @@ PREPARING = (
     "compare_to",
     "max_new_word_rate",
     "max_divergence",
+    "leak_check_records",
 )
 """The settings on which records, or their acceptance, depend."""
 
@@ -74,6 +75,9 @@ class RunSettings:
     max_divergence: Annotated[float, Range(0.0, NO_LIMIT)] = NO_LIMIT
     """Maximum Jensen-Shannon divergence of the words from those of `compare_to`, in bits, from 0 to
     1; above it the run ends (exit code 3). 1: no limit."""
+    leak_check_records: Annotated[int, Range(0, 1 << 40)] = 100_000
+    """Maximum number of validation records, and of test records, that are compared with the training
+    text to find near-duplicates, evenly spaced if there are more. 0: no check."""
     max_restarts: Annotated[int, Range(0, 1 << 20)] = MAX_RESTARTS
     """Maximum number of restarts of all workers after one was lost. A worker that is asked to stop
     does not count, except with 0: never restart."""

@@ -80,10 +80,10 @@ class S3Server:
         """Lets something happen to the next requests of a method for a path, without its query.
 
         Args:
-          method: of HTTP.
-          path: `/bucket/key`, or `/bucket` for a list.
+          method: of HTTP; `*`: any.
+          path: `/bucket/key`, or `/bucket` for a list; `*`: any.
           action: `cut` ends the connection half way; a status such as `503` is all that is
-            answered; `delete KEY` and `replace KEY` are done after the answer.
+            answered; `400 NAME` answers with the body of an error of that name, but to HEAD; `delete KEY` and `replace KEY` are done after the answer.
           times: to so many of them.
         """
         self.faults.write_text(json.dumps([method, path, action, times]))
@@ -128,8 +128,12 @@ def serve(log: str, faults: str) -> None:
         with open(log, "a") as file:
             file.write(json.dumps([method, shown, environment.get("HTTP_RANGE", "")]) + "\n")
         action = _take_fault(faults, method, path)
-        if action.isdecimal():
-            start(f"{action} Fault", [("Content-Length", "0")])
+        status, _, name = action.partition(" ")
+        if status.isdecimal():
+            said = f"<Error><Code>{name}</Code><Message>Said so.</Message></Error>" if name else ""
+            answer = b"" if method == "HEAD" else said.encode()
+            start(f"{status} Fault", [("Content-Length", str(len(answer)))])
+            yield answer
             return
         body = b"".join(application(environment, start))
         yield body[: len(body) // 2] if action == "cut" else body
@@ -154,7 +158,7 @@ def _take_fault(faults: str, method: str, path: str) -> str:
             wanted = json.load(file)
     except FileNotFoundError:
         return ""
-    if wanted[:2] != [method, path]:
+    if wanted[0] not in ("*", method) or wanted[1] not in ("*", path):
         return ""
     if wanted[3] == 1:
         os.remove(faults)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from components import component_runtime
+from components.shared_runs import read_uses
 from model.errors import CharloomError, InputError, RestartableError
 
 
@@ -184,6 +185,31 @@ def test_a_folder_that_is_gone_or_not_finished_is_bad_input(tmp_path: Path) -> N
         component_runtime.input_folder(artifact)
     (folder / "COMPLETED").touch()
     assert component_runtime.input_folder(artifact) == str(folder)
+
+
+def test_output_of_another_run_is_noted_as_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KFP_POD_NAME", "pod")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    runs = tmp_path / "mnt" / "runs"
+    for run, stage in (("own", "records"), ("old", "records"), ("older", "workdir")):
+        artifact = str(tmp_path / f"{run}-{stage}")
+        folder = Path(component_runtime.output_folder(artifact, str(runs / run), stage))
+        folder.mkdir()
+        (folder / "COMPLETED").touch()
+    for user in ("own", "next"):
+        monkeypatch.setenv(component_runtime.RUN_VARIABLE, user)
+        for artifact in ("own-records", "older-workdir", "old-records", "old-records"):
+            component_runtime.input_folder(str(tmp_path / artifact))
+    assert read_uses(str(runs / "own")) == ["old", "older"]
+    assert read_uses(str(runs / "next")) == ["old", "older", "own"]
+    assert read_uses(str(runs / "old")) == []
+    (runs / "blocked").write_text("a file where the folder of the run should be")
+    monkeypatch.setenv(component_runtime.RUN_VARIABLE, "blocked")
+    assert component_runtime.input_folder(str(tmp_path / "own-records")) == str(
+        runs / "own" / "records"
+    )
 
 
 def test_a_volume_that_cannot_be_written_is_bad_input(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import numpy.typing as npt
 import pytest
 
 from components.preprocess.analysis import near_duplicates
+from components.preprocess.analysis.band_index import MAX_CANDIDATES, band_keys
 from components.preprocess.analysis.near_duplicates import (
-    MAX_CANDIDATES,
     SHOWN_PAIRS,
+    Search,
     count_leaks,
     find_most_similar,
 )
@@ -327,3 +328,106 @@ def test_memory_maps_are_read(tmp_path: Path) -> None:
     np.save(tmp_path / "train.npy", train)
     mapped = np.load(tmp_path / "train.npy", mmap_mode="r")
     assert count_leaks({"train": [mapped], "valid": [train[7:9]], "test": []})["valid"] == 2
+
+
+def plain_search(
+    records: Signatures, train: Signatures
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Compares all pairs: the highest resemblance of those that share a band, and which have it."""
+    mine, others = band_keys(records)[:, :, None], band_keys(train)[:, None, :]
+    shared = ((mine == others) & (mine != 0)).any(axis=0)
+    likeness = np.where(shared, estimate_similarity(records[:, None], train[None]), 0)
+    best = likeness.max(axis=1)
+    return best, shared & (likeness == best[:, None])
+
+
+@pytest.mark.parametrize(("length", "share"), [(8, 0.0), (35, 0.03), (60, 0.05), (400, 0.08)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_index_finds_what_comparing_all_pairs_finds(
+    length: int, share: float, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = random_words(61, 150, length)
+    base[75:] = base[:75]
+    for place in range(75, 150):
+        base[place] = edit(base[place], share, seed=300 + place)
+    train = sign(*base, *random_words(62, 50, 9))
+    records = sign(
+        *(edit(words, share, seed=600 + i) for i, words in enumerate(base[:90])), base[3]
+    )
+    wanted, partners = plain_search(records, train)
+    monkeypatch.setattr(near_duplicates, "_BLOCK", 37)
+    monkeypatch.setattr(near_duplicates, "_INDEXED", 29)
+    similarity, partner = find_most_similar([records], [train], search=Search(threads=threads))
+    assert similarity.tolist() == wanted.tolist()
+    assert (wanted > 0).sum() >= 44
+    found = np.flatnonzero(wanted)
+    assert partners[found, partner[found]].all()
+    assert (partner[wanted == 0] == -1).all()
+
+
+class CountedPart:
+    """Signatures that count how often a record of them is read."""
+
+    def __init__(self, signatures: Signatures) -> None:
+        self._signatures = signatures
+        self.read = np.zeros(len(signatures), int)
+
+    def __len__(self) -> int:
+        return len(self._signatures)
+
+    def __getitem__(self, place: slice) -> Signatures:
+        self.read[place] += 1
+        return self._signatures[place]
+
+
+def test_training_records_are_read_once_for_all_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates, "_BLOCK", 16)
+    train = sign(*random_words(71, 100, 40))
+    parts = {"train": [CountedPart(train[:63]), CountedPart(train[63:])]}
+    others = {"valid": [CountedPart(train[:90])], "test": [CountedPart(train[5:95])]}
+    result = count_leaks({**parts, **others}, search=Search(threads=2))
+    assert (result["valid"], result["test"]) == (90, 90)
+    for part in itertools.chain(*parts.values(), *others.values()):
+        assert part.read.tolist() == [1] * len(part)
+
+
+def test_of_many_records_some_evenly_spaced_are_compared() -> None:
+    train = sign(*random_words(81, 40, 50))
+    other = sign(*random_words(82, 10, 50))
+    valid = np.concatenate([train[:10], other])  # the first half are copies
+    signatures = {"train": [train], "valid": [valid[:7], valid[7:]], "test": [train[:3]]}
+    result = count_leaks(signatures, search=Search(records=6))
+    assert result["compared"] == {"train": 40, "valid": 6, "test": 3}
+    assert result["out_of"] == {"train": 40, "valid": 20, "test": 3}
+    assert (result["valid"], result["test"], result["same"]) == (3, 3, {"valid": 3, "test": 3})
+    assert [(pair["record"], pair["train_record"]) for pair in result["examples"][:3]] == [
+        (0, 0),
+        (3, 3),
+        (6, 6),
+    ]
+    whole = count_leaks(signatures, search=Search(records=20))
+    assert whole == count_leaks(signatures)
+    assert "out_of" not in whole
+    assert whole["valid"] == 10
+
+
+def test_what_is_done_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near_duplicates, "_BLOCK", 10)
+    monkeypatch.setattr(near_duplicates, "_INDEXED", 4)
+    records, told = sign(*random_words(91, 25, 20)), list[float]()
+    find_most_similar([records[:8]], [records], search=Search(progress=told.append))
+    assert told == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
+
+
+def test_an_error_of_a_thread_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(CountedPart):
+        def __getitem__(self, place: slice) -> Signatures:
+            if place.start:
+                raise OSError("gone")
+            return super().__getitem__(place)
+
+    monkeypatch.setattr(near_duplicates, "_BLOCK", 4)
+    train = Gone(sign(*random_words(95, 400, 8)))
+    with pytest.raises(OSError, match="gone"):
+        find_most_similar([sign(random_words(96, 8))], [train], search=Search(threads=2))
+    assert train.read.tolist() == [1] * 4 + [0] * 396

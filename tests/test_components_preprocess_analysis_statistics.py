@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from components.preprocess.analysis.statistics import Progress, SignatureFile
 from components.preprocess.main import run
 from model.config import DataConfig, ModelConfig
 from model.data.records import Dataset
+from model.errors import InputError
 
 CONFIG = DataConfig(
     tokenizer="whitespace", record_words=100, document="line", shard_megabytes=1, vocab_size=2000
@@ -76,6 +79,62 @@ def test_the_card_says_so(prepared: tuple[Path, dict[str, Any]]) -> None:
     card = (folder / "data_card.html").read_text(encoding="utf-8")
     assert "Leakage: 2 of 50 validation and test records have a near-duplicate" in card
     assert json.loads((folder / "dataset.json").read_text())["statistics"] == info["statistics"]
+
+
+def test_a_part_of_the_records_is_compared_if_there_are_many(
+    prepared: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    folder, info = prepared
+    given = {split: [str(folder.parent / f"{split}*.txt")] for split in ("train", "valid", "test")}
+    made = run(records=str(tmp_path / "records"), config=CONFIG, leak_records=20, **given)
+    leaks = made["statistics"]["near_duplicates"]
+    assert leaks["compared"] == {"train": 4800, "valid": 20, "test": 20}
+    assert leaks["out_of"] == {"train": 4800, "valid": 30, "test": 20}
+    assert (leaks["valid"], [pair["record"] for pair in leaks["examples"]]) == (2, [7, 9])
+    assert made["digest"] == info["digest"]
+    card = (tmp_path / "records" / "data_card.html").read_text(encoding="utf-8")
+    assert (
+        "Leakage: 2 of 40 validation and test records have a near-duplicate in the training "
+        "split; the other 10 were not compared." in card
+    )
+    assert run(records=str(tmp_path / "records"), config=CONFIG, leak_records=20, **given) == made
+    with pytest.raises(InputError, match=r"20 of the valid split were compared .* or lower --leak"):
+        run(records=str(tmp_path / "records"), config=CONFIG, **given)
+
+
+def test_the_check_can_be_switched_off(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"line {line} of the text\n" for line in range(200)))
+    config = DataConfig(document="line", min_count=1)
+    made = run(inputs=[str(text)], records=str(tmp_path / "records"), config=config, leak_records=0)
+    assert made["statistics"]["near_duplicates"] is None
+    card = (tmp_path / "records" / "data_card.html").read_text(encoding="utf-8")
+    assert "Leakage: near-duplicates across splits were not counted." in card
+    again = {"inputs": [str(text)], "records": str(tmp_path / "records"), "config": config}
+    with pytest.raises(InputError, match="0 of the valid split were compared with the training"):
+        run(**again)
+
+
+def test_progress_has_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = iter([100.0, 105.0, 110.0, 115.0, 121.0, 1200.0, 1300.0])
+    progress = Progress(lambda: next(clock))
+    for share in (0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0):
+        progress(share)
+    assert capsys.readouterr().out == (
+        "near-duplicates: 20% compared, about 80 s left\n"
+        "near-duplicates: 40% compared, about 42 s left\n"
+        "near-duplicates: 60% compared, about 15 min left\n"
+    )
+
+
+def test_files_of_signatures_are_open_only_while_they_are_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "part.npy", np.arange(12, dtype=np.uint16).reshape(6, 2))
+    before = sorted(os.listdir("/proc/self/fd"))
+    part = SignatureFile(str(tmp_path / "part.npy"))
+    read = part[2:4]
+    assert (len(part), read.tolist()) == (6, [[4, 5], [6, 7]])
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert "part.npy" not in Path("/proc/self/maps").read_text()
 
 
 def test_words_longer_than_a_model_sees_are_counted(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from components import component_runtime
 from components.preprocess.analysis.drift_limits import extend_fingerprint
 from components.preprocess.component import find_inputs, preprocess
 from components.preprocess.main import run
+from components.shared_runs import note_removal
 from model.config import to_json, with_overrides
 from model.data.records import Dataset
 from model.presets import tiny
@@ -33,7 +34,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"{folder}/records"
 
 
-def find(folder: Path, **run: Any) -> Any:
+def find(folder: Path, shared: str = "", **run: Any) -> Any:
     """Runs the body of the first component on NEW_TEXT with settings of the run."""
     text = folder / "new.txt"
     if not text.exists():  # its time of change is in the fingerprint
@@ -43,7 +44,27 @@ def find(folder: Path, **run: Any) -> Any:
         listing=dsl.Artifact(name="listing", uri=str(folder / "listing")),
         preset=to_json(CONFIG),
         settings=[f"run.{name}={value}" for name, value in run.items()],
+        shared=shared,
     )
+
+
+def test_the_output_of_removed_runs_is_not_found_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = find(tmp_path)
+    monkeypatch.setenv("KFP_POD_NAME", "pod")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    found = []
+    for name in ("one", "two", "three"):
+        monkeypatch.setenv(component_runtime.RUN_VARIABLE, name)
+        found.append(find(tmp_path, shared=str(tmp_path / "mnt")))
+        assert (tmp_path / "mnt/runs" / name / "FINGERPRINT").read_text() == f"{alone[1]}\n"
+        if name == "two":
+            note_removal(str(tmp_path / "mnt" / "runs" / "one"))
+    fingerprints = [one[1] for one in found]
+    assert fingerprints[:2] == [alone[1], alone[1]]
+    assert fingerprints[2] != alone[1]
+    assert len({(*one[2:],) for one in (alone, *found)}) == 1  # of them, only the key differs
 
 
 def test_the_first_task_looks_at_the_other_records(

@@ -12,9 +12,11 @@ import pytest
 
 from components.preprocess import main
 from components.preprocess.main import run
-from components.preprocess.passes import scan
+from components.preprocess.passes import scan, write
+from components.preprocess.passes.write import write_group
 from model.config import DataConfig
 from model.errors import InputError
+from model.files import whole_file
 
 ALL_TRAIN = DataConfig(min_count=1, valid_fraction=0.0, test_fraction=0.0)
 
@@ -47,6 +49,23 @@ def test_an_empty_folder_is_filled(prepared: Path, tmp_path: Path) -> None:
     run_on(write_text(tmp_path / "in"), records, ALL_TRAIN)
     assert contents(records) == contents(prepared)
     assert sorted(os.listdir(tmp_path / "deep")) == ["records"]
+
+
+def test_what_a_killed_attempt_left_is_not_published(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = []
+
+    def write_twice(index: int, units: Any, *, folder: str, **other: Any) -> dict[str, Any]:
+        attempt = whole_file(os.path.join(folder, "train-00000-of-00001.tfrecord"))
+        attempt.__enter__().write(b"half of a shard")
+        killed.append(attempt)  # never leaves the block
+        return write_group(index, units, folder=folder, **other)
+
+    monkeypatch.setattr(write, "write_group", write_twice)
+    run_on(write_text(tmp_path / "in"), tmp_path / "records", ALL_TRAIN)
+    assert len(killed) == 1
+    assert contents(tmp_path / "records") == contents(prepared)
 
 
 def test_missing_parents_are_made(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     for name, value in {**server.environment, "AWS_MAX_ATTEMPTS": "1"}.items():
         monkeypatch.setenv(name, value)
     FileSystems.set_options(PipelineOptions([]))  # and so a new client
+    server.faults.unlink(missing_ok=True)
     client = server.client()
     client.create_bucket(Bucket=BUCKET)
     while listed := client.list_objects_v2(Bucket=BUCKET).get("Contents"):
@@ -193,21 +194,61 @@ def test_without_credentials_nothing_is_asked(
     assert s3.requests() == []
 
 
-@pytest.mark.parametrize(
-    ("url", "message"),
-    [
-        (f"http://127.0.0.1:{free_port()}", "Could not connect to the endpoint URL"),
-        ("nonsense", "Invalid endpoint: nonsense"),
-    ],
-    ids=["refused", "no address"],
-)
-def test_an_endpoint_where_nobody_answers(
-    s3: S3Server, monkeypatch: pytest.MonkeyPatch, url: str, message: str
-) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-    said = rf"^s3://corpus/\* can't be listed \({message}"
+def test_an_endpoint_where_nobody_answers(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    said = r"can't be (listed|read) for now \(Could not connect to the endpoint URL.*run "
+    for pattern in ("*", "a.txt"):
+        with pytest.raises(RestartableError, match=rf"^s3://corpus/.* {said}it again$"):
+            find_files([f"s3://{BUCKET}/{pattern}"])
+    with pytest.raises(RestartableError, match=rf"^--train @s3://corpus/l: .* {said}the command "):
+        find_files(train=[f"@s3://{BUCKET}/l"])
+
+
+def test_an_endpoint_that_is_no_address(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    said = r"^s3://corpus/\* can't be listed \(Invalid endpoint: nonsense"
     with pytest.raises(InputError, match=said):
         find_files([f"s3://{BUCKET}/*"])
+
+
+@pytest.mark.parametrize("error", ["400 ExpiredToken", "403 RequestTimeTooSkewed"])
+def test_what_passes_is_not_a_fault_of_the_input(s3: S3Server, error: str) -> None:
+    s3.put("list", f"s3://{BUCKET}/a.txt\n".encode())
+    (file,) = find_files([s3.put("a.txt", b"Words of a line.\n" * 9)])
+    s3.fail("*", "*", error, times=1000)
+    said = error.split()[1]
+    for pattern in ("*", "a.txt"):
+        with pytest.raises(
+            RestartableError, match=rf"can't be listed for now .*{said}.* run it again"
+        ):
+            find_files([f"s3://{BUCKET}/{pattern}"])
+    with pytest.raises(RestartableError, match="@s3://corpus/list: the list can't be read for now"):
+        find_files([f"@s3://{BUCKET}/list"])
+    with pytest.raises(UnsteadyError, match=said):
+        list(read_blocks(file, SMALL))
+
+
+def test_credentials_that_expire_end_a_run_that_can_be_repeated(
+    s3: S3Server, tmp_path: Path
+) -> None:
+    s3.put("a.txt", b"Words of a line.\n" * 9)
+    s3.fail("GET", f"/{BUCKET}/a.txt", "400 ExpiredToken", times=4)
+    records = str(tmp_path / "records")
+    with pytest.raises(
+        RestartableError, match=r"a\.txt can't be read for now .*ExpiredToken"
+    ) as end:
+        run(inputs=[f"s3://{BUCKET}/*"], records=records, config=SMALL)
+    assert end.value.exit_code == EXIT_RESTARTABLE
+    assert run(inputs=[f"s3://{BUCKET}/*"], records=records, config=SMALL)["input"]["files"] == 1
+
+
+@pytest.mark.parametrize("error", ["400 InvalidToken", "403 InvalidAccessKeyId", "400"])
+def test_what_does_not_pass_is_refused_at_once(s3: S3Server, error: str) -> None:
+    s3.put("a.txt", b"x")
+    s3.fail("*", "*", error, times=1000)
+    for pattern in ("*", "a.txt"):
+        with pytest.raises(InputError, match=r"can't be listed .*what the credentials allow"):
+            find_files([f"s3://{BUCKET}/{pattern}"])
 
 
 def test_a_store_that_is_busy_can_be_asked_again(s3: S3Server) -> None:

@@ -32,6 +32,7 @@ OTHER = RunSettings(
     compare_to="/records",
     max_new_word_rate=0.5,
     max_divergence=0.125,
+    leak_check_records=5,
     max_restarts=0,
 )
 NAMES = [field.name for field in dataclasses.fields(RunSettings)]
@@ -103,6 +104,8 @@ def test_every_setting_is_a_flag() -> None:
     settings = flags.list_settings(parser.parse_args(arguments))
     assert read_run(tiny(), settings)[1] == OTHER
     assert flags.list_settings(parser.parse_args([])) == []
+    off = flags.list_settings(parser.parse_args(["--no-leak-check"]))
+    assert read_run(tiny(), off)[1] == RunSettings(leak_check_records=0)
     shown = " ".join(parser.format_help().split())
     for name in ("warm_start", "max_restarts"):
         assert " ".join(field_docs(RunSettings)[name].replace("`", "").split()[:6]) in shown

@@ -67,6 +67,7 @@ RULES = (
     Rule("post", r"curl -d "),
     Rule("parse", r"charloom serve ", "the champion is served by the command of docs/serving.md"),
     Rule("parse", r"charloom tensorboard ", "runs in tests/test_pipelines_cli_tensorboard.py"),
+    Rule("parse", r"charloom runs gc ", "runs in tests/test_pipelines_cli_collect_runs.py"),
     Rule("parse", r"charloom prepare .*(Flink|job_endpoint)", "runs in tests/test_flink.py"),
     Rule("parse", r"charloom prepare .*dask_runner", "runs in tests/test_dask.py"),
     Rule("syntax", r"kubectl ", CLUSTER),

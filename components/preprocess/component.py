@@ -75,7 +75,8 @@ def find_inputs(
     from components.preprocess.inputs import find as stage
 
     with reporting_errors():
-        folder = output_folder(listing.path, run_folder(shared), "listing")
+        run = run_folder(shared)
+        folder = output_folder(listing.path, run, "listing")
         found = stage.find_inputs(
             corpus,
             registry=registry,
@@ -85,6 +86,7 @@ def find_inputs(
             window_days=window_days,
             times=(scheduled, created),
             listing=folder,
+            folder=run,
         )
     return (folder if folder == listing.path else "listing", *found)
 
@@ -110,7 +112,8 @@ def preprocess(
         data_card: data_card.html, for the KFP page of this task.
         metrics: sizes of the splits, in words, and of the vocabulary; how far the words have
             drifted, if there is something to compare to.
-        run_settings: the run's settings as JSON; those of its words and its limits of drift are used.
+        run_settings: the run's settings as JSON; those of its words, its
+            leakage check and its limits of drift are used.
         fingerprint: of the text, so that KFP's cache tells changed text.
         shared: where a cluster's pods mount the shared volume.
     """
@@ -147,6 +150,7 @@ def preprocess(
             vocab=chosen.vocab,
             extend_vocab=chosen.extend_vocab,
             source_root=chosen.source_root,
+            leak_records=chosen.leak_check_records,
             records=folder,
             config=data,
         )

@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from components.preprocess.analysis.statistics import describe_text, for_card
+from components.preprocess.analysis.near_duplicates import Search
+from components.preprocess.analysis.statistics import Progress, describe_text, for_card
 from components.preprocess.engine import transforms
+from components.preprocess.engine.resources import count_workers
 from components.preprocess.engine.runner import beam, check_options, has_one_worker, open_pipeline
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.inputs.listing_file import load_listing
@@ -27,6 +29,7 @@ from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.passes.work_units import make_groups, make_units
 from components.preprocess.sources.files import content_fingerprint
 from components.preprocess.sources.types import InputFile
+from components.run_settings import DEFAULTS
 from model.config import DataConfig, to_dict
 from model.data.records import (
     CARD_FILE,
@@ -40,7 +43,13 @@ from model.data.records import (
 )
 from model.data.seen import SEEN_FILE, SeenText, unite
 from model.errors import InputError
-from model.files import is_complete, publish_folder, temporary_folder, write_whole
+from model.files import (
+    is_complete,
+    publish_folder,
+    remove_temporaries,
+    temporary_folder,
+    write_whole,
+)
 from model.text.vocab import Vocabulary, read_words
 
 
@@ -86,6 +95,7 @@ def run(
     vocab: str = "",
     extend_vocab: bool = False,
     source_root: str = "",
+    leak_records: int = DEFAULTS.leak_check_records,
     records: str,
     config: DataConfig,
     beam_workers: int = 0,
@@ -106,6 +116,8 @@ def run(
       vocab: file with the words of the vocabulary, instead of the most frequent ones.
       extend_vocab: add the most frequent words to those of `vocab`, as far as there is room.
       source_root: folder below which file names start; empty: according to the patterns.
+      leak_records: maximum number of validation records, and of test records, that are compared
+        with the training text to find near-duplicates; 0: no check. Records don't depend on it.
       records: the output folder; created, or existing and empty.
       config: how text becomes records.
       beam_workers: processes; 1 runs in this process, 0 as many as there is room for.
@@ -129,10 +141,19 @@ def run(
         )
     given = Given.read(vocab, extend=extend_vocab)
     if occupied:
-        return _reuse(target, files, given, config=config)
+        return _reuse(target, files, given, config=config, leak_records=leak_records)
+    search = Search(
+        records=leak_records, threads=beam_workers or count_workers(), progress=Progress()
+    )
     with _output_folder(target) as folder:
         info = _prepare(
-            files, given, folder=folder, config=config, flags=flags, source_root=source_root
+            files,
+            given,
+            folder=folder,
+            config=config,
+            flags=flags,
+            source_root=source_root,
+            search=search,
         )
         _publish(folder, target, digest=info["digest"])
     _report(info, records)
@@ -147,6 +168,7 @@ def _prepare(
     config: DataConfig,
     flags: Sequence[str],
     source_root: str,
+    search: Search,
 ) -> dict[str, Any]:
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
@@ -177,12 +199,18 @@ def _prepare(
     )
     info["vocab"].update(given.describe())
     info["statistics"] = describe_text(
-        scans, known["train"], folder=folder, scratch=scratch, groups=len(groups)
+        scans,
+        known["train"],
+        folder=folder,
+        scratch=scratch,
+        groups=len(groups),
+        search=search,
     )
     info["seen"] = _save_seen(folder, scratch, len(groups))
     shutil.rmtree(scratch)
     _write_card(info, known["train"], folder)
     _save_info(info, folder)
+    remove_temporaries(folder)  # of attempts that a runner killed
     return info
 
 
@@ -231,7 +259,12 @@ def _is_occupied(target: str) -> bool:
 
 
 def _reuse(
-    target: str, files: Sequence[InputFile], given: Given, *, config: DataConfig
+    target: str,
+    files: Sequence[InputFile],
+    given: Given,
+    *,
+    config: DataConfig,
+    leak_records: int,
 ) -> dict[str, Any]:
     """Returns the content of dataset.json if the folder is exactly what would be made."""
     occupied = f"{target} already holds something"
@@ -255,6 +288,14 @@ def _reuse(
         raise InputError(f"{occupied}, records with another vocabulary; {advice}")
     if not os.path.isfile(os.path.join(target, CARD_FILE)):
         raise InputError(f"{occupied}, records without {CARD_FILE}; {advice}")
+    leaks = info["statistics"]["near_duplicates"]
+    for split in SPLITS[1:]:
+        compared = leaks["compared"][split] if leaks else 0
+        if compared < min(leak_records, info["splits"][split]["records"]):
+            raise InputError(
+                f"{occupied}, records of which {compared} of the {split} split were compared with the "
+                f"training text; {advice}, or lower --leak-check-records"
+            )
     print(f"{target}: already prepared from this input with this config", flush=True)
     return info
 

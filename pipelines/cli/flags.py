@@ -64,6 +64,14 @@ def add_run_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> N
         default = getattr(DEFAULTS, name)
         text += f" (default: {default})" if default else ""
         parser.add_argument(flag, metavar=metavar, help=text)
+    if "leak_check_records" in names:
+        parser.add_argument(
+            "--no-leak-check",
+            dest="leak_check_records",
+            action="store_const",
+            const="0",
+            help="don't look for near-duplicates of training text in the other splits",
+        )
 
 
 def add_beam(parser: argparse.ArgumentParser) -> None:

@@ -84,10 +84,11 @@ def _add_wait(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _connect(options: argparse.Namespace) -> Kubeflow:
-    from pipelines.kubeflow.client import connect
+def connect(options: argparse.Namespace) -> Kubeflow:
+    """Connects to the Kubeflow Pipelines that the flags of `add_kubeflow` name."""
+    from pipelines.kubeflow import client
 
-    return connect(
+    return client.connect(
         options.host,
         namespace=options.namespace,
         token_file=options.token_file,
@@ -102,7 +103,7 @@ def _submit(options: argparse.Namespace) -> None:
     from pipelines.kubeflow.package import compiled
 
     with compiled(options) as package:  # finds local errors before any request
-        kubeflow = _connect(options)
+        kubeflow = connect(options)
         run = submit.submit(kubeflow, package, options)
     if options.wait:
         run_monitor.follow(kubeflow, run, run_monitor.task_names(package.spec))
@@ -115,39 +116,39 @@ def _create(options: argparse.Namespace) -> None:
     zone = schedule.scheduler_zone(options.scheduler_zone)
     expression = cron.parse(options.cron)
     with compiled(options) as package:
-        schedule.create(_connect(options), package, options, expression=expression, zone=zone)
+        schedule.create(connect(options), package, options, expression=expression, zone=zone)
 
 
 def _list(options: argparse.Namespace) -> None:
     from pipelines.kubeflow import schedule
 
     zone = schedule.scheduler_zone(options.scheduler_zone)
-    schedule.print_schedules(_connect(options), zone)
+    schedule.print_schedules(connect(options), zone)
 
 
 def _pause(options: argparse.Namespace) -> None:
     from pipelines.kubeflow import schedule
 
-    schedule.pause(_connect(options), options.schedule)
+    schedule.pause(connect(options), options.schedule)
 
 
 def _resume(options: argparse.Namespace) -> None:
     from pipelines.kubeflow import schedule
 
     zone = schedule.scheduler_zone(options.scheduler_zone)
-    schedule.resume(_connect(options), options.schedule, zone)
+    schedule.resume(connect(options), options.schedule, zone)
 
 
 def _delete(options: argparse.Namespace) -> None:
     from pipelines.kubeflow import schedule
 
-    schedule.delete(_connect(options), options.schedule)
+    schedule.delete(connect(options), options.schedule)
 
 
 def _run_now(options: argparse.Namespace) -> None:
     from pipelines.kubeflow import run_monitor, schedule
 
-    kubeflow = _connect(options)
+    kubeflow = connect(options)
     run, spec = schedule.run_now(kubeflow, options.schedule)
     if options.wait:
         run_monitor.follow(kubeflow, run, run_monitor.task_names(spec))

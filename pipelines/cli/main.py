@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Sequence
 
 from model.errors import ENDINGS, EXIT_RESTARTABLE, CharloomError, ending_for
-from pipelines.cli import kubeflow, models, registry, runs, serve, stages
+from pipelines.cli import collect_runs, kubeflow, models, registry, runs, serve, stages
 from pipelines.cli.shared import IS_PRODUCT
 from pipelines.cli.streams import LastingStream, ReaderGoneError, lasting_streams
 
@@ -96,7 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for part in (stages, models, serve, registry, runs, kubeflow):
+    for part in (stages, models, serve, registry, runs, collect_runs, kubeflow):
         part.add_commands(_add, commands)
     return parser
 

@@ -79,6 +79,7 @@ def _prepare(options: argparse.Namespace) -> None:
         vocab=settings.vocab,
         extend_vocab=settings.extend_vocab,
         source_root=settings.source_root,
+        leak_records=settings.leak_check_records,
         records=options.records,
         config=config.data,
         beam_workers=options.beam_workers,

@@ -19,7 +19,9 @@ us."""
 REJECTED_TASK = "report-rejection"
 """The task that runs only if the gate rejected the model."""
 
-_ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
+ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
+"""States of a run that has ended."""
+
 _WORDS = {
     "PENDING": "waits",
     "RUNNING": "runs",
@@ -93,7 +95,7 @@ def _poll(kubeflow: Kubeflow, run_id: str, view: _View) -> Any:
         else:
             seen = time.monotonic()
             view.update(run)
-            if run.state in _ENDED:
+            if run.state in ENDED:
                 return run
         time.sleep(pause)
         pause = min(POLL_SECONDS, pause * 1.5)

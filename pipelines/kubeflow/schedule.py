@@ -198,7 +198,7 @@ def _check_name(name: str) -> str:
 
 def print_schedules(kubeflow: Kubeflow, zone: datetime.tzinfo) -> None:
     """Prints the schedules created by charloom, with their next times."""
-    runs = [run for run in _recurring_runs(kubeflow) if _request(run)]
+    runs = [run for run in list_recurring_runs(kubeflow) if _request(run)]
     if not runs:
         print("there are no schedules; charloom schedule create creates one")
         return
@@ -299,7 +299,8 @@ def run_now(kubeflow: Kubeflow, name: str) -> tuple[str, Mapping[str, Any]]:
     ), version.pipeline_spec
 
 
-def _recurring_runs(kubeflow: Kubeflow, name: str | None = None) -> list[Any]:
+def list_recurring_runs(kubeflow: Kubeflow, name: str | None = None) -> list[Any]:
+    """Returns the recurring runs, made by charloom or not; with `name`, those of that name."""
     scope: dict[str, Any] = {"namespace": kubeflow.namespace} if kubeflow.namespace else {}
     if name is not None:
         scope["filter"] = submit.equals("display_name", name)
@@ -311,7 +312,7 @@ def _recurring_runs(kubeflow: Kubeflow, name: str | None = None) -> list[Any]:
 
 def _find(kubeflow: Kubeflow, name: str, *, needed: bool = False) -> list[Any]:
     """Returns the schedules with a name: none, one, or two after an interrupted change."""
-    runs = _recurring_runs(kubeflow, name)
+    runs = list_recurring_runs(kubeflow, name)
     foreign = [run for run in runs if not _request(run)]
     if foreign:
         raise InputError(
@@ -320,7 +321,7 @@ def _find(kubeflow: Kubeflow, name: str, *, needed: bool = False) -> list[Any]:
         )
     if needed and not runs:
         known = sorted(
-            {str(run.display_name) for run in _recurring_runs(kubeflow) if _request(run)}
+            {str(run.display_name) for run in list_recurring_runs(kubeflow) if _request(run)}
         )
         there = f"there are {', '.join(known)}" if known else "there are none"
         raise InputError(f"there is no schedule {name}; {there}")

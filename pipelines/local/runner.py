@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import fcntl
 import json
 import os
 import re
 import shlex
 import sys
 import sysconfig
-import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,6 +35,7 @@ from components.export.registry import RegisteredModel, check_name
 from components.run_settings import DEFAULTS, RunSettings
 from model.config import Config, to_json
 from model.errors import CharloomError, InputError, RestartableError
+from model.scratch import scratch_folder
 from pipelines.graph import train_language_model
 from pipelines.local.output import RunOutput
 from pipelines.local.stop_tasks import StoppableTasks
@@ -118,7 +119,7 @@ def run_pipeline(
         raise InputError(f"--workers is {workers}; it must be at least 1")
     log = _make_folders(os.path.abspath(root))
     with (
-        tempfile.TemporaryDirectory(prefix="charloom-", ignore_cleanup_errors=True) as scratch,
+        scratch_folder() as scratch,
         _adding_how_to_continue(model),
     ):
         outputs = _execute(arguments, root=os.path.abspath(root), scratch=scratch, log=log)
@@ -179,6 +180,8 @@ def _execute(arguments: Mapping[str, Any], *, root: str, scratch: str, log: str)
         _environment(environment),
         _quiet_kfp(RunOutput(sys.stdout, file, muted=lambda: tasks.stopped)),
     ):
+        with contextlib.suppress(OSError):  # no locks here
+            fcntl.flock(file, fcntl.LOCK_EX)  # `charloom runs gc` sees that this run is running
         failure = None
         try:
             outputs: dict[str, Any] = _graph_for_here()(**arguments).outputs

@@ -130,7 +130,7 @@ def _findings(info: Info, leaks: Info | None) -> list[str]:
         verb = "has" if number == 1 else "have"
         findings.append(
             f"Leakage: {_count(number) if number else 'none'} of {_count(compared)} validation and "
-            f"test records {verb} a near-duplicate in the training split."
+            f"test records {verb} a near-duplicate in the training split{_left_out(leaks)}."
         )
     rejected = sum(info["rejected"].values())
     files = info["input"]["files"]
@@ -142,6 +142,13 @@ def _findings(info: Info, leaks: Info | None) -> list[str]:
     if stray:
         findings.append(f"Undecodable text: {_count(stray)} places became U+FFFD.")
     return findings
+
+
+def _left_out(leaks: Info) -> str:
+    """Says how many validation and test records were not compared, if any."""
+    whole = leaks.get("out_of", leaks["compared"])
+    number = sum(whole[split] - leaks["compared"][split] for split in SPLITS[1:])
+    return f"; the other {_count(number)} were not compared" if number else ""
 
 
 def _facts(info: Info, splits: Info, documents: Mapping[Any, int]) -> list[tuple[str, str, str]]:
@@ -195,7 +202,9 @@ def _leak_rows(leaks: Info) -> list[tuple[str, list[str]]]:
     rows = []
     for split in SPLITS[1:]:
         compared, near, same = leaks["compared"][split], leaks[split], leaks["same"][split]
-        figures = [_count(compared), _count(near), _percent(near, compared), _count(same)]
+        whole = leaks.get("out_of", leaks["compared"])[split]
+        of = "" if whole == compared else f" of {_count(whole)}"
+        figures = [_count(compared) + of, _count(near), _percent(near, compared), _count(same)]
         rows.append((SPLIT_NAMES[split], figures))
     return rows
 

@@ -1,8 +1,10 @@
 """Near-duplicate records across splits: training text that would be scored as unseen.
 
 Workers compute a signature of each record (`components.preprocess.passes.signatures`); one process
-calls `count_leaks`, which examines pairs that agree in a band of `BAND_BINS` bins
-(locality-sensitive hashing). Nothing depends on the process, the platform or Python's `hash`.
+calls `count_leaks`, which indexes validation and test records by bands of their signatures
+(`components.preprocess.analysis.band_index`) and looks every training record up. A shared band
+makes a pair a candidate; the resemblance estimated from both signatures decides. Nothing depends on
+the process, the platform, the number of threads or Python's `hash`.
 
 **Threshold.** If a share c of the words is changed at random, a shingle survives with probability s
 = (1 - c)^5, so the index is s / (2 - s): 0.82 for 2 % of the words, 0.63 for 5 %, 0.42 for 10 %.
@@ -13,26 +15,30 @@ more. Unrelated texts are near 0.
 
 **Limits.** A record with fewer than `MIN_SHINGLES` used shingles, like most of fewer than 30 words,
 is compared as a whole and matches only identical records. A record that is a small part of another
-is not found, as their resemblance is low.
+is not found, as their resemblance is low. Two records without empty bins agree in one of
+the 32 bands of 4 bins with probability 1 - (1 - s^4)^32 if a share s of the bins is equal: 0.873 for
+s = 0.5, 0.988 for 0.6, 0.9998 for 0.7. Equal signatures always match.
 
 Shape letters: R records, K bins.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from components.preprocess.analysis.band_index import BandIndex, band_keys
 from components.preprocess.passes.signatures import (
-    ODD,
+    BINS,
     SHINGLE_WORDS,
-    Hashes,
     Signatures,
     estimate_similarity,
-    mix,
 )
 
 SIMILARITY = 0.5
@@ -40,56 +46,101 @@ SIMILARITY = 0.5
 
 SHOWN_PAIRS = 20
 """Pairs listed per split, most similar first."""
-MAX_CANDIDATES = 8
-"""Maximum training records of a block that one band proposes for a record: bounds the work on
-boilerplate."""
 
-_BLOCK = 1 << 16  # records compared at once
+_BLOCK = 1 << 16  # training records looked up at once
+_INDEXED = 1 << 18  # records of an index
 _VERIFIED = 1 << 12  # pairs compared at once
-_FILTER = 1 << 20
+_AHEAD = 2  # blocks per thread that are under way or wait to be added
+
+
+class Part(Protocol):
+    """`[R, K]` signatures, in memory or in a file; a slice is an array."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, place: slice, /) -> Signatures: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search:
+    """How much is compared, and how."""
+
+    records: int | None = None
+    """Maximum number of records compared per split, evenly spaced; None: all."""
+    threads: int = 1
+    """Threads that look training records up."""
+    progress: Callable[[float], None] | None = None
+    """Called with the share of the work that is done, from 0 to 1."""
+
+
+ALL = Search()
 
 
 def count_leaks(
-    signatures: Mapping[str, Sequence[Signatures]],
+    signatures: Mapping[str, Sequence[Part]],
     *,
     threshold: float = SIMILARITY,
     source_of: Callable[[str, int], str] | None = None,
+    search: Search = ALL,
 ) -> dict[str, Any]:
     """Counts the validation and test records that have a near-duplicate in the training split.
 
-    Memory does not grow with the records if the parts are memory maps; time grows with the number
-    of training records times the number of blocks of 65,536 records of the other splits.
+    Time grows with the training records times the number of blocks of 262,144 records of the other
+    splits, so with the training records alone for up to 131,072 records per split. Memory does not
+    grow with the records if the parts are in files: 0.9 KB per record of a block and about 60 MB
+    per thread.
 
     Args:
       signatures: split -> parts of `[R, K]` signatures in reading order; `train`, `valid`, `test`.
       threshold: minimum estimated resemblance of a near-duplicate.
       source_of: returns a record's source by split and number, for the listed pairs.
+      search: how much is compared.
 
     Returns:
-      JSON values: `threshold`, `shingle_words`; `compared`, records of each split; `valid` and
-      `test`, how many have a near-duplicate; `same`, split -> how many of those have one without
-      any visible difference; `examples`, up to `SHOWN_PAIRS` of each split with `split`, `record`
-      and `train_record` (numbers in reading order), `similarity` and, with `source_of`, `source`
-      and `train_source`.
+      JSON values: `threshold`, `shingle_words`; `compared`, number of compared records of each
+      split; `out_of`, likewise of all records, only if fewer were compared; `valid` and `test`, how
+      many have a near-duplicate; `same`, split -> how many of those have one without any visible
+      difference; `examples`, up to `SHOWN_PAIRS` of each split with `split`, `record` and
+      `train_record` (numbers in reading order), `similarity` and, with `source_of`, `source` and
+      `train_source`.
     """
+    records = {split: sum(map(len, parts)) for split, parts in signatures.items()}
+    chosen = {split: choose_records(records[split], search.records) for split in ("valid", "test")}
+    compared = {"train": records["train"]} | {split: len(own) for split, own in chosen.items()}
+    similarity, partner = find_most_similar(
+        [Picked(signatures[split], own) for split, own in chosen.items()],
+        signatures["train"],
+        search=search,
+    )
     result: dict[str, Any] = {
         "threshold": threshold,
         "shingle_words": SHINGLE_WORDS,
-        "compared": {split: sum(map(len, parts)) for split, parts in signatures.items()},
+        "compared": {split: compared[split] for split in signatures},
+        **({"out_of": records} if compared != records else {}),
         "same": {},
         "examples": [],
     }
-    for split in ("valid", "test"):
-        similarity, partner = find_most_similar(signatures[split], signatures["train"])
-        result[split] = int((similarity >= threshold).sum())
-        result["same"][split] = int((similarity == 1).sum())
-        ranked = np.argsort(-similarity, kind="stable")[: min(SHOWN_PAIRS, result[split])]
+    begin = 0
+    for split, own in chosen.items():
+        likeness = similarity[begin : begin + len(own)]
+        others = partner[begin : begin + len(own)]
+        begin += len(own)
+        result[split] = int((likeness >= threshold).sum())
+        result["same"][split] = int((likeness == 1).sum())
+        ranked = np.argsort(-likeness, kind="stable")[: min(SHOWN_PAIRS, result[split])]
         result["examples"] += [
-            _describe_pair(split, int(record), int(partner[record]), source_of)
-            | {"similarity": round(float(similarity[record]), 4)}
-            for record in ranked
+            _describe_pair(split, int(own[place]), int(others[place]), source_of)
+            | {"similarity": round(float(likeness[place]), 4)}
+            for place in ranked
         ]
     return result
+
+
+def choose_records(count: int, limit: int | None) -> npt.NDArray[np.int64]:
+    """Returns the numbers of at most `limit` of `count` records, evenly spaced."""
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.arange(limit) * count // max(limit, 1)
 
 
 def _describe_pair(
@@ -103,110 +154,136 @@ def _describe_pair(
 
 
 def find_most_similar(
-    records: Sequence[Signatures], train: Sequence[Signatures]
+    records: Sequence[Part], train: Sequence[Part], *, search: Search = ALL
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Finds a most similar training record for each record, among those that share a band.
 
     Args:
       records: parts of `[R, K]` signatures.
       train: likewise for the training split.
+      search: threads and progress.
 
     Returns:
       `[R]` estimated resemblances and `[R]` numbers of the training records; 0 and -1 if no band
       is shared.
     """
-    found = [_search(_Index(block), train) for _, block in _blocks(records)]
-    return (
-        np.concatenate([np.zeros(0), *(similarity for similarity, _ in found)]),
-        np.concatenate([np.zeros(0, np.int64), *(partner for _, partner in found)]),
-    )
+    own, others = Parts(records), Parts(train)
+    similarity, partner = np.zeros(len(own)), np.full(len(own), -1, np.int64)
+    rounds = range(0, len(own), _INDEXED)
+    blocks = range(0, len(others), _BLOCK)
+    for number, begin in enumerate(rounds):
+        index = BandIndex(own.read(begin, begin + _INDEXED))
+        mine = slice(begin, begin + len(index.signatures))
 
+        def look_up(start: int, index: BandIndex = index, mine: slice = mine) -> _Found:
+            block = others.read(start, start + _BLOCK)
+            return _compare(index, block, start, done=similarity[mine] == 1)
 
-def _search(
-    index: _Index, train: Sequence[Signatures]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Searches for one block of records; see `find_most_similar`."""
-    similarity = np.zeros(len(index.signatures))
-    partner = np.full(len(index.signatures), -1, np.int64)
-    for start, block in _blocks(train):
-        for band, keys in enumerate(_band_keys(block)):
-            for records, others in index.find(band, keys):
-                open_ = similarity[records] < 1
-                records, others = records[open_], others[open_]
-                for begin in range(0, len(records), _VERIFIED):
-                    mine = records[begin : begin + _VERIFIED]  # each occurs once
-                    theirs = others[begin : begin + _VERIFIED]
-                    found = estimate_similarity(index.signatures[mine], block[theirs])
-                    better = found > similarity[mine]
-                    similarity[mine[better]] = found[better]
-                    partner[mine[better]] = start + theirs[better]
+        for done, found in enumerate(_in_order(look_up, blocks, threads=search.threads), 1):
+            better = found.similarity > similarity[mine]
+            similarity[mine][better] = found.similarity[better]
+            partner[mine][better] = found.partner[better]
+            if search.progress:
+                search.progress((number + done / len(blocks)) / len(rounds))
     return similarity, partner
 
 
-class _Index:
-    """A block of records, indexed by the keys of each band."""
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """The most similar training records of a block, as of `find_most_similar`."""
 
-    def __init__(self, signatures: Signatures) -> None:
-        self.signatures = signatures
-        self._bands = []
-        for keys in _band_keys(signatures):
-            order = np.argsort(keys, kind="stable")
-            order = order[np.searchsorted(keys[order], np.uint64(1)) :]  # key 0: empty band
-            seen = np.zeros(_FILTER, bool)
-            seen[_fold(keys[order])] = True
-            self._bands.append((order, *np.unique(keys[order], return_counts=True), seen))
-
-    def find(
-        self, band: int, keys: Hashes
-    ) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-        """Yields pairs of records that agree in a band; each array contains a record only once.
-
-        Args:
-          band: number of the band.
-          keys: `[R]` keys of other records; of those with the same key, the first `MAX_CANDIDATES`
-            are used.
-        """
-        order, own_keys, counts, seen = self._bands[band]
-        place = np.flatnonzero(seen[_fold(keys)])  # avoids sorting most of them
-        place = place[np.argsort(keys[place], kind="stable")]
-        ordered = keys[place]
-        begins = np.searchsorted(ordered, own_keys, side="left")
-        ends = np.searchsorted(ordered, own_keys, side="right")
-        for candidate in range(MAX_CANDIDATES):
-            hit = begins + candidate < ends
-            if not hit.any():
-                return
-            others = np.repeat(place[begins[hit] + candidate], counts[hit])
-            yield order[np.repeat(hit, counts)], others
+    similarity: npt.NDArray[np.float64]
+    partner: npt.NDArray[np.int64]
 
 
-def _band_keys(signatures: Signatures) -> Hashes:
-    """Returns `[1 + bands, R]` keys, 0 where all bins of a band are empty.
+def _compare(
+    index: BandIndex, block: Signatures, start: int, *, done: npt.NDArray[np.bool_]
+) -> _Found:
+    """Compares the records of an index with a block of training records.
 
-    The first is the key of the whole signature, so that equal ones always match.
+    Args:
+      index: the records.
+      block: `[R, K]` signatures of the training records.
+      start: number of the first of these.
+      done: records for which an equal training record is known.
     """
-    bands = np.ascontiguousarray(signatures).view(np.uint64)
-    whole = np.zeros(len(bands), np.uint64)
-    for band in bands.T:
-        whole = mix(whole + band) * ODD
-    return np.concatenate([whole[None], bands.T])
+    found = _Found(done.astype(np.float64), np.full(len(done), -1, np.int64))
+    for band, keys in enumerate(band_keys(block)):
+        for records, others in index.find(band, keys):
+            open_ = found.similarity[records] < 1
+            records, others = records[open_], others[open_]
+            for begin in range(0, len(records), _VERIFIED):
+                mine = records[begin : begin + _VERIFIED]  # each occurs once
+                theirs = others[begin : begin + _VERIFIED]
+                likeness = estimate_similarity(index.signatures[mine], block[theirs])
+                better = likeness > found.similarity[mine]
+                found.similarity[mine[better]] = likeness[better]
+                found.partner[mine[better]] = start + theirs[better]
+    return found
 
 
-def _fold(keys: Hashes) -> npt.NDArray[np.int64]:
-    """Returns numbers below `_FILTER`, equal for equal keys."""
-    return (keys & np.uint64(_FILTER - 1)).astype(np.int64)
+def _in_order(
+    act: Callable[[int], _Found], starts: Sequence[int], *, threads: int
+) -> Iterator[_Found]:
+    """Yields what `act` returns, in order, a few results ahead of the caller at most.
+
+    NumPy releases the interpreter lock in everything that takes time here.
+    """
+    left = iter(starts)
+    pool = ThreadPoolExecutor(threads)
+    try:
+        waiting = [pool.submit(act, start) for start in itertools.islice(left, _AHEAD * threads)]
+        while waiting:
+            yield waiting.pop(0).result()
+            waiting += [pool.submit(act, start) for start in itertools.islice(left, 1)]
+    finally:
+        pool.shutdown(cancel_futures=True)  # an interruption waits for the blocks under way only
 
 
-def _blocks(parts: Sequence[Signatures]) -> Iterator[tuple[int, Signatures]]:
-    """Yields blocks of records, across parts, with the number of their first record."""
-    start = size = 0
-    held: list[Signatures] = []
-    for part in parts:
-        for begin in range(0, len(part), _BLOCK):
-            held.append(np.asarray(part[begin : begin + _BLOCK]))
-            size += len(held[-1])
-            if size >= _BLOCK:
-                yield start, np.concatenate(held)
-                start, size, held = start + size, 0, []
-    if held:
-        yield start, np.concatenate(held)
+class Parts:
+    """Signatures in several parts, read as one array."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        """Takes the parts in order."""
+        self._parts = parts
+        self._ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Returns R of all parts."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def read(self, begin: int, end: int) -> Signatures:
+        """Returns the signatures of records `begin` to `end` (exclusive), or to the last one."""
+        held = []
+        first = int(np.searchsorted(self._ends, begin, side="right"))
+        for part, last in zip(self._parts[first:], self._ends[first:], strict=True):
+            offset = int(last) - len(part)
+            held.append(part[max(begin - offset, 0) : end - offset])
+            if last >= end:
+                break
+        return np.concatenate(held)
+
+
+class Picked:
+    """Some records of several parts, as one part."""
+
+    def __init__(self, parts: Sequence[Part], numbers: npt.NDArray[np.int64]) -> None:
+        """Takes the numbers of the records, ascending."""
+        self._parts = Parts(parts)
+        self._numbers = numbers
+
+    def __len__(self) -> int:
+        """Returns how many there are."""
+        return len(self._numbers)
+
+    def __getitem__(self, place: slice) -> Signatures:
+        """Returns the signatures of a slice of them, without reading more than a block at once."""
+        numbers = self._numbers[place]
+        held = []
+        while len(numbers):
+            begin = int(numbers[0])
+            count = int(np.searchsorted(numbers, begin + _BLOCK))
+            block = self._parts.read(begin, int(numbers[count - 1]) + 1)
+            held.append(block[numbers[:count] - begin])
+            numbers = numbers[count:]
+        return np.concatenate([np.zeros([0, BINS], np.uint16), *held])

@@ -25,6 +25,7 @@ from components.preprocess.inputs.listing_file import save_listing
 from components.preprocess.inputs.split_names import find_place, mark_root, split_mark
 from components.preprocess.sources.types import InputFile
 from components.run_settings import PREPARING, TRAINING, RunSettings, choose_config, read_run
+from components.shared_runs import register
 from model.checkpointing.compatibility import check_same_model
 from model.config import CONFIG_VERSION, Config, read_config, to_dict, to_json, with_overrides
 from model.data.records import VOCAB_FILE
@@ -41,7 +42,8 @@ class RunInputs(NamedTuple):
 
     fingerprint: str
     """SHA-256 of names, sizes and times of change of all files, of the records to compare to, and of
-    the checkpoint of `base` if it gives the words."""
+    the checkpoint of `base` if it gives the words. On a shared volume, of the number of removed runs
+    with the same text, too: their output is still in KFP's cache."""
     data: str
     """The configuration's `data` section alone, as JSON: all that preprocess depends on."""
     config: str
@@ -76,6 +78,7 @@ def find_inputs(
     window_days: int = 1,
     times: Sequence[str] = (),
     listing: str = "",
+    folder: str = "",
 ) -> RunInputs:
     """Looks up what a run is to be made of.
 
@@ -91,6 +94,7 @@ def find_inputs(
       times: in the order of preference, when the run was to begin (RFC 3339); those that are
         empty or were not filled in are passed over. None left: now.
       listing: folder for the list of text files, from which `preprocess` works; empty: none.
+      folder: the run's folder on a shared volume; empty: there is none.
 
     Raises:
       InputError: one of the arguments, or an input that no file matches.
@@ -125,7 +129,7 @@ def find_inputs(
         flush=True,
     )
     return RunInputs(
-        fingerprint=extend_fingerprint(content, run.compare_to),
+        fingerprint=register(folder, extend_fingerprint(content, run.compare_to)),
         data=json.dumps({"config_version": CONFIG_VERSION, "data": to_dict(judged.data)}),
         config=to_json(dataclasses.replace(judged, gate=base.gate)),
         judged=to_json(judged),

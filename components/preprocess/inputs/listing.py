@@ -12,8 +12,8 @@ from components.preprocess.inputs.split_names import find_place, name_below, spl
 from components.preprocess.inputs.walking import MAGIC, Walker, split_fixed
 from components.preprocess.sources.files import is_remote, open_file
 from components.preprocess.sources.packed import DamagedError
-from components.preprocess.sources.types import InputFile, ListedFile
-from model.errors import InputError
+from components.preprocess.sources.types import GONE, InputFile, ListedFile, UnsteadyError
+from model.errors import InputError, RestartableError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +63,7 @@ def find_files(
     Raises:
       InputError: an input gives no file, or something that is not a readable file; a
         file is named for two splits, is outside `source_root` or shares its name with another.
+      RestartableError: the store of a file or list is busy or out of reach.
     """
     given = {"input": inputs, "train": train, "valid": valid, "test": test}
     _check_flags(given)
@@ -234,12 +235,16 @@ def _read_patterns(patterns: Sequence[str], flag: str) -> Iterator[tuple[str, st
 
 
 def _read_list(path: str, flag: str) -> list[tuple[int, str]]:
-    """Returns the lines of a list of files that name any, with their numbers from 1."""
+    """Returns the lines of a list that name files, with their numbers from 1."""
     try:
         with open_file(path) as file:
             data = file.read()
     except (OSError, DamagedError) as error:
         detail = getattr(error, "strerror", None) or error
+        if isinstance(error, UnsteadyError) and detail != GONE:
+            raise RestartableError(
+                f"--{flag} @{path}: the list can't be read for now ({detail}); run the command again"
+            ) from None
         raise InputError(
             f"--{flag} @{path}: the list can't be read ({detail}); check its path, or write ./@... "
             "for a file of such a name"

@@ -31,6 +31,11 @@ _ADDRESS = re.compile(r"([a-zA-Z][\w+.-]*)://([^/]+)(?:/(.*))?", re.DOTALL)
 _MAGIC = re.compile(r"[*?[]")
 _NEEDS = {"s3": "boto3", "gs": "google-auth-httplib2", "az": "'apache-beam[azure]'"}
 _BUSY = (408, 429)
+_PASSING = re.compile(
+    r"\b(Expired\w*|RequestExpired|TokenRefreshRequired|RequestTimeout\w*|RequestTimeTooSkewed|"
+    r"SlowDown|OperationAborted|Throttl\w*)\b"
+)
+"""Names of errors that pass, or that new credentials end, whatever their HTTP status."""
 
 
 class Store(Protocol):
@@ -51,7 +56,7 @@ def match(pattern: str) -> list[ListedFile]:
 
     Raises:
       InputError: the address is invalid, or the store refuses to list it.
-      RestartableError: the store is busy.
+      RestartableError: the store is busy or out of reach, or the credentials have expired.
     """
     address = _ADDRESS.fullmatch(pattern)
     if not address or _MAGIC.search(address[2]):
@@ -217,6 +222,7 @@ def _store(path: str) -> Store:
 def _refusal(pattern: str, address: re.Match[str], error: Exception) -> CharloomError:
     scheme, bucket = address[1], address[2]
     code, text = _describe(error)
+    cause = _unwrap(error)
     if isinstance(error, ImportError) or "Unable to get filesystem" in text:
         if scheme not in _NEEDS:
             return InputError(f"{pattern}: {scheme}:// can't be read; copy the text to a folder")
@@ -225,11 +231,16 @@ def _refusal(pattern: str, address: re.Match[str], error: Exception) -> Charloom
         )
     if code == 404:
         return InputError(f"{pattern}: there is no bucket {bucket}; check the address")
-    if code is not None and (code >= 500 or code in _BUSY):
-        return RestartableError(f"{pattern} can't be listed for now ({text}); run it again")
+    if code is not None and _passes(code, text):
+        advice = "renew the credentials and run it again" if "Expired" in text else "run it again"
+        return RestartableError(f"{pattern} can't be listed for now ({text}); {advice}")
     if code is not None:
         return InputError(
             f"{pattern} can't be listed ({text}); check the address, and what the credentials allow"
+        )
+    if isinstance(cause, OSError) and not isinstance(cause, PermissionError):
+        return RestartableError(
+            f"{pattern} can't be listed for now ({text}); check the endpoint, or run it again"
         )
     return InputError(f"{pattern} can't be listed ({text}); check the endpoint and the credentials")
 
@@ -240,17 +251,29 @@ def _as_os_error(error: Exception) -> OSError:
     code, text = _describe(error)
     if code in (404, 416):
         return ChangedError(GONE if code == 404 else "it has become shorter")
+    # A file that could be listed: S3 refuses with 400 once a token has expired.
+    if code is None or code == 400 or _passes(code, text):
+        return UnsteadyError(text)
     if code in (401, 403):
         return PermissionError(errno.EACCES, text)
-    if code is None or code >= 500 or code in _BUSY:
-        return UnsteadyError(text)
     return OSError(errno.EIO, text)
+
+
+def _passes(code: int, text: str) -> bool:
+    """Returns whether another attempt may succeed."""
+    return code >= 500 or code in _BUSY or bool(_PASSING.search(text))
+
+
+def _unwrap(error: Exception) -> Exception:
+    """Returns the error that Beam's file system has wrapped."""
+    while isinstance(error, BeamIOError) and error.exception_details:
+        error = next(iter(error.exception_details.values()))
+    return error
 
 
 def _describe(error: Exception) -> tuple[int | None, str]:
     """Returns an error's HTTP status, if any, and its message in one line."""
-    while isinstance(error, BeamIOError) and error.exception_details:
-        error = next(iter(error.exception_details.values()))
+    error = _unwrap(error)
     code = getattr(error, "code", None)
     if isinstance(error, FileNotFoundError):
         code = 404

@@ -18,7 +18,7 @@ from apache_beam.io.aws.s3io import parse_s3_path
 from apache_beam.io.filesystemio import Downloader, DownloaderStream
 from botocore.exceptions import BotoCoreError, ConnectionError, HTTPClientError
 
-from components.preprocess.sources.types import ListedFile
+from components.preprocess.sources.types import ListedFile, UnsteadyError
 
 S3ClientError = messages.S3ClientError
 
@@ -35,7 +35,8 @@ class S3Store:
 
         Raises:
           PermissionError: there are no credentials.
-          S3ClientError: the store refuses or can't be reached.
+          UnsteadyError: the store can't be reached.
+          S3ClientError: the store refuses.
         """
         bucket, key = parse_s3_path(prefix, object_optional=True)
         request = messages.ListRequest(bucket=bucket, prefix=key)
@@ -58,6 +59,7 @@ class S3Store:
 
         Raises:
           PermissionError: there are no credentials.
+          UnsteadyError: the store can't be reached.
           S3ClientError: the store refuses.
         """
         try:
@@ -66,6 +68,9 @@ class S3Store:
         except S3ClientError as error:
             if error.code == 404:
                 return None
+            if error.code in (400, 403):  # an answer to HEAD has no reason, one to GET has
+                with _refusing():
+                    self._client.get_stream(messages.GetRequest(*parse_s3_path(path)), 0).close()
             raise
         return _as_listed(path, item)
 
@@ -98,19 +103,20 @@ class _Object(Downloader):
         `get_range` itself would retry for minutes without credentials.
         """
         self._begun = True
-        with contextlib.suppress(S3ClientError), _refusing():
+        with contextlib.suppress(S3ClientError, UnsteadyError), _refusing():
             self._client.get_stream(self._request, start)
 
 
 @contextlib.contextmanager
 def _refusing() -> Iterator[None]:
-    """Raises PermissionError where boto3 itself refuses, so that it is not retried."""
+    """Raises PermissionError where boto3 itself refuses, and UnsteadyError if nobody answers."""
     try:
         yield
     except S3ClientError as error:
         cause = error.__context__
-        of_network = isinstance(cause, ConnectionError | HTTPClientError)
-        if isinstance(cause, BotoCoreError) and not of_network:
+        if isinstance(cause, ConnectionError | HTTPClientError):
+            raise UnsteadyError(str(cause)) from None
+        if isinstance(cause, BotoCoreError):
             raise PermissionError(errno.EACCES, str(cause)) from None
         raise
 
