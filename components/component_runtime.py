@@ -16,12 +16,11 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 from model.errors import ENDINGS, CharloomError, InputError
-from model.files import COMPLETED_FILE, is_complete, read_json, write_whole
+from model.files import COMPLETED_FILE, is_complete, lock_file, read_json, write_whole
 
 DEFAULT_IMAGE = "charloom:0.1.0"
 
@@ -32,7 +31,7 @@ ERROR_FILE_VARIABLE = "CHARLOOM_ERROR_FILE"
 """Environment variable: where a failed task writes its message and exit code as JSON."""
 
 OWNER_VARIABLE = "CHARLOOM_OWNER"
-"""Environment variable: process id of the `charloom run` that a task belongs to."""
+"""Environment variable: a file that the `charloom run` that a task belongs to keeps locked."""
 
 GROUP_FILE_VARIABLE = "CHARLOOM_GROUP_FILE"
 """Environment variable: where a task writes the id of the process group that it leads."""
@@ -230,11 +229,15 @@ def _lead_process_group() -> None:
         write_whole(path, str(os.getpgrp()))
         owner = os.environ.get(OWNER_VARIABLE)
         if owner:
-            threading.Thread(target=_end_with_owner, args=(int(owner),), daemon=True).start()
+            file = open(owner, "r+b")
+            threading.Thread(target=_end_with_owner, args=(file,), daemon=True).start()
 
 
-def _end_with_owner(owner: int) -> None:
-    """Ends the group once its owner is gone, e.g. killed: nobody would use its work."""
-    while os.path.exists(f"/proc/{owner}") or not os.path.exists("/proc/self"):
-        time.sleep(1.0)
+def _end_with_owner(file: IO[bytes]) -> None:
+    """Ends the group once its owner is gone, e.g. killed: nobody would use its work.
+
+    Its lock tells. Its process id does not: nobody may have reaped the owner, and later the id may
+    be another process's.
+    """
+    lock_file(file)
     os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -89,7 +89,9 @@ def test_a_task_and_its_children_are_one_group(tmp_path: Path) -> None:
     assert done.stdout.split() == [path.read_text()] * 2
 
 
-def test_a_task_ends_with_its_charloom_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_task_ends_with_its_charloom_run(tmp_path: Path, reaped: bool) -> None:
+    """Also if nobody reaps the run, as in a container whose first process does not."""
     code = (
         "import time\n"
         "from components.component_runtime import reporting_errors\n"
@@ -97,9 +99,18 @@ def test_a_task_ends_with_its_charloom_run(tmp_path: Path) -> None:
         "    print('started', flush=True)\n"
         "    time.sleep(120)\n"
     )
-    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    path = tmp_path / "owner"
+    run = f"import fcntl; file = open({str(path)!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
+    owner = subprocess.Popen(
+        [sys.executable, "-c", run + "print('locked', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout
+    assert owner.stdout.readline() == "locked\n"
     environment = {**os.environ, component_runtime.GROUP_FILE_VARIABLE: str(tmp_path / "group")}
-    environment[component_runtime.OWNER_VARIABLE] = str(owner.pid)
+    environment[component_runtime.OWNER_VARIABLE] = str(path)
     environment["PYTHONPATH"] = os.path.dirname(os.path.dirname(component_runtime.__file__))
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
@@ -107,9 +118,11 @@ def test_a_task_ends_with_its_charloom_run(tmp_path: Path) -> None:
     assert process.stdout
     assert process.stdout.readline() == "started\n"
     owner.kill()
-    owner.communicate()
+    if reaped:
+        owner.communicate()
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
+    owner.communicate()
 
 
 def test_the_image_can_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
