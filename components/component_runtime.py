@@ -19,7 +19,8 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
-from model.errors import ENDINGS, CharloomError, InputError
+from components.interruption import ending_on_signals
+from model.errors import ENDINGS, CharloomError, InputError, ending_for
 from model.files import COMPLETED_FILE, is_complete, lock_file, read_json, write_whole
 
 DEFAULT_IMAGE = "charloom:0.1.0"
@@ -154,30 +155,34 @@ def input_folder(artifact_path: str) -> str:
 
 
 @contextlib.contextmanager
-def reporting_errors() -> Iterator[None]:
-    """Turns a CharloomError of the body into one line and an exit code.
+def reporting_errors(*, stoppable: bool = True) -> Iterator[None]:
+    """Turns a CharloomError of the body into one line and an exit code, and signals into errors.
 
     The line goes to the file named by `CHARLOOM_ERROR_FILE`, whose owner shows it, or to stderr.
     Other exceptions propagate, so that the log has their traceback.
+
+    Args:
+      stoppable: whether signals end the body; otherwise it handles them itself.
 
     Raises:
       SystemExit: with the error's exit code, without a traceback.
     """
     _lead_process_group()
     try:
-        yield
-    except CharloomError as error:
+        with ending_on_signals(report_error) if stoppable else contextlib.nullcontext():
+            yield
+    except (CharloomError, KeyboardInterrupt) as error:
         report_error(error)
-        raise SystemExit(error.exit_code) from None
+        raise SystemExit(ending_for(error).code) from None
 
 
-def report_error(error: CharloomError) -> None:
+def report_error(error: BaseException) -> None:
     """Writes an error's line to the file named by `CHARLOOM_ERROR_FILE`, or to stderr."""
     message = " ".join(str(error).split())
     path = os.environ.get(ERROR_FILE_VARIABLE)
     if path:
         content = {
-            "exit_code": error.exit_code,
+            "exit_code": ending_for(error).code,
             "kind": type(error).__name__,
             "message": message,
         }

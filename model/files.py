@@ -44,7 +44,7 @@ def whole_file(path: str, *, flush: bool = True) -> Iterator[BinaryIO]:
       path: the file; an older one is replaced.
       flush: whether it must survive a power failure; scratch files need not.
     """
-    with _removed_at_end(_temporary_name(path)) as temporary:
+    with removed_at_end(_temporary_name(path)) as temporary:
         with open(temporary, "wb") as file:
             yield file
             if flush:
@@ -58,7 +58,7 @@ def whole_file(path: str, *, flush: bool = True) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def temporary_folder(target: str) -> Iterator[str]:
     """Yields a new folder for `publish_folder` to rename to `target`; deletes it if not renamed."""
-    with _removed_at_end(_temporary_name(target)) as folder:
+    with removed_at_end(_temporary_name(target)) as folder:
         os.makedirs(folder)
         yield folder
 
@@ -67,13 +67,14 @@ def temporary_folder(target: str) -> Iterator[str]:
 def scratch_folder(parent: str = "") -> Iterator[str]:
     """Yields a new folder in `parent`, or in the system's temporary one; deletes it at the end."""
     name = f"charloom-{uuid.uuid4().hex}"
-    with _removed_at_end(os.path.join(parent or tempfile.gettempdir(), name)) as folder:
+    with removed_at_end(os.path.join(parent or tempfile.gettempdir(), name)) as folder:
         os.mkdir(folder, 0o700)
         yield folder
 
 
 @contextlib.contextmanager
-def _removed_at_end(path: str) -> Iterator[str]:
+def removed_at_end(path: str) -> Iterator[str]:
+    """Yields the path of a temporary file or folder; at the end removes it, if it is there."""
     _unfinished[path] = ""  # first: a signal may come at any time
     try:
         yield path

@@ -16,6 +16,7 @@ import pytest
 
 from components import component_runtime
 from model.errors import CharloomError, InputError, RestartableError
+from model.files import temporary_folder
 
 
 def test_a_users_error_is_one_line_and_an_exit_code(
@@ -49,6 +50,44 @@ def test_a_users_error_is_written_for_who_started_the_task(
     }
     assert os.listdir(tmp_path) == ["error.json"]  # no temporary file is left
     assert capsys.readouterr().err == ""  # the owner of the file shows it
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "kind", "message"),
+    [
+        (signal.SIGTERM, 75, "RestartableError", "stopped by SIGTERM"),
+        (signal.SIGHUP, 75, "RestartableError", "stopped by SIGHUP"),
+        (signal.SIGINT, 130, "KeyboardInterrupt", "stopped"),
+    ],
+)
+def test_a_task_that_is_stopped_says_so_and_leaves_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
+    kind: str,
+    message: str,
+) -> None:
+    monkeypatch.setenv(component_runtime.ERROR_FILE_VARIABLE, str(tmp_path / "error.json"))
+    with (
+        pytest.raises(SystemExit) as raised,
+        component_runtime.reporting_errors(),
+        temporary_folder(str(tmp_path / "records")),
+    ):
+        os.kill(os.getpid(), number)
+    assert raised.value.code == code
+    assert os.listdir(tmp_path) == ["error.json"]
+    assert json.loads((tmp_path / "error.json").read_text()) == {
+        "exit_code": code,
+        "kind": kind,
+        "message": message,
+    }
+
+
+def test_a_worker_keeps_its_own_signals() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with component_runtime.reporting_errors(stoppable=False):
+        assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_defect_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
