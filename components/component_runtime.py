@@ -16,13 +16,13 @@ import shutil
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
+from components.interruption import ending_on_signals
 from components.shared_runs import RUNS_FOLDER, note_use
-from model.errors import ENDINGS, CharloomError, InputError
-from model.files import COMPLETED_FILE, is_complete, read_json, write_whole
+from model.errors import ENDINGS, CharloomError, InputError, ending_for
+from model.files import COMPLETED_FILE, is_complete, lock_file, read_json, write_whole
 
 DEFAULT_IMAGE = "charloom:0.1.0"
 
@@ -33,7 +33,7 @@ ERROR_FILE_VARIABLE = "CHARLOOM_ERROR_FILE"
 """Environment variable: where a failed task writes its message and exit code as JSON."""
 
 OWNER_VARIABLE = "CHARLOOM_OWNER"
-"""Environment variable: process id of the `charloom run` that a task belongs to."""
+"""Environment variable: a file that the `charloom run` that a task belongs to keeps locked."""
 
 GROUP_FILE_VARIABLE = "CHARLOOM_GROUP_FILE"
 """Environment variable: where a task writes the id of the process group that it leads."""
@@ -159,30 +159,34 @@ def input_folder(artifact_path: str) -> str:
 
 
 @contextlib.contextmanager
-def reporting_errors() -> Iterator[None]:
-    """Turns a CharloomError of the body into one line and an exit code.
+def reporting_errors(*, stoppable: bool = True) -> Iterator[None]:
+    """Turns a CharloomError of the body into one line and an exit code, and signals into errors.
 
     The line goes to the file named by `CHARLOOM_ERROR_FILE`, whose owner shows it, or to stderr.
     Other exceptions propagate, so that the log has their traceback.
+
+    Args:
+      stoppable: whether signals end the body; otherwise it handles them itself.
 
     Raises:
       SystemExit: with the error's exit code, without a traceback.
     """
     _lead_process_group()
     try:
-        yield
-    except CharloomError as error:
+        with ending_on_signals(report_error) if stoppable else contextlib.nullcontext():
+            yield
+    except (CharloomError, KeyboardInterrupt) as error:
         report_error(error)
-        raise SystemExit(error.exit_code) from None
+        raise SystemExit(ending_for(error).code) from None
 
 
-def report_error(error: CharloomError) -> None:
+def report_error(error: BaseException) -> None:
     """Writes an error's line to the file named by `CHARLOOM_ERROR_FILE`, or to stderr."""
     message = " ".join(str(error).split())
     path = os.environ.get(ERROR_FILE_VARIABLE)
     if path:
         content = {
-            "exit_code": error.exit_code,
+            "exit_code": ending_for(error).code,
             "kind": type(error).__name__,
             "message": message,
         }
@@ -234,11 +238,15 @@ def _lead_process_group() -> None:
         write_whole(path, str(os.getpgrp()))
         owner = os.environ.get(OWNER_VARIABLE)
         if owner:
-            threading.Thread(target=_end_with_owner, args=(int(owner),), daemon=True).start()
+            file = open(owner, "r+b")
+            threading.Thread(target=_end_with_owner, args=(file,), daemon=True).start()
 
 
-def _end_with_owner(owner: int) -> None:
-    """Ends the group once its owner is gone, e.g. killed: nobody would use its work."""
-    while os.path.exists(f"/proc/{owner}") or not os.path.exists("/proc/self"):
-        time.sleep(1.0)
+def _end_with_owner(file: IO[bytes]) -> None:
+    """Ends the group once its owner is gone, e.g. killed: nobody would use its work.
+
+    Its lock tells. Its process id does not: nobody may have reaped the owner, and later the id may
+    be another process's.
+    """
+    lock_file(file)
     os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -85,7 +85,7 @@ ENDINGS = (
     Ending(
         EXIT_RESTARTABLE,
         RestartableError,
-        "interrupted by SIGTERM, or by losing workers too often",
+        "interrupted by SIGTERM or SIGHUP, or by losing workers too often",
         "lost another worker, or made no progress",
         _COUNTED,
         _UNCOUNTED,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
+
+from model.errors import InputError
 
 _CANNOT_FLUSH = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS}
 """Errors of file systems (some network ones) that refuse to flush a folder."""
@@ -21,6 +25,9 @@ COMPLETED_FILE = "COMPLETED"
 
 TEMPORARY_MARK = ".tmp-"
 """Separates the final name from a random number in the names of unfinished files and folders."""
+
+_unfinished: dict[str, str] = {}
+"""Temporary files and folders of this process; the value of one that was moved away is its name."""
 
 
 def write_whole(path: str, content: str | bytes, *, flush: bool = True) -> None:
@@ -37,18 +44,13 @@ def whole_file(path: str, *, flush: bool = True) -> Iterator[BinaryIO]:
       path: the file; an older one is replaced.
       flush: whether it must survive a power failure; scratch files need not.
     """
-    temporary = _temporary_name(path)
-    try:
+    with removed_at_end(_temporary_name(path)) as temporary:
         with open(temporary, "wb") as file:
             yield file
             if flush:
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        raise
     if flush:
         flush_folder(os.path.dirname(path) or ".")
 
@@ -56,12 +58,48 @@ def whole_file(path: str, *, flush: bool = True) -> Iterator[BinaryIO]:
 @contextlib.contextmanager
 def temporary_folder(target: str) -> Iterator[str]:
     """Yields a new folder for `publish_folder` to rename to `target`; deletes it if not renamed."""
-    folder = _temporary_name(target)
-    try:
+    with removed_at_end(_temporary_name(target)) as folder:
         os.makedirs(folder)
         yield folder
+
+
+@contextlib.contextmanager
+def scratch_folder(parent: str = "") -> Iterator[str]:
+    """Yields a new folder in `parent`, or in the system's temporary one; deletes it at the end."""
+    name = f"charloom-{uuid.uuid4().hex}"
+    with removed_at_end(os.path.join(parent or tempfile.gettempdir(), name)) as folder:
+        os.mkdir(folder, 0o700)
+        yield folder
+
+
+@contextlib.contextmanager
+def removed_at_end(path: str) -> Iterator[str]:
+    """Yields the path of a temporary file or folder; at the end removes it, if it is there."""
+    _unfinished[path] = ""  # first: a signal may come at any time
+    try:
+        yield path
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _settle(path)
+
+
+def remove_unfinished() -> None:
+    """Removes all temporary files and folders of this process, which is about to end.
+
+    Callable from any thread and from signal handlers. A folder that was moved away to be replaced
+    gets its name back, if nothing has that name yet.
+    """
+    for path in list(_unfinished):
+        _settle(path)
+
+
+def _settle(path: str) -> None:
+    name = _unfinished.get(path)
+    with contextlib.suppress(OSError):
+        if name and not os.path.lexists(name):
+            os.rename(path, name)
+        else:
+            _remove(path)
+    _unfinished.pop(path, None)
 
 
 def publish_folder(
@@ -81,17 +119,24 @@ def publish_folder(
     flush_tree(folder)
     if marker is not None:
         write_whole(os.path.join(folder, COMPLETED_FILE), marker)
-    old = _temporary_name(target)
-    if replace and os.path.lexists(target):
-        os.rename(target, old)
-    try:
+    with _moved_away(target) if replace else contextlib.nullcontext():
         os.rename(folder, target)
-    except OSError:
-        if os.path.lexists(old):
-            os.rename(old, target)
-        raise
-    flush_folder(os.path.dirname(target) or ".")
-    shutil.rmtree(old, ignore_errors=True)
+        flush_folder(os.path.dirname(target) or ".")
+
+
+@contextlib.contextmanager
+def _moved_away(target: str) -> Iterator[None]:
+    """Gives a folder another name; at the end deletes it, or renames it back if not replaced."""
+    if not os.path.lexists(target):
+        yield
+        return
+    old = _temporary_name(target)
+    _unfinished[old] = target
+    try:
+        os.rename(target, old)
+        yield
+    finally:
+        _settle(old)
 
 
 def is_complete(folder: str) -> bool:
@@ -103,12 +148,15 @@ def remove_temporaries(folder: str) -> None:
     """Removes what killed processes left unfinished; only the caller may write to the folder."""
     for name in os.listdir(folder):
         if TEMPORARY_MARK in name:
-            path = os.path.join(folder, name)
-            if os.path.isdir(path):
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                with contextlib.suppress(OSError):
-                    os.remove(path)
+            _remove(os.path.join(folder, name))
+
+
+def _remove(path: str) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            os.remove(path)
 
 
 def _temporary_name(path: str) -> str:
@@ -135,6 +183,32 @@ def flush_folder(path: str) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def lock_file(file: IO[Any], *, wait: bool = True) -> bool:
+    """Locks an open file; the lock ends when it is closed, or with the process.
+
+    Args:
+      file: the open file.
+      wait: whether to wait for another process that holds the lock.
+
+    Returns:
+      Whether the lock is held: always, with `wait`.
+
+    Raises:
+      InputError: the file system has no locks.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        folder = os.path.dirname(os.path.abspath(file.name))
+        raise InputError(
+            f"files in {folder} can't be locked ({error.strerror}); choose a folder on a local "
+            "disk, or mount that one with locks (NFS: vers=4 or local_lock=flock, Lustre: flock)"
+        ) from None
+    return True
 
 
 def read_json(path: str) -> dict[str, Any]:

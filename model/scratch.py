@@ -7,29 +7,32 @@ import fcntl
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
+
+from model.files import removed_at_end
 
 PREFIX = "charloom-run-"
 LOCK_FILE = ".lock"
 
 
 @contextlib.contextmanager
-def scratch_folder() -> Iterator[str]:
+def swept_folder() -> Iterator[str]:
     """Yields a folder for intermediate files; removes it at the end, and those of dead processes.
 
     A lock on a file in it, which ends with the process, shows that it is in use.
     """
     sweep_scratch()
-    folder = tempfile.mkdtemp(prefix=PREFIX)
-    try:
+    with removed_at_end(
+        os.path.join(tempfile.gettempdir(), f"{PREFIX}{uuid.uuid4().hex}")
+    ) as folder:
+        os.mkdir(folder, 0o700)
         lock = os.path.join(folder, LOCK_FILE)
         with open(f"{lock}.new", "w", encoding="utf-8") as file:
             with contextlib.suppress(OSError):  # no locks here: a sweep leaves it
                 fcntl.flock(file, fcntl.LOCK_EX)
             os.rename(f"{lock}.new", lock)  # it never has this name without being locked
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep_scratch() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import os
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from kfp import compiler, dsl
 
 from components.component_runtime import IMAGE_VARIABLE, container_image
 from model.errors import InputError
-from model.files import write_whole
+from model.files import scratch_folder, write_whole
 from pipelines.graph import build, train_language_model
 
 
@@ -41,7 +40,7 @@ def compile_pipeline(
         raise InputError(f"the folder {folder} of the output does not exist; make it first")
     graph = _with_image(_graph(workspace, storage_class), image or container_image())
     try:
-        with tempfile.TemporaryDirectory(prefix="charloom-") as scratch:
+        with scratch_folder() as scratch:
             package = Path(scratch, f"pipeline{suffix}")
             compiler.Compiler().compile(graph, str(package))
             write_whole(output, package.read_bytes())

@@ -62,7 +62,7 @@ def share_first_run(corpus: Path, factory: pytest.TempPathFactory) -> Run:
     """
 
     def make(folder: Path) -> None:
-        # "python3" and a space in the path: see pipelines.local.runner._task_environment.
+        # "python3" and a space in the path: see pipelines.local.runner._starter.
         root = folder / "python3 runs"
         steps = ("train.steps=200", "train.valid_steps=100")
         run = run_tiny([f"{corpus}/*.txt"], root, *steps, workers=2, settings=WARM)

@@ -17,6 +17,7 @@ import pytest
 from components import component_runtime
 from components.shared_runs import read_uses
 from model.errors import CharloomError, InputError, RestartableError
+from model.files import temporary_folder
 
 
 def test_a_users_error_is_one_line_and_an_exit_code(
@@ -50,6 +51,44 @@ def test_a_users_error_is_written_for_who_started_the_task(
     }
     assert os.listdir(tmp_path) == ["error.json"]  # no temporary file is left
     assert capsys.readouterr().err == ""  # the owner of the file shows it
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "kind", "message"),
+    [
+        (signal.SIGTERM, 75, "RestartableError", "stopped by SIGTERM"),
+        (signal.SIGHUP, 75, "RestartableError", "stopped by SIGHUP"),
+        (signal.SIGINT, 130, "KeyboardInterrupt", "stopped"),
+    ],
+)
+def test_a_task_that_is_stopped_says_so_and_leaves_nothing(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    number: signal.Signals,
+    code: int,
+    kind: str,
+    message: str,
+) -> None:
+    monkeypatch.setenv(component_runtime.ERROR_FILE_VARIABLE, str(tmp_path / "error.json"))
+    with (
+        pytest.raises(SystemExit) as raised,
+        component_runtime.reporting_errors(),
+        temporary_folder(str(tmp_path / "records")),
+    ):
+        os.kill(os.getpid(), number)
+    assert raised.value.code == code
+    assert os.listdir(tmp_path) == ["error.json"]
+    assert json.loads((tmp_path / "error.json").read_text()) == {
+        "exit_code": code,
+        "kind": kind,
+        "message": message,
+    }
+
+
+def test_a_worker_keeps_its_own_signals() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with component_runtime.reporting_errors(stoppable=False):
+        assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_defect_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +129,9 @@ def test_a_task_and_its_children_are_one_group(tmp_path: Path) -> None:
     assert done.stdout.split() == [path.read_text()] * 2
 
 
-def test_a_task_ends_with_its_charloom_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_task_ends_with_its_charloom_run(tmp_path: Path, reaped: bool) -> None:
+    """Also if nobody reaps the run, as in a container whose first process does not."""
     code = (
         "import time\n"
         "from components.component_runtime import reporting_errors\n"
@@ -98,9 +139,18 @@ def test_a_task_ends_with_its_charloom_run(tmp_path: Path) -> None:
         "    print('started', flush=True)\n"
         "    time.sleep(120)\n"
     )
-    owner = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    path = tmp_path / "owner"
+    run = f"import fcntl; file = open({str(path)!r}, 'w'); fcntl.flock(file, fcntl.LOCK_EX); "
+    owner = subprocess.Popen(
+        [sys.executable, "-c", run + "print('locked', flush=True); input()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout
+    assert owner.stdout.readline() == "locked\n"
     environment = {**os.environ, component_runtime.GROUP_FILE_VARIABLE: str(tmp_path / "group")}
-    environment[component_runtime.OWNER_VARIABLE] = str(owner.pid)
+    environment[component_runtime.OWNER_VARIABLE] = str(path)
     environment["PYTHONPATH"] = os.path.dirname(os.path.dirname(component_runtime.__file__))
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
@@ -108,9 +158,11 @@ def test_a_task_ends_with_its_charloom_run(tmp_path: Path) -> None:
     assert process.stdout
     assert process.stdout.readline() == "started\n"
     owner.kill()
-    owner.communicate()
+    if reaped:
+        owner.communicate()
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
+    owner.communicate()
 
 
 def test_the_image_can_be_named_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ test_drills_training.py has what the launcher does about it by itself.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -218,6 +219,17 @@ def test_bad_workdirs(tiny_records: str, tmp_path: Path) -> None:
         assert str(caught.value) == f"workdir {tmp_path / name} {message}"
     assert (tmp_path / "taken" / "thesis.tex").read_text() == "precious"
     assert [path.name for path in (tmp_path / "taken").iterdir()] == ["thesis.tex"]
+
+
+def test_a_workdir_without_locks_is_not_said_to_be_in_use(
+    tiny_records: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(InputError, match=rf"files in {tmp_path}/w can't be locked \(No locks"):
+        run(TrainingJob(records=tiny_records, workdir=str(tmp_path / "w")), tiny())
 
 
 def test_lanes_that_workers_cannot_share(tiny_records: str, tmp_path: Path) -> None:

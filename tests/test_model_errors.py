@@ -93,7 +93,7 @@ def test_jobset_has_a_rule_for_each_end_that_is_final_on_a_cluster() -> None:
 def test_the_help_lists_what_a_command_ends_with() -> None:
     assert build_parser().epilog == (
         "exit codes: 0 done, 1 failed, 2 bad input, 3 rejected by the gate or a drift limit, "
-        "75 interrupted by SIGTERM, or by losing workers too often, 130 stopped by Ctrl-C; after 75 "
+        "75 interrupted by SIGTERM or SIGHUP, or by losing workers too often, 130 stopped by Ctrl-C; after 75 "
         "and 130 the same command continues a training"
     )
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from model import files
+from model.errors import InputError
 from model.files import (
     holds_saved_model,
     is_complete,
+    lock_file,
     publish_folder,
     read_json,
     remove_temporaries,
@@ -161,3 +164,29 @@ def test_json_that_cannot_be_read_is_empty(tmp_path: Path) -> None:
     for text, content in (("{", {}), ("[1]", {}), ('{"a": 1}', {"a": 1})):
         path.write_text(text)
         assert read_json(str(path)) == content
+
+
+def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    with open(path, "w") as first, open(path) as second:
+        assert lock_file(first)
+        assert not lock_file(second, wait=False)
+        first.close()
+        assert lock_file(second, wait=False)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_file_system_without_locks_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, wait: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    with open(tmp_path / "a", "w") as file, pytest.raises(InputError) as raised:
+        lock_file(file, wait=wait)
+    assert str(raised.value) == (
+        f"files in {tmp_path} can't be locked ({os.strerror(number)}); choose a folder on a local "
+        "disk, or mount that one with locks (NFS: vers=4 or local_lock=flock, Lustre: flock)"
+    )

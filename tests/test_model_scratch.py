@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from model.scratch import scratch_folder, sweep_scratch
+from model.scratch import sweep_scratch, swept_folder
 
 CODE = """
 import sys
-from model.scratch import scratch_folder
-with scratch_folder() as folder:
+from model.scratch import swept_folder
+with swept_folder() as folder:
     print(folder, flush=True)
     sys.stdin.read()
 """
@@ -28,7 +28,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_is_removed_at_the_end(tmp_path: Path) -> None:
-    with scratch_folder() as folder:
+    with swept_folder() as folder:
         assert Path(folder).parent == tmp_path
         Path(folder, "file").touch()
         sweep_scratch()
@@ -54,7 +54,7 @@ def test_that_of_a_killed_process_is_swept(tmp_path: Path) -> None:
     process.wait()
     process.stdin.close()
     process.stdout.close()
-    with scratch_folder() as own:
+    with swept_folder() as own:
         assert [str(path) for path in tmp_path.iterdir()] == [own]
 
 

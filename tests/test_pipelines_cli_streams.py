@@ -17,8 +17,7 @@ import pytest
 
 from model.errors import CharloomError
 from pipelines.cli.main import build_parser, main
-from pipelines.cli.shared import IS_PRODUCT
-from pipelines.cli.streams import LastingStream, ReaderGoneError
+from pipelines.cli.streams import IS_PRODUCT, LastingStream, ReaderGoneError
 
 ROOT = Path(__file__).resolve().parent.parent
 CLOSED = 255
@@ -108,12 +107,24 @@ def test_what_was_printed_comes_before_the_error() -> None:
     assert (done.returncode, done.stdout) == (3, b"one\ncharloom: no\n")
 
 
-def test_sigterm_says_how_to_go_on() -> None:
-    done = run([], program=in_program("import os, signal; os.kill(os.getpid(), signal.SIGTERM)"))
-    assert (done.returncode, done.stderr) == (
-        75,
-        b"charloom: stopped by SIGTERM; run the same command again\n",
-    )
+@pytest.mark.parametrize(
+    ("name", "code", "line"),
+    [
+        ("SIGTERM", 75, b"charloom: stopped by SIGTERM; run the same command again\n"),
+        ("SIGHUP", 75, b"charloom: stopped by SIGHUP; run the same command again\n"),
+        ("SIGINT", 130, b"charloom: stopped\n"),
+    ],
+)
+def test_a_signal_says_how_to_go_on(name: str, code: int, line: bytes) -> None:
+    done = run([], program=in_program(f"import os, signal; os.kill(os.getpid(), signal.{name})"))
+    assert (done.returncode, done.stderr) == (code, line)
+
+
+def test_a_hang_up_under_nohup_changes_nothing() -> None:
+    ignore = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+    flag, program = in_program("os.kill(os.getpid(), signal.SIGHUP); print('went on')")
+    done = run([], program=(flag, ignore + program))
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"went on\n", b"")
 
 
 def test_the_work_is_done_to_its_end(broken: int, tmp_path: Path) -> None:

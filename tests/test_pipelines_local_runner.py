@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from compiled_pipeline import read_specs
+from mounts import run_with_mount
 from pipeline_runs import Run, run_tiny, share_first_run
 
 from components.preprocess.analysis.drift import compare
@@ -304,3 +305,39 @@ def test_a_reported_error_keeps_its_class(
     error = runner._describe_failure(RuntimeError("kfp"), str(path), "run.log")
     assert type(error) is cls
     assert str(error) == "what, where, what next"
+
+
+STARTED = """
+import os, subprocess, sys
+from model.errors import InputError
+from pipelines.local.runner import _starter
+try:
+    with _starter(*{places}) as programs:
+        print(os.path.dirname(programs))
+        said = subprocess.run(
+            ["python3", "-c", "import sys; print(sys.executable)"],
+            env=os.environ | {{"PATH": programs + ":" + os.environ["PATH"]}},
+            capture_output=True, text=True, check=True,
+        )
+        print(said.stdout, end="")
+except InputError as error:
+    print(error)
+print({places}[-1], os.listdir({places}[-1]))
+"""
+
+
+def test_tasks_never_run_in_another_python(tmp_path: Path) -> None:
+    """Not either where no program can be started from the temporary folder."""
+    closed, opened = tmp_path / "closed", tmp_path / "opened"
+    for folder in (closed, opened):
+        folder.mkdir()
+    done = run_with_mount(
+        closed, STARTED.format(places=[str(closed), str(opened)]), options="noexec"
+    )
+    assert done.stdout.splitlines() == [str(opened), sys.executable, f"{opened} []"], done.stderr
+    done = run_with_mount(closed, STARTED.format(places=[str(closed)]), options="noexec")
+    assert done.stdout.splitlines() == [
+        f"programs can't be started from {closed} (mounted noexec); set TMPDIR to a folder from "
+        "which they can",
+        f"{closed} []",
+    ], done.stderr

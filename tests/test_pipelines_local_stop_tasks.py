@@ -197,6 +197,7 @@ def test_a_signal_decides_how_a_run_ends(
         assert tasks.stopped
     for reported, said in (
         (None, ""),
+        (RestartableError("stopped by SIGTERM"), ""),  # by us
         (RestartableError(f"stopped by SIGTERM; {RESUME}"), f"; {RESUME}"),
         (InputError("a.txt is empty"), ""),  # it has nothing to do with the signal
     ):

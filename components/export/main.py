@@ -29,6 +29,7 @@ from model.checkpointing.trained import load_model, save_published
 from model.data.records import Dataset
 from model.distributed.devices import prepare_devices
 from model.errors import InputError, RejectedError
+from model.files import removed_at_end
 from model.serving.export import allowed, compare, export_model, held_out_texts
 
 REPORT_FILE = "report.json"
@@ -80,8 +81,7 @@ def run(
         if budget is not None:
             check_in_fresh_process(published, budget, otherwise=f"{published} stays as it is")
         return _finish(model, published, content)
-    staged = model.stage()
-    try:
+    with removed_at_end(model.stage()) as staged:
         checked = _fill(
             staged,
             records=records,
@@ -95,8 +95,6 @@ def run(
         write_manifest(staged, digests, export=export)
         version = publish_once(model, staged, digests=digests, export=export)
         is_new = not os.path.exists(staged)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
     if not is_new:
         return _finish(model, version, content)
     print(

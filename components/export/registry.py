@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import re
@@ -28,6 +27,7 @@ from model.errors import InputError
 from model.files import (
     hash_file,
     holds_saved_model,
+    lock_file,
     publish_folder,
     read_json,
     version_number,
@@ -195,7 +195,7 @@ class RegisteredModel:
         The lock ends with the process that holds it, however that ends.
 
         Raises:
-          InputError: there is no such model, or the registry can't be written.
+          InputError: there is no such model, or the registry can't be written or locked.
         """
         try:
             file = open(os.path.join(self.folder, LOCK_FILE), "a", encoding="utf-8")
@@ -205,7 +205,7 @@ class RegisteredModel:
                 "name a model in a registry, <registry>/<name>"
             ) from None
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_file(file)
             yield
 
     def read_numbers(self) -> Numbers:
@@ -241,11 +241,13 @@ class RegisteredModel:
         """Creates a staging folder for a new version; returns its path.
 
         Raises:
-          InputError: the registry can't be written, or the name is invalid.
+          InputError: the registry can't be written or locked, or the name is invalid.
         """
         check_name(self.name)
         try:
             os.makedirs(self.folder, exist_ok=True)
+            with open(os.path.join(self.folder, LOCK_FILE), "a", encoding="utf-8") as file:
+                lock_file(file, wait=False)  # only whether it can be locked, before the work
             folder = tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=self.folder)
         except OSError as error:
             raise InputError(

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 
 from components.component_runtime import read_error
 from components.train.launching import child_environment
@@ -21,7 +20,7 @@ from model.config import Config, to_json
 from model.data.records import Dataset
 from model.data.seen import SEEN_FILE
 from model.errors import CharloomError, InputError
-from model.files import remove_temporaries
+from model.files import remove_temporaries, scratch_folder
 
 BEGINNING = (WARM_START_FOLDER, SEEN_FILE)
 """Left by a training that was stopped at once; it then starts over."""
@@ -48,7 +47,10 @@ def begin(workdir: str, config: Config, *, dataset: Dataset, warm_start: str, is
         remove_temporaries(workdir)
         shutil.rmtree(os.path.join(workdir, WARM_START_FOLDER), ignore_errors=True)
         if warm_start:
-            _write_weights(workdir, config, records=dataset.path, version=warm_start)
+            try:
+                _write_weights(workdir, config, records=dataset.path, version=warm_start)
+            finally:
+                remove_temporaries(workdir)  # of a writer that was killed by a signal to us
     else:
         _check_beginning(workdir, warm_start)
     problem = save_training(workdir, dataset, base=warm_start, is_new=is_new)
@@ -60,7 +62,7 @@ def _write_weights(workdir: str, config: Config, *, records: str, version: str) 
     """Runs the writer, and stops it whenever this process ends."""
     command = [sys.executable, "-m", "components.train.weights_writer", "--version", version]
     command += ["--records", records, "--workdir", workdir, "--launcher", str(os.getpid())]
-    with tempfile.TemporaryDirectory(prefix="charloom-weights-") as folder:
+    with scratch_folder() as folder:
         error_file = os.path.join(folder, "error.json")
         writer = subprocess.run(
             command,

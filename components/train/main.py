@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import sys
@@ -22,7 +21,7 @@ from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, 
 from model.config import Config, read_config, to_json
 from model.data.records import Dataset
 from model.errors import InputError
-from model.files import COMPLETED_FILE, TEMPORARY_MARK, is_complete, write_whole
+from model.files import COMPLETED_FILE, TEMPORARY_MARK, is_complete, lock_file, write_whole
 from model.metrics import METRICS_FILE, perplexity
 from model.training.config_checks import FREE_FIELDS, check_config
 
@@ -116,12 +115,10 @@ def _train(
 def _locked(workdir: str) -> Iterator[None]:
     """Keeps other trainings out of the workdir; the lock ends with the process."""
     with open(os.path.join(workdir, LOCK_FILE), "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not lock_file(file, wait=False):
             raise InputError(
                 f"another training is running in workdir {workdir}; wait for it or choose another"
-            ) from None
+            )
         yield
 
 

@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     signals.listen()
     if options.launcher is not None:
         end_with_launcher(options.launcher)
-    with reporting_errors():
+    with reporting_errors(stoppable=False):
         try:
             if options.host_pattern:
                 _take_place(options, signals)

@@ -6,7 +6,8 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from pipelines.cli import flags
-from pipelines.cli.shared import IS_PRODUCT, Add
+from pipelines.cli.shared import Add
+from pipelines.cli.streams import IS_PRODUCT
 
 if TYPE_CHECKING:
     from pipelines.kubeflow.client import Kubeflow

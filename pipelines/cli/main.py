@@ -9,16 +9,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 
-from model.errors import ENDINGS, EXIT_RESTARTABLE, CharloomError, ending_for
-from pipelines.cli import collect_runs, kubeflow, models, registry, runs, serve, stages
-from pipelines.cli.shared import IS_PRODUCT
-from pipelines.cli.streams import LastingStream, ReaderGoneError, lasting_streams
+from components.interruption import ending_on_signals
+from model.errors import ENDINGS, CharloomError, ending_for
+from pipelines.cli.streams import IS_PRODUCT, LastingStream, ReaderGoneError, lasting_streams
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -32,45 +29,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None, output: LastingStream) -> int:
-    options = build_parser().parse_args(arguments)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _end)  # so that temporary folders are removed
-    output.is_product = getattr(options, IS_PRODUCT, False)
+    options = argparse.Namespace(debug=False)
     try:
-        options.command(options)
-        output.flush()
+        with ending_on_signals(_write_line, advice="; run the same command again"):
+            build_parser().parse_args(arguments, options)
+            os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+            output.is_product = getattr(options, IS_PRODUCT, False)
+            options.command(options)
+            output.flush()
     except ReaderGoneError:
         return 0
     except CharloomError as error:
-        return _report(error, " ".join(str(error).split()), error.exit_code, options.debug)
-    except _StoppedError as stop:
-        line = "stopped by SIGTERM; run the same command again"
-        return _report(stop, line, EXIT_RESTARTABLE, debug=False)
+        return _report(error, " ".join(str(error).split()), options.debug)
     except KeyboardInterrupt as stop:
-        return _report(stop, str(stop) or "stopped", ending_for(stop).code, debug=False)
+        return _report(stop, str(stop) or "stopped", debug=False)
     except Exception as error:
         name = type(error).__name__
         line = f"internal error: {name}: {' '.join(str(error).split())[:500]}; --debug shows where"
-        return _report(error, line, ending_for(error).code, options.debug)
+        return _report(error, line, options.debug)
     return 0
 
 
-class _StoppedError(SystemExit):
-    """SIGTERM was received; not an `Exception`, so that no error handler catches it."""
-
-
-def _end(*_: object) -> None:
-    raise _StoppedError(EXIT_RESTARTABLE)
-
-
-def _report(error: BaseException, line: str, code: int, debug: bool) -> int:
+def _report(error: BaseException, line: str, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
     with contextlib.suppress(ReaderGoneError, CharloomError):
         sys.stdout.flush()
     print(f"charloom: {line}", file=sys.stderr, flush=True)
-    return code
+    return ending_for(error).code
+
+
+def _write_line(error: BaseException) -> None:
+    os.write(2, f"charloom: {error}\n".encode())  # not through a stream, which may be locked
 
 
 class _Version(argparse.Action):
@@ -85,6 +75,9 @@ class _Version(argparse.Action):
 
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of all commands."""
+    # Imported late: before that a signal ends the process in its own way.
+    from pipelines.cli import collect_runs, kubeflow, models, registry, runs, serve, stages
+
     codes = sorted((ending.code, ending.command) for ending in ENDINGS if ending.command)
     parser = argparse.ArgumentParser(
         prog="charloom",

@@ -6,7 +6,8 @@ import argparse
 from typing import Any
 
 from pipelines.cli import flags
-from pipelines.cli.shared import IS_PRODUCT, Add, import_tensorflow
+from pipelines.cli.shared import Add, import_tensorflow
+from pipelines.cli.streams import IS_PRODUCT
 
 
 def add_commands(add: Add, commands: Any) -> None:

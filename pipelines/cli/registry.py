@@ -12,7 +12,8 @@ from components.export.manifest import read_manifest, verify
 from components.export.registry import RegisteredModel
 from model.errors import CharloomError, InputError
 from model.files import read_json
-from pipelines.cli.shared import IS_PRODUCT, Add
+from pipelines.cli.shared import Add
+from pipelines.cli.streams import IS_PRODUCT
 
 KEEP = 5
 

@@ -20,10 +20,6 @@ Add = Callable[..., argparse.ArgumentParser]
 """Creates a command's parser from the subparsers, name, function and help."""
 
 
-IS_PRODUCT = "output_is_product"
-"""Set in the options of a command run only for its output, which may end when nobody reads it."""
-
-
 def import_tensorflow() -> None:
     """Hides what TensorFlow's C++ parts print while loading; shows it if loading fails."""
     sys.stderr.flush()

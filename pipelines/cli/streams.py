@@ -16,6 +16,9 @@ from typing import Any, TextIO, cast
 
 from model.errors import CharloomError
 
+IS_PRODUCT = "output_is_product"
+"""Set in the options of a command run only for its output, which may end when nobody reads it."""
+
 
 class ReaderGoneError(Exception):
     """Nobody reads the command's product any more."""

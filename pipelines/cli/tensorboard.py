@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 
+from components.interruption import StopSignal
 from model.errors import CharloomError, InputError
 
 _DEPTH = 4
@@ -74,5 +75,7 @@ def serve(logdir: str, *, host: str, port: int) -> None:
     print(f"TensorBoard shows {logdir} at {url} (Ctrl-C stops it)", flush=True)
     try:
         threading.Event().wait()
+    except StopSignal:
+        raise
     except KeyboardInterrupt:
         print("TensorBoard stopped", flush=True)

@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +24,7 @@ from components.export.target import check_target
 from components.run_settings import choose_config, read_run, setting_names
 from model.config import read_config, to_json
 from model.errors import InputError
+from model.files import scratch_folder
 from pipelines.cli import flags
 from pipelines.compile import compile_pipeline
 from pipelines.graph import MOUNT
@@ -65,7 +65,7 @@ def compiled(options: argparse.Namespace) -> Iterator[Package]:
     Raises:
       InputError: a flag or a parameter is wrong.
     """
-    with tempfile.TemporaryDirectory(prefix="charloom-") as folder:
+    with scratch_folder() as folder:
         path = os.path.join(folder, "pipeline.yaml")
         compile_pipeline(path, **flags.compile_settings(options))
         if options.no_cache:

@@ -17,6 +17,7 @@ import shlex
 import sys
 import sysconfig
 import time
+import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,7 +36,8 @@ from components.export.registry import RegisteredModel, check_name
 from components.run_settings import DEFAULTS, RunSettings
 from model.config import Config, to_json
 from model.errors import CharloomError, InputError, RestartableError
-from model.scratch import scratch_folder
+from model.files import lock_file, scratch_folder
+from model.scratch import swept_folder
 from pipelines.graph import train_language_model
 from pipelines.local.output import RunOutput
 from pipelines.local.stop_tasks import StoppableTasks
@@ -119,10 +121,13 @@ def run_pipeline(
         raise InputError(f"--workers is {workers}; it must be at least 1")
     log = _make_folders(os.path.abspath(root))
     with (
-        scratch_folder() as scratch,
+        swept_folder() as scratch,
+        _starter(scratch, os.path.abspath(root)) as programs,
         _adding_how_to_continue(model),
     ):
-        outputs = _execute(arguments, root=os.path.abspath(root), scratch=scratch, log=log)
+        outputs = _execute(
+            arguments, root=os.path.abspath(root), scratch=scratch, programs=programs, log=log
+        )
     return _read_result(outputs, log)
 
 
@@ -150,8 +155,9 @@ def _make_folders(root: str) -> str:
     try:
         for name in ("pipeline", "registry", "logs"):
             os.makedirs(os.path.join(root, name), exist_ok=True)
-        log = os.path.join(root, "logs", time.strftime(f"run-%Y%m%d-%H%M%S-{os.getpid()}.log"))
-        open(log, "a", encoding="utf-8").close()
+        started = time.strftime("run-%Y%m%d-%H%M%S")
+        log = os.path.join(root, "logs", f"{started}-{uuid.uuid4().hex[:8]}.log")
+        open(log, "x", encoding="utf-8").close()
         return log
     except OSError as error:
         raise InputError(
@@ -159,7 +165,9 @@ def _make_folders(root: str) -> str:
         ) from None
 
 
-def _execute(arguments: Mapping[str, Any], *, root: str, scratch: str, log: str) -> dict[str, Any]:
+def _execute(
+    arguments: Mapping[str, Any], *, root: str, scratch: str, programs: str, log: str
+) -> dict[str, Any]:
     """Runs the graph and returns its declared outputs.
 
     In kfp 2.17.3 a local run returns all of them, artifacts as objects with a path, and `dsl.OneOf`
@@ -167,7 +175,7 @@ def _execute(arguments: Mapping[str, Any], *, root: str, scratch: str, log: str)
     1 artifact in ArtifactSelectorSpec", so the branches return strings.) So nothing below the
     pipeline root needs to be searched.
     """
-    environment = _task_environment(scratch)
+    environment = _task_environment(scratch, programs)
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=os.path.join(root, "pipeline"),
@@ -176,6 +184,7 @@ def _execute(arguments: Mapping[str, Any], *, root: str, scratch: str, log: str)
     )
     with (
         open(log, "a", encoding="utf-8") as file,
+        _locked(environment[OWNER_VARIABLE]),
         StoppableTasks(environment[GROUP_FILE_VARIABLE]) as tasks,
         _environment(environment),
         _quiet_kfp(RunOutput(sys.stdout, file, muted=lambda: tasks.stopped)),
@@ -245,20 +254,52 @@ def _describe_failure(error: Exception, error_file: str, log: str) -> CharloomEr
     return CharloomError(f"the pipeline failed ({' '.join(text.split())}); see {log}")
 
 
-def _task_environment(scratch: str) -> dict[str, str]:
-    """Returns the environment variables of the tasks.
+@contextlib.contextmanager
+def _starter(*places: str) -> Iterator[str]:
+    """Yields a folder with a program named `python3` that runs this interpreter.
 
     kfp.local replaces every `python3` in a task's command line by sys.executable, even in arguments
     and unquoted: a folder named python3 in an argument, or a space in the interpreter's path, would
-    break the task. So tasks are started by a program named `python3` that runs this interpreter,
-    and `_quiet_kfp` neutralises the replacement.
+    break the task. So tasks are started by this program, and `_quiet_kfp` neutralises the
+    replacement.
+
+    Args:
+      *places: where to create the folder: the first from which programs can be started.
+
+    Raises:
+      InputError: programs can't be started from any of them; the tasks would be run by any other
+        `python3`.
     """
-    programs = os.path.join(scratch, "bin")
-    os.makedirs(programs)
-    starter = os.path.join(programs, "python3")
-    with open(starter, "w", encoding="utf-8") as file:
-        file.write(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    os.chmod(starter, 0o755)
+    for place in places:
+        with scratch_folder(place) as folder:
+            starter = os.path.join(folder, "python3")
+            with open(starter, "w", encoding="utf-8") as file:
+                file.write(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+            os.chmod(starter, 0o755)
+            if os.access(starter, os.X_OK):
+                yield folder
+                return
+    raise InputError(
+        f"programs can't be started from {' or '.join(places)} (mounted noexec); set TMPDIR to a "
+        "folder from which they can"
+    )
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Creates a file and locks it for the duration of the block."""
+    with open(path, "w", encoding="utf-8") as file:
+        lock_file(file)
+        yield
+
+
+def _task_environment(scratch: str, programs: str) -> dict[str, str]:
+    """Returns the environment variables of the tasks.
+
+    Args:
+      scratch: a temporary folder.
+      programs: folder of `_starter`.
+    """
     # kfp's shell script leaves a folder behind for every task: put it inside scratch.
     temporary = os.path.join(scratch, "tmp")
     os.makedirs(temporary)
@@ -270,7 +311,7 @@ def _task_environment(scratch: str) -> dict[str, str]:
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1"),
         ERROR_FILE_VARIABLE: os.path.join(scratch, "error.json"),
         GROUP_FILE_VARIABLE: os.path.join(scratch, "group"),
-        OWNER_VARIABLE: str(os.getpid()),
+        OWNER_VARIABLE: os.path.join(scratch, "owner"),
     }
     code = str(Path(os.path.abspath(__file__)).parents[2])
     if code not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
@@ -306,7 +347,7 @@ def _quiet_kfp(output: RunOutput) -> Iterator[None]:
         # effect: but there are no pods here.
         warnings.filterwarnings("ignore", "You may be attemping to run", RuntimeWarning)
         warnings.filterwarnings("ignore", r"Task '.*': settings \[", UserWarning)
-        sys.executable = "python3"  # see _task_environment
+        sys.executable = "python3"  # see _starter
         try:
             yield
         finally:

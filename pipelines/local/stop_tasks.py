@@ -68,7 +68,8 @@ class StoppableTasks:
             return
         text = f"stopped by {signal.Signals(self._signal).name}"
         if isinstance(reported, RestartableError):  # it states how to continue
-            text += f"; {str(reported).removeprefix('stopped by SIGTERM; ')}"
+            how = str(reported).removeprefix("stopped by SIGTERM")
+            text += how if how.startswith("; ") or not how else f"; {how}"
         raise KeyboardInterrupt(text) if self._signal == signal.SIGINT else RestartableError(text)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
