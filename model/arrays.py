@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 
-def write_arrays(file: str | BinaryIO, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+class ArrayLike(Protocol):
+    """An array, or what becomes one only when it is written, as a model's variables do."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its numbers."""
+
+    @property
+    def nbytes(self) -> int:
+        """Its size in bytes."""
+
+    def __array__(self) -> npt.NDArray[Any]:
+        """Returns the array."""
+
+
+def write_arrays(file: str | BinaryIO, arrays: Mapping[str, ArrayLike]) -> None:
     """Writes arrays by name as an uncompressed `.npz`, byte for byte the same under any NumPy 2.
+
+    What is not an array yet becomes one when its turn comes, and is released again.
 
     Raises:
       ValueError: an array holds Python objects, which a reader would have to unpickle.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,32 @@ def test_arrays_of_objects_are_refused(tmp_path: Path) -> None:
             {"a": np.zeros(2), "b": np.asarray([{}]), "c": np.asarray(["x"], object)},
         )
     assert list(tmp_path.iterdir()) == []
+
+
+class Variable:
+    """What becomes an array when it is written; no two arrays may be there at once."""
+
+    alive = 0
+
+    def __init__(self, number: int):
+        self.number = number
+        self.dtype, self.nbytes = np.dtype(np.float32), 12
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        assert Variable.alive == 0
+        Variable.alive += 1
+        array = np.full(3, self.number, np.float32)
+        weakref.finalize(array, self.released)
+        return array
+
+    @staticmethod
+    def released() -> None:
+        Variable.alive -= 1
+
+
+def test_variables_are_copied_one_by_one(tmp_path: Path) -> None:
+    write_arrays(str(tmp_path / "a.npz"), {"a": Variable(1), "b": Variable(2), "c": Variable(3)})
+    with np.load(tmp_path / "a.npz") as found:
+        assert {name: found[name].tolist() for name in found} == {
+            "a": [1.0] * 3, "b": [2.0] * 3, "c": [3.0] * 3
+        }  # fmt: skip

@@ -192,6 +192,30 @@ def test_training_loss_and_gradients_are_the_textbooks(
         assert abs(float(expected[0]) - float(case.textbook(None)[0])) > 0.1
 
 
+def test_a_number_of_rows_that_is_open_leaves_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a training step, whose graph is for any number of rows."""
+    monkeypatch.setattr(losses, "BLOCK_LOGITS", 1)
+    case = Case(lanes=13)
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, X], tf.float32), tf.TensorSpec([None], tf.float32)]
+    )
+    def loss(kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        sums = softmax_loss(
+            case.hidden,
+            kernel=kernel,
+            bias=bias,
+            targets=case.targets,
+            weights=case.weights,
+            candidates=S,
+        )
+        return sums.loss
+
+    kinds = {one.type for one in loss.get_concrete_function().graph.get_operations()}
+    assert kinds & {"While", "StatelessWhile"}
+    assert_equal(loss(case.kernel, case.bias), case.textbook(S)[0])
+
+
 def test_all_words_as_candidates_are_the_full_softmax() -> None:
     case = Case()
     assert_equal(case.ours(candidates=R), case.ours())

@@ -23,7 +23,7 @@ from model.text.vocab import UNK_ID
 from model.training.config_checks import check_config
 from model.training.divergence import read_batch
 from model.training.profiler import ProfileSteps
-from model.training.reporter import count_words
+from model.training.reporter import Reporter, count_words
 from model.training.train import train_and_evaluate
 
 pytestmark = pytest.mark.slow
@@ -52,6 +52,22 @@ def test_unknown_words_are_counted(tiny_records: str) -> None:
     changed = dataclasses.replace(batch, word_ids=word_ids, weights=weights)
     assert count_words([batch]) == (32, 0)
     assert count_words([changed, batch]) == (29 + 32, 2)
+
+
+def test_results_that_wait_for_a_report_hold_no_lane_states(
+    tiny_records: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were `log_steps` times the state of all lanes."""
+    held: list[object] = []
+    report = Reporter.report
+
+    def look(reporter: Reporter, *, rate: float) -> None:
+        held.extend(result.state for result in reporter._results)
+        report(reporter, rate=rate)
+
+    monkeypatch.setattr(Reporter, "report", look)
+    here(tiny_records, tmp_path / "workdir", with_overrides(tiny(), SETTINGS))
+    assert held == [None] * 12
 
 
 def test_watching_changes_nothing(

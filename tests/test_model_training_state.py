@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from model.baselines.byte_ngram import KEYS
 from model.checkpointing.checkpoints import (
@@ -131,3 +132,39 @@ def test_a_longer_training_says_what_it_drops(
     # Else the checkpoint of the shorter training would be replaced by one without its mean.
     assert after.is_rebased == average.cleared == (averaged == 0)
     assert sorted(after.scores) == ([20, 40] if line else [20, 40, 60])
+
+
+@pytest.mark.parametrize("is_chief", [True, False])
+def test_only_the_chief_has_arrays_and_copies_none(
+    is_chief: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Weights:
+        """A variable."""
+
+        dtype, shape, reads = tf.float32, (2, 3), 0
+
+        def numpy(self) -> Any:
+            self.reads += 1
+            return np.ones(self.shape, np.float32)
+
+    gathered: list[str] = []
+
+    def gather(state: str) -> tf.Tensor:
+        gathered.append(state)
+        return tf.zeros(4)
+
+    weights = Weights()
+    monkeypatch.setattr(state, "_named_variables", lambda _: {"model/a": weights})
+    training = SimpleNamespace(
+        state="lanes",
+        steps=SimpleNamespace(gather_state=gather),
+        cluster=SimpleNamespace(is_chief=is_chief),
+    )
+    arrays = state.collect(cast(Training, training))
+    assert gathered == ["lanes"]  # a collective: by everyone
+    assert weights.reads == 0
+    assert list(arrays) == (["model/a", "state"] if is_chief else [])
+    if is_chief:
+        assert (arrays["model/a"].nbytes, arrays["model/a"].dtype) == (24, np.float32)
+        assert np.asarray(arrays["model/a"]).tolist() == [[1.0] * 3] * 2
+        assert weights.reads == 1

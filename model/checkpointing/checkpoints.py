@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.arrays import write_arrays
+from model.arrays import ArrayLike, write_arrays
 from model.errors import CharloomError, InputError
 from model.files import hash_file, publish_folder, remove_temporaries, temporary_folder, write_whole
 
@@ -65,7 +65,7 @@ def save_checkpoint(
     workdir: str,
     *,
     step: int,
-    arrays: Mapping[str, npt.NDArray[Any]],
+    arrays: Mapping[str, ArrayLike],
     meta: Mapping[str, Any],
 ) -> str:
     """Writes a checkpoint.
@@ -103,7 +103,7 @@ def save_checkpoint(
 
 
 def write_checkpoint(
-    path: str, *, step: int, arrays: Mapping[str, npt.NDArray[Any]], meta: Mapping[str, Any]
+    path: str, *, step: int, arrays: Mapping[str, ArrayLike], meta: Mapping[str, Any]
 ) -> None:
     """Writes both files into an empty folder; arguments as for `save_checkpoint`."""
     write_arrays(os.path.join(path, ARRAYS_FILE), arrays)

@@ -57,7 +57,9 @@ def softmax_loss(
         outside = tf.zeros_like(counted)
     else:
         outside = tf.cast(rows >= candidates, tf.float32)  # otherwise it is itself a candidate
-        kernel, bias = kernel[:candidates], bias[:candidates]
+        # Their number, which sets the size of a block, is known though that of all rows is not.
+        kernel = tf.ensure_shape(kernel[:candidates], [candidates, kernel.shape[1]])
+        bias = tf.ensure_shape(bias[:candidates], [candidates])
     loss = _blockwise_loss(flat, kernel, bias, of_target, (outside, counted, precision))
     return LossSums(loss, tf.reduce_sum(counted))
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.arrays import write_arrays
+from model.arrays import ArrayLike, write_arrays
 from model.baselines.unigram import unigram_log_probabilities
 from model.config import Config
 from model.data.batches import Batch, LaneReader, train_batch
@@ -200,7 +200,7 @@ def dump_broken(
     workdir: str,
     *,
     step: int,
-    arrays: Mapping[str, npt.NDArray[Any]],
+    arrays: Mapping[str, ArrayLike],
     batch: Batch,
     meta: Mapping[str, Any],
 ) -> str:

@@ -101,8 +101,8 @@ class Reporter:
             yield
 
     def stepped(self, result: StepResult) -> None:
-        """Records a step's result without waiting for it."""
-        self._results.append(result)
+        """Records a step's result without waiting for it, or holding its lanes' states."""
+        self._results.append(result._replace(state=None))
 
     @contextlib.contextmanager
     def aside(self, phase: str) -> Iterator[None]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from model.arrays import ArrayLike
 from model.baselines.byte_ngram import KEYS, learn_spellings
 from model.checkpointing.checkpoints import Arrays, Checkpoint, save_checkpoint
 from model.checkpointing.origin import describe_warm_start
@@ -204,10 +205,27 @@ def _carry_over(training: Training, meta: dict[str, Any]) -> None:
         log.warning("step %d: %s", training.step, "; ".join(carried.notes))
 
 
-def collect(training: Training) -> dict[str, Any]:
-    """Collects a checkpoint's arrays; a collective, so all workers call it."""
+class _Unread:
+    """A variable as an array that is copied only when it is written."""
+
+    def __init__(self, variable: tf.Variable):
+        self._variable = variable
+        self.dtype = np.dtype(variable.dtype.as_numpy_dtype)
+        self.nbytes = int(np.prod(variable.shape)) * self.dtype.itemsize
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+        return self._variable.numpy()
+
+
+def collect(training: Training) -> dict[str, ArrayLike]:
+    """Collects a checkpoint's arrays; a collective, so all workers call it.
+
+    Only the chief gets any, and none of the variables is copied before it is written.
+    """
     state = training.steps.gather_state(training.state)
-    arrays = {name: variable.numpy() for name, variable in _named_variables(training).items()}
+    if not training.cluster.is_chief:
+        return {}
+    arrays = {name: _Unread(one) for name, one in _named_variables(training).items()}
     return join_named(arrays, {"state": state.numpy()})
 
 
