@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,9 +23,10 @@ from components.export.promoting import (
     promote,
     promote_if,
     read_pins,
+    rebase,
     rollback,
 )
-from components.export.registry import CHAMPION_FILE, RegisteredModel, find_model
+from components.export.registry import CHAMPION_FILE, Numbers, RegisteredModel, find_model
 from model.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -303,3 +308,92 @@ def test_a_version_that_was_collected_meanwhile_is_not_promoted(model: Registere
     assert not promote_if(model, 9, champion=2)
     assert champions(model) == (2, (1,))
     assert promote_if(model, 5, champion=2)
+
+
+def test_a_publication_that_another_process_finished_is_settled(model: RegisteredModel) -> None:
+    version = publish_new(model)
+    assert version in model.read_numbers().unfinished
+    promote(model, version)
+    model.write_numbers(Numbers(version, (3, version)))
+    assert promote_if(model, version, champion=99)  # it is the champion, whoever made it so
+    assert champions(model)[0] == version
+    assert model.read_numbers().unfinished == (3,)
+
+
+@pytest.mark.parametrize(
+    ("relation", "digest", "moves"),
+    [
+        ("better", "c", True),
+        ("better", "other", False),
+        ("not worse", "c", False),
+        (None, "c", False),
+    ],
+)
+@pytest.mark.parametrize("given", [True, False])
+def test_the_reference_moves_to_what_was_better_than_it(
+    model: RegisteredModel, relation: str | None, digest: str, moves: bool, given: bool
+) -> None:
+    """By the report of the comparison, or by the version's own."""
+    assert reference_of(model) == 1
+    report = {
+        "verdict": {"reference": {"relation": relation}},
+        "reference": {"checkpoint_digest": digest},
+    }
+    (Path(model.version_folder(4)) / "report.json").write_text(
+        "{}" if given else json.dumps(report)
+    )
+    write_manifest(model.version_folder(4), {"checkpoint": "c"})
+    assert promote_if(model, 4, champion=2, report=report if given else None)
+    assert reference_of(model) == (4 if moves else 1)
+
+
+def test_a_reference_that_was_replaced_stays(model: RegisteredModel) -> None:
+    """Nobody knows whether the new version is better than what had its number."""
+    write_manifest(model.version_folder(1), {"checkpoint": "d"})
+    report = {
+        "verdict": {"reference": {"relation": "better"}},
+        "reference": {"checkpoint_digest": "d"},
+    }
+    assert promote_if(model, 4, champion=2, report=report)
+    assert reference_of(model) == 1
+    with pytest.raises(
+        InputError, match=r"charloom registry rebase .* VERSION sets another referen"
+    ):
+        collect(model, keep=1)
+
+
+def test_rebase(model: RegisteredModel) -> None:
+    assert rebase(model, 3) == 1
+    assert rebase(model, 4) == 3
+    assert reference_of(model) == 4
+    assert champions(model) == (2, (1,))
+    with pytest.raises(InputError, match=r"m has no version 9; there are 1, 2, 3, 4, 5$"):
+        rebase(model, 9)
+    os.remove(os.path.join(model.folder, CHAMPION_FILE))
+    with pytest.raises(InputError, match="m has no champion, so it needs no reference; "):
+        rebase(model, 3)
+
+
+@pytest.mark.parametrize("change", [pin, rebase])
+def test_a_version_that_goes_while_the_lock_is_awaited(
+    model: RegisteredModel, change: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked = RegisteredModel.locked
+
+    @contextlib.contextmanager
+    def late(model: RegisteredModel) -> Iterator[None]:
+        shutil.rmtree(model.version_folder(3))
+        with locked(model):
+            yield
+
+    monkeypatch.setattr(RegisteredModel, "locked", late)
+    with pytest.raises(InputError, match=r"m has no version 3; there are 1, 2, 4, 5$"):
+        change(model, 3)
+    assert read_pins(model) == []
+    assert reference_of(model) == 1
+
+
+def reference_of(model: RegisteredModel) -> int | None:
+    pointer = model.read_pointer()
+    assert pointer is not None
+    return pointer.reference.version if pointer.reference else None

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
+from components.export.manifest import write_manifest
 from components.export.promoting import promote_if
 from components.export.registry import (
     CHAMPION_FILE,
     LOCK_FILE,
     NUMBERS_FILE,
+    Entry,
+    Numbers,
     RegisteredModel,
     check_name,
     find_model,
@@ -228,3 +233,66 @@ def test_a_registry_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"can't be written \(Not a directory\); choose another"):
         registered(tmp_path / "file").stage()
+
+
+def test_an_entry_of_a_pointer(tmp_path: Path) -> None:
+    model = registered(tmp_path)
+    folder = publish_new(tmp_path)
+    digest = model.digest_of(1)
+    assert model.folder_of(Entry(1, digest)) == str(folder)
+    assert model.folder_of(Entry(1, None)) == str(folder)  # of an older charloom
+    with pytest.raises(InputError, match=r"m/1 is not the version 1 that champion.json names"):
+        model.folder_of(Entry(1, "other"))
+    with pytest.raises(
+        InputError, match="names version 2, which is gone; charloom registry promote"
+    ):
+        model.folder_of(Entry(2, digest))
+
+
+def test_the_folder_of_the_reference(tmp_path: Path) -> None:
+    model = registered(tmp_path)
+    model_folder = tmp_path / "m"
+    assert model.reference_folder() is None
+    staged = stage(tmp_path)
+    write_manifest(staged, {"checkpoint": "c"})
+    folder = Path(model.publish(staged))
+    assert promote_if(model, 1, champion=None)
+    publish_new(tmp_path)
+    assert model.reference_folder() == str(folder)
+    write_manifest(str(folder), {"checkpoint": "d"})
+    with pytest.raises(InputError, match=r"charloom registry rebase .* sets another reference"):
+        model.reference_folder()
+    shutil.rmtree(folder)  # it may be gone: evaluate then says so
+    assert model.reference_folder() == str(model_folder / "1")
+
+
+def test_which_versions_there_are_is_told(tmp_path: Path) -> None:
+    model = registered(tmp_path)
+    with pytest.raises(InputError, match=r"m has no version 1; there is none$"):
+        model.check_version(1)
+    publish_new(tmp_path)
+    publish_new(tmp_path)
+    model.check_version(2)
+    with pytest.raises(InputError, match=r"m has no version 3; there are 1, 2$"):
+        model.check_version(3)
+
+
+def test_undecided_promotions(tmp_path: Path) -> None:
+    model = registered(tmp_path)
+    for _ in range(3):
+        model.publish(stage(tmp_path))
+    assert model.read_numbers() == Numbers(3, (1, 2, 3))
+    model.settle(2)
+    assert model.read_numbers() == Numbers(3, (1, 3))
+    model.settle(2)
+    assert model.read_numbers() == Numbers(3, (1, 3))
+
+
+def test_the_lock_keeps_others_out(tmp_path: Path) -> None:
+    publish_new(tmp_path)
+    with (
+        registered(tmp_path).locked(),
+        open(tmp_path / "m" / LOCK_FILE, "a") as file,
+        pytest.raises(BlockingIOError),
+    ):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

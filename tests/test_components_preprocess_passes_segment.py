@@ -10,7 +10,7 @@ import tensorflow as tf
 from blocks import Piece, blocks_of, pieces_of, scan
 from tokenizing import tokenize_text
 
-from components.preprocess.passes.segment import choose_split
+from components.preprocess.passes.segment import choose_split, cut_block
 from components.preprocess.sources import blocks
 from model.config import DataConfig
 from model.text.vocab import DOCUMENT_START, LINE_END
@@ -210,3 +210,13 @@ def test_pieces_carry_their_split(corpus: Path) -> None:
     pieces = cut((corpus / "06_cat.txt").read_bytes(), config, name="cat.txt")
     assert {piece.split for piece in pieces} == {"train", "valid", "test"}
     assert all(piece.split == choose_split(piece.source, config) for piece in pieces)
+
+
+def test_characters_of_a_line_that_is_cut() -> None:
+    """By 12, 12 and 6 of the words' 30, whatever precedes the line in its block."""
+    text = "abc defg\n" * 3 + "xx y " * 10 + "\n"  # 9 characters each, then 51
+    (block,) = blocks_of(text.encode(), PLAIN)
+    pieces = cut_block(block, "f", PLAIN, split="train")
+    assert pieces.text_characters == 78
+    assert pieces.characters.tolist() == [27 + 20, 20, 11]
+    assert int(pieces.characters.sum()) == 78

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,17 @@ from model.checkpointing.checkpoints import (
     META_FILE,
     Arrays,
     best_checkpoint,
+    disk_full_error,
     list_checkpoints,
     newest_checkpoint,
     read_checkpoint,
+    read_newest,
     save_checkpoint,
     verify_checkpoint,
 )
 from model.checkpointing.retention import prune_checkpoints
 from model.errors import CharloomError, InputError
+from model.files import hash_file
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -372,4 +376,31 @@ def test_killed_save_leaves_no_half_checkpoint(tmp_path: Path, calls: int) -> No
 def test_meta_is_json_for_people_too(tmp_path: Path) -> None:
     text = (save(tmp_path, 20) / META_FILE).read_text(encoding="utf-8")
     assert json.loads(text)["step"] == 20
-    assert len(text.splitlines()) > 3
+    assert text.splitlines()[:3] == ["{", '  "dataset_digest": "d",', '  "step": 20,']
+
+
+def test_a_full_disk_is_told_in_megabytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3_000_000_000_000))
+    assert str(disk_full_error(str(tmp_path), needed=5_000_000_000_000)) == (
+        f"a checkpoint needs 5000000.0 MB, 3000000.0 MB are free in {tmp_path}; free some and run "
+        "the same command to continue from the previous checkpoint"
+    )
+
+
+def test_the_newest_whole_one_is_read(tmp_path: Path) -> None:
+    assert read_newest(str(tmp_path)) is None
+    save(tmp_path, 20)
+    (save(tmp_path, 40) / ARRAYS_FILE).write_bytes(b"")
+    found = read_newest(str(tmp_path))
+    assert found is not None
+    assert found.step == 20
+    np.testing.assert_array_equal(found.arrays["state"], make_arrays(20)["state"])
+
+
+def test_what_would_have_to_be_unpickled_is_not_read(tmp_path: Path) -> None:
+    """Whole by its digests, but whoever wrote it could have any code run."""
+    np.savez(tmp_path / ARRAYS_FILE, state=np.asarray([{}], object))
+    meta = {"step": 20, "arrays_sha256": hash_file(str(tmp_path / ARRAYS_FILE))}
+    (tmp_path / META_FILE).write_text(checkpoints._meta_text(meta))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        read_checkpoint(str(tmp_path))

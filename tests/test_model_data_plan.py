@@ -267,3 +267,24 @@ def test_lanes_that_cannot_be_shared(lanes: int, count: int, better: int) -> Non
         f"use --set train.lanes={better}"
     )
     own_lanes(better, index=0, count=count)
+
+
+def test_evaluation_deals_by_windows_not_by_words() -> None:
+    """Records of 9, 10 and 16 words are two windows of 8 each: the first of them goes first."""
+    plan = EvalPlan(np.asarray([9, 10, 3, 16, 1]), lanes=2, window=8)
+    read = [[plan.segment(step, lane) for step in range(plan.steps)] for lane in range(2)]
+    assert read == [
+        [Segment(0, 0, 8), Segment(0, 8, 9), Segment(3, 0, 8), Segment(3, 8, 16)],
+        [Segment(1, 0, 8), Segment(1, 8, 10), Segment(2, 0, 3), Segment(4, 0, 1)],
+    ]
+
+
+@pytest.mark.parametrize(("others", "begins"), [(3, 4), (4, 0)])
+def test_an_epoch_begins_where_the_last_one_ended_only_if_a_record_would_never_be_read_whole(
+    others: int, begins: int
+) -> None:
+    """4 words are left over: fewer others could not move the longest record's end into a step."""
+    lengths = np.asarray([20 - others, others])
+    plan = TrainPlan(lengths, lanes=2, window=8, seed=1)
+    assert plan.dropped_words == 4
+    assert plan._shift(1) == begins

@@ -193,3 +193,20 @@ def test_rare_targets_without_rare_words_are_refused() -> None:
         "train.rare_count=2 targets; use --set train.rare_targets=0"
     )
     TargetSampler(TrainConfig(rare_count=2), [9, 9, 0, 3, 2])  # not asked for
+
+
+def test_draws_of_a_seed_and_step_never_change() -> None:
+    """A training that is resumed by another charloom goes on with the same words."""
+    negatives, tries = make_sampler(500, words=6, seed=7).negatives(3)
+    assert (negatives.tolist(), tries) == ([0, 1, 2, 3, 30, 267], 6)
+    targets = np.full((2, 8), 4, np.int32)
+    assert make_replacing(0.3).replace(targets, step=7).tolist() == [
+        [4, 4, 4, 8, 4, 7, 6, 4],
+        [4, 4, 8, 9, 8, 4, 4, 4],
+    ]
+
+
+def test_one_rare_word_is_enough() -> None:
+    sampler = TargetSampler(TrainConfig(rare_targets=0.5, rare_count=2), [9, 9, 9, 1])
+    replaced = sampler.replace(np.full((4, 8), 2, np.int32), step=0)
+    assert set(replaced.ravel().tolist()) == {2, 3}

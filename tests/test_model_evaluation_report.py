@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from model.evaluation.report import (
     SLICES,
     SplitWords,
     read_split,
+    slice_of_word,
     sums,
     with_spellings,
     with_unigrams,
@@ -186,3 +188,11 @@ def test_scores_that_are_no_numbers_stay_so(words: SplitWords) -> None:
     assert math.isnan(report["log_likelihood"])
     assert math.isnan(report["slices"]["unknown"]["log_likelihood"])
     assert report["slices"]["6-100"]["log_likelihood"] == -2.5
+
+
+def test_slices_by_how_often_a_word_was_seen() -> None:
+    counts = [9, 9, 9, 0, 1, 5, 6, 100, 101, 5000]
+    vocab = SimpleNamespace(counts=counts)
+    names = [SLICES[at] for at in slice_of_word(cast(Vocabulary, vocab))]
+    assert names[UNK_ID] == "unknown"
+    assert names[3:] == ["1-5", "1-5", "1-5", "6-100", "6-100", ">100", ">100"]

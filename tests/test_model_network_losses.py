@@ -194,7 +194,7 @@ def test_training_loss_and_gradients_are_the_textbooks(
 
 def test_a_number_of_rows_that_is_open_leaves_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a training step, whose graph is for any number of rows."""
-    monkeypatch.setattr(losses, "BLOCK_LOGITS", 1)
+    monkeypatch.setattr(losses, "BLOCK_LOGITS", 16 * S)
     case = Case(lanes=13)
 
     @tf.function(
