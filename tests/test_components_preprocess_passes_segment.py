@@ -10,8 +10,11 @@ import tensorflow as tf
 from blocks import Piece, blocks_of, pieces_of, scan
 from tokenizing import tokenize_text
 
+from components.preprocess.passes import segment
 from components.preprocess.passes.segment import choose_split, cut_block
+from components.preprocess.passes.tokenize import TokenizedBlock
 from components.preprocess.sources import blocks
+from components.preprocess.sources.blocks import Block
 from model.config import DataConfig
 from model.text.vocab import DOCUMENT_START, LINE_END
 
@@ -220,3 +223,25 @@ def test_characters_of_a_line_that_is_cut() -> None:
     assert pieces.text_characters == 78
     assert pieces.characters.tolist() == [27 + 20, 20, 11]
     assert int(pieces.characters.sum()) == 78
+
+
+@pytest.mark.parametrize("blank", ["", "\u200b", "\u3000"])
+def test_lines_before_a_block_are_tokenised_together(
+    blank: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = f"one two\r\n{(blank + chr(10)) * 5000}".encode()
+    block = Block(index=1, offset=1 << 23, data=b"next\n", tail=tail, size=5)
+    calls: list[bytes] = []
+    tokenize = segment.tokenize_block
+
+    def watched(text: bytes, config: DataConfig) -> TokenizedBlock:
+        calls.append(text)
+        return tokenize(text, config)
+
+    monkeypatch.setattr(segment, "tokenize_block", watched)
+    config = dataclasses.replace(PLAIN, lowercase=True)  # drops a zero-width space
+    (piece,) = pieces_of(block, "f", config)
+    assert piece.words == [b"two", b"next"]
+    assert len(calls) < 10
+    (piece,) = pieces_of(block, "f", dataclasses.replace(config, sentence_marks=True))
+    assert piece.words == [LINE_END, b"next", LINE_END]

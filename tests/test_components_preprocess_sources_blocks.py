@@ -1,5 +1,8 @@
 import bz2
+import contextlib
 import gzip
+import hashlib
+import io
 import random
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from components.preprocess.passes import work_units
 from components.preprocess.passes.file_scans import scans_of_files
 from components.preprocess.passes.scan import scan_unit
 from components.preprocess.passes.word_counts import WordCounter
-from components.preprocess.sources import blocks
+from components.preprocess.sources import blocks, decoded
 from components.preprocess.sources.blocks import BadTextError, read_blocks
 from components.preprocess.sources.types import InputFile
 from model.config import DataConfig
@@ -216,3 +219,104 @@ def test_a_line_that_memory_could_not_hold_is_refused(monkeypatch: pytest.Monkey
     with pytest.raises(BadTextError) as caught:
         blocks_of(b"short\n" + b"a" * 3000 + b"\nshort\n", DataConfig())
     assert (caught.value.reason, caught.value.offset) == ("line", 100)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n", b""])
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_no_line_is_longer_than_the_limit(
+    end: bytes, encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 8)
+    monkeypatch.setattr(blocks, "MAX_LINE_BYTES", 64)
+    monkeypatch.setattr(blocks, "TAIL_BYTES", 4)
+    config = DataConfig(encoding=encoding)
+    for before in (b"", b"\n", b"abcde\r", b"a\n" * 7, b"abcdefgh\r\n"):
+        for size in (56, 63, 64, 65, 66, 70, 72, 73, 80, 127, 128, 129, 150):
+            for after in (b"", b"b", b"\nb") if end else (b"",):
+                data = before + b"x" * size + end + after
+                (tmp_path / "f").write_bytes(data)
+                file = InputFile(str(tmp_path / "f"), "f", len(data))
+                fault = find_fault(file, config)
+                assert (fault is not None) == (size > 64)
+                if fault:
+                    assert fault.reason == "line"
+                    assert len(before) <= fault.offset <= len(before) + size - 64
+                if encoding == "utf-8":
+                    assert is_refused_in_parts(file) == (size > 64)
+
+
+def find_fault(file: InputFile, config: DataConfig) -> BadTextError | None:
+    """Returns why a file is bad; None if its blocks are the whole file."""
+    try:
+        read = b"".join(block.data for block in read_blocks(file, config))
+    except BadTextError as error:
+        return error
+    assert read == Path(file.path).read_bytes()
+    return None
+
+
+def is_refused_in_parts(file: InputFile) -> bool:
+    """Returns whether a block that is read without those before it is refused."""
+    try:
+        for number in range(blocks.count_blocks(file)):
+            for _ in read_blocks(file, DataConfig(), first=number, last=number + 1):
+                pass
+    except BadTextError:
+        return True
+    return False
+
+
+class Counted(io.BytesIO):
+    """Bytes, with what has been read of them."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert size is not None
+        assert size >= 0
+        return super().read(size)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "shift_jis", "iso2022_jp", "utf-8"])
+def test_a_file_is_decoded_as_it_is_read(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(blocks, "TAIL_BYTES", 10)
+    monkeypatch.setattr(decoded, "CHUNK_BYTES", 500)
+    text = "".join(f"line {number} of a text\n" for number in range(5000))
+    source = Counted(text.encode(encoding))
+    monkeypatch.setattr(blocks, "open_file", lambda *a, **k: contextlib.nullcontext(source))
+    size = len(source.getvalue())
+    seen = begin = 0
+    for block in read_blocks(InputFile("f", "f", size), DataConfig(encoding=encoding)):
+        assert block.offset == begin
+        begin += len(block.data)
+        seen += block.size
+        assert seen * len(text) <= size * (begin + 3000)  # read little ahead of the blocks
+    assert (begin, seen) == (len(text), size)
+
+
+def fault_hash(size: int, *rows: str) -> str:
+    return hashlib.sha256("\n".join([str(size), *rows]).encode()).hexdigest()
+
+
+def test_the_hash_of_a_bad_file_in_another_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 10)
+    monkeypatch.setattr(blocks, "MAX_LINE_BYTES", 20)
+    monkeypatch.setattr(decoded, "CHUNK_BYTES", 7)
+    config = DataConfig(encoding="latin-1", on_bad_text="skip")
+    lines = b"a b c d\n" * 9
+    found = scan(lines + b"\0", config)
+    assert (found.reason, found.sha256) == ("binary", fault_hash(73, "72 binary"))
+    # A NUL outranks a line that is too long before it.
+    found = scan(b"x" * 99 + lines + b"\0", config)
+    assert (found.reason, found.sha256) == ("binary", fault_hash(172, "171 binary"))
+    row = f"0 {hashlib.sha256(lines[:16]).hexdigest()}"
+    found = scan(lines[:16] + b"x" * 99, config)
+    assert (found.reason, found.sha256) == ("line", fault_hash(115, row, "20 line"))
+
+
+def test_damage_outranks_a_nul_before_it(tmp_path: Path) -> None:
+    packed = gzip.compress(b"a\n\0" + random.Random(1).randbytes(300_000))
+    (tmp_path / "f.gz").write_bytes(packed[:-1])
+    file = InputFile(str(tmp_path / "f.gz"), "f", len(packed) - 1)
+    with pytest.raises(BadTextError) as caught:
+        list(read_blocks(file, DataConfig(encoding="latin-1")))
+    assert (caught.value.reason, caught.value.alone) == ("damaged", True)

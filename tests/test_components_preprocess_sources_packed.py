@@ -157,3 +157,14 @@ def test_an_error_of_the_disk_is_not_taken_for_damage() -> None:
 
     with pytest.raises(OSError, match="Input/output error"):
         open_packed("x.bz2", Broken()).read()
+
+
+def test_a_zstandard_bomb_is_unpacked_a_little_at_a_time() -> None:
+    size = 300 << 20
+    packer = zstandard.ZstdCompressor(write_checksum=True).compressobj(size=size)
+    data = b"".join(packer.compress(b"a" * (1 << 20)) for _ in range(300)) + packer.flush()
+    assert len(data) < 30_000
+    file = open_packed("f.zst", io.BytesIO(data))
+    sizes = [len(part) for part in iter(lambda: file.read(size), b"")]
+    assert sum(sizes) == size
+    assert max(sizes) <= 17 << 20

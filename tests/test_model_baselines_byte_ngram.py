@@ -184,3 +184,26 @@ def test_of_a_long_text_a_sample_is_read(
         monkeypatch.setattr(byte_ngram, "MAX_TYPES", 40)
         few = learn_spellings(dataset).words
         assert few == tuple(part.words[at * len(part.words) // 40] for at in range(40))
+
+
+def test_spellings_are_bounded_by_bytes(rare_records: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Dataset.open(rare_records) as dataset:
+        whole = learn_spellings(dataset).words
+        monkeypatch.setattr(byte_ngram, "MAX_TYPE_BYTES", sum(map(len, whole)))
+        assert learn_spellings(dataset).words == whole
+        monkeypatch.setattr(byte_ngram, "MAX_TYPE_BYTES", 100)
+        few = learn_spellings(dataset).words
+        by_length = sorted(whole, key=len)  # ties in alphabetical order
+        assert few == tuple(sorted(by_length[: len(few)]))
+        assert 100 - len(by_length[len(few)]) < sum(map(len, few)) <= 100
+
+
+def test_the_longest_unknown_words_are_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(byte_ngram, "HELD_BYTES", 100)
+    held = byte_ngram._Spellings()
+    for number in range(30):
+        held.add([b"%02d" % number, b"x" * (40 - number), b"%02d" % number])
+        assert held.size == sum(map(len, held.words)) <= 100
+    assert {b"%02d" % number for number in range(30)} <= held.words
+    held.add([b"y" * 101])
+    assert b"y" * 101 not in held.words

@@ -27,7 +27,11 @@ ORDER = 6
 SAMPLE_WORDS = 2_000_000
 """Approximate number of training words searched for distinct ones."""
 MAX_TYPES = 50_000
-"""Maximum number of distinct words to learn spellings from."""
+MAX_TYPE_BYTES = 8 << 20
+"""Maximum number of distinct words to learn spellings from, and of their bytes: counting takes about
+100 bytes of memory for each; the longest words are left out."""
+HELD_BYTES = 64 << 20
+"""Maximum bytes of unknown words to choose from; the longest are left out."""
 WORDS_KEY, LENGTHS_KEY = "spelling/words", "spelling/lengths"
 KEYS = (WORDS_KEY, LENGTHS_KEY)
 """Names of the spelling model's arrays in a checkpoint."""
@@ -189,19 +193,45 @@ def learn_spellings(dataset: Dataset) -> SpellingModel:
     """Learns spellings from the training split; the same records give the same model.
 
     Reads about `SAMPLE_WORDS` words of a long text, in records spread evenly over it, and keeps at
-    most `MAX_TYPES` distinct words, spread evenly over their alphabetical order.
+    most `MAX_TYPES` distinct words, spread evenly over their alphabetical order, and of those the
+    shortest, up to `MAX_TYPE_BYTES`.
     """
     vocab, lengths = dataset.vocab, dataset.lengths("train")
     records = len(lengths)
     count = min(records, -(-records * SAMPLE_WORDS // max(int(lengths.sum()), 1)))
-    is_seen, others = np.zeros(len(vocab), bool), set[bytes]()
+    is_seen, others = np.zeros(len(vocab), bool), _Spellings()
     for index in _spread_evenly(records, count):
         record = dataset.read("train", index)
         is_seen[record.word_ids] = True
-        others.update(record.unknown_words())
+        others.add(record.unknown_words())
     is_seen[: len(SPECIAL_WORDS)] = False
-    types = sorted(others.union(vocab.words[one].encode() for one in np.flatnonzero(is_seen)))
-    return SpellingModel(types[at] for at in _spread_evenly(len(types), MAX_TYPES))
+    known = (vocab.words[one].encode() for one in np.flatnonzero(is_seen))
+    types = sorted(others.words.union(known))
+    chosen = [types[at] for at in _spread_evenly(len(types), MAX_TYPES)]
+    chosen.sort(key=len)
+    room = int(np.searchsorted(np.cumsum([len(word) for word in chosen]), MAX_TYPE_BYTES, "right"))
+    return SpellingModel(chosen[:room])
+
+
+class _Spellings:
+    """Distinct words of at most `HELD_BYTES`: if there are more, without the longest."""
+
+    def __init__(self) -> None:
+        self.words: set[bytes] = set()
+        self.size = 0
+        """Their bytes."""
+        self._longest = HELD_BYTES
+
+    def add(self, words: Iterable[bytes]) -> None:
+        for word in words:
+            if word in self.words or len(word) > self._longest:
+                continue
+            self.words.add(word)
+            self.size += len(word)
+            while self.size > HELD_BYTES:
+                self._longest = max(map(len, self.words)) // 2
+                self.words = {one for one in self.words if len(one) <= self._longest}
+                self.size = sum(map(len, self.words))
 
 
 def _spread_evenly(total: int, count: int) -> list[int]:

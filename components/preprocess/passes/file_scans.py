@@ -32,7 +32,7 @@ class PartScan:
     """Its first block."""
     hashes: Sequence[str] = ()
     """Offset and SHA-256 of each of its blocks, and any fault that ended them early
-    (`hash_fault`)."""
+    (`add_fault`)."""
     records: Mapping[str, int] = dataclasses.field(default_factory=dict)
     """Split -> number of records; empty for a bad part, or one without words."""
     documents: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -133,12 +133,12 @@ def hash_text(file: InputFile, config: DataConfig) -> str:
     Raises:
       InputError, RestartableError: as of `accept`.
     """
-    hashes = []
+    hashes: list[str] = []
     try:
         for block in read_blocks(file, config):
             hashes.append(hash_row(block))
     except BadTextError as error:
-        hashes.append(hash_fault(error))
+        add_fault(hashes, error)
     except OSError as error:
         fault = BadTextError.unread(error)
         _check_read(file, fault.reason, fault.detail)
@@ -165,9 +165,11 @@ def hash_row(block: Block) -> str:
     return f"{block.offset} {block.sha256}"
 
 
-def hash_fault(error: BadTextError) -> str:
-    """Returns the contribution to a file's hash of a fault that ended reading."""
-    return f"{error.offset} {error.reason}"
+def add_fault(hashes: list[str], error: BadTextError) -> None:
+    """Adds a fault that ended reading to the hashes of the blocks before it."""
+    if error.alone:
+        hashes.clear()
+    hashes.append(f"{error.offset} {error.reason}")
 
 
 def _hash_rows(file: InputFile, rows: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from components.preprocess.passes.file_scans import PartScan, check_stray, hash_fault, hash_row
+from components.preprocess.passes.file_scans import PartScan, add_fault, check_stray, hash_row
 from components.preprocess.passes.scratch_files import pieces_path
 from components.preprocess.passes.segment import Pieces, cut_block
 from components.preprocess.passes.word_counts import WordCounter
@@ -87,7 +87,7 @@ def _read(part: Part, config: DataConfig, hashes: list[str]) -> Iterator[Block]:
         except StopIteration:
             return
         except BadTextError as error:
-            hashes.append(hash_fault(error))
+            add_fault(hashes, error)
             raise
         except OSError as error:
             raise BadTextError.unread(error) from None

@@ -137,10 +137,14 @@ def _contexts(
 def _word_before(block: Block, config: DataConfig) -> bytes:
     """Returns the last word before a block; the document start if unknown."""
     tail = block.tail.decode("utf-8", "replace").encode().replace(b"\r", b"\n")
-    for line in reversed(tail.split(b"\n")[:-1]):
-        tokenized = tokenize_block(line + b"\n", config)
-        if len(tokenized.words):
-            return tokenized.distinct[int(tokenized.words[-1])]
+    lines = tail.split(b"\n")[:-1]
+    count = 1
+    while lines:  # more and more at a time: most often the last one has a word, or none has
+        last = tokenize_block(b"\n".join([*lines[-count:], b""]), config)
+        if len(last.words):
+            return last.distinct[int(last.words[-1])]
+        del lines[-count:]
+        count *= 8
     return DOCUMENT_START
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import re
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
+from components.preprocess.sources.decoded import REPLACEMENT, DecodedFile, NulError
 from components.preprocess.sources.files import is_utf8, open_file
 from components.preprocess.sources.packed import DamagedError, is_packed
 from components.preprocess.sources.types import InputFile, UnsteadyError
@@ -29,9 +29,7 @@ TAIL_BYTES = 1 << 16
 """Bytes before a block that are known with it, to find the word before its first one."""
 
 _LINE_END = re.compile(rb"\r\n?|\n")
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _BOM = "\ufeff".encode()
-_REPLACEMENT = "\ufffd"
 
 
 class BadTextError(Exception):
@@ -42,14 +40,16 @@ class BadTextError(Exception):
         `unsteady` or `unreadable` if the content is unknown.
       offset: byte offset of the fault.
       detail: description of the fault.
+      alone: whether the hash of the file is of this fault alone, without the blocks before it.
     """
 
-    def __init__(self, reason: str, offset: int = 0, detail: str = ""):
+    def __init__(self, reason: str, offset: int = 0, detail: str = "", *, alone: bool = False):
         """Stores its arguments."""
         super().__init__(reason, offset, detail)
         self.reason = reason
         self.offset = offset
         self.detail = detail
+        self.alone = alone
 
     @classmethod
     def unread(cls, error: OSError) -> BadTextError:
@@ -68,9 +68,9 @@ class Block:
         otherwise in its text encoded as UTF-8.
       data: the bytes of its lines; UTF-8 except at `stray` places.
       tail: up to `TAIL_BYTES` of preceding text.
-      size: bytes of the unpacked file that it comes from; if the encoding is not UTF-8, the first
-        block has the size of all.
-      stray: number of undecodable places, which become U+FFFD.
+      size: bytes of the unpacked file that it comes from; if the encoding is not UTF-8, those
+        decoded since the block before.
+      stray: number of undecodable places, which become U+FFFD; likewise.
       fault: offset and description of the first one.
     """
 
@@ -117,37 +117,53 @@ def read_blocks(
     try:
         with open_file(file.path, size=file.size, modified=file.modified) as source:
             if not is_utf8(config):
-                yield from _decoded_blocks(source.read(), config)
+                yield from _decoded_blocks(source, config)
                 return
             stop = None if last is None else last * BLOCK_BYTES
-            for block in _Cutter(source, begin=first * BLOCK_BYTES).blocks(stop):
+            begin = first * BLOCK_BYTES
+            at = max(0, begin - 1 - TAIL_BYTES)
+            if at:
+                source.seek(at)
+            for block in _Cutter(source, begin=begin, at=at).blocks(stop):
                 yield _checked(block)
     except DamagedError as error:
-        raise BadTextError("damaged", detail=" ".join(str(error).split())) from None
+        detail = " ".join(str(error).split())
+        raise BadTextError("damaged", detail=detail, alone=not is_utf8(config)) from None
 
 
-def _decoded_blocks(raw: bytes, config: DataConfig) -> Iterator[Block]:
-    """Yields the blocks of a file in memory; the first one has all undecodable places."""
-    data, stray, fault = _decode(raw, config)
-    size = len(raw)
-    for block in _Cutter(io.BytesIO(data), begin=0).blocks(None):
-        yield dataclasses.replace(block, size=size, stray=stray, fault=fault)
-        size, stray, fault = 0, 0, None
+def _decoded_blocks(source: BinaryIO, config: DataConfig) -> Iterator[Block]:
+    """Yields the blocks of a file whose encoding is not UTF-8."""
+    decoded = DecodedFile(source, config.encoding)
+    try:
+        try:
+            for block in _Cutter(decoded, begin=0).blocks(None):
+                yield dataclasses.replace(block, **decoded.take()._asdict())
+        except BadTextError:  # a line; a NUL or damage outranks it wherever it is
+            while decoded.read(BLOCK_BYTES):
+                pass
+            raise
+    except NulError as error:
+        raise BadTextError("binary", error.offset, "a NUL byte", alone=True) from None
+
+
+class _Source(Protocol):
+    """What a file is read from."""
+
+    def read(self, size: int) -> bytes:
+        """Returns up to `size` bytes, none at the end."""
 
 
 class _Cutter:
     """Cuts a stream into blocks."""
 
-    def __init__(self, source: BinaryIO, *, begin: int):
+    def __init__(self, source: _Source, *, begin: int, at: int = 0):
+        """Takes a source at byte `at`, early enough before `begin`, where a block begins."""
         self._source = source
         self._begin = begin
         self._buffer = b""
-        self._at = 0
+        self._at = at
         """Offset of the buffer's first byte."""
         self._ended = False
-        if begin:
-            self._at = max(0, begin - 1 - TAIL_BYTES)
-            source.seek(self._at)
 
     def _fill(self, until: int) -> None:
         """Reads until the buffer reaches an offset, or the stream ends."""
@@ -166,7 +182,8 @@ class _Cutter:
         searched = nominal - 1
         while True:
             # One more byte, as a carriage return may be the first half of a line end.
-            self._fill(max(nominal, searched) + max(TAIL_BYTES, searched - nominal) + 1)
+            more = max(TAIL_BYTES, searched - nominal)
+            self._fill(min(max(nominal, searched) + more, nominal + MAX_LINE_BYTES) + 2)
             end = self._at + len(self._buffer)
             found = _LINE_END.search(self._buffer, searched - self._at)
             if found and (self._at + found.end() < end or self._ended):
@@ -174,10 +191,20 @@ class _Cutter:
             if self._ended:
                 return end
             if end - nominal > MAX_LINE_BYTES:
-                raise BadTextError(
-                    "line", nominal, f"{MAX_LINE_BYTES >> 20} MiB without a line end"
-                )
+                raise _too_long(nominal)
             searched = max(searched, end - 1)
+
+    def _check_last_line(self, begin: int, end: int) -> None:
+        """Raises BadTextError if the last line of a block, the only one that may be, is too long."""
+        if end - begin <= MAX_LINE_BYTES:
+            return
+        first, stop = begin - self._at, end - self._at
+        for mark in (b"\n", b"\r"):
+            stop -= self._buffer.endswith(mark, first, stop)
+        ends = (self._buffer.rfind(mark, first, stop) + 1 for mark in (b"\n", b"\r"))
+        start = max(first, *ends)
+        if stop - start > MAX_LINE_BYTES:
+            raise _too_long(self._at + start)
 
     def blocks(self, stop: int | None) -> Iterator[Block]:
         nominal = self._begin
@@ -185,6 +212,7 @@ class _Cutter:
         while stop is None or nominal < stop:
             end = self._border(nominal + BLOCK_BYTES)
             if end > begin:
+                self._check_last_line(begin, end)
                 cut = begin - self._at
                 yield Block(
                     index=nominal // BLOCK_BYTES,
@@ -201,6 +229,10 @@ class _Cutter:
                 return
 
 
+def _too_long(offset: int) -> BadTextError:
+    return BadTextError("line", offset, f"{MAX_LINE_BYTES >> 20} MiB without a line end")
+
+
 def _checked(block: Block) -> Block:
     """Returns a block of UTF-8 text with its undecodable bytes counted."""
     nul = block.data.find(b"\0")
@@ -215,40 +247,7 @@ def _checked(block: Block) -> Block:
         block.data.decode()
         return block
     except UnicodeDecodeError as error:
-        stray = block.data.decode("utf-8", "replace").count(_REPLACEMENT)
-        stray -= block.data.count(_REPLACEMENT.encode())
+        stray = block.data.decode("utf-8", "replace").count(REPLACEMENT)
+        stray -= block.data.count(REPLACEMENT.encode())
         fault = (block.offset + error.start, f"the byte 0x{block.data[error.start]:02x}")
         return dataclasses.replace(block, stray=stray, fault=fault)
-
-
-def _decode(data: bytes, config: DataConfig) -> tuple[bytes, int, tuple[int, str] | None]:
-    """Decodes text of any encoding; returns UTF-8, the number of undecodable places, and the first.
-
-    Unpaired surrogates, which some codecs accept, are replaced, too.
-    """
-    if b"\0" not in "\n".encode(config.encoding):  # otherwise NUL bytes are part of the encoding
-        _refuse_nul(data)
-    fault: tuple[int, str] | None = None
-    try:
-        text, stray = data.decode(config.encoding), 0
-    except UnicodeError as error:  # some codecs give no more detail
-        offset = error.start if isinstance(error, UnicodeDecodeError) else 0
-        fault = (offset, f"the byte 0x{data[offset]:02x}")
-        try:
-            text = data.decode(config.encoding, "replace")
-        except UnicodeError:  # and some can't replace
-            text = _REPLACEMENT * len(data)
-        stray = text.count(_REPLACEMENT)
-    halves = _SURROGATES.findall(text)
-    if halves and fault is None:
-        fault = (len(text[: text.index(halves[0])].encode()), "half a surrogate pair")
-    text = _SURROGATES.sub(_REPLACEMENT, text).removeprefix("\ufeff")
-    encoded = text.encode()
-    _refuse_nul(encoded)
-    return encoded, stray + len(halves), fault
-
-
-def _refuse_nul(data: bytes) -> None:
-    nul = data.find(b"\0")
-    if nul >= 0:
-        raise BadTextError("binary", nul, "a NUL byte")

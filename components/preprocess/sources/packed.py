@@ -23,8 +23,8 @@ READ_BYTES = 1 << 17
 UNPACKED_BYTES = 1 << 20
 """Maximum text of a gzip or bzip2 stream to unpack at once."""
 
-_ZSTANDARD_BYTES = 1 << 12
-"""Packed bytes to pass to Zstandard at once: at most 128 MiB of text."""
+_ZSTANDARD_BYTES = 1 << 9
+"""Packed bytes to pass to Zstandard at once: at most 16 MiB of text, 128 KiB for each 4 bytes."""
 
 _GZIP_FORMAT = 16 + zlib.MAX_WBITS
 
@@ -108,9 +108,13 @@ class _ZstandardFrame(_Stream):
         self._frame = zstandard.ZstdDecompressor().decompressobj()
 
     def unpack(self, packed: bytes) -> tuple[bytes, bytes]:
-        text = self._frame.decompress(packed[:_ZSTANDARD_BYTES])
+        texts, size, at = [], 0, 0
+        while at < len(packed) and size < UNPACKED_BYTES and not self._frame.eof:
+            texts.append(self._frame.decompress(packed[at : at + _ZSTANDARD_BYTES]))
+            size += len(texts[-1])
+            at += _ZSTANDARD_BYTES
         self.ended = self._frame.eof
-        return text, self._frame.unused_data + packed[_ZSTANDARD_BYTES:]
+        return b"".join(texts), self._frame.unused_data + packed[at:]
 
 
 _STREAMS: dict[str, type[_Stream]] = {
