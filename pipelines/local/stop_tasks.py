@@ -10,6 +10,7 @@ import time
 from types import FrameType
 from typing import Any
 
+from components.interruption import SAME_SECONDS, SIGNALS
 from model.errors import CharloomError, RestartableError
 
 GRACE_SECONDS = 20.0
@@ -21,19 +22,19 @@ class StoppableTasks:
 
     kfp.local does not expose the handle of a task's process. So a task leads a process group and
     writes its id to a file (components/component_runtime.py). The group gets SIGTERM, and SIGKILL
-    after a grace period or at a second Ctrl-C. Until then kfp keeps reading the task's output, so
+    after a grace period or at a second signal. Until then kfp keeps reading the task's output, so
     that its last messages are not lost.
     """
 
     def __init__(self, group_file: str) -> None:
         self._group_file = group_file
-        self._signal = 0
+        self._signal, self._since = 0, 0.0
         self._ended = threading.Event()
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StoppableTasks:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._handlers[number] = signal.signal(number, self._stop)
         return self
@@ -70,9 +71,10 @@ class StoppableTasks:
 
     def _stop(self, number: int, _: FrameType | None) -> None:
         if self._signal:
-            self._send(signal.SIGKILL)
+            if time.monotonic() - self._since > SAME_SECONDS:
+                self._send(signal.SIGKILL)
             return
-        self._signal = number
+        self._signal, self._since = number, time.monotonic()
         threading.Thread(target=self._stop_group, daemon=True).start()
 
     def _stop_group(self) -> None:
