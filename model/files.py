@@ -13,6 +13,7 @@ import re
 import shutil
 import stat
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import IO, Any, BinaryIO
@@ -28,6 +29,9 @@ COMPLETED_FILE = "COMPLETED"
 
 TEMPORARY_MARK = ".tmp-"
 """Separates the final name from a random number in the names of unfinished files and folders."""
+
+STALE_SECONDS = 24 * 3600
+"""Age from which an unfinished folder counts as left behind, if nobody holds its lock."""
 
 _LOST_AND_FOUND = "lost+found"
 """Folder in the root of an empty ext4 file system."""
@@ -65,12 +69,54 @@ def whole_file(path: str, *, flush: bool = True) -> Iterator[BinaryIO]:
 def temporary_folder(target: str) -> Iterator[str]:
     """Yields a new folder for `publish_folder` to turn into `target`; deletes it otherwise.
 
-    It lies beside `target`, or in it if that folder can't be renamed, such as a mount point.
+    It lies beside `target`, or in it if that folder can't be renamed, such as a mount point. A lock
+    on it shows that this process still works on it; earlier ones that nobody works on are deleted.
     """
-    place = os.path.join(target, "") if is_fixed(target) else target
+    place = os.path.join(target, "") if is_fixed(target) else os.path.normpath(target)
+    _remove_abandoned(place)
     with removed_at_end(_temporary_name(place)) as folder:
         os.makedirs(folder)
-        yield folder
+        with _locked_folder(folder):
+            yield folder
+
+
+def _remove_abandoned(place: str) -> None:
+    """Removes what killed processes left of their temporary folders for the same target."""
+    parent, name = os.path.split(place)
+    pattern = re.compile(re.escape(name + TEMPORARY_MARK) + "[0-9a-f]{32}")
+    with contextlib.suppress(OSError):  # there may be no such folder yet
+        for entry in filter(pattern.fullmatch, os.listdir(parent or ".")):
+            path = os.path.join(parent, entry)
+            with _locked_folder(path) as is_free:
+                if is_free and is_stale(path):
+                    _remove(path)
+
+
+@contextlib.contextmanager
+def _locked_folder(path: str) -> Iterator[bool]:
+    """Locks a folder during the block; yields whether that succeeded.
+
+    It does not if another process holds the lock, or where folders can't be locked, as on NFS.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_held = True
+    except OSError:
+        is_held = False
+    try:
+        yield is_held
+    finally:
+        os.close(descriptor)
+
+
+def is_stale(folder: str) -> bool:
+    """Whether nothing was created or removed in a folder for `STALE_SECONDS`.
+
+    Where two machines don't see each other's locks, this is what keeps a folder in use.
+    """
+    times = [os.stat(parent).st_mtime for parent, _, _ in os.walk(folder)]
+    return bool(times) and time.time() - max(times) > STALE_SECONDS
 
 
 @contextlib.contextmanager
