@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, NoReturn
 
+from model.distributed.stop_signals import PAUSE_SECONDS
 from model.errors import RejectedError, RestartableError, ending_for
 from model.files import remove_unfinished
 
@@ -24,9 +25,6 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 END_SECONDS = 8.0
 """How long after a signal the process is ended at once if the block has not ended."""
-
-_SAME_SECONDS = 1.0
-"""Signals that arrive this soon after the first are part of it: a closing terminal sends several."""
 
 
 class StopSignal(KeyboardInterrupt):
@@ -100,7 +98,7 @@ class _Stop:
             self.number, self._since = number, time.monotonic()
             _thread.start_new_thread(self._end_late, ())  # takes no lock, unlike threading's
             raise KeyboardInterrupt if number == signal.SIGINT else StopSignal
-        if time.monotonic() - self._since > _SAME_SECONDS:
+        if time.monotonic() - self._since > PAUSE_SECONDS:
             self._end()
 
     def error(self, cause: BaseException | None) -> BaseException:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import IO, Any, BinaryIO
 
 from model.errors import InputError
@@ -26,8 +30,14 @@ COMPLETED_FILE = "COMPLETED"
 TEMPORARY_MARK = ".tmp-"
 """Separates the final name from a random number in the names of unfinished files and folders."""
 
-_unfinished: dict[str, str] = {}
-"""Temporary files and folders of this process; the value of one that was moved away is its name."""
+STALE_SECONDS = 24 * 3600
+"""Age from which an unfinished folder counts as left behind, if nobody holds its lock."""
+
+_LOST_AND_FOUND = "lost+found"
+"""Folder in the root of an empty ext4 file system."""
+
+_unfinished: dict[str, Callable[[], None]] = {}
+"""Temporary files and folders of this process, and what to do about each at the end."""
 
 
 def write_whole(path: str, content: str | bytes, *, flush: bool = True) -> None:
@@ -57,10 +67,56 @@ def whole_file(path: str, *, flush: bool = True) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def temporary_folder(target: str) -> Iterator[str]:
-    """Yields a new folder for `publish_folder` to rename to `target`; deletes it if not renamed."""
-    with removed_at_end(_temporary_name(target)) as folder:
+    """Yields a new folder for `publish_folder` to turn into `target`; deletes it otherwise.
+
+    It lies beside `target`, or in it if that folder can't be renamed, such as a mount point. A lock
+    on it shows that this process still works on it; earlier ones that nobody works on are deleted.
+    """
+    place = os.path.join(target, "") if is_fixed(target) else os.path.normpath(target)
+    _remove_abandoned(place)
+    with removed_at_end(_temporary_name(place)) as folder:
         os.makedirs(folder)
-        yield folder
+        with _locked_folder(folder):
+            yield folder
+
+
+def _remove_abandoned(place: str) -> None:
+    """Removes what killed processes left of their temporary folders for the same target."""
+    parent, name = os.path.split(place)
+    pattern = re.compile(re.escape(name + TEMPORARY_MARK) + "[0-9a-f]{32}")
+    with contextlib.suppress(OSError):  # there may be no such folder yet
+        for entry in filter(pattern.fullmatch, os.listdir(parent or ".")):
+            path = os.path.join(parent, entry)
+            with _locked_folder(path) as is_free:
+                if is_free and is_stale(path):
+                    _remove(path)
+
+
+@contextlib.contextmanager
+def _locked_folder(path: str) -> Iterator[bool]:
+    """Locks a folder during the block; yields whether that succeeded.
+
+    It does not if another process holds the lock, or where folders can't be locked, as on NFS.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_held = True
+    except OSError:
+        is_held = False
+    try:
+        yield is_held
+    finally:
+        os.close(descriptor)
+
+
+def is_stale(folder: str) -> bool:
+    """Whether nothing was created or removed in a folder for `STALE_SECONDS`.
+
+    Where two machines don't see each other's locks, this is what keeps a folder in use.
+    """
+    times = [os.stat(parent).st_mtime for parent, _, _ in os.walk(folder)]
+    return bool(times) and time.time() - max(times) > STALE_SECONDS
 
 
 @contextlib.contextmanager
@@ -75,11 +131,19 @@ def scratch_folder(parent: str = "") -> Iterator[str]:
 @contextlib.contextmanager
 def removed_at_end(path: str) -> Iterator[str]:
     """Yields the path of a temporary file or folder; at the end removes it, if it is there."""
-    _unfinished[path] = ""  # first: a signal may come at any time
-    try:
+    with _undone_at_end(path, functools.partial(_remove, path)):
         yield path
+
+
+@contextlib.contextmanager
+def _undone_at_end(path: str, undo: Callable[[], None]) -> Iterator[None]:
+    """Calls a function at the end of the block, or in `remove_unfinished`."""
+    _unfinished[path] = undo  # first: a signal may come at any time
+    try:
+        yield
     finally:
-        _settle(path)
+        undo()
+        _unfinished.pop(path, None)
 
 
 def remove_unfinished() -> None:
@@ -88,24 +152,54 @@ def remove_unfinished() -> None:
     Callable from any thread and from signal handlers. A folder that was moved away to be replaced
     gets its name back, if nothing has that name yet.
     """
-    for path in list(_unfinished):
-        _settle(path)
+    for path, undo in list(_unfinished.items()):
+        undo()
+        _unfinished.pop(path, None)
 
 
-def _settle(path: str) -> None:
-    name = _unfinished.get(path)
-    with contextlib.suppress(OSError):
-        if name and not os.path.lexists(name):
-            os.rename(path, name)
-        else:
-            _remove(path)
-    _unfinished.pop(path, None)
+def list_entries(folder: str) -> list[str]:
+    """Returns what a folder holds, except for what file systems and killed processes leave in it."""
+    return [
+        name
+        for name in os.listdir(folder)
+        if name != _LOST_AND_FOUND and not name.startswith(TEMPORARY_MARK)
+    ]
+
+
+def is_fixed(folder: str) -> bool:
+    """Whether a folder exists that may be filled, but not renamed or replaced by another."""
+    if not os.path.isdir(folder):
+        return False
+    parent = os.path.dirname(os.path.realpath(folder))
+    above, user = os.stat(parent), os.geteuid()
+    is_sticky = above.st_mode & stat.S_ISVTX  # as /tmp: only owners may rename
+    return (
+        _is_mount_point(folder)
+        or not os.access(parent, os.W_OK | os.X_OK)
+        or bool(is_sticky and user not in (0, above.st_uid, os.stat(folder).st_uid))
+        or bool(os.listdir(folder) and not list_entries(folder))
+    )
+
+
+def _is_mount_point(folder: str) -> bool:
+    if os.path.ismount(folder):
+        return True
+    try:  # a folder of the same file system may be mounted there, which only this file tells
+        with open("/proc/self/mountinfo", "rb") as file:
+            points = [line.split(b" ")[4] for line in file]
+    except OSError:
+        return False
+    path = os.fsencode(os.path.realpath(folder))
+    return path in (re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), p) for p in points)
 
 
 def publish_folder(
     folder: str, target: str, *, marker: str | None = None, replace: bool = False
 ) -> None:
     """Flushes a finished folder to disk and renames it to `target`.
+
+    If `temporary_folder` has placed it inside `target`, its content is moved into that instead, the
+    marker last.
 
     Args:
       folder: the finished folder, on the same file system as `target`.
@@ -119,6 +213,9 @@ def publish_folder(
     flush_tree(folder)
     if marker is not None:
         write_whole(os.path.join(folder, COMPLETED_FILE), marker)
+    if os.path.normpath(os.path.dirname(folder)) == os.path.normpath(target):
+        _move_up(folder, target, replace=replace)
+        return
     with _moved_away(target) if replace else contextlib.nullcontext():
         os.rename(folder, target)
         flush_folder(os.path.dirname(target) or ".")
@@ -131,12 +228,41 @@ def _moved_away(target: str) -> Iterator[None]:
         yield
         return
     old = _temporary_name(target)
-    _unfinished[old] = target
-    try:
+
+    def settle() -> None:
+        if os.path.lexists(target):
+            _remove(old)
+        else:
+            with contextlib.suppress(OSError):
+                os.rename(old, target)
+
+    with _undone_at_end(old, settle):
         os.rename(target, old)
         yield
-    finally:
-        _settle(old)
+
+
+def _move_up(folder: str, target: str, *, replace: bool) -> None:
+    """Moves what a folder holds into its parent, the marker last; all of it or nothing."""
+    old = list_entries(target)
+    if old and not replace:
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
+    names = sorted(os.listdir(folder), key=lambda name: name == COMPLETED_FILE)
+    is_done = False
+
+    def undo() -> None:
+        if not is_done:
+            for name in reversed(names):
+                _remove(os.path.join(target, name))
+
+    for name in sorted(old, key=lambda name: name != COMPLETED_FILE):
+        _remove(os.path.join(target, name))
+    with _undone_at_end(os.path.join(target, COMPLETED_FILE), undo):
+        for name in names:
+            if name == COMPLETED_FILE:
+                flush_folder(target)
+            os.rename(os.path.join(folder, name), os.path.join(target, name))
+        flush_folder(target)
+        is_done = True
 
 
 def is_complete(folder: str) -> bool:

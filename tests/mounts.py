@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 
-_MOUNT = 'mount -t tmpfs $1 none "$0"; shift; exec "$@"'
+_MOUNT = 'mount $1 "$0"; shift; exec "$@"'
 
 
 def run_with_mount(
-    folder: Path, code: str, *, options: str = ""
+    folder: Path, code: str, *, mount: str = "-t tmpfs none"
 ) -> subprocess.CompletedProcess[str]:
-    """Runs Python code in a mount namespace of its own, with an empty tmpfs mounted on a folder.
+    """Runs Python code in a mount namespace of its own, with something mounted on a folder.
 
     Args:
       folder: where it is mounted; an existing folder.
       code: the program.
-      options: options of the mount, such as `noexec`.
+      mount: arguments of mount(8) before the folder; an empty tmpfs if not given.
     """
     command = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else []), "sh", "-ec"]
     try:
@@ -29,9 +29,8 @@ def run_with_mount(
         pytest.skip("there is no unshare(1)")
     if probe.returncode:
         pytest.skip(f"no mount namespace ({probe.stderr.strip()}): allow them, or run as root")
-    chosen = f"-o{options or 'rw'}"
     return subprocess.run(
-        [*command, _MOUNT, str(folder), chosen, sys.executable, "-c", code],
+        [*command, _MOUNT, str(folder), mount, sys.executable, "-c", code],
         capture_output=True,
         text=True,
     )

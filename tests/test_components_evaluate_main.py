@@ -169,6 +169,19 @@ def test_empty_folder_is_used_and_earlier_report_replaced(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["report"]  # nothing temporary is left
 
 
+def test_a_mounted_folder_is_used_and_its_report_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.files._is_mount_point", lambda folder: True)
+    folder = tmp_path / "report"
+    (folder / "lost+found").mkdir(parents=True)
+    for perplexity, status in ((100.0, "PASSED"), (300.0, "REJECTED")):
+        publish(judged(perplexity), str(folder))
+        assert read_json(folder)["verdict"]["status"] == status
+        assert set(os.listdir(folder)) == FILES | {"lost+found"}
+    assert os.listdir(tmp_path) == ["report"]
+
+
 def test_link_to_a_folder_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")

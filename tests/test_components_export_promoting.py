@@ -17,7 +17,6 @@ import pytest
 
 from components.export.manifest import MANIFEST_FILE, read_manifest, verify, write_manifest
 from components.export.promoting import (
-    STALE_SECONDS,
     collect,
     pin,
     promote,
@@ -28,6 +27,7 @@ from components.export.promoting import (
 )
 from components.export.registry import CHAMPION_FILE, Numbers, RegisteredModel, find_model
 from model.errors import InputError
+from model.files import STALE_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -166,7 +166,7 @@ PROGRAM = """
 import os, signal, sys, time
 from components import interruption
 from model.files import temporary_folder
-interruption._SAME_SECONDS = {same}
+interruption.PAUSE_SECONDS = {same}
 def report(error):
     print("at once:", error, flush=True)
 with interruption.ending_on_signals(report, seconds={seconds}):

@@ -68,6 +68,22 @@ def test_what_a_killed_attempt_left_is_not_published(
     assert contents(tmp_path / "records") == contents(prepared)
 
 
+def test_an_empty_folder_that_is_mounted_is_filled(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """test_model_files_mounted.py mounts one; that of a new disk is not quite empty."""
+    (tmp_path / "records" / "lost+found").mkdir(parents=True)
+    (tmp_path / "records" / ".tmp-0a").mkdir()  # of a killed run
+    monkeypatch.setattr("model.files._is_mount_point", lambda folder: True)
+    for _ in range(2):
+        run_on(write_text(tmp_path / "in"), tmp_path / "records", ALL_TRAIN)
+        shutil.rmtree(tmp_path / "in")
+    shutil.rmtree(tmp_path / "records" / "lost+found")
+    shutil.rmtree(tmp_path / "records" / ".tmp-0a")
+    assert contents(tmp_path / "records") == contents(prepared)
+    assert os.listdir(tmp_path) == ["records"]
+
+
 def test_missing_parents_are_made(tmp_path: Path) -> None:
     run_on(write_text(tmp_path / "in"), tmp_path / "a" / "b" / "records", ALL_TRAIN)
     assert (tmp_path / "a" / "b" / "records" / "COMPLETED").exists()

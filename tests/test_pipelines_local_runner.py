@@ -307,6 +307,7 @@ def test_a_reported_error_keeps_its_class(
     assert str(error) == "what, where, what next"
 
 
+NO_PROGRAMS = "-t tmpfs -o noexec none"
 STARTED = """
 import os, subprocess, sys
 from model.errors import InputError
@@ -332,10 +333,10 @@ def test_tasks_never_run_in_another_python(tmp_path: Path) -> None:
     for folder in (closed, opened):
         folder.mkdir()
     done = run_with_mount(
-        closed, STARTED.format(places=[str(closed), str(opened)]), options="noexec"
+        closed, STARTED.format(places=[str(closed), str(opened)]), mount=NO_PROGRAMS
     )
     assert done.stdout.splitlines() == [str(opened), sys.executable, f"{opened} []"], done.stderr
-    done = run_with_mount(closed, STARTED.format(places=[str(closed)]), options="noexec")
+    done = run_with_mount(closed, STARTED.format(places=[str(closed)]), mount=NO_PROGRAMS)
     assert done.stdout.splitlines() == [
         f"programs can't be started from {closed} (mounted noexec); set TMPDIR to a folder from "
         "which they can",

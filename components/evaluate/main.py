@@ -21,7 +21,13 @@ from model.config import Config, to_dict
 from model.distributed.devices import prepare_devices
 from model.errors import InputError
 from model.evaluation.evaluate import evaluate_checkpoint
-from model.files import COMPLETED_FILE, publish_folder, temporary_folder
+from model.files import (
+    COMPLETED_FILE,
+    is_fixed,
+    list_entries,
+    publish_folder,
+    temporary_folder,
+)
 
 REPORT_FILE = "report.json"
 PAGE_FILE = "report.html"
@@ -119,11 +125,12 @@ def check_folder(folder: str) -> None:
     parent = os.path.dirname(target)
     try:
         os.makedirs(parent, exist_ok=True)
-        found = set(os.listdir(target)) if os.path.lexists(target) else set()
+        found = set(list_entries(target)) if os.path.lexists(target) else set()
+        place = target if is_fixed(target) else parent
     except OSError as error:
         raise _not_writable(folder, error) from None
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(f"{parent} is not writable; choose another folder for the report")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"{place} is not writable; choose another folder for the report")
     # A registry version has a report.json too, next to a model that must not be removed.
     if found and (REPORT_FILE not in found or not found <= _OUR_FILES):
         other = sorted(found - _OUR_FILES or found)[0]

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import shutil
-import time
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +16,10 @@ from components.export.manifest import check_unchanged, made_of
 from components.export.pointer import Entry, Pointer
 from components.export.registry import STAGING_PREFIX, RegisteredModel
 from model.errors import InputError
-from model.files import TEMPORARY_MARK, flush_folder, read_json, write_whole
+from model.files import TEMPORARY_MARK, flush_folder, is_stale, read_json, write_whole
 
 PINS_FILE = "pins.json"
 REMOVED_PREFIX = ".removed-"
-STALE_SECONDS = 24 * 3600
-"""A staging folder unchanged for this long was left by a publisher that died."""
 
 
 def promote(model: RegisteredModel, version: int) -> int | None:
@@ -292,15 +289,12 @@ def _delete(path: str) -> None:
 
 def _left_behind(folder: str) -> list[str]:
     """Returns a model's hidden folders and temporary files that nobody is working on."""
-    entries, now = os.listdir(folder), time.time()
+    entries = os.listdir(folder)
     # Writers of the model's files hold the lock, which we hold.
     stale = [
         entry for entry in entries if entry.startswith(REMOVED_PREFIX) or TEMPORARY_MARK in entry
     ]
     for entry in entries:
-        if entry.startswith(STAGING_PREFIX):
-            path = os.path.join(folder, entry)
-            times = [os.stat(parent).st_mtime for parent, _, _ in os.walk(path)]
-            if now - max(times, default=now) > STALE_SECONDS:
-                stale.append(entry)
+        if entry.startswith(STAGING_PREFIX) and is_stale(os.path.join(folder, entry)):
+            stale.append(entry)
     return stale

@@ -45,6 +45,7 @@ from model.data.seen import SEEN_FILE, SeenText, unite
 from model.errors import InputError
 from model.files import (
     is_complete,
+    list_entries,
     publish_folder,
     remove_temporaries,
     temporary_folder,
@@ -251,7 +252,7 @@ def _is_occupied(target: str) -> bool:
     if not os.path.isdir(target):
         raise InputError(f"{target} is a file; choose another folder for the records")
     try:
-        return bool(os.listdir(target))
+        return bool(list_entries(target))
     except OSError as error:
         raise InputError(
             f"{target} can't be read ({error.strerror}); choose another folder for the records"
@@ -317,7 +318,7 @@ def _publish(folder: str, target: str, *, digest: str) -> None:
         publish_folder(folder, target, marker=f"{digest}\n")  # replaces an empty folder only
     except OSError as error:
         raise InputError(
-            f"can't rename {folder} to {target} ({error.strerror}); choose another folder for the "
+            f"can't move {folder} to {target} ({error.strerror}); choose another folder for the "
             "records"
         ) from None
 

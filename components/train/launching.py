@@ -69,12 +69,12 @@ class IdleRestarts:
 class StopRequests:
     """Collects the signals that ask to stop, overriding their default effect.
 
-    Those that follow one another within `PAUSE_SECONDS` are one request.
+    Those that arrive within `PAUSE_SECONDS` of a request belong to it.
     """
 
     def __init__(self) -> None:
         self.numbers: list[int] = []
-        self._latest = -math.inf
+        self._since = -math.inf
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequests:
@@ -100,10 +100,9 @@ class StopRequests:
         return KeyboardInterrupt(text) if name == "SIGINT" else RestartableError(text)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        now = time.monotonic()
-        if now - self._latest > PAUSE_SECONDS:
+        if time.monotonic() - self._since > PAUSE_SECONDS:
             self.numbers.append(number)
-        self._latest = now
+            self._since = time.monotonic()
 
 
 def child_environment(error_file: str) -> dict[str, str]:

@@ -21,7 +21,14 @@ from model.checkpointing.checkpoints import best_checkpoint, newest_checkpoint, 
 from model.config import Config, read_config, to_json
 from model.data.records import Dataset
 from model.errors import InputError
-from model.files import COMPLETED_FILE, TEMPORARY_MARK, is_complete, lock_file, write_whole
+from model.files import (
+    COMPLETED_FILE,
+    TEMPORARY_MARK,
+    is_complete,
+    list_entries,
+    lock_file,
+    write_whole,
+)
 from model.metrics import METRICS_FILE, perplexity
 from model.training.config_checks import FREE_FIELDS, check_config
 
@@ -133,7 +140,7 @@ def _open_workdir(workdir: str, config: Config) -> bool:
     """Creates the workdir, or checks that it is of the same training; returns whether it is new."""
     try:
         os.makedirs(workdir, exist_ok=True)
-        names = {name.partition(TEMPORARY_MARK)[0] for name in os.listdir(workdir)}
+        names = {name.partition(TEMPORARY_MARK)[0] for name in list_entries(workdir)}
     except OSError as error:
         raise InputError(
             f"workdir {workdir} can't be used ({error.strerror}); choose another"

@@ -10,6 +10,7 @@ import time
 from types import FrameType
 from typing import Any
 
+from components.interruption import SIGNALS
 from model.checkpointing.save_time import MAX_SAVE_SECONDS
 from model.distributed.stop_signals import PAUSE_SECONDS
 from model.errors import CharloomError, RestartableError
@@ -24,20 +25,19 @@ class StoppableTasks:
 
     kfp.local does not expose the handle of a task's process. So a task leads a process group and
     writes its id to a file (components/component_runtime.py). The group gets SIGTERM, and SIGKILL
-    after a grace period or at a second Ctrl-C, which comes `PAUSE_SECONDS` after the first. Until then kfp keeps reading the task's output, so
+    after a grace period or at a second signal. Until then kfp keeps reading the task's output, so
     that its last messages are not lost.
     """
 
     def __init__(self, group_file: str) -> None:
         self._group_file = group_file
-        self._signal = 0
-        self._latest = 0.0
+        self._signal, self._since = 0, 0.0
         self._ended = threading.Event()
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> StoppableTasks:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            for number in SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:
                     self._handlers[number] = signal.signal(number, self._stop)
         return self
@@ -73,12 +73,11 @@ class StoppableTasks:
         raise KeyboardInterrupt(text) if self._signal == signal.SIGINT else RestartableError(text)
 
     def _stop(self, number: int, _: FrameType | None) -> None:
-        latest, self._latest = self._latest, time.monotonic()
         if self._signal:
-            if self._latest - latest > PAUSE_SECONDS:
+            if time.monotonic() - self._since > PAUSE_SECONDS:
                 self._send(signal.SIGKILL)
             return
-        self._signal = number
+        self._signal, self._since = number, time.monotonic()
         threading.Thread(target=self._stop_group, daemon=True).start()
 
     def _stop_group(self) -> None:
