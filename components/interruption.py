@@ -24,7 +24,7 @@ from model.files import remove_unfinished
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 END_SECONDS = 8.0
-"""How long after a signal the process is ended at once if the block has not ended."""
+"""How long after the exception the process is ended at once if the block has not ended."""
 
 
 class StopSignal(KeyboardInterrupt):
@@ -42,9 +42,9 @@ def ending_on_signals(
 
     A signal that was ignored before stays ignored, as SIGHUP is under nohup.
 
-    Native code may not return for long, and a library may swallow the exception. So if the block
-    has not ended after `seconds`, or at a second signal, the process ends at once: unfinished files
-    are removed and the error is reported.
+    Python raises it when native code returns, such as an import. A library may swallow it, and
+    cleaning up may hang. So if the block has not ended `seconds` later, or at a second signal, the
+    process ends at once: unfinished files are removed and the error is reported.
 
     Args:
       report: reports an error when the process ends at once; called from any thread.

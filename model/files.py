@@ -38,6 +38,7 @@ _LOST_AND_FOUND = "lost+found"
 
 _unfinished: dict[str, Callable[[], None]] = {}
 """Temporary files and folders of this process, and what to do about each at the end."""
+os.register_at_fork(after_in_child=_unfinished.clear)
 
 
 def write_whole(path: str, content: str | bytes, *, flush: bool = True) -> None:

@@ -222,7 +222,7 @@ def test_a_stopped_launcher_leaves_nothing(
             server.faults.planned += [("delete jobsets", "500 after")]
             launcher.process.send_signal(number)
             code = launcher.ended()
-            assert code == (-signal.SIGINT if number == signal.SIGINT else 75)
+            assert code == (130 if number == signal.SIGINT else 75)
         wait_until(lambda: list(server.store.objects) == [("pods", "l1")], "removal of all")
 
 

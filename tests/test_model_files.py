@@ -149,6 +149,18 @@ def test_a_folder_is_replaced_or_stays(tmp_path: Path, monkeypatch: pytest.Monke
     assert os.listdir(tmp_path) == ["a"]
 
 
+def test_a_forked_process_does_not_remove_what_its_parent_is_writing(tmp_path: Path) -> None:
+    with temporary_folder(str(tmp_path / "a")) as folder:
+        child = os.fork()
+        if not child:
+            try:
+                files.remove_unfinished()
+            finally:
+                os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert os.path.isdir(folder)
+
+
 def test_what_killed_processes_left_is_removed(tmp_path: Path) -> None:
     write_whole(str(tmp_path / "kept"), "x")
     (tmp_path / "a.tmp-12").mkdir()

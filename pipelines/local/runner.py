@@ -137,7 +137,7 @@ def _adding_how_to_continue(model: RegisteredModel) -> Iterator[None]:
     try:
         yield
     except (RestartableError, KeyboardInterrupt) as stop:
-        text = str(stop)
+        text = str(stop) or "stopped"
         if "charloom train " in text:  # the command that resumes the training
             compared = f" --champion {shlex.quote(model.folder)}" if model.has_pointer() else ""
             text += (
