@@ -46,6 +46,7 @@ def test_a_file_is_whole_where_bad_ones_are_left_out() -> None:
         ([8] * 24, [list(range(begin, begin + 6)) for begin in range(0, 24, 6)]),  # 3 would do
         ([200, 1, 1], [[0], [1, 2]]),
         ([1, 1, 200], [[0, 1], [2]]),
+        ([150, 1, 1, 60, 1], [[0], [1, 2], [3, 4]]),  # the first of four would be empty
     ],
 )
 def test_groups_are_even_and_a_power_of_two(sizes: list[int], groups: list[list[int]]) -> None:

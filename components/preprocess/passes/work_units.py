@@ -60,8 +60,9 @@ def make_units(files: Sequence[InputFile], config: DataConfig) -> list[Unit]:
 def make_groups(units: Sequence[Unit], size: int) -> list[list[int]]:
     """Groups consecutive units as evenly as possible; returns their indices.
 
-    The number of groups is the smallest power of two with at most about `size` bytes per group, so
-    that groups divide evenly among most numbers of workers.
+    The bytes are divided by the smallest power of two with at most about `size` bytes per group, so
+    that groups divide evenly among most numbers of workers. A group without a unit, beside one that
+    is larger than a group, is left out.
     """
     sizes = [sum(_size(part) for part in unit.parts) for unit in units]
     total = max(sum(sizes), 1)
