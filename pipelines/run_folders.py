@@ -170,6 +170,8 @@ def carry_out(plan: Plan, *, on_volume: bool) -> None:
             hidden = f"{run.path}{TEMPORARY_MARK}{uuid.uuid4().hex}"
             os.rename(run.path, hidden)
             shutil.rmtree(hidden)
+        except FileNotFoundError:  # by another removal
+            continue
         except OSError as error:
             raise CharloomError(
                 f"{run.path} can't be removed ({error.strerror}); run the command as the user who "

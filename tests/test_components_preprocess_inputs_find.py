@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,8 @@ from components.preprocess.inputs.find import (
     read_patterns,
 )
 from components.preprocess.inputs.listing import find_files
+from components.preprocess.inputs.listing_file import save_listing
+from components.preprocess.sources.types import InputFile
 from model.config import from_json, to_json, with_overrides
 from model.errors import InputError
 from model.presets import demo, tiny
@@ -339,3 +343,41 @@ def check_run(s3: S3Server) -> None:
     found = find_inputs(pattern, window_days=4, times=["2026-03-02T12:00:00Z"])
     assert found.fingerprint == seen[-1]
     assert len(s3.requests()) == 4  # each day is listed once
+
+
+def test_listing_takes_little_memory_a_file(tmp_path: Path) -> None:
+    def peak(files: int) -> int:
+        folder = tmp_path / f"{files:05d}"
+        folder.mkdir()
+        for number in range(files):
+            (folder / f"{number:08d}.txt").touch()
+        tracemalloc.start()
+        try:
+            listed = find_files([str(folder)])
+            fingerprint(listed)
+            save_listing(str(tmp_path / "listing"), listed)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)
+    small, large = peak(500), peak(2500)
+    assert (large - small) / 2000 < 750  # and over 1,000 with whole rows and entries
+
+
+def test_the_fingerprint_is_that_of_all_rows_in_order(tmp_path: Path) -> None:
+    (tmp_path / "words").write_text("a\n")
+    files = [
+        InputFile(path=f"/t/{name}", name=name, size=size, split=split, modified=7)
+        for name, size, split in (("b", 2, ""), ('"ü', 1, "valid"), ("a", 3, "train"))
+    ]
+    vocab = ["vocab", str(tmp_path / "words"), 2, (tmp_path / "words").stat().st_mtime_ns]
+    rows = [
+        ["input", '/t/"ü', 'valid:"ü', 1, 7],
+        ["input", "/t/a", "train:a", 3, 7],
+        ["input", "/t/b", "b", 2, 7],
+    ]
+    for given, more in (("", []), (str(tmp_path / "words"), [vocab])):
+        wanted = hashlib.sha256(json.dumps([*rows, *more]).encode()).hexdigest()
+        assert fingerprint(files, vocab=given) == wanted
+    assert fingerprint([]) == hashlib.sha256(b"[]").hexdigest()

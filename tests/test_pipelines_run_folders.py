@@ -200,6 +200,14 @@ def test_runs_are_removed_and_their_cache_entries_with_them(runs: Path) -> None:
     assert shared_runs.read_fingerprint(own) == "text"
 
 
+def test_two_removals_at_once(runs: Path) -> None:
+    both = [plan(runs, Limits(last=3)) for _ in range(2)]
+    for made in both:
+        assert removed(made) == "de"
+        carry_out(made, on_volume=True)
+    assert sorted(os.listdir(runs)) == [".removed", "run-a", "run-b", "run-c"]
+
+
 def test_a_folder_that_cannot_be_removed_is_named(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

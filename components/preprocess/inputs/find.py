@@ -286,12 +286,18 @@ def fingerprint(files: Sequence[InputFile], *, vocab: str = "") -> str:
     Raises:
       InputError: a file can't be looked at.
     """
-    rows = [
-        ["input", find_place(file.path), file.full_name, file.size, file.modified] for file in files
-    ]
+    digest, separator = hashlib.sha256(b"["), b""
+    for file in sorted(files, key=lambda file: (find_place(file.path), file.full_name)):
+        row = ["input", find_place(file.path), file.full_name, file.size, file.modified]
+        digest.update(
+            separator + json.dumps(row).encode()
+        )  # a row at a time: there may be millions
+        separator = b", "
     if vocab:
-        rows.append(["vocab", os.path.abspath(vocab), *_stat(vocab)])
-    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+        row = ["vocab", os.path.abspath(vocab), *_stat(vocab)]
+        digest.update(separator + json.dumps(row).encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def _stat(path: str) -> tuple[int, int]:

@@ -16,11 +16,13 @@ from components.preprocess.sources.types import GONE, InputFile, ListedFile, Uns
 from model.errors import InputError, RestartableError
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A file by one of its paths."""
+    """A file by one of its paths; small, as there may be millions."""
 
-    found: ListedFile
+    path: str
+    size: int
+    modified: int
     flag: str
     name: str
     root: str
@@ -28,12 +30,16 @@ class _Candidate:
     @property
     def rank(self) -> tuple[bool, str, str]:
         """Orders the paths of one file: without a link below the root first, then by name."""
-        path = self.found.path
-        if is_remote(path):
-            return False, self.name, path
-        place, root = find_place(path), find_place(self.root)
+        if is_remote(self.path):
+            return False, self.name, self.path
+        place, root = find_place(self.path), find_place(self.root)
         direct = os.path.realpath(root) + place.removeprefix(root.rstrip("/"))
-        return os.path.realpath(path) != direct, self.name, place
+        return os.path.realpath(self.path) != direct, self.name, place
+
+    def as_input(self) -> InputFile:
+        """Returns the file of the corpus."""
+        split = "" if self.flag == "input" else self.flag
+        return InputFile(self.path, self.name, self.size, split, self.modified)
 
 
 def find_files(
@@ -72,20 +78,14 @@ def find_files(
         for pattern, shown in _read_patterns(patterns, flag):
             lister.add(pattern, shown, flag)
     lister.say_left_out()
-    files = [
-        InputFile(
-            path=one.found.path,
-            name=one.name,
-            size=one.found.size,
-            split="" if one.flag == "input" else one.flag,
-            modified=one.found.modified,
-        )
-        for one in lister.chosen.values()
-    ]
+    files = list(lister.take())
+    files.reverse()  # as they were found
     _check_stores(files)
     _check_names(files)
     order = ["", "train", "valid", "test"]
-    return sorted(files, key=lambda file: (file.name, order.index(file.split)))
+    files.sort(key=lambda file: order.index(file.split))
+    files.sort(key=lambda file: file.name)
+    return files
 
 
 class StoredFiles(dict[str, list[ListedFile]]):
@@ -97,18 +97,13 @@ class StoredFiles(dict[str, list[ListedFile]]):
 
 
 class _Lister:
-    """Gathers the files of patterns.
-
-    Attributes:
-      chosen: identity of each file -> the path and name that it goes by.
-    """
+    """Gathers the files of patterns: for each one the path and name that it goes by."""
 
     def __init__(self, source_root: str, walker: Walker, stored: StoredFiles):
         self._source_root = source_root
         self._walker = walker
         self._stored = stored
-        self._known: dict[str, ListedFile] = {}
-        self.chosen: dict[object, _Candidate] = {}
+        self._chosen: dict[object, _Candidate] = {}
 
     def add(self, pattern: str, shown: str, flag: str) -> None:
         """Adds the files of a pattern; `shown` says where it comes from."""
@@ -123,7 +118,8 @@ class _Lister:
             else:
                 root, kind = fixed, "the folder of its pattern,"
             name = name_below(found.path, root, shown=kind)
-            self._choose(_Candidate(found, flag, name, root))
+            candidate = _Candidate(found.path, found.size, found.modified, flag, name, root)
+            self._choose(found.identity, candidate)
         if empty:
             raise _no_match(shown)
 
@@ -135,23 +131,26 @@ class _Lister:
             return
         fixed = _fixed_folder(pattern)
         for path in self._walker.files(pattern):
-            place = find_place(path)
-            if place not in self._known:
-                self._known[place] = _look_at(path)
-            yield self._known[place], fixed
+            yield _look_at(path), fixed
 
-    def _choose(self, candidate: _Candidate) -> None:
+    def _choose(self, identity: object, candidate: _Candidate) -> None:
         """Adds a file, or chooses between two paths of one."""
-        identity = candidate.found.identity
-        other = self.chosen.setdefault(identity, candidate)
+        other = self._chosen.setdefault(identity, candidate)
+        if find_place(candidate.path) == find_place(other.path):  # goes by the first path given
+            candidate = dataclasses.replace(candidate, path=other.path)
         if other.flag != candidate.flag:
-            path, same = other.found.path, candidate.found.path
+            path, same = other.path, candidate.path
             also = f" ({same} is the same file)" if same != path else ""
             raise InputError(
                 f"{path} is named for --{other.flag} and for --{candidate.flag}{also}; choose one"
             )
         if candidate != other:
-            self.chosen[identity] = min(other, candidate, key=lambda one: one.rank)
+            self._chosen[identity] = min(other, candidate, key=lambda one: one.rank)
+
+    def take(self) -> Iterator[InputFile]:
+        """Yields the files, the last one first, and forgets them."""
+        while self._chosen:
+            yield self._chosen.popitem()[1].as_input()
 
     def say_left_out(self) -> None:
         """Says which folders were not read."""

@@ -68,7 +68,8 @@ def name_below(path: str, root: str, *, shown: str) -> str:
 
 def find_place(path: str) -> str:
     """Returns an address, or the absolute path of what is here; links are left as they are."""
-    return path if is_remote(path) else os.path.abspath(path)
+    place = path if is_remote(path) else os.path.abspath(path)
+    return path if place == path else place  # the same object: there may be millions
 
 
 def _split_scheme(pattern: str) -> tuple[str, str]:
