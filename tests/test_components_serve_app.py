@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 
+from components.serve.access import AccessRules
 from components.serve.app import make_app
 from components.serve.follower import ChampionFollower
 from components.serve.metrics import Metrics
@@ -32,7 +33,7 @@ class StandIn:
 
 def get(follower: StandIn, metrics: Metrics, path: str) -> tuple[int, str]:
     """Returns status and body of a GET request."""
-    app = make_app(cast(ChampionFollower, follower), metrics, threads=1)
+    app = make_app(cast(ChampionFollower, follower), metrics, threads=1, rules=AccessRules())
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:

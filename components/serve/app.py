@@ -14,10 +14,12 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from components.serve.access import AccessMiddleware, AccessRules
 from components.serve.follower import ChampionFollower
 from components.serve.loaded import InputSpec, LoadedVersion
 from components.serve.metrics import Metrics
@@ -41,13 +43,16 @@ _MODEL = re.compile(
 _TYPES = {"string": "DT_STRING", "float32": "DT_FLOAT", "int32": "DT_INT32", "int64": "DT_INT64"}
 
 
-def make_app(follower: ChampionFollower, metrics: Metrics, *, threads: int) -> Starlette:
+def make_app(
+    follower: ChampionFollower, metrics: Metrics, *, threads: int, rules: AccessRules
+) -> Starlette:
     """Returns the application.
 
     Args:
       follower: determines the version to serve.
       metrics: receives the counts.
       threads: number of requests computed at the same time.
+      rules: which web pages may use it.
     """
     server = _Server(follower, metrics, threads=threads)
     routes = [
@@ -60,7 +65,14 @@ def make_app(follower: ChampionFollower, metrics: Metrics, *, threads: int) -> S
         Route("/v1/models/{rest:path}", server.model, methods=["GET", "POST"]),
     ]
     handlers: dict[Any, Any] = {HTTPException: server.refuse_http, Exception: server.fail}
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=server.lifespan)
+    access = Middleware(
+        AccessMiddleware,
+        rules=rules,
+        refused=lambda status: metrics.requests.labels("other", status).inc(),
+    )
+    return Starlette(
+        routes=routes, exception_handlers=handlers, lifespan=server.lifespan, middleware=[access]
+    )
 
 
 class _Server:

@@ -9,6 +9,7 @@ import sys
 
 import uvicorn
 
+from components.serve.access import AccessRules
 from components.serve.app import make_app
 from components.serve.follower import ChampionFollower
 from components.serve.metrics import Metrics
@@ -20,13 +21,14 @@ GRACE_SECONDS = 10
 BACKLOG = 2048
 
 
-def run(*, model: str, host: str, port: int, threads: int = 0) -> None:
+def run(*, model: str, host: str, port: int, rules: AccessRules, threads: int = 0) -> None:
     """Serves a model until SIGTERM or Ctrl-C; requests already received are completed.
 
     Args:
       model: `<registry>/<name>`, whose champion is followed, or the folder of one version.
       host: address to listen on.
       port: port to listen on; 0 takes a free one.
+      rules: which web pages may use the server.
       threads: requests computed at the same time; 0: one per processor.
 
     Raises:
@@ -39,7 +41,9 @@ def run(*, model: str, host: str, port: int, threads: int = 0) -> None:
         )
         metrics = Metrics()
         follower = ChampionFollower(model, metrics)
-        app = make_app(follower, metrics, threads=threads or len(os.sched_getaffinity(0)))
+        app = make_app(
+            follower, metrics, threads=threads or len(os.sched_getaffinity(0)), rules=rules
+        )
         listener.listen(BACKLOG)  # connections wait until uvicorn has started
         shown = f"[{host}]" if ":" in host else host
         print(

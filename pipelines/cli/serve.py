@@ -40,21 +40,47 @@ def add_commands(add: Add, commands: Any) -> None:
         metavar="N",
         help="requests computed at the same time (default: one per processor)",
     )
+    serve.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="answer requests to this host name, besides --host, localhost, this machine's name "
+        "and IP addresses; repeatable; '*': any",
+    )
+    serve.add_argument(
+        "--allow-origin",
+        action="append",
+        default=[],
+        metavar="SITE",
+        help="let web pages of this site, as https://example.org, use the server; repeatable; "
+        "'*': any",
+    )
 
 
 def _serve(options: argparse.Namespace) -> None:
     from components.export.registry import find_model
+    from components.serve.access import AccessRules
 
     if options.threads < 0:
         raise InputError(f"--threads is {options.threads}; it must be at least 0")
     # Uvicorn completes pending requests, then raises the signal again: a clean end is not a
     # failure.
     signal.signal(signal.SIGTERM, _end)
+    rules = AccessRules(
+        hosts=[*filter(None, [options.host]), *options.allow_host], origins=options.allow_origin
+    )
     find_model(options.model)  # so that a wrong name is reported at once
     import_tensorflow()
     from components.serve.main import run
 
-    run(model=options.model, host=options.host, port=options.port, threads=options.threads)
+    run(
+        model=options.model,
+        host=options.host,
+        port=options.port,
+        rules=rules,
+        threads=options.threads,
+    )
 
 
 def _end(*_: object) -> None:
