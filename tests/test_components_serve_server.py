@@ -220,7 +220,7 @@ def test_bad_requests_and_ten_slow_clients(server: Server, count: int) -> None:
     for _ in range(300):  # what memory the server needs at its work it has by then
         server.ask(*bad_request(chance))
     slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(10)]
-    head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\n"
+    head = f"POST {PREDICT} HTTP/1.1\r\nhost: localhost\r\n"
     for number, client in enumerate(slow):  # some never end their headers, some their body
         rest = "content-length: 900\r\n\r\n{" if number % 2 else "x-slow: 1\r\n"
         client.sendall((head + rest).encode())
@@ -254,7 +254,7 @@ def _send_large(server: Server) -> int | None:
 def test_a_large_body_is_refused_before_it_is_sent(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=300) as client:
         client.sendall(
-            f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000\r\n\r\n{{".encode()
+            f"POST {PREDICT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10000000\r\n\r\n{{".encode()
         )
         assert client.recv(100).startswith(b"HTTP/1.1 413 ")
 
