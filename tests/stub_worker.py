@@ -15,7 +15,7 @@ from collections.abc import Generator
 from components.export.registry import version_digest
 from components.serve import worker
 from components.serve.messages import Answer, Ask, Failed, Ready, TensorInfo
-from components.serve.work_queue import WorkQueue
+from components.serve.work_queue import Step, WorkQueue
 
 
 class StubAnswerer:
@@ -25,7 +25,7 @@ class StubAnswerer:
         """Takes the version's number, which is the answer where nothing else is asked for."""
         self._number = number
 
-    def steps(self, ask: Ask) -> Generator[int, None, Answer]:
+    def steps(self, ask: Ask) -> Generator[Step, None, Answer]:
         """Answers one; leaves a file `.began`, and `.dropped` if the work was ended before."""
         wish = json.loads(ask.body)
         if "until" in wish:
@@ -33,7 +33,7 @@ class StubAnswerer:
         try:
             while "until" in wish and not os.path.exists(wish["until"]):
                 time.sleep(0.005)
-                yield 1
+                yield Step(1)
         except GeneratorExit:
             open(f"{wish['until']}.dropped", "w").close()
             raise

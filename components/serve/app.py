@@ -348,6 +348,7 @@ class _AnswerResponse(Response):
                 for at in range(0, len(self.body), _BLOCK):
                     block = bytes(self.body[at : at + _BLOCK])
                     await send({"type": "http.response.body", "body": block, "more_body": True})
+                    await asyncio.sleep(0)  # others' turn; a lost connection is noticed then
                 await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
             log.warning("an answer was not read within %.0f s", ANSWER_SECONDS)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from model.config import DataConfig, read_config
+from model.errors import InputError
 from model.text.tokenizer import tokenize_texts
+
+log = logging.getLogger(__name__)
 
 FEW_WORDS = 512
 """So few words need not be counted exactly."""
@@ -20,12 +24,14 @@ class WordCounter:
     def __init__(self, version: str):
         """Takes the folder of a version.
 
-        Without a config.json, every character that is not white space counts as a word.
+        Without a config.json that this charloom can read, every character that is not white space
+        counts as a word.
         """
-        path = os.path.join(version, "config.json")
         self._count: tf.types.experimental.PolymorphicFunction | None = None
-        if os.path.exists(path):
-            self._count = _make_counter(read_config(path).data)
+        try:
+            self._count = _make_counter(read_config(os.path.join(version, "config.json")).data)
+        except InputError as error:
+            log.warning("%s; its limit of words counts characters instead", error)
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Returns the words of each text; an upper limit where there are few in all."""

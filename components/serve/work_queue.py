@@ -2,44 +2,58 @@
 
 A request is worked on in steps. Between two of its steps others get their turn, small steps before
 large ones, and one thread takes only small steps: so a few large requests can't hold up the small
-ones, and a request whose client has gone is dropped at the next step.
+ones, and a request whose client has gone is dropped at the next step. Only some requests that keep
+much in memory between their steps are under way at a time; others of the kind wait.
 """
 
 from __future__ import annotations
 
+import collections
 import heapq
 import itertools
 import threading
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
-SMALL = 1024
+SMALL = 256
 """Largest cost of a small step."""
 SECONDS_PER_COST = 1e-3
 """A step waits behind those that arrive within this time of it and cost less by one."""
 
 
-class Job:
-    """One request: an iterator that does a step and yields the cost of the next one."""
+class Step(NamedTuple):
+    """What a request will do next."""
 
-    def __init__(self, steps: Iterator[int]):
-        """Takes the iterator; a cost is about that of reading as many words."""
-        self._steps: Iterator[int] | None = steps
+    cost: int
+    """About that of reading so many words."""
+    heavy: bool = False
+    """Whether the request keeps much in memory from now on."""
+
+
+class Job:
+    """One request: an iterator that does a step and yields what the next one will be."""
+
+    def __init__(self, steps: Iterator[Step]):
+        """Takes the iterator."""
+        self.is_admitted = False
+        """Whether it is one of the heavy requests that are under way."""
+        self._steps: Iterator[Step] | None = steps
         self._cancelled = False
         self._lock = threading.Lock()
 
-    def step(self) -> int | None:
-        """Does a step and returns the cost of the next one; None after the last one."""
+    def step(self) -> Step | None:
+        """Does a step and returns the next one; None after the last one."""
         with self._lock:
             steps, self._steps = self._steps, None
         if steps is None:
             return None
-        cost = next(steps, None)
+        following = next(steps, None)
         with self._lock:
-            if cost is None or self._cancelled:
+            if following is None or self._cancelled:
                 return None
             self._steps = steps
-        return cost
+        return following
 
     def cancel(self) -> None:
         """Drops the steps that have not begun."""
@@ -55,10 +69,15 @@ class WorkQueue:
         """Starts the threads.
 
         Args:
-          threads: how many; if there are several, one of them takes only small steps.
+          threads: how many; if there are several, one of them takes only small steps. Twice as many
+            heavy jobs are under way at a time.
         """
         self._small: list[tuple[float, int, Job]] = []
         self._large: list[tuple[float, int, Job]] = []
+        self._heavy: collections.deque[tuple[Job, Step]] = collections.deque()
+        """Heavy jobs that wait until others are done."""
+        self._free = 2 * threads
+        """Heavy jobs that may still begin."""
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         for number in range(threads):
@@ -67,13 +86,28 @@ class WorkQueue:
                 target=self._work, args=(small_only,), name=f"work-{number}", daemon=True
             ).start()
 
-    def put(self, job: Job, cost: int) -> None:
-        """Adds a job whose next step has the given cost."""
-        due = time.monotonic() + cost * SECONDS_PER_COST
+    def put(self, job: Job, step: Step) -> None:
+        """Adds a job with its next step."""
         with self._changed:
-            heap = self._small if cost <= SMALL else self._large
-            heapq.heappush(heap, (due, next(self._numbers), job))
-            self._changed.notify_all()
+            if step.heavy and not job.is_admitted:
+                self._heavy.append((job, step))
+                self._admit()
+            else:
+                self._push(job, step)
+
+    def _admit(self) -> None:
+        """Lets heavy jobs begin, as far as there is room."""
+        while self._heavy and self._free:
+            job, step = self._heavy.popleft()
+            job.is_admitted = True
+            self._free -= 1
+            self._push(job, step)
+
+    def _push(self, job: Job, step: Step) -> None:
+        due = time.monotonic() + step.cost * SECONDS_PER_COST
+        heap = self._small if step.cost <= SMALL else self._large
+        heapq.heappush(heap, (due, next(self._numbers), job))
+        self._changed.notify_all()
 
     def _take(self, small_only: bool) -> Job:
         with self._changed:
@@ -87,6 +121,11 @@ class WorkQueue:
     def _work(self, small_only: bool) -> None:
         while True:
             job = self._take(small_only)
-            cost = job.step()
-            if cost is not None:
-                self.put(job, cost)
+            step = job.step()
+            if step is not None:
+                self.put(job, step)
+            elif job.is_admitted:
+                with self._changed:
+                    self._free += 1
+                    self._admit()
+            del job  # it may hold an answer

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from components.quiet_tensorflow import import_tensorflow
 from components.serve.messages import Answer, Ask, Cancel, Failed, Ready
 from components.serve.requests import HttpError, parse_question
-from components.serve.work_queue import Job, WorkQueue
+from components.serve.work_queue import Job, Step, WorkQueue
 from model.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,8 +30,12 @@ log = logging.getLogger(__name__)
 
 BYTES_PER_COST = 4096
 """Bytes of a body that are parsed in about the time in which a word is read."""
+CHARACTERS_PER_COST = 128
+"""The same of characters whose words are counted."""
 VALUES_PER_COST = 256
 """The same of values that are encoded."""
+LIGHT_VALUES = 1 << 14
+"""Most values of an answer that is encoded at once, so that none of its kind waits in memory."""
 ENTRY_COST = 64
 """Cost of a word to find neighbours for."""
 
@@ -98,11 +102,11 @@ class Worker:
             if isinstance(message, Ask):
                 job = Job(self._answer(message))
                 self._jobs[message.number] = job
-                self._queue.put(job, len(message.body) // BYTES_PER_COST)
+                self._queue.put(job, Step(len(message.body) // BYTES_PER_COST))
             elif isinstance(message, Cancel) and (found := self._jobs.pop(message.number, None)):
                 found.cancel()
 
-    def _answer(self, ask: Ask) -> Iterator[int]:
+    def _answer(self, ask: Ask) -> Iterator[Step]:
         try:
             answer = yield from self._answerer.steps(ask)
         except HttpError as error:
@@ -129,14 +133,21 @@ class Answerer:
         self._version = version
         self._counter = counter
 
-    def steps(self, ask: Ask) -> Generator[int, None, Answer]:
-        """Answers a request; yields the cost of each further step before it takes it.
+    def steps(self, ask: Ask) -> Generator[Step, None, Answer]:
+        """Answers a request; yields each further step before it takes it.
 
         Raises:
           HttpError: the request is wrong or too large.
         """
         from components.serve.encoding import encode_answer
-        from components.serve.slices import check_values, check_words, count_values, cut, join
+        from components.serve.slices import (
+            SLICE_WORDS,
+            check_values,
+            check_words,
+            count_values,
+            cut,
+            join,
+        )
 
         question = parse_question(ask.body, self._version)
         outputs = self._version.outputs(question.signature)
@@ -144,17 +155,21 @@ class Answerer:
         if texts is None:
             words = [ENTRY_COST] * question.size
         else:
+            if cost := sum(map(len, texts)) // CHARACTERS_PER_COST:
+                yield Step(cost)
             words = self._counter.count(texts)
             check_words(words)
         values = count_values(question, max(words), outputs)
         check_values(values)
         parts = []
+        heavy = sum(words) > SLICE_WORDS or values > LIGHT_VALUES
         for one in cut(question, words):
-            yield one.words
+            yield Step(one.words, heavy)
             parts.append(self._version.ask(question.signature, one.inputs))
         arrays = join(parts)
         del parts
-        yield values // VALUES_PER_COST
+        if heavy:
+            yield Step(values // VALUES_PER_COST, heavy)
         body = bytearray()
         for piece in encode_answer(question, arrays):
             body += piece.encode()
