@@ -266,6 +266,16 @@ def test_a_large_body_is_refused_before_it_is_sent(server: Server) -> None:
         (["--model", "{model}", "--port", "99999"], "--port is 99999; it must be from 0 to 65535"),
         (["--model", "{model}", "--host", "192.0.2.1"], "can't listen on 192.0.2.1 port 8501"),
         (["--model", "{model}", "--threads", "-1"], "--threads is -1"),
+        (
+            ["--model", "{model}", "--request-seconds", "nan"],
+            "--request-seconds is nan; it must be",
+        ),
+        (["--model", "{model}", "--drain-seconds", "-1"], "--drain-seconds is -1.0; it must be be"),
+        (["--model", "{model}", "--allow-host", "a/b"], "--allow-host is a/b; give a name"),
+        (
+            ["--model", "{model}", "--allow-origin", "a.example"],
+            "--allow-origin is a.example; give",
+        ),
     ],
 )
 def test_bad_flags_get_one_line(
