@@ -339,6 +339,7 @@ def test_the_version_before_is_served_while_none_can_be_started(lab: Lab) -> Non
     (lab.folder / "2" / "broken").touch()
     assert lab.look() == (1, "behind")
     assert version(lab) is first
+    assert lab.follower.version(2) is None
     first.alive = False  # neither can be started
     (lab.folder / "1" / "broken").touch()
     assert lab.look() == (1, "restarting")

@@ -206,7 +206,7 @@ class _Server:
         body = bytearray()
         try:
             await self._receive(request, body)
-            return await self._answer(request, rest, bytes(body))
+            return await self._answer(request, rest, body)
         finally:
             self._body_bytes -= len(body)
 
@@ -235,7 +235,7 @@ class _Server:
         except ClientDisconnect:
             raise HttpError(400, "the connection was closed") from None
 
-    async def _answer(self, request: Request, rest: str, body: bytes) -> Response:
+    async def _answer(self, request: Request, rest: str, body: bytearray) -> Response:
         if self._waiting >= MAX_WAITING:
             raise HttpError(503, "too many requests are waiting; try again in a second")
         started = time.monotonic()
@@ -269,7 +269,9 @@ class _Server:
         if self._traffic.stopping:
             raise HttpError(503, "the server is stopping")
 
-    async def _ask(self, request: Request, rest: str, body: bytes) -> tuple[ModelProcess, Answer]:
+    async def _ask(
+        self, request: Request, rest: str, body: bytearray
+    ) -> tuple[ModelProcess, Answer]:
         """Asks the model; gives up after the time limit, or when the client has gone.
 
         Raises:
@@ -300,11 +302,11 @@ class _Server:
             "send fewer or shorter texts",
         )
 
-    def _pass_on(self, rest: str, body: bytes) -> tuple[ModelProcess, Future[Answer]]:
+    def _pass_on(self, rest: str, body: bytearray) -> tuple[ModelProcess, Future[Answer]]:
         while True:
             _, version = self._find(rest)  # again: it may have changed while the body arrived
             try:
-                return version, version.ask(body)
+                return version, version.ask(bytes(body))
             except ProcessEndedError:
                 if version is self._find(rest)[1]:  # else it was replaced a moment ago
                     problem = "the model's process has ended; it is started again"

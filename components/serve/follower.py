@@ -84,10 +84,10 @@ class ChampionFollower:
 
     def version(self, number: int) -> ModelProcess | None:
         """Returns a version in memory by its number."""
-        for version in (self.current, self._before):
-            if version is not None and version.number == number:
-                return version
-        return None
+        before = self._before
+        if self.current.number == number:
+            return self.current
+        return before if before and before.alive and before.number == number else None
 
     def state(self) -> dict[str, Any]:
         """Returns the served and the wanted version, for `/readyz`.
