@@ -296,7 +296,9 @@ def test_a_version_that_is_not_loaded(model: RegisteredModel, file: str, problem
         from stub_server import WORKER
 
         patch.setattr(model_process, "COMMAND", tuple(WORKER))
-        with contextlib.closing(model_process.ModelProcesses(threads=1)) as processes:
+        with contextlib.closing(
+            model_process.ModelProcesses(threads=1, request_seconds=9.0)
+        ) as processes:
             with pytest.raises(InputError, match=problem):
                 processes.load(model.version_folder(1))
             assert processes.load(model.version_folder(2)).number == 2

@@ -63,7 +63,9 @@ def run(
       InputError: there is no such model, or the port is taken.
     """
     listener = _listen(host, port)
-    processes = ModelProcesses(threads=threads or max(2, len(os.sched_getaffinity(0))))
+    processes = ModelProcesses(
+        threads=threads or max(2, len(os.sched_getaffinity(0))), request_seconds=request_seconds
+    )
     with listener, contextlib.closing(processes):
         logging.basicConfig(
             stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from typing import Any
@@ -32,9 +33,14 @@ class ProcessEndedError(Exception):
 class ModelProcesses:
     """Loads versions, each in a process of its own, and can end all of them at once."""
 
-    def __init__(self, *, threads: int):
-        """Takes the number of requests that a version computes at the same time."""
-        self._threads = threads
+    def __init__(self, *, threads: int, request_seconds: float):
+        """Takes what each version needs to know.
+
+        Args:
+          threads: requests computed at the same time.
+          request_seconds: how long the server waits for an answer.
+        """
+        self._flags = ["--threads", str(threads), "--request-seconds", str(request_seconds)]
         self._running: set[ModelProcess] = set()
         self._ended = False
         self._lock = threading.Lock()
@@ -52,7 +58,7 @@ class ModelProcesses:
         with self._lock:
             if self._ended:
                 raise ProcessEndedError
-            process = ModelProcess(path, threads=self._threads)
+            process = ModelProcess(path, self._flags)
             self._running = {one for one in self._running if one.alive} | {process}
         process.wait_until_loaded()
         return process
@@ -68,8 +74,8 @@ class ModelProcesses:
 class ModelProcess:
     """A version loaded in a process of its own, which may be asked from any thread."""
 
-    def __init__(self, path: str, *, threads: int):
-        """Starts the process; `wait_until_loaded` must follow."""
+    def __init__(self, path: str, flags: Sequence[str]):
+        """Starts the process with some flags; `wait_until_loaded` must follow."""
         self.path = path
         self.alive = True
         self.number = 0
@@ -86,12 +92,11 @@ class ModelProcess:
         with theirs:
             self._connection = Connection(ours.detach())
             self._process = subprocess.Popen(
-                [*COMMAND, path,
-                 "--connection", str(theirs.fileno()), "--threads", str(threads)],
+                [*COMMAND, path, "--connection", str(theirs.fileno()), *flags],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-            )  # fmt: skip
+            )
 
     def wait_until_loaded(self) -> None:
         """Waits until the version is loaded.

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Generator, Iterator
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ CHARACTERS_PER_COST = 128
 """The same of characters whose words are counted."""
 VALUES_PER_COST = 256
 """The same of values that are encoded."""
+LEARNED_WORDS = 256
+"""Least words of a call that tells how fast the model reads."""
 LIGHT_VALUES = 1 << 14
 """Most values of an answer that is encoded at once, so that none of its kind waits in memory."""
 ENTRY_COST = 64
@@ -46,13 +49,14 @@ def main() -> None:
     parser.add_argument("version")
     parser.add_argument("--connection", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--request-seconds", type=float, required=True)
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group: the server decides
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s", force=True
     )
-    worker = Worker(Connection(options.connection))
+    worker = Worker(Connection(options.connection), request_seconds=options.request_seconds)
     reader = threading.Thread(target=worker.read, name="reader", daemon=True)
     reader.start()
     if worker.load(options.version, threads=options.threads):
@@ -62,9 +66,10 @@ def main() -> None:
 class Worker:
     """Answers what arrives over a connection."""
 
-    def __init__(self, connection: Connection):
-        """Takes the connection to the server."""
+    def __init__(self, connection: Connection, *, request_seconds: float):
+        """Takes the connection to the server, and how long it waits for an answer."""
         self._connection = connection
+        self._request_seconds = request_seconds
         self._sending = threading.Lock()
         self._jobs: dict[int, Job] = {}
         self._queue: WorkQueue
@@ -78,7 +83,9 @@ class Worker:
             from components.serve.word_counter import WordCounter
 
             version = LoadedVersion(path)
-            self._answerer = Answerer(version, WordCounter(path))
+            self._answerer = Answerer(
+                version, WordCounter(path), request_seconds=self._request_seconds
+            )
         except (InputError, OSError) as error:
             self._send(Failed(str(error)))
             return False
@@ -125,13 +132,40 @@ class Worker:
                 os._exit(0)
 
 
+class ReadingSpeed:
+    """Refuses calls that can't end in time: nothing can end them once they have begun."""
+
+    def __init__(self, request_seconds: float):
+        """Takes how long the server waits for an answer."""
+        self._request_seconds = request_seconds
+        self._seconds_per_word = 0.0
+        """The least that any large call has taken; 0: there was none."""
+
+    def learn(self, words: int, seconds: float) -> None:
+        """Notes what a call has taken."""
+        if words >= LEARNED_WORDS:
+            found = seconds / words
+            self._seconds_per_word = min(self._seconds_per_word or found, found)
+
+    def check(self, words: int) -> None:
+        """Raises HttpError if a call would take too long even at the best speed seen."""
+        if words * self._seconds_per_word > self._request_seconds:
+            most = int(self._request_seconds / self._seconds_per_word)
+            raise HttpError(
+                400,
+                f"a text has {words:,} words; this model reads at most {most:,} of one text in "
+                f"{self._request_seconds:g} s (--request-seconds)",
+            )
+
+
 class Answerer:
     """Answers one request after the other, in steps."""
 
-    def __init__(self, version: LoadedVersion, counter: WordCounter):
-        """Takes the version to ask."""
+    def __init__(self, version: LoadedVersion, counter: WordCounter, *, request_seconds: float):
+        """Takes the version to ask, and how long the server waits for an answer."""
         self._version = version
         self._counter = counter
+        self._speed = ReadingSpeed(request_seconds)
 
     def steps(self, ask: Ask) -> Generator[Step, None, Answer]:
         """Answers a request; yields each further step before it takes it.
@@ -165,7 +199,10 @@ class Answerer:
         heavy = sum(words) > SLICE_WORDS or values > LIGHT_VALUES
         for one in cut(question, words):
             yield Step(one.words, heavy)
+            self._speed.check(one.words)
+            started = time.monotonic()
             parts.append(self._version.ask(question.signature, one.inputs))
+            self._speed.learn(one.words, time.monotonic() - started)
         arrays = join(parts)
         del parts
         if heavy:
