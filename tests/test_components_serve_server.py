@@ -24,6 +24,7 @@ from serving import HOSTILE, NAME, Server, serving, share_registry
 from test_components_evaluate_browser import FLAGS
 from volume import keep_first
 
+from components.export.probe import as_plain
 from components.export.promoting import promote, rollback
 from components.export.registry import RegisteredModel
 
@@ -83,6 +84,21 @@ def test_it_answers_as_tensorflow_serving_does(server: Server, model: str) -> No
     }
     assert len(server.predict("next_word", texts=["the", ""], k=3)["words"][1]) == 3
     assert server.predict("similar", words=["unfriendzoned"], k=2)["words"][0]
+
+
+@pytest.mark.parametrize("signature", ["score", "embed", "next_word"])
+def test_a_request_of_several_calls_has_the_answer_of_one(
+    server: Server, model: str, signature: str
+) -> None:
+    import tensorflow as tf
+
+    words = ("the", "cat", "on", "a", "x")
+    texts = [" ".join(words[(at * at + place) % 5] for place in range(at)) for at in range(64)]
+    k = {"k": 3} if signature == "next_word" else {}
+    answer = server.predict(signature, texts=texts, **k)
+    function = tf.saved_model.load(os.path.join(model, "2")).signatures[signature]
+    found = function(texts=tf.constant(texts), **{name: tf.constant(3) for name in k})
+    assert answer == {name: as_plain(value) for name, value in found.items()}
 
 
 def test_health_and_metrics(server: Server) -> None:

@@ -15,8 +15,7 @@ from model.text.tokenizer import tokenize_texts
 TEXTS = ["", "a", "It was cold.", "!" * 600, "one\n\ntwo\r\nthree", "naïve 猫猫 x1", " \t\u3000\n"]
 
 
-@pytest.mark.parametrize("tokenizer", ["words", "graphemes", "whitespace"])
-@pytest.mark.parametrize("marks", ["true", "false"])
+@pytest.mark.parametrize(("tokenizer", "marks"), [("words", "true"), ("whitespace", "false")])
 def test_counts_are_those_of_the_tokenizer(tmp_path: Path, tokenizer: str, marks: str) -> None:
     settings = [f"data.tokenizer={tokenizer}", f"data.sentence_marks={marks}"]
     config = with_overrides(tiny(), settings)
