@@ -30,37 +30,45 @@ def share_registry(factory: pytest.TempPathFactory) -> str:
 
 
 def _make_registry(folder: Path) -> None:
+    from components.export.pointer import Entry, Pointer
+    from components.export.registry import RegisteredModel
+
+    for number in (1, 2):
+        make_version(folder / NAME / str(number), seed=number)
+    pointer = Pointer(2, history=(Entry(1),), newest=2)
+    RegisteredModel(str(folder), NAME).write_pointer(pointer)
+
+
+def make_version(path: Path, *, seed: int, preset: str = "tiny") -> None:
+    """Exports a model with random weights; one of another preset than `tiny` has 8,192 words."""
     import tensorflow as tf
 
     from components.export.checking import record_requests
     from components.export.manifest import write_manifest
-    from components.export.pointer import Entry, Pointer
-    from components.export.registry import RegisteredModel
-    from model.config import with_overrides
+    from model.config import to_json, with_overrides
     from model.network.joint_model import JointModel
-    from model.presets import tiny
+    from model.presets import get_preset
     from model.serving.saved_model import ServedModel
     from model.text.vocab import Vocabulary
 
-    config = with_overrides(tiny(), ["data.tokenizer=whitespace", "data.sentence_marks=false"])
+    kind = "whitespace" if preset == "tiny" else "words"
+    settings = [f"data.tokenizer={kind}", "data.sentence_marks=false"]
+    config = with_overrides(get_preset(preset), settings)
     words = ["the", "cat", "sat", "on", "mat", "unfriendly", "friends", "zoned", HOSTILE]
-    counts = {word.encode(): 20 - at for at, word in enumerate(words)}
-    vocab = Vocabulary.build(counts, max_size=99, min_count=1)
-    model_folder = folder / NAME
-    for number in (1, 2):
-        model = JointModel(config.model, vocab_counts=vocab.counts, seed=number)
-        random = np.random.default_rng(number)
-        for weight in model.weights:
-            weight.assign(random.normal(0, 0.4, weight.shape))
-        served = ServedModel(model, config=config, vocab=vocab)
-        path = str(model_folder / str(number))
-        signatures = {name: getattr(served, name) for name in ("score", "next_word", "embed")}
-        signatures |= {"serving_default": served.score, "similar": served.similar}
-        tf.saved_model.save(served, path, signatures=signatures)
-        record_requests(tf.saved_model.load(path), path, ["the cat sat"])
-        write_manifest(path, {"checkpoint": str(number)})
-    pointer = Pointer(2, history=(Entry(1),), newest=2)
-    RegisteredModel(str(folder), NAME).write_pointer(pointer)
+    words += [] if preset == "tiny" else [f"word{number}" for number in range(8192)]
+    counts = {word.encode(): len(words) + 20 - at for at, word in enumerate(words)}
+    vocab = Vocabulary.build(counts, max_size=len(words) + 9, min_count=1)
+    model = JointModel(config.model, vocab_counts=vocab.counts, seed=seed)
+    random = np.random.default_rng(seed)
+    for weight in model.weights:
+        weight.assign(random.normal(0, 0.4, weight.shape))
+    served = ServedModel(model, config=config, vocab=vocab)
+    signatures = {name: getattr(served, name) for name in ("score", "next_word", "embed")}
+    signatures |= {"serving_default": served.score, "similar": served.similar}
+    tf.saved_model.save(served, str(path), signatures=signatures)
+    record_requests(tf.saved_model.load(str(path)), str(path), ["the cat sat"])
+    (path / "config.json").write_text(to_json(config))
+    write_manifest(str(path), {"checkpoint": str(seed)})
 
 
 class Server:
@@ -93,9 +101,9 @@ class Server:
         assert status == 200, answer
         return answer["outputs"]
 
-    def memory_mb(self) -> float:
-        """Returns the resident memory of the process."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
+    def memory_mb(self, pid: int | None = None) -> float:
+        """Returns the resident memory of the server's process, or of another one."""
+        status = Path(f"/proc/{pid or self.process.pid}/status").read_text()
         found = re.search(r"VmRSS:\s+(\d+)", status)
         assert found
         return int(found[1]) / 1024

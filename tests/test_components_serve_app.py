@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from components.serve.app import make_app
+from components.serve.access import AccessRules
+from components.serve.app import Traffic, make_app
 from components.serve.follower import ChampionFollower
 from components.serve.metrics import Metrics
 
@@ -30,9 +31,17 @@ class StandIn:
         return self._state
 
 
-def get(follower: StandIn, metrics: Metrics, path: str) -> tuple[int, str]:
+def get(
+    follower: StandIn, metrics: Metrics, path: str, traffic: Traffic | None = None
+) -> tuple[int, str]:
     """Returns status and body of a GET request."""
-    app = make_app(cast(ChampionFollower, follower), metrics, threads=1)
+    app = make_app(
+        cast(ChampionFollower, follower),
+        metrics,
+        rules=AccessRules(),
+        request_seconds=1.0,
+        traffic=traffic or Traffic(),
+    )
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -52,6 +61,16 @@ def test_readyz_says_what_is_served_and_what_should_be(state: dict[str, Any]) ->
     """With 200 in any case: a bad promotion must not take all replicas out of service."""
     status, body = get(StandIn(state), Metrics(), "/readyz")
     assert (status, json.loads(body)) == (200, state)
+
+
+def test_readyz_refuses_where_predictions_are_refused() -> None:
+    problem = {"status": "restarting", "problem": "loading failed"}
+    status, body = get(StandIn({**GOOD, **problem}), Metrics(), "/readyz")
+    assert (status, json.loads(body)) == (503, {**GOOD, **problem})
+    traffic = Traffic()
+    traffic.stopping = True
+    status, body = get(StandIn(GOOD), Metrics(), "/readyz", traffic)
+    assert (status, json.loads(body)) == (503, {**GOOD, "status": "stopping"})
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/monitoring/prometheus/metrics"])

@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from serving import NAME, share_registry
@@ -20,6 +21,7 @@ from components.serve import follower as module
 from components.serve.follower import FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, ChampionFollower
 from components.serve.loaded import LoadedVersion
 from components.serve.metrics import Metrics
+from components.serve.model_process import ModelProcess
 from model.errors import InputError
 
 
@@ -40,10 +42,14 @@ class FakeVersion:
 
     def __init__(self, path: str):
         self.path, self.number, self.load_seconds = path, int(os.path.basename(path)), 0.0
+        self.alive, self.retired = True, False
         self.digest = version_digest(path)
         FakeVersion.loaded.append(path)
         if os.path.exists(os.path.join(path, "broken")):
             raise InputError(f"{path} is broken")
+
+    def retire(self) -> None:
+        self.retired = True
 
 
 class Lab:
@@ -54,13 +60,16 @@ class Lab:
         self.folder = folder / "registry" / "lm"
         self.model = RegisteredModel.at(str(self.folder))
         self.clock = Clock()
-        monkeypatch.setattr(module, "LoadedVersion", FakeVersion)
         monkeypatch.setattr(module, "time", self.clock)
+        self.version: Callable[[str], FakeVersion] = FakeVersion
         self.make(1)
         self.point(1)
         self.metrics = Metrics()
-        self.follower = ChampionFollower(str(self.folder), self.metrics)
+        self.follower = ChampionFollower(str(self.folder), self.metrics, self.load)
         FakeVersion.loaded.clear()
+
+    def load(self, path: str) -> ModelProcess:
+        return cast(ModelProcess, self.version(path))
 
     def make(self, number: int, content: str = "", *, broken: bool = False) -> None:
         version = self.folder / str(number)
@@ -81,7 +90,9 @@ class Lab:
         self.follower.look()
         state = self.follower.state()
         metrics = self.metrics.to_text().decode().splitlines()
-        assert f"charloom_model_behind {float(state['status'] == 'behind')}" in metrics
+        champion, served = state["champion"], (state["version"], state["digest"])
+        behind = champion is None or (champion["version"], champion["digest"]) != served
+        assert f"charloom_model_behind {float(behind)}" in metrics
         assert f"charloom_model_version {float(state['version'])}" in metrics
         champion = state["champion"]["version"] if state["champion"] else 0
         assert f"charloom_champion_version {float(champion)}" in metrics
@@ -197,9 +208,7 @@ def test_a_pointer_that_can_not_be_read_keeps_what_is_served(lab: Lab) -> None:
     assert lab.failures() == 0
 
 
-def test_a_champion_that_is_rolled_back_while_it_is_loaded_is_not_served(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_champion_that_is_rolled_back_while_it_is_loaded_is_not_served(lab: Lab) -> None:
     lab.make(2)
     lab.point(2)
 
@@ -208,7 +217,7 @@ def test_a_champion_that_is_rolled_back_while_it_is_loaded_is_not_served(
             super().__init__(path)
             lab.point(1)
 
-    monkeypatch.setattr(module, "LoadedVersion", Slow)
+    lab.version = Slow
     assert lab.look() == (1, "behind")
     assert lab.look() == (1, "ok")
     assert lab.failures() == 0
@@ -234,14 +243,12 @@ def test_the_state_names_served_version_champion_and_problem(lab: Lab) -> None:
 def test_a_version_that_is_named_by_its_folder_follows_nothing(lab: Lab) -> None:
     (lab.folder / "1" / "saved_model.pb").touch()
     metrics = Metrics()
-    follower = ChampionFollower(str(lab.folder / "1"), metrics)
+    follower = ChampionFollower(str(lab.folder / "1"), metrics, lab.load)
     assert follower.state() == {"status": "ok", "version": 1, "digest": lab.digest(1)}
     assert "charloom_model_behind 0.0" in metrics.to_text().decode().splitlines()
 
 
-def test_a_folder_that_is_replaced_while_it_is_loaded_is_not_served(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_is_replaced_while_it_is_loaded_is_not_served(lab: Lab) -> None:
     lab.make(2)
     lab.point(2, lab.digest(2))
 
@@ -250,9 +257,9 @@ def test_a_folder_that_is_replaced_while_it_is_loaded_is_not_served(
             super().__init__(path)
             self.digest = "0" * 64  # of the version that has just taken its place
 
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "LoadedVersion", Replaced)
-        assert lab.look() == (1, "behind")
+    lab.version = Replaced
+    assert lab.look() == (1, "behind")
+    lab.version = FakeVersion
     problem = f"{lab.folder}/2 was replaced while it was being loaded"
     assert lab.follower.state()["problem"] == problem
     assert lab.failures() == 1
@@ -260,7 +267,103 @@ def test_a_folder_that_is_replaced_while_it_is_loaded_is_not_served(
     assert lab.look() == (2, "ok")
 
 
+def version(lab: Lab) -> FakeVersion:
+    """Returns the served version."""
+    return cast(FakeVersion, lab.follower.current)
+
+
+def test_a_version_that_is_no_longer_needed_is_ended(lab: Lab) -> None:
+    served = [version(lab)]
+    for number in (2, 3, 4):
+        lab.make(number)
+        lab.point(number)
+        assert lab.look() == (number, "ok")
+        served.append(version(lab))
+    assert [one.retired for one in served] == [True, True, False, False]
+    lab.point(3)  # a rollback to the one that was kept
+    assert lab.look() == (3, "ok")
+    assert version(lab) is served[2]
+    assert [one.retired for one in served] == [True, True, False, False]
+
+
+def test_a_version_that_was_loaded_for_nothing_is_ended(lab: Lab) -> None:
+    lab.make(2)
+    lab.point(2)
+    loaded: list[FakeVersion] = []
+
+    class Slow(FakeVersion):
+        def __init__(self, path: str):
+            super().__init__(path)
+            loaded.append(self)
+            lab.point(1)
+
+    lab.version = Slow
+    lab.look()
+    assert [one.retired for one in loaded] == [True]
+
+
+def test_a_version_whose_process_has_ended_is_started_again(lab: Lab) -> None:
+    ended = version(lab)
+    ended.alive = False
+    assert lab.follower.state()["status"] == "restarting"
+    assert lab.look() == (1, "ok")
+    assert version(lab) is not ended
+    assert FakeVersion.loaded == [f"{lab.folder}/1"]
+    assert "charloom_model_process_ends_total 1.0" in lab.metrics.to_text().decode()
+
+
+@pytest.mark.parametrize("named", ["the champion", "a version"])
+def test_it_keeps_trying_to_start_a_process_again(lab: Lab, named: str) -> None:
+    if named == "a version":
+        (lab.folder / "1" / "saved_model.pb").touch()
+        write_manifest(str(lab.folder / "1"), {"checkpoint": ""})
+        lab.follower = ChampionFollower(str(lab.folder / "1"), lab.metrics, lab.load)
+    version(lab).alive = False
+    (lab.folder / "1" / "broken").touch()
+    lab.follower.look()
+    assert lab.follower.state()["problem"] == f"{lab.folder}/1 is broken"
+    lab.follower.look()
+    assert lab.failures() == 1
+    (lab.folder / "1" / "broken").unlink()
+    lab.clock.now += FIRST_RETRY_SECONDS
+    lab.follower.look()
+    assert lab.follower.state()["status"] == "ok"
+
+
+def test_the_version_before_is_served_while_none_can_be_started(lab: Lab) -> None:
+    first = version(lab)
+    lab.make(2)
+    lab.point(2)
+    assert lab.look() == (2, "ok")
+    version(lab).alive = False
+    (lab.folder / "2" / "broken").touch()
+    assert lab.look() == (1, "behind")
+    assert version(lab) is first
+    assert lab.follower.version(2) is None
+    first.alive = False  # neither can be started
+    (lab.folder / "1" / "broken").touch()
+    assert lab.look() == (1, "restarting")
+    (lab.folder / "1" / "broken").unlink()
+    lab.clock.now += MAX_RETRY_SECONDS
+    assert lab.look() == (1, "behind")
+    assert not first.alive
+    assert version(lab).alive
+    lab.make(3)
+    lab.point(3)
+    assert lab.look() == (3, "ok")
+
+
 # From here on with real models, which take a while to make and to load.
+
+
+class LoadedHere(LoadedVersion):
+    """A version in this process, which does not end before the test."""
+
+    alive = True
+
+
+def load_here(path: str) -> ModelProcess:
+    return cast(ModelProcess, LoadedHere(path))
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +424,7 @@ def test_a_changed_version_is_not_loaded(model: Path, change: Any, problem: str)
 def test_a_changed_champion_is_not_served(model: Path) -> None:
     registered = RegisteredModel.at(str(model))
     promote(registered, 1)
-    follower = ChampionFollower(str(model), Metrics())
+    follower = ChampionFollower(str(model), Metrics(), load_here)
     promote(registered, 2)
     change_weights(model / "2")
     follower.look()
@@ -329,7 +432,7 @@ def test_a_changed_champion_is_not_served(model: Path) -> None:
     assert (state["version"], state["status"]) == (1, "behind")
     assert "was changed" in state["problem"]
     with pytest.raises(InputError, match="was changed"):  # with nothing else to serve
-        ChampionFollower(str(model), Metrics())
+        ChampionFollower(str(model), Metrics(), load_here)
     rollback(registered)
     follower.look()
     assert follower.state()["status"] == "ok"
@@ -346,7 +449,7 @@ def test_a_version_of_an_older_charloom_has_no_manifest(
         f"{model}/2 has no MANIFEST.json: its files are not checked"
     ]
     (model / "champion.json").write_text('{"version": 2, "history": [1]}')
-    follower = ChampionFollower(str(model), Metrics())
+    follower = ChampionFollower(str(model), Metrics(), load_here)
     assert follower.state()["champion"] == {"version": 2, "digest": None}
     before = follower.current
     follower.look()
@@ -354,4 +457,4 @@ def test_a_version_of_an_older_charloom_has_no_manifest(
     pointer = Pointer(2, "0" * 64, history=(Entry(1),))
     RegisteredModel.at(str(model)).write_pointer(pointer)
     with pytest.raises(InputError, match=r"is not the version 2 that champion.json names"):
-        ChampionFollower(str(model), Metrics())
+        ChampionFollower(str(model), Metrics(), load_here)

@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 import pytest
-import tensorflow as tf
 
-from components.serve.loaded import InputSpec
+from components.serve.messages import TensorInfo
 from components.serve.requests import (
     MAX_CHARACTERS,
     MAX_CHARACTERS_OF_VECTORS,
@@ -17,7 +16,6 @@ from components.serve.requests import (
     MAX_TEXTS,
     HttpError,
     Question,
-    format_answer,
     parse_question,
 )
 
@@ -25,19 +23,20 @@ from components.serve.requests import (
 class Version:
     """Signatures, as a loaded version has them."""
 
-    signatures = ("embed", "next_word", "score", "serving_default")
+    signatures = ["embed", "next_word", "score", "serving_default"]  # noqa: RUF012
 
-    def inputs(self, signature: str) -> dict[str, InputSpec]:
-        texts = {"texts": InputSpec(tf.string, 1)}
-        return {**texts, "k": InputSpec(tf.int32, 0)} if signature == "next_word" else texts
+    def inputs(self, signature: str) -> dict[str, TensorInfo]:
+        texts = {"texts": TensorInfo("string", (None,))}
+        return {**texts, "k": TensorInfo("int32", ())} if signature == "next_word" else texts
 
-    def outputs(self, signature: str) -> dict[str, InputSpec]:
-        return {"found": InputSpec(tf.float32, 4 if signature == "embed" else 2)}
+    def outputs(self, signature: str) -> dict[str, TensorInfo]:
+        shape = (None, None, 2, 24) if signature == "embed" else (None, None)
+        return {"found": TensorInfo("float32", shape)}
 
 
 def parse(body: Any) -> Question:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return parse_question(data, Version())  # type: ignore[arg-type]
+    return parse_question(data, Version())
 
 
 @pytest.mark.parametrize(
@@ -122,17 +121,26 @@ def test_bad_requests(body: Any, message: str) -> None:
     assert len(str(raised.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("text", "depth"),
+    [
+        ('{"a": "[[[[[[[[["}', 1),
+        ('{"a": "\\"[[[[[[[[["}', 1),
+        ('{"a": "\\\\"' + "[" * 8, 9),
+        ("[" * 8 + "]" * 8 + "[" * 8, 8),
+        ("[[]" * 9, 9),
+        ('"' + "[" * 9, 0),
+        ('"' + "[" * 9 + "\\", 0),
+    ],
+)
+def test_brackets_count_outside_of_strings_only(text: str, depth: int) -> None:
+    with pytest.raises(HttpError) as raised:
+        parse(text.encode())
+    assert ("nested deeper" in str(raised.value)) == (depth > MAX_DEPTH)
+
+
 def test_the_largest_requests() -> None:
     assert parse({"instances": ["b" * (MAX_CHARACTERS // 2)] * 2}).size == 2
     assert parse({"instances": ["b" * 128] * MAX_TEXTS}).size == MAX_TEXTS
     largest = {"signature_name": "embed", "instances": ["b" * MAX_CHARACTERS_OF_VECTORS]}
     assert parse(largest).size == 1
-
-
-def test_answers_by_rows_and_by_columns() -> None:
-    outputs = {"words": [1, 2], "perplexity": [3.0, 4.0]}
-    rows = format_answer(Question("score", {}, True, 2), outputs)
-    assert rows == {
-        "predictions": [{"words": 1, "perplexity": 3.0}, {"words": 2, "perplexity": 4.0}]
-    }
-    assert format_answer(Question("score", {}, False, 2), outputs) == {"outputs": outputs}

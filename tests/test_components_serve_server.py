@@ -24,6 +24,7 @@ from serving import HOSTILE, NAME, Server, serving, share_registry
 from test_components_evaluate_browser import FLAGS
 from volume import keep_first
 
+from components.export.probe import as_plain
 from components.export.promoting import promote, rollback
 from components.export.registry import RegisteredModel
 
@@ -83,6 +84,21 @@ def test_it_answers_as_tensorflow_serving_does(server: Server, model: str) -> No
     }
     assert len(server.predict("next_word", texts=["the", ""], k=3)["words"][1]) == 3
     assert server.predict("similar", words=["unfriendzoned"], k=2)["words"][0]
+
+
+@pytest.mark.parametrize("signature", ["score", "embed", "next_word"])
+def test_a_request_of_several_calls_has_the_answer_of_one(
+    server: Server, model: str, signature: str
+) -> None:
+    import tensorflow as tf
+
+    words = ("the", "cat", "on", "a", "x")
+    texts = [" ".join(words[(at * at + place) % 5] for place in range(at)) for at in range(64)]
+    k = {"k": 3} if signature == "next_word" else {}
+    answer = server.predict(signature, texts=texts, **k)
+    function = tf.saved_model.load(os.path.join(model, "2")).signatures[signature]
+    found = function(texts=tf.constant(texts), **{name: tf.constant(3) for name in k})
+    assert answer == {name: as_plain(value) for name, value in found.items()}
 
 
 def test_health_and_metrics(server: Server) -> None:
@@ -220,7 +236,7 @@ def test_bad_requests_and_ten_slow_clients(server: Server, count: int) -> None:
     for _ in range(300):  # what memory the server needs at its work it has by then
         server.ask(*bad_request(chance))
     slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(10)]
-    head = f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\n"
+    head = f"POST {PREDICT} HTTP/1.1\r\nhost: localhost\r\n"
     for number, client in enumerate(slow):  # some never end their headers, some their body
         rest = "content-length: 900\r\n\r\n{" if number % 2 else "x-slow: 1\r\n"
         client.sendall((head + rest).encode())
@@ -254,7 +270,7 @@ def _send_large(server: Server) -> int | None:
 def test_a_large_body_is_refused_before_it_is_sent(server: Server) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=300) as client:
         client.sendall(
-            f"POST {PREDICT} HTTP/1.1\r\nhost: x\r\ncontent-length: 10000000\r\n\r\n{{".encode()
+            f"POST {PREDICT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10000000\r\n\r\n{{".encode()
         )
         assert client.recv(100).startswith(b"HTTP/1.1 413 ")
 
@@ -266,6 +282,16 @@ def test_a_large_body_is_refused_before_it_is_sent(server: Server) -> None:
         (["--model", "{model}", "--port", "99999"], "--port is 99999; it must be from 0 to 65535"),
         (["--model", "{model}", "--host", "192.0.2.1"], "can't listen on 192.0.2.1 port 8501"),
         (["--model", "{model}", "--threads", "-1"], "--threads is -1"),
+        (
+            ["--model", "{model}", "--request-seconds", "nan"],
+            "--request-seconds is nan; it must be",
+        ),
+        (["--model", "{model}", "--drain-seconds", "-1"], "--drain-seconds is -1.0; it must be be"),
+        (["--model", "{model}", "--allow-host", "a/b"], "--allow-host is a/b; give a name"),
+        (
+            ["--model", "{model}", "--allow-origin", "a.example"],
+            "--allow-origin is a.example; give",
+        ),
     ],
 )
 def test_bad_flags_get_one_line(

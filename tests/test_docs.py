@@ -64,7 +64,7 @@ RULES = (
     Rule("run", r"charloom train .*--profile", "a training of its own", extra=True),
     Rule("run", r"charloom (next|registry|schedule|score|submit) "),
     Rule("serve", r"charloom serve --model registry/lm( |$)"),
-    Rule("post", r"curl -d "),
+    Rule("post", r"curl --json "),
     Rule("parse", r"charloom serve ", "the champion is served by the command of docs/serving.md"),
     Rule("parse", r"charloom tensorboard ", "runs in tests/test_pipelines_cli_tensorboard.py"),
     Rule("parse", r"charloom runs gc ", "runs in tests/test_pipelines_cli_collect_runs.py"),
@@ -116,7 +116,7 @@ class Walk:
     def _post(self, words: list[str]) -> None:
         program, flag, body, url = words
         host, slash, path = url.partition("/")
-        assert (program, flag, host) == ("curl", "-d", "localhost:8501")
+        assert (program, flag, host) == ("curl", "--json", "localhost:8501")
         status, answer, _ = self._models[-1].ask("POST", slash + path, body)
         assert status == 200, answer
 

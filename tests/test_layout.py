@@ -24,6 +24,7 @@ LAUNCHERS = (
     "components/train/component.py",
     "components/train/cluster/launcher.py",
     "components/export/registry.py",
+    "components/serve/main.py",
     "components/export/promoting.py",
     "pipelines/cli/main.py",
     "pipelines/kubeflow/submit.py",
@@ -44,8 +45,7 @@ NOT_RUN = frozenset(
         "pipelines/cli/models.py:_query",
         "pipelines/cli/runs.py:_run_graph",
         "pipelines/cli/runs.py:_demo",
-        "pipelines/cli/serve.py:_serve",
-        "pipelines/cli/shared.py:import_tensorflow",
+        "components/quiet_tensorflow.py:import_tensorflow",
         # records that no charloom wrote, and what workers do with modules of both
         "model/data/records.py:encode_record",
         "model/data/example_reader.py:_parse_any",

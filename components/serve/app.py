@@ -4,30 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import logging
 import os
 import re
 import time
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
+from components.serve.access import AccessMiddleware, AccessRules
 from components.serve.follower import ChampionFollower
-from components.serve.loaded import InputSpec, LoadedVersion
+from components.serve.messages import Answer, TensorInfo
 from components.serve.metrics import Metrics
-from components.serve.requests import HttpError, Question, format_answer, parse_question
+from components.serve.model_process import ModelProcess, ProcessEndedError
+from components.serve.requests import HttpError
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1 << 20
 BODY_SECONDS = 10.0
 """Maximum time for receiving a request's body."""
 MAX_WAITING = 512
 """Maximum number of requests waiting or being computed; further ones get status 503."""
+MAX_HELD_BYTES = 1 << 26
+"""Maximum bytes of all bodies in memory, and of all answers that clients have not read yet."""
+SMALL_ANSWER = 1 << 16
+"""Bytes of an answer that is sent even beyond that limit."""
+ANSWER_SECONDS = 60.0
+"""Maximum time for sending an answer."""
+NOT_READY = ("restarting", "stopping")
+"""States in which predictions are refused."""
 PAGE_FILES = {"/": "page.html", "/page.js": "page.js", "/page.css": "page.css"}
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
@@ -35,21 +49,43 @@ _HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
 }
+_BLOCK = 1 << 16
+"""Bytes of an answer that are handed to the connection at a time."""
 _MODEL = re.compile(
     r"(?P<name>[^/:]+)(/versions/(?P<version>[^/:]+))?(?P<verb>:predict|/metadata)?"
 )
 _TYPES = {"string": "DT_STRING", "float32": "DT_FLOAT", "int32": "DT_INT32", "int64": "DT_INT64"}
 
 
-def make_app(follower: ChampionFollower, metrics: Metrics, *, threads: int) -> Starlette:
+class Traffic:
+    """What the server is busy with."""
+
+    def __init__(self) -> None:
+        """Starts with nothing."""
+        self.predictions = 0
+        """Requests whose body has arrived and whose answer has not been sent."""
+        self.stopping = False
+        """Whether new requests are refused."""
+
+
+def make_app(
+    follower: ChampionFollower,
+    metrics: Metrics,
+    *,
+    rules: AccessRules,
+    request_seconds: float,
+    traffic: Traffic,
+) -> Starlette:
     """Returns the application.
 
     Args:
       follower: determines the version to serve.
       metrics: receives the counts.
-      threads: number of requests computed at the same time.
+      rules: which web pages may use it.
+      request_seconds: maximum time from a complete request to its answer.
+      traffic: kept up to date; also tells the application to refuse new requests.
     """
-    server = _Server(follower, metrics, threads=threads)
+    server = _Server(follower, metrics, request_seconds=request_seconds, traffic=traffic)
     routes = [
         *(Route(path, server.page, name=path) for path in PAGE_FILES),
         Route("/healthz", server.health),
@@ -60,15 +96,32 @@ def make_app(follower: ChampionFollower, metrics: Metrics, *, threads: int) -> S
         Route("/v1/models/{rest:path}", server.model, methods=["GET", "POST"]),
     ]
     handlers: dict[Any, Any] = {HTTPException: server.refuse_http, Exception: server.fail}
-    return Starlette(routes=routes, exception_handlers=handlers, lifespan=server.lifespan)
+    access = Middleware(
+        AccessMiddleware,
+        rules=rules,
+        refused=lambda status: metrics.requests.labels("other", status).inc(),
+    )
+    return Starlette(
+        routes=routes, exception_handlers=handlers, lifespan=server.lifespan, middleware=[access]
+    )
 
 
 class _Server:
-    def __init__(self, follower: ChampionFollower, metrics: Metrics, *, threads: int):
+    def __init__(
+        self,
+        follower: ChampionFollower,
+        metrics: Metrics,
+        *,
+        request_seconds: float,
+        traffic: Traffic,
+    ):
         self._follower = follower
         self._metrics = metrics
+        self._request_seconds = request_seconds
+        self._traffic = traffic
         self._waiting = 0
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="predict")
+        self._body_bytes = 0
+        self._answer_bytes = 0
 
     @contextlib.asynccontextmanager
     async def lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -78,7 +131,6 @@ class _Server:
             yield
         finally:
             await asyncio.to_thread(self._follower.stop)
-            self._pool.shutdown(wait=False, cancel_futures=True)
 
     async def page(self, request: Request) -> Response:
         """Serves a file of the page."""
@@ -91,7 +143,10 @@ class _Server:
 
     async def ready(self, _: Request) -> Response:
         """Reports the served version and the champion; ready even with an older version."""
-        return self._json(self._follower.state())
+        state = self._follower.state()
+        if self._traffic.stopping:
+            state["status"] = "stopping"
+        return self._json(state, status=503 if state["status"] in NOT_READY else 200)
 
     async def metrics_text(self, _: Request) -> Response:
         """Serves metrics to Prometheus."""
@@ -110,6 +165,7 @@ class _Server:
             if (verb == ":predict") != (request.method == "POST"):
                 raise HttpError(405, "use POST for :predict, GET for everything else")
             if verb == ":predict":
+                self._check_not_stopping()
                 response = await self._predict(request, rest)
             elif verb == "/metadata":
                 response = self._json(_describe(self._follower.name, version), version)
@@ -117,14 +173,14 @@ class _Server:
                 response = self._json(_status(version), version)
         except HttpError as error:
             response = self._json({"error": str(error)}, status=error.status)
-            if error.status in (408, 413):  # the rest of the body was not read
+            if error.status in (408, 413, 503):  # the rest of the body was not read
                 response.headers["connection"] = "close"
             if error.status == 503:
                 response.headers["retry-after"] = "1"
         self._metrics.requests.labels(kind, response.status_code).inc()
         return response
 
-    def _find(self, rest: str) -> tuple[str, LoadedVersion]:
+    def _find(self, rest: str) -> tuple[str, ModelProcess]:
         """Returns the verb of a URL and the version it names.
 
         Raises:
@@ -135,7 +191,7 @@ class _Server:
             raise HttpError(404, "no such address; see /v1/models")
         if found["name"] != self._follower.name:
             raise HttpError(404, f"no such model; the model is {self._follower.name}")
-        version: LoadedVersion | None = self._follower.current
+        version: ModelProcess | None = self._follower.current
         if found["version"] is not None:
             number = found["version"]
             known = number.isascii() and number.isdecimal() and len(number) < 10
@@ -147,26 +203,114 @@ class _Server:
         return found["verb"] or "", version
 
     async def _predict(self, request: Request, rest: str) -> Response:
-        body = await _read_body(request)
+        body = bytearray()
+        try:
+            await self._receive(request, body)
+            return await self._answer(request, rest, body)
+        finally:
+            self._body_bytes -= len(body)
+
+    async def _receive(self, request: Request, body: bytearray) -> None:
+        """Receives the body of a request.
+
+        Raises:
+          HttpError: it is too large, takes too long to arrive, or there is no room for it.
+        """
+        too_large = HttpError(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
+        length = request.headers.get("content-length", "")
+        if length.isdecimal() and int(length) > MAX_BODY_BYTES:
+            raise too_large
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.stream():
+                    self._check_not_stopping()
+                    if len(body) + len(part) > MAX_BODY_BYTES:
+                        raise too_large
+                    if self._body_bytes + len(part) > MAX_HELD_BYTES:
+                        raise HttpError(503, "too many requests are waiting; try again in a second")
+                    body += part
+                    self._body_bytes += len(part)
+        except TimeoutError:
+            raise HttpError(408, f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
+        except ClientDisconnect:
+            raise HttpError(400, "the connection was closed") from None
+
+    async def _answer(self, request: Request, rest: str, body: bytearray) -> Response:
         if self._waiting >= MAX_WAITING:
             raise HttpError(503, "too many requests are waiting; try again in a second")
-        _, version = self._find(rest)  # again: the champion may have changed while the body arrived
-        self._waiting += 1
-        self._metrics.waiting.inc()
         started = time.monotonic()
+        self._waiting += 1
+        self._traffic.predictions += 1
+        self._metrics.waiting.inc()
         try:
-            loop = asyncio.get_running_loop()
-            question, answer = await loop.run_in_executor(self._pool, _answer, version, body)
+            version, answer = await self._ask(request, rest, body)
+            if answer.status != 200:
+                raise HttpError(answer.status, answer.body.decode())
+            held = len(answer.body)
+            if held > SMALL_ANSWER and self._answer_bytes + held > MAX_HELD_BYTES:
+                raise HttpError(503, "too many answers wait to be read; try again in a second")
+        except BaseException:
+            self._traffic.predictions -= 1
+            raise
         finally:
             self._waiting -= 1
             self._metrics.waiting.dec()
-        self._metrics.seconds.labels(question.signature).observe(time.monotonic() - started)
-        self._metrics.texts.labels(question.signature).inc(question.size)
-        return Response(
-            answer,
-            media_type="application/json",
-            headers={**_HEADERS, "x-model-version": str(version.number)},
+        self._metrics.seconds.labels(answer.signature).observe(time.monotonic() - started)
+        self._metrics.texts.labels(answer.signature).inc(answer.texts)
+        self._answer_bytes += held
+        headers = {**_HEADERS, "x-model-version": str(version.number)}
+        return _AnswerResponse(answer.body, headers=headers, sent=lambda: self._sent(held))
+
+    def _sent(self, held: int) -> None:
+        self._answer_bytes -= held
+        self._traffic.predictions -= 1
+
+    def _check_not_stopping(self) -> None:
+        if self._traffic.stopping:
+            raise HttpError(503, "the server is stopping")
+
+    async def _ask(
+        self, request: Request, rest: str, body: bytearray
+    ) -> tuple[ModelProcess, Answer]:
+        """Asks the model; gives up after the time limit, or when the client has gone.
+
+        Raises:
+          HttpError: there is no such version, or no answer.
+        """
+        version, asked = self._pass_on(rest, body)
+        answer = asyncio.wrap_future(asked)
+        gone = asyncio.ensure_future(_wait_until_gone(request))
+        try:
+            events: set[asyncio.Future[Any]] = {answer, gone}
+            done, _ = await asyncio.wait(
+                events,
+                timeout=self._request_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if answer in done:
+                return version, answer.result()
+        except ProcessEndedError:
+            raise HttpError(503, "the model's process has ended; it is started again") from None
+        finally:  # ends the work, if there still is some
+            answer.cancel()
+            gone.cancel()
+        if done:
+            raise HttpError(400, "the connection was closed")
+        raise HttpError(
+            504,
+            f"the answer took more than {self._request_seconds:g} s (--request-seconds); "
+            "send fewer or shorter texts",
         )
+
+    def _pass_on(self, rest: str, body: bytearray) -> tuple[ModelProcess, Future[Answer]]:
+        while True:
+            _, version = self._find(rest)  # again: it may have changed while the body arrived
+            try:
+                return version, version.ask(bytes(body))
+            except ProcessEndedError:
+                if version is self._find(rest)[1]:  # else it was replaced a moment ago
+                    problem = "the model's process has ended; it is started again"
+                    raise HttpError(503, problem) from None
 
     async def refuse_http(self, request: Request, error: Exception) -> Response:
         """Answers a request with an unknown URL or method."""
@@ -180,52 +324,53 @@ class _Server:
         return self._json({"error": "the server failed; see its log"}, status=500)
 
     @staticmethod
-    def _json(content: Any, version: LoadedVersion | None = None, status: int = 200) -> Response:
+    def _json(content: Any, version: ModelProcess | None = None, status: int = 200) -> Response:
         headers = dict(_HEADERS)
         if version is not None:
             headers["x-model-version"] = str(version.number)
         return JSONResponse(content, status, headers=headers)
 
 
-async def _read_body(request: Request) -> bytes:
-    """Returns the body of a request.
+class _AnswerResponse(Response):
+    """An answer that is handed over block by block, as the client reads it."""
 
-    Raises:
-      HttpError: it is too large, or takes too long to arrive.
-    """
-    parts, size = [], 0
-    too_large = HttpError(413, f"the body is larger than {MAX_BODY_BYTES:,} bytes")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > MAX_BODY_BYTES:
-        raise too_large
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > MAX_BODY_BYTES:
-                    raise too_large
-                parts.append(part)
-    except TimeoutError:
-        raise HttpError(408, f"the body did not arrive within {BODY_SECONDS:.0f} s") from None
-    except ClientDisconnect:
-        raise HttpError(400, "the connection was closed") from None
-    return b"".join(parts)
+    media_type = "application/json"
 
+    def __init__(self, body: bytes, *, headers: Mapping[str, str], sent: Callable[[], None]):
+        """Takes the answer; calls `sent` once it has been sent or given up."""
+        super().__init__(body, headers=headers)
+        self._sent = sent
 
-def _answer(version: LoadedVersion, body: bytes) -> tuple[Question, bytes]:
-    """Parses and answers a request; runs in a thread, as both may take a while."""
-    question = parse_question(body, version)
-    answer = format_answer(question, version.ask(question.signature, question.inputs))
-    return question, json.dumps(answer, ensure_ascii=False).encode()
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the answer; leaves it incomplete if the client takes too long to read it."""
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                start = {"status": self.status_code, "headers": self.raw_headers}
+                await send({"type": "http.response.start", **start})
+                for at in range(0, len(self.body), _BLOCK):
+                    block = bytes(self.body[at : at + _BLOCK])
+                    await send({"type": "http.response.body", "body": block, "more_body": True})
+                    await asyncio.sleep(0)  # others' turn; a lost connection is noticed then
+                await send({"type": "http.response.body", "body": b""})
+        except TimeoutError:
+            log.warning("an answer was not read within %.0f s", ANSWER_SECONDS)
+        finally:
+            self._sent()
 
 
-def _status(version: LoadedVersion) -> dict[str, Any]:
+async def _wait_until_gone(request: Request) -> None:
+    """Waits until the client has closed the connection; the body must have been read."""
+    while (await request.receive())["type"] != "http.disconnect":
+        await asyncio.sleep(0)
+
+
+def _status(version: ModelProcess) -> dict[str, Any]:
     status = {"error_code": "OK", "error_message": ""}
     row = {"version": str(version.number), "state": "AVAILABLE", "status": status}
     return {"model_version_status": [row]}
 
 
-def _describe(name: str, version: LoadedVersion) -> dict[str, Any]:
+def _describe(name: str, version: ModelProcess) -> dict[str, Any]:
     signatures = {
         signature: {
             "inputs": _describe_tensors(version.inputs(signature)),
@@ -240,12 +385,12 @@ def _describe(name: str, version: LoadedVersion) -> dict[str, Any]:
     }
 
 
-def _describe_tensors(specs: dict[str, InputSpec]) -> dict[str, Any]:
+def _describe_tensors(specs: dict[str, TensorInfo]) -> dict[str, Any]:
     return {
         name: {
-            "dtype": _TYPES.get(spec.dtype.name, spec.dtype.name),
+            "dtype": _TYPES.get(spec.dtype, spec.dtype),
             "tensor_shape": {
-                "dim": [{"size": "-1", "name": ""} for _ in range(spec.rank)],
+                "dim": [{"size": "-1", "name": ""} for _ in spec.shape],
                 "unknown_rank": False,
             },
         }

@@ -6,29 +6,22 @@ import json
 import logging
 import os
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
 from components.export.checking import REQUESTS_FILE
 from components.export.manifest import MANIFEST_FILE, check_unchanged
-from components.export.probe import as_plain, as_tensors, differs
+from components.export.probe import as_tensors, differs
 from components.export.registry import version_digest
+from components.serve.messages import TensorInfo
+from components.serve.requests import Values
 from model.errors import InputError
 from model.files import version_number
 
 log = logging.getLogger(__name__)
-
-Values = dict[str, Any]
-"""Plain lists, numbers and strings by name."""
-
-
-class InputSpec(NamedTuple):
-    """Type and rank of one named input or output of a signature."""
-
-    dtype: tf.DType
-    rank: int
 
 
 class LoadedVersion:
@@ -68,18 +61,18 @@ class LoadedVersion:
         """Names of the signatures."""
         return sorted(self._functions)
 
-    def inputs(self, signature: str) -> dict[str, InputSpec]:
+    def inputs(self, signature: str) -> dict[str, TensorInfo]:
         """Returns a signature's inputs, by name."""
         specs = self._functions[signature].structured_input_signature[1]
-        return {name: InputSpec(spec.dtype, spec.shape.rank) for name, spec in specs.items()}
+        return {name: _describe(spec) for name, spec in specs.items()}
 
-    def outputs(self, signature: str) -> dict[str, InputSpec]:
+    def outputs(self, signature: str) -> dict[str, TensorInfo]:
         """Returns a signature's outputs, by name."""
         specs = self._functions[signature].structured_outputs
-        return {name: InputSpec(spec.dtype, spec.shape.rank) for name, spec in specs.items()}
+        return {name: _describe(spec) for name, spec in specs.items()}
 
-    def ask(self, signature: str, inputs: Values) -> Values:
-        """Calls a signature and returns its outputs as plain values.
+    def ask(self, signature: str, inputs: Values) -> dict[str, np.ndarray[Any, Any]]:
+        """Calls a signature and returns its outputs.
 
         Args:
           signature: one of `signatures`.
@@ -87,7 +80,7 @@ class LoadedVersion:
         """
         function = self._functions[signature]
         found = function(**as_tensors(function, inputs))
-        return {name: as_plain(value) for name, value in found.items()}
+        return {name: value.numpy() for name, value in found.items()}
 
     def _check_files(self) -> None:
         if self.digest is None:
@@ -111,3 +104,7 @@ class LoadedVersion:
                     f"({request['signature']}) differently than when it was published ({problem}); "
                     "publish it again"
                 )
+
+
+def _describe(spec: tf.TensorSpec) -> TensorInfo:
+    return TensorInfo(spec.dtype.name, tuple(spec.shape.as_list()))

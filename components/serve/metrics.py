@@ -48,6 +48,14 @@ class Metrics:
             "charloom_model_load_failures", "Failed attempts to load a champion.",
             registry=self._registry,
         )  # fmt: skip
+        self.process_ends = Counter(
+            "charloom_model_process_ends", "Processes of a served version that ended by themselves.",
+            registry=self._registry,
+        )  # fmt: skip
+        self.refused_connections = Counter(
+            "charloom_connections_refused", "Connections closed because too many were open.",
+            registry=self._registry,
+        )  # fmt: skip
 
     def serves(self, version: int) -> None:
         """Records that a version is served from now on."""

@@ -7,10 +7,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from components.serve.loaded import InputSpec, LoadedVersion, Values
+from components.serve.messages import TensorInfo
+
+Values = dict[str, Any]
+"""Plain lists, numbers and strings by name."""
 
 DEFAULT_SIGNATURE = "serving_default"
 MAX_TEXTS = 1024
@@ -22,6 +26,8 @@ MAX_CHARACTERS_OF_VECTORS = 1 << 14
 MAX_K = 1000
 MAX_DEPTH = 8
 """Maximum nesting of brackets; a request needs three levels."""
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+"""A string, perhaps without its end, or a bracket outside of one."""
 
 
 class HttpError(Exception):
@@ -31,6 +37,20 @@ class HttpError(Exception):
         """Takes the HTTP status and a one-line message for the client."""
         super().__init__(message)
         self.status = status
+
+
+class Signatures(Protocol):
+    """What a version can be asked."""
+
+    @property
+    def signatures(self) -> list[str]:
+        """Names of the signatures."""
+
+    def inputs(self, signature: str) -> dict[str, TensorInfo]:
+        """Returns a signature's inputs, by name."""
+
+    def outputs(self, signature: str) -> dict[str, TensorInfo]:
+        """Returns a signature's outputs, by name."""
 
 
 class Question(NamedTuple):
@@ -44,7 +64,7 @@ class Question(NamedTuple):
     """Number of texts or words in the request."""
 
 
-def parse_question(body: bytes, version: LoadedVersion) -> Question:
+def parse_question(body: bytes, version: Signatures) -> Question:
     """Parses the body of a request.
 
     Raises:
@@ -75,25 +95,13 @@ def parse_question(body: bytes, version: LoadedVersion) -> Question:
         raise HttpError(400, f"{signature} takes {_listed(specs)}")
     for name, value in inputs.items():
         _check(name, value, specs[name])
-    with_vectors = any(spec.rank > 2 for spec in version.outputs(signature).values())
+    with_vectors = any(len(spec.shape) > 2 for spec in version.outputs(signature).values())
     most = MAX_CHARACTERS_OF_VECTORS if with_vectors else MAX_CHARACTERS
     lists = [value for value in inputs.values() if isinstance(value, list)]
     for value in lists:
         _check_size(value, most)
     size = max((len(value) for value in lists), default=0)
     return Question(signature, inputs, "instances" in content, size)
-
-
-def format_answer(question: Question, outputs: Values) -> dict[str, Any]:
-    """Returns the body of the answer to a question."""
-    if not question.by_rows:
-        return {"outputs": outputs}
-    names = list(outputs)
-    return {
-        "predictions": [
-            dict(zip(names, row, strict=True)) for row in zip(*outputs.values(), strict=True)
-        ]
-    }
 
 
 def _parse_json(body: bytes) -> Any:
@@ -110,22 +118,13 @@ def _parse_json(body: bytes) -> Any:
 
 def _check_depth(text: str) -> None:
     """Rejects nesting deep enough for a parser to run out of stack."""
-    depth, inside, escaped = 0, False, False
-    for character in text:
-        if inside:
-            if escaped:
-                escaped = False
-            elif character == "\\":
-                escaped = True
-            elif character == '"':
-                inside = False
-        elif character == '"':
-            inside = True
-        elif character in "[{":
+    depth = 0
+    for token in _STRING_OR_BRACKET.finditer(text):
+        if token[0] in "[{":
             depth += 1
             if depth > MAX_DEPTH:
                 raise HttpError(400, f"the body is nested deeper than {MAX_DEPTH} brackets")
-        elif character in "]}":
+        elif token[0] in "]}":
             depth -= 1
 
 
@@ -139,9 +138,9 @@ def _parse_int(text: str) -> int:
     return int(text)
 
 
-def _read_rows(rows: Any, specs: dict[str, InputSpec]) -> Values:
+def _read_rows(rows: Any, specs: dict[str, TensorInfo]) -> Values:
     """Converts rows, each a value or an object of values, to columns."""
-    if len(specs) != 1 or any(spec.rank != 1 for spec in specs.values()):
+    if len(specs) != 1 or any(len(spec.shape) != 1 for spec in specs.values()):
         raise HttpError(400, f"this signature takes {_listed(specs)}; pass them as inputs")
     (name,) = specs
     if not isinstance(rows, list):
@@ -156,7 +155,7 @@ def _read_rows(rows: Any, specs: dict[str, InputSpec]) -> Values:
     return {name: column}
 
 
-def _read_columns(inputs: Any, specs: dict[str, InputSpec]) -> Values:
+def _read_columns(inputs: Any, specs: dict[str, TensorInfo]) -> Values:
     if isinstance(inputs, dict):
         return inputs
     if len(specs) != 1:
@@ -164,9 +163,9 @@ def _read_columns(inputs: Any, specs: dict[str, InputSpec]) -> Values:
     return dict.fromkeys(specs, inputs)
 
 
-def _check(name: str, value: Any, spec: InputSpec) -> None:
-    check: Callable[[str, Any], None] = _check_text if spec.dtype.name == "string" else _check_count
-    if spec.rank == 0:
+def _check(name: str, value: Any, spec: TensorInfo) -> None:
+    check: Callable[[str, Any], None] = _check_text if spec.dtype == "string" else _check_count
+    if not spec.shape:
         check(name, value)
         return
     if not isinstance(value, list):
@@ -205,5 +204,5 @@ def _check_count(name: str, value: Any) -> None:
         raise HttpError(400, f"{name} must be a whole number from 1 to {MAX_K}")
 
 
-def _listed(specs: dict[str, InputSpec]) -> str:
+def _listed(specs: dict[str, TensorInfo]) -> str:
     return " and ".join(specs)

@@ -162,14 +162,22 @@ class ServedModel(tf.Module):
         count = int(directions.shape[0])
         known = self._vocabulary[len(SPECIAL_WORDS) : len(SPECIAL_WORDS) + count]
         k = tf.minimum(k, max(count - 1, 0))
-        cosines = by_rows(
-            lambda x: tf.matmul(x, directions, transpose_b=True),
+
+        def nearest(block: tf.Tensor, places: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            cosines = tf.matmul(block, directions, transpose_b=True)
+            itself = places[:, tf.newaxis] == tf.range(count)[tf.newaxis]
+            values, found = tf.math.top_k(tf.where(itself, -2.0, cosines), k)
+            return values, found
+
+        # Block by block, so that `[N, V]` cosines are never in memory.
+        values, found = by_rows(
+            nearest,
             self._words.direct(self._words.read(words)),
+            self._words.look_up(words) - len(SPECIAL_WORDS),
             rows=SIMILAR_ROWS,
-            shape=[count],
+            shape=[k],
+            dtype=(tf.float32, tf.int32),
         )
-        itself = words[:, tf.newaxis] == known[tf.newaxis]
-        values, found = tf.math.top_k(tf.where(itself, -2.0, cosines), k)
         return {"words": tf.gather(known, found), "similarities": values}
 
     def _distinct(self, tokens: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:

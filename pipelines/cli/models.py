@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from components.quiet_tensorflow import import_tensorflow
 from pipelines.cli import flags
-from pipelines.cli.shared import Add, import_tensorflow
+from pipelines.cli.shared import Add
 from pipelines.cli.streams import IS_PRODUCT
 
 

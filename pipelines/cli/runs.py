@@ -9,12 +9,13 @@ from typing import Any
 
 from components.export.lineage import CHAMPION
 from components.export.registry import check_name, find_model
+from components.quiet_tensorflow import import_tensorflow
 from components.run_settings import RunSettings
 from model.config import Config
 from model.errors import RejectedError
 from model.text.vocab import read_words
 from pipelines.cli import flags
-from pipelines.cli.shared import Add, import_tensorflow, read_settings
+from pipelines.cli.shared import Add, read_settings
 
 
 def add_commands(add: Add, commands: Any) -> None:

@@ -1,14 +1,10 @@
-"""Shared by several commands: reading the config, and importing TensorFlow quietly."""
+"""Shared by several commands: reading the config and the run's settings."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 
-from components.component_runtime import quick_imports
 from components.preprocess.analysis.drift_limits import read_digest
 from components.run_settings import RunSettings, read_run
 from model import presets
@@ -18,27 +14,6 @@ from pipelines.cli import flags
 
 Add = Callable[..., argparse.ArgumentParser]
 """Creates a command's parser from the subparsers, name, function and help."""
-
-
-def import_tensorflow() -> None:
-    """Hides what TensorFlow's C++ parts print while loading; shows it if loading fails."""
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as file:
-        saved = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            with quick_imports():
-                import tensorflow
-                import tensorflow_text  # noqa: F401 (registers ops of exported models)
-
-            tensorflow.constant(0)  # initialises the devices
-        except Exception:
-            file.seek(0)
-            os.write(saved, file.read())
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
 
 
 def read_settings(options: argparse.Namespace) -> tuple[Config, RunSettings]:

@@ -9,13 +9,14 @@ from typing import Any
 
 from components.export.registry import check_name, find_model
 from components.preprocess.analysis.drift_limits import apply_limits
+from components.quiet_tensorflow import import_tensorflow
 from components.run_settings import PREPARING, TRAINING
 from components.train.training_job import TrainingJob
 from model.config import read_config, with_overrides
 from model.errors import InputError, RejectedError
 from model.training.profiler import ProfileSteps
 from pipelines.cli import flags, model_flags
-from pipelines.cli.shared import Add, import_tensorflow, read_settings, refuse_sections
+from pipelines.cli.shared import Add, read_settings, refuse_sections
 
 
 def add_commands(add: Add, commands: Any) -> None:
