@@ -16,7 +16,7 @@ from components.export.main import run
 from components.export.manifest import read_manifest, verify, write_manifest
 from components.export.model_card import model_card
 from components.export.promoting import promote
-from components.export.registry import RegisteredModel
+from components.export.registry import LOCK_FILE, RegisteredModel
 from model.checkpointing.checkpoints import best_checkpoint, list_checkpoints
 from model.errors import CharloomError, InputError, RejectedError
 
@@ -65,8 +65,9 @@ class Case:
         return Path(version)
 
     def left(self) -> list[str]:
-        """Returns all that is in the registry, the model's folder aside."""
-        return sorted(path.name for path in self.registry.rglob("*") if path.name != "m")
+        """Returns all that is in the registry, the model's folder and its lock aside."""
+        found = {path.name for path in self.registry.rglob("*")}
+        return sorted(found - {"m", LOCK_FILE})
 
 
 @pytest.fixture

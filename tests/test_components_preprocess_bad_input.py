@@ -277,7 +277,7 @@ def test_a_folder_filled_meanwhile_is_not_touched(
         (records / "other").touch()
 
     monkeypatch.setattr(transforms, "check_splits", fill)
-    with pytest.raises(InputError, match=r"can't rename .* \(Directory not empty\)"):
+    with pytest.raises(InputError, match=r"can't move .* \(Directory not empty\)"):
         run_on(write_good(tmp_path / "in"), records)
     assert os.listdir(records) == ["other"]
     assert os.listdir(tmp_path / "out") == ["records"]

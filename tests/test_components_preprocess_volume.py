@@ -90,7 +90,7 @@ def end_of_prepare(folder: Path, groups: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.extra
+@pytest.mark.extra("test_components_preprocess_passes_row_files.py")
 def test_the_end_of_prepare_takes_no_more_memory_for_more_text(tmp_path: Path) -> None:
     found = {groups: end_of_prepare(tmp_path, groups) for groups in (32, 1024)}
     for groups, (_, words, distinct, characters) in found.items():
@@ -132,7 +132,7 @@ def write_dataset(folder: Path, shards: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.extra
+@pytest.mark.extra("test_model_data_shard_files.py")
 def test_a_training_reads_1024_shards_of_64_mib(tmp_path: Path) -> None:
     write_dataset(tmp_path / "records", 1024)
     assert run_limited(READ, tmp_path / "records") == f"{60 * 64 * 32} True\n"

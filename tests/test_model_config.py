@@ -70,6 +70,7 @@ EVERY_FIELD = [
     "train.weight_decay=0.5",
     "train.clip_norm=2",
     "train.seed=5",
+    "train.deterministic=true",
     "train.log_steps=3",
     "train.valid_steps=4",
     "train.checkpoint_steps=5",

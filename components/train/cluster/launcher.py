@@ -159,7 +159,10 @@ class _Launch:
 
     def _grace_seconds(self) -> int:
         """Returns how long a worker may take to save and end."""
-        size = estimate_checkpoint_bytes(read_config(self._job.config_file))
+        try:
+            size = estimate_checkpoint_bytes(read_config(self._job.config_file))
+        except InputError:  # the workers read it, too, and say what is wrong
+            size = 0
         least = save_limit(size, 0.0, least=GRACE_SECONDS)
         return math.ceil(read_save_limit(self._job.workdir, least=least))
 
