@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from worker_processes import wait_for
 
 from components.train.local import worker_group
 from components.train.local.worker_group import WorkerGroup
@@ -68,3 +69,12 @@ def test_workers_that_end_well_are_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert failure_of(("pass", "pass"), tmp_path, monkeypatch) is None
+
+
+def test_who_still_runs_is_not_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_group, "FOLLOW_SECONDS", 0.0)
+    command = [sys.executable, "-c", WORKER, "signal.pause()", CRASH]
+    with WorkerGroup(command, workdir=str(tmp_path), count=2) as group:
+        wait_for(lambda: group.workers[1].process.poll(), "the end of worker 1")
+        assert group.running
+        assert str(group.failure()).startswith("training failed (worker 1 with code 1)")
