@@ -11,7 +11,8 @@ from volume import keep_first
 pytestmark = [pytest.mark.drills, pytest.mark.slow]
 
 CASES = [
-    ("everyone", "saving", 20.0),  # more than the 8 s and 15 s that there once were
+    ("everyone", "saving", 9.0),  # a worker used to leave after 8 s
+    ("everyone", "saving", 20.0),  # and its launcher to kill it after 15
     ("one worker", "saving", 10.0),
     ("all workers", "training", 10.0),
     ("the launcher", "training", 20.0),
