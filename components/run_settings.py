@@ -14,14 +14,13 @@ from typing import Annotated
 from components.component_runtime import MAX_RESTARTS
 from model.config import (
     Config,
-    Range,
-    check_fields,
     field_names,
     from_dict,
     from_json,
     with_overrides,
 )
 from model.errors import InputError
+from model.field_limits import Range, check_fields
 from model.presets import get_preset
 
 DEFAULT_PRESET = "demo"

@@ -13,9 +13,10 @@ import dataclasses
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from model.errors import InputError
+from model.field_limits import Choices, Range, check_fields, check_range
 
 CONFIG_VERSION = 1
 """Incremented when a field changes its meaning; stored in records and checkpoints."""
@@ -30,61 +31,6 @@ SOFTMAXES = ("full", "sampled")
 PRECISIONS = ("float32", "bfloat16")
 SCHEDULES = ("cosine", "plateau")
 BASELINES = ("unigram", "bigram")
-
-
-def check_range(name: str, value: float, low: float, high: float) -> None:
-    """Raises InputError unless a field's value is within a range."""
-    if not low <= value <= high:  # also false for NaN
-        raise InputError(f"{name} is {value}; it must be between {low} and {high}")
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raises InputError, with the nearest choice, unless a field has an allowed value."""
-    if value not in choices:
-        near = difflib.get_close_matches(value, choices, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise InputError(f"{name} is {value!r}; it must be one of {', '.join(choices)}{hint}")
-
-
-class Range(NamedTuple):
-    """The least and the greatest value of a field, or of each entry of a list."""
-
-    low: float
-    high: float
-
-    def check(self, name: str, value: Any) -> None:
-        """Raises InputError unless the value is within the range."""
-        check_range(name, value, self.low, self.high)
-
-    def __str__(self) -> str:
-        return " to ".join(f"{one:,}" if isinstance(one, int) else f"{one:g}" for one in self)
-
-
-class Choices(NamedTuple):
-    """The values that a field, or each entry of a list, may have."""
-
-    names: tuple[str, ...]
-
-    def check(self, name: str, value: Any) -> None:
-        """Raises InputError unless the value is one of them."""
-        check_choice(name, value, self.names)
-
-    def __str__(self) -> str:
-        return ", ".join(self.names)
-
-
-def field_limits(cls: type[Any]) -> dict[str, Range | Choices]:
-    """Returns the limits of a configuration's fields, as annotated."""
-    hints = get_type_hints(cls, include_extras=True).items()
-    return {name: limit for name, hint in hints for limit in getattr(hint, "__metadata__", ())}
-
-
-def check_fields(section: str, values: object) -> None:
-    """Raises InputError, naming `section.field`, unless all fields are within their limits."""
-    for name, limit in field_limits(type(values)).items():
-        value = getattr(values, name)
-        for one in value if isinstance(value, tuple) else (value,):
-            limit.check(f"{section}.{name}", one)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

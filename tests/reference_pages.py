@@ -16,8 +16,9 @@ from typing import Any, get_args, get_type_hints
 from google.protobuf import json_format
 
 from components.run_settings import RunSettings
-from model.config import Config, field_limits
+from model.config import Config
 from model.field_docs import field_docs
+from model.field_limits import field_limits
 from model.presets import PRESETS
 from pipelines.cli.main import build_parser
 from pipelines.graph import train_language_model

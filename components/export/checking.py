@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from components.export import probe
-from model.config import check_range
 from model.errors import CharloomError
+from model.field_limits import check_range
 from model.files import write_whole
 
 REQUESTS_FILE = "requests.json"

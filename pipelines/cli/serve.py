@@ -6,8 +6,8 @@ import argparse
 import signal
 from typing import Any
 
-from model.config import check_range
 from model.errors import InputError
+from model.field_limits import check_range
 from pipelines.cli.shared import Add
 
 DEFAULT_PORT = 8501
