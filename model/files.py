@@ -90,7 +90,7 @@ def _remove_abandoned(place: str) -> None:
             path = os.path.join(parent, entry)
             with _locked_folder(path) as is_free:
                 if is_free and is_stale(path):
-                    _remove(path)
+                    remove_path(path)
 
 
 @contextlib.contextmanager
@@ -132,7 +132,7 @@ def scratch_folder(parent: str = "") -> Iterator[str]:
 @contextlib.contextmanager
 def removed_at_end(path: str) -> Iterator[str]:
     """Yields the path of a temporary file or folder; at the end removes it, if it is there."""
-    with _undone_at_end(path, functools.partial(_remove, path)):
+    with _undone_at_end(path, functools.partial(remove_path, path)):
         yield path
 
 
@@ -232,7 +232,7 @@ def _moved_away(target: str) -> Iterator[None]:
 
     def settle() -> None:
         if os.path.lexists(target):
-            _remove(old)
+            remove_path(old)
         else:
             with contextlib.suppress(OSError):
                 os.rename(old, target)
@@ -253,10 +253,10 @@ def _move_up(folder: str, target: str, *, replace: bool) -> None:
     def undo() -> None:
         if not is_done:
             for name in reversed(names):
-                _remove(os.path.join(target, name))
+                remove_path(os.path.join(target, name))
 
     for name in sorted(old, key=lambda name: name != COMPLETED_FILE):
-        _remove(os.path.join(target, name))
+        remove_path(os.path.join(target, name))
     with _undone_at_end(os.path.join(target, COMPLETED_FILE), undo):
         for name in names:
             if name == COMPLETED_FILE:
@@ -275,11 +275,12 @@ def remove_temporaries(folder: str) -> None:
     """Removes what killed processes left unfinished; only the caller may write to the folder."""
     for name in os.listdir(folder):
         if TEMPORARY_MARK in name:
-            _remove(os.path.join(folder, name))
+            remove_path(os.path.join(folder, name))
 
 
-def _remove(path: str) -> None:
-    if os.path.isdir(path):
+def remove_path(path: str) -> None:
+    """Removes a file, a link or a folder with all it holds, if it is there and can be removed."""
+    if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path, ignore_errors=True)
     else:
         with contextlib.suppress(OSError):

@@ -22,7 +22,7 @@ from components.export.manifest import made_of
 from components.export.registry import RegisteredModel
 from components.shared_runs import note_removal, read_fingerprint, read_uses
 from model.errors import CharloomError, InputError
-from model.files import TEMPORARY_MARK, read_json
+from model.files import TEMPORARY_MARK, read_json, remove_path
 
 DAY = 24 * 3600.0
 STALE_SECONDS = DAY
@@ -178,14 +178,14 @@ def carry_out(plan: Plan, *, on_volume: bool) -> None:
                 "owns it"
             ) from None
     for path in plan.stale:
-        _remove(path)
+        remove_path(path)
 
 
 def sweep_removed(folder: str) -> None:
     """Removes what an earlier, interrupted removal has renamed in a folder of runs."""
     for name in os.listdir(folder):
         if _TEMPORARY.search(name):
-            _remove(os.path.join(folder, name))
+            remove_path(os.path.join(folder, name))
 
 
 def versions_of(runs: Sequence[RunFolder], registries: Sequence[str]) -> dict[str, str]:
@@ -265,11 +265,3 @@ def _find_stale(run: str, now: float) -> Iterator[str]:
             if now - _look_at(path).used > STALE_SECONDS:
                 yield path
         folders[:] = [name for name in folders if not _TEMPORARY.search(name)]
-
-
-def _remove(path: str) -> None:
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            os.remove(path)

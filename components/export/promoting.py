@@ -16,7 +16,14 @@ from components.export.manifest import check_unchanged, made_of
 from components.export.pointer import Entry, Pointer
 from components.export.registry import STAGING_PREFIX, RegisteredModel
 from model.errors import InputError
-from model.files import TEMPORARY_MARK, flush_folder, is_stale, read_json, write_whole
+from model.files import (
+    TEMPORARY_MARK,
+    flush_folder,
+    is_stale,
+    read_json,
+    remove_path,
+    write_whole,
+)
 
 PINS_FILE = "pins.json"
 REMOVED_PREFIX = ".removed-"
@@ -251,7 +258,7 @@ def collect(model: RegisteredModel, *, keep: int, dry_run: bool = False) -> list
                     _remove(model, version)
         if not dry_run:
             for entry in _left_behind(model.folder):
-                _delete(os.path.join(model.folder, entry))
+                remove_path(os.path.join(model.folder, entry))
     return removed
 
 
@@ -277,14 +284,6 @@ def _remove(model: RegisteredModel, version: int) -> None:
     os.rename(model.version_folder(version), hidden)
     flush_folder(model.folder)
     shutil.rmtree(hidden, ignore_errors=True)
-
-
-def _delete(path: str) -> None:
-    if os.path.isdir(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
-            os.remove(path)
 
 
 def _left_behind(folder: str) -> list[str]:
