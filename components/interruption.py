@@ -35,12 +35,28 @@ class StopSignal(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
+def handling_signals(handle: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    """Handles SIGINT, SIGTERM and SIGHUP during the block, if it runs in the main thread.
+
+    A signal that was ignored before stays ignored, as SIGHUP is under nohup.
+    """
+    before: dict[int, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, handle)
+        yield
+    finally:
+        for handled, handler in before.items():
+            signal.signal(handled, handler)
+
+
+@contextlib.contextmanager
 def ending_on_signals(
     report: Callable[[BaseException], None], *, advice: str = "", seconds: float = END_SECONDS
 ) -> Iterator[None]:
     """Ends the block on SIGINT, SIGTERM and SIGHUP, by an exception in the main thread.
-
-    A signal that was ignored before stays ignored, as SIGHUP is under nohup.
 
     Python raises it when native code returns, such as an import. A library may swallow it, and
     cleaning up may hang. So if the block has not ended `seconds` later, or at a second signal, the
@@ -55,27 +71,19 @@ def ending_on_signals(
       KeyboardInterrupt: SIGINT.
       RestartableError: SIGTERM or SIGHUP.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     stop = _Stop(report, advice, seconds)
-    before: dict[int, Any] = {}
-    try:
-        for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                before[number] = signal.signal(number, stop.handle)
-        yield
-    except BaseException as error:
-        # Whatever the exception has become on its way here: native modules turn it into others.
-        if stop.number and not isinstance(error, RejectedError):
-            raise stop.error(error) from error
-        raise
-    finally:
-        stop.over = True
-        if stop.number:
-            remove_unfinished()  # cleaning up may have been interrupted
-        for handled, handler in before.items():
-            signal.signal(handled, handler)
+    with handling_signals(stop.handle):
+        try:
+            yield
+        except BaseException as error:
+            # Whatever it has become on its way here: native modules turn it into others.
+            if stop.number and not isinstance(error, RejectedError):
+                raise stop.error(error) from error
+            raise
+        finally:
+            stop.over = True
+            if stop.number:
+                remove_unfinished()  # cleaning up may have been interrupted
 
 
 class _Stop:

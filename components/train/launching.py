@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import os
 import signal
-import threading
 import time
 from types import FrameType
-from typing import Any
 
 from components.component_runtime import ERROR_FILE_VARIABLE, GROUP_FILE_VARIABLE
+from components.interruption import handling_signals
 from components.python_process import python_environment
 from model.checkpointing.checkpoints import list_checkpoints, step_of
 from model.distributed.stop_signals import PAUSE_SECONDS
@@ -75,18 +74,14 @@ class StopRequests:
     def __init__(self) -> None:
         self.numbers: list[int] = []
         self._since = -math.inf
-        self._handlers: dict[int, Any] = {}
+        self._handling = handling_signals(self._note)
 
     def __enter__(self) -> StopRequests:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup sets it
-                    self._handlers[number] = signal.signal(number, self._note)
+        self._handling.__enter__()
         return self
 
     def __exit__(self, *unused: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._handling.__exit__(None, None, None)
 
     def ended(self, *, step: int, how: str) -> BaseException:
         """Returns the exception that reports that a signal ended the run.

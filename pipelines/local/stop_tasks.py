@@ -8,9 +8,8 @@ import signal
 import threading
 import time
 from types import FrameType
-from typing import Any
 
-from components.interruption import SIGNALS
+from components.interruption import handling_signals
 from model.checkpointing.save_time import MAX_SAVE_SECONDS
 from model.distributed.stop_signals import PAUSE_SECONDS
 from model.errors import CharloomError, RestartableError
@@ -33,21 +32,17 @@ class StoppableTasks:
         self._group_file = group_file
         self._signal, self._since = 0, 0.0
         self._ended = threading.Event()
-        self._handlers: dict[int, Any] = {}
+        self._handling = handling_signals(self._stop)
 
     def __enter__(self) -> StoppableTasks:
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if signal.getsignal(number) is not signal.SIG_IGN:
-                    self._handlers[number] = signal.signal(number, self._stop)
+        self._handling.__enter__()
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._ended.set()
         if kind is not None or self._signal:
             self._send(signal.SIGKILL)  # workers that outlived their task
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
+        self._handling.__exit__(None, None, None)
 
     @property
     def stopped(self) -> bool:
