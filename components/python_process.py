@@ -11,7 +11,7 @@ from model.distributed.proxies import LOOPBACK, keep_from_proxies
 _CODE = str(Path(os.path.abspath(__file__)).parents[1])
 
 
-def module_paths() -> list[str]:
+def _module_paths() -> list[str]:
     """Returns `sys.path` without the current folder, whose modules would be imported for ours."""
     return [path for path in sys.path if path and (path == _CODE or not _is_here(path))]
 
@@ -30,7 +30,7 @@ def python_environment() -> dict[str, str]:
     connects to this machine without a proxy.
     """
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(module_paths()),
+        "PYTHONPATH": os.pathsep.join(_module_paths()),
         "PYTHONSAFEPATH": "1",
     }
     keep_from_proxies(LOOPBACK, environment)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from clocks import Clock
 from serving import NAME, share_registry
 
 from components.export.manifest import write_manifest
@@ -23,16 +24,6 @@ from components.serve.loaded import LoadedVersion
 from components.serve.metrics import Metrics
 from components.serve.model_process import ModelProcess
 from model.errors import InputError
-
-
-class Clock:
-    """Stands in for the module `time`."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class FakeVersion:
@@ -59,7 +50,7 @@ class Lab:
         FakeVersion.loaded = []
         self.folder = folder / "registry" / "lm"
         self.model = RegisteredModel.at(str(self.folder))
-        self.clock = Clock()
+        self.clock = Clock(100.0)
         monkeypatch.setattr(module, "time", self.clock)
         self.version: Callable[[str], FakeVersion] = FakeVersion
         self.make(1)

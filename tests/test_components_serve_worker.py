@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from clocks import Clock
 
 from components.serve import worker as module
 from components.serve.loaded import LoadedVersion
@@ -16,16 +17,6 @@ from components.serve.slices import MAX_WORDS, SLICE_WORDS
 from components.serve.word_counter import WordCounter
 from components.serve.work_queue import Step
 from components.serve.worker import Answerer
-
-
-class Clock:
-    """Stands in for the module `time`."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
 
 
 class Version:

@@ -59,7 +59,7 @@ class StopSignals:
         """
         self._end = end
         self._seconds = seconds
-        self.launcher = launcher
+        self._launcher = launcher
         self.orphaned = False
         """Whether the request came from `stop_orphan`."""
         self._requested = threading.Event()
@@ -128,7 +128,7 @@ class StopSignals:
     def _is_second(self, info: signal.struct_siginfo | None, asked: float) -> bool:
         return (
             info is not None
-            and (self.launcher is None or info.si_pid != self.launcher)
+            and (self._launcher is None or info.si_pid != self._launcher)
             and time.monotonic() - asked > PAUSE_SECONDS
         )
 

@@ -71,6 +71,7 @@ class TrainLoop:
         self._sampler = TargetSampler(config, dataset.vocab.counts)
         self._slow = True
         self._save_seconds = 0.0
+        self._bytes = checkpoint_bytes(training)
 
     def run(self) -> None:
         """Trains to the last step; validates, saves and reports as the config says.
@@ -187,7 +188,7 @@ class TrainLoop:
         """Saves; returns on all workers once worker 0 has written, and whether to stop then."""
         training = self._training
         outlook = self._reporter.check()  # never save a diverged model
-        limit = save_limit(checkpoint_bytes(training), self._save_seconds)
+        limit = save_limit(self._bytes, self._save_seconds)
         self._watchdog.beat(f"saving step {training.step}", seconds=limit)
         started = time.monotonic()
         self._note_save(saving=True)
@@ -202,8 +203,7 @@ class TrainLoop:
     def _note_save(self, *, saving: bool = False) -> None:
         """Lets the launcher know how long a save may take, and whether one is under way."""
         if self._training.cluster.is_chief:
-            size = checkpoint_bytes(self._training)
-            note_save(self._workdir, size=size, seconds=self._save_seconds, saving=saving)
+            note_save(self._workdir, size=self._bytes, seconds=self._save_seconds, saving=saving)
 
     def _leave(self) -> NoReturn:
         """Saves and raises StoppedError, on all workers at the same step."""

@@ -24,8 +24,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from components.component_runtime import quick_imports
-from components.python_process import module_paths
-from model.distributed.proxies import LOOPBACK, keep_from_proxies
+from components.python_process import python_environment
 from model.errors import RestartableError
 
 WORKER_ENDED = (
@@ -49,12 +48,12 @@ class WorkerPool:
             end.setblocking(True)  # Beam's Google Cloud code sets a timeout on all sockets
         with theirs:
             code = (
-                f"import sys; sys.path[:] = {module_paths()!r}; "
                 "from components.preprocess.engine.worker_pool import serve; "
                 f"serve({theirs.fileno()})"
             )
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", code],
+                [sys.executable, "-c", code],
+                env=python_environment(),
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -80,8 +79,7 @@ class WorkerPool:
         Raises:
           RestartableError: the pool has ended.
         """
-        variables = {**os.environ, **environment}
-        keep_from_proxies(LOOPBACK, variables)
+        variables = {**python_environment(), **environment}
         self._ask({"start": variables, "folder": os.getcwd(), "log": log_path})
 
     def has_failed(self) -> bool:
