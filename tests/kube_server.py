@@ -281,6 +281,8 @@ def _is_true(query: Mapping[str, str], name: str) -> bool:
 def _fail(fault: str) -> None:
     if fault == "drop":
         raise _CutError
+    if fault == "403":
+        raise RefusedError(403, "Forbidden", "User system:serviceaccount:lm:it cannot do this")
     if fault == "429":
         raise RefusedError(429, "TooManyRequests", "please try again later", retryAfterSeconds=1)
     if fault == "500":

@@ -15,6 +15,7 @@ KINDS = {
     "jobsets": ("JobSet", "jobset.x-k8s.io/v1alpha2"),
     "pods": ("Pod", "v1"),
     "leases": ("Lease", "coordination.k8s.io/v1"),
+    "networkpolicies": ("NetworkPolicy", "networking.k8s.io/v1"),
 }
 MICRO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
 FOREGROUND = "foregroundDeletion"

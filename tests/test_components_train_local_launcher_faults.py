@@ -23,6 +23,7 @@ from volume import keep_first
 from components.train.cluster.api import Pace
 from components.train.cluster.launcher import launch_jobset
 from components.train.cluster.manifest import JobSetOptions, jobset_name
+from components.train.cluster.network_policy import render_network_policy
 from components.train.training_job import TrainingJob
 from model.errors import CharloomError, InputError, RestartableError
 
@@ -32,6 +33,7 @@ OPTIONS = {"run_id": RUN, "image": "registry.example/charloom:1.2.3", "lease_sec
 PACE = {"tick": 0.02, "first_wait": 0.005, "longest_wait": 0.05, "patience": 20.0}
 PACE |= {"stop": 30.0}
 FILES = {"records": "/mnt/charloom/r", "workdir": "/mnt/charloom/w"}
+VERBS = ["get jobsets", "create jobsets", "create networkpolicies", "list pods", "log pods"]
 BAD = "error: records/dataset.json: is missing; run prepare"
 
 
@@ -89,7 +91,7 @@ def jobsets(server: KubeServer) -> list[dict[str, Any]]:
 
 
 def left(server: KubeServer) -> list[tuple[str, str]]:
-    """Returns JobSets, pods and leases that are there after a while."""
+    """Returns JobSets, pods, leases and policies that are there after a while."""
     for _ in range(3):
         server.store.collect()
     return sorted(server.store.objects)
@@ -99,7 +101,7 @@ def left(server: KubeServer) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("fault", ["429", "500", "503", "drop", "401", "500 after", "drop after"])
-@pytest.mark.parametrize("verb", ["get jobsets", "create jobsets", "list pods", "log pods"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_each_fault_is_waited_out(
     fault: str, verb: str, server: KubeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,7 +112,8 @@ def test_each_fault_is_waited_out(
     assert controller.error is None
     assert error is None
     assert [line for line in printed if line.startswith("a ")] == list(lines("a"))
-    assert len(server.store.created("jobsets")) == 1
+    for plural in ("jobsets", "networkpolicies"):
+        assert len(server.store.created(plural)) == 1
 
 
 def test_a_retry_is_not_sooner_than_the_server_asks(
@@ -204,6 +207,42 @@ def process(server: KubeServer, folder: Path, pod: Any) -> Launcher:
         "KFP_POD_UID": pod["metadata"]["uid"],
     }
     return Launcher(folder, OPTIONS, environment=environment, pace=PACE, **FILES)
+
+
+# Network policies
+
+
+def policies(server: KubeServer) -> list[dict[str, Any]]:
+    return server.store.list("networkpolicies", lambda one: True)[0]
+
+
+def test_a_jobset_has_its_policy_as_long_as_it_is_there(
+    server: KubeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        with Controller(server, [[Attempt((0, 0), lines("a"))]]) as controller:
+            _, error = launch(server, monkeypatch)
+        assert (controller.error, error) == (None, None)
+        (jobset,) = jobsets(server)
+        assert policies(server)[-1]["spec"] == render_network_policy(jobset)["spec"]
+        server.store.delete("jobsets", NAME, {})  # its policy is collected only after the next came
+    first, second = server.store.created("networkpolicies")
+    assert first["metadata"]["name"] != second["metadata"]["name"]
+    assert left(server) == []
+
+
+def test_a_launcher_that_may_not_create_a_policy_says_so_and_leaves_nothing(
+    server: KubeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.faults.always["create networkpolicies"] = "403"
+    with Controller(server, [[Attempt((None, None))]]):
+        _, error = launch(server, monkeypatch)
+        wait_until(lambda: left(server) == [], "the removal of all")
+    assert isinstance(error, InputError)
+    assert str(error) == (
+        "the cluster refused to create the network policy (403): User "
+        "system:serviceaccount:lm:it cannot do this; apply the roles of k8s/base"
+    )
 
 
 # Ends

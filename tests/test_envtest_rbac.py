@@ -30,6 +30,7 @@ NEEDED: dict[str, dict[str, set[str]]] = {
         "pods": {"get", "list"},
         "pods/log": {"get"},
         "leases": {"create", "get", "update"},
+        "networkpolicies": {"create"},
     },
     "charloom-worker": {"leases": {"get"}},
     "charloom-tensorboard": {},

@@ -10,12 +10,26 @@ from kustomize import Document, pod_templates, render
 
 from components.train.cluster import manifest
 from components.train.cluster.manifest import JobSetOptions
+from components.train.cluster.network_policy import render_network_policy
 from components.train.cluster.pod import PORT
 
-(_TEMPLATE,) = pod_templates(
-    manifest.render(JobSetOptions(run_id="r"), image="i", workers=1, arguments=[], max_restarts=0)
-).values()
-WORKER = _TEMPLATE["metadata"]["labels"]
+RUN, OTHER_RUN = "train-a", "train-b"
+
+
+def jobset(name: str, *, gpus: int = 0) -> Document:
+    """Returns a JobSet as the API does."""
+    options = JobSetOptions(run_id="r", gpus_per_worker=gpus)
+    body = manifest.render(options, image="i", workers=2, arguments=[], max_restarts=0)
+    return body | {"metadata": body["metadata"] | {"name": name, "uid": f"{name}-0b7a4c1e"}}
+
+
+def workers_of(name: str) -> dict[str, str]:
+    """Returns the labels of a JobSet's pods; its controller adds its name."""
+    (template,) = pod_templates(jobset(name)).values()
+    return template["metadata"]["labels"] | {manifest.JOBSET_LABEL: name}
+
+
+WORKER, STRANGER = workers_of(RUN), workers_of(OTHER_RUN)
 BOARD = {"app.kubernetes.io/name": "charloom", "app.kubernetes.io/component": "tensorboard"}
 TASK = {"pipelines.kubeflow.org/v2_component": "true"}
 OUTSIDE = None
@@ -59,13 +73,17 @@ def matches(rule: Mapping[str, Any], peers: str, other: Labels, port: str) -> bo
     return peers not in rule or any(selects(one, other) for one in local)
 
 
+@pytest.mark.parametrize("gpus", [0, 1])
 @pytest.mark.parametrize("folder", ["base", "overlays/gpu"])
-def test_who_may_call_whom(folder: str) -> None:
-    documents = render(folder)
-    gpu = folder == "overlays/gpu"
+def test_who_may_call_whom(folder: str, gpus: int) -> None:
+    groups = [jobset(name, gpus=gpus) for name in (RUN, OTHER_RUN)]
+    documents = [*render(folder), *map(render_network_policy, groups)]
     expected = [
         (WORKER, WORKER, f"TCP/{PORT}", True),
-        (WORKER, WORKER, "TCP/45001", gpu),  # NCCL's ports are the kernel's choice
+        (WORKER, WORKER, "TCP/45001", gpus > 0),  # NCCL's ports are the kernel's choice
+        (STRANGER, WORKER, f"TCP/{PORT}", False),
+        (WORKER, STRANGER, f"TCP/{PORT}", False),
+        (WORKER, STRANGER, "TCP/45001", False),
         (TASK, WORKER, f"TCP/{PORT}", False),
         (OUTSIDE, WORKER, f"TCP/{PORT}", False),
         (BOARD, WORKER, f"TCP/{PORT}", False),
@@ -85,13 +103,20 @@ def test_who_may_call_whom(folder: str) -> None:
     ] == expected
 
 
+def test_without_its_policy_a_worker_admits_nobody() -> None:
+    assert not allows(render("base"), WORKER, WORKER, f"TCP/{PORT}")
+
+
+def test_without_those_of_the_namespace_a_jobset_is_still_closed_and_may_call_others() -> None:
+    documents = [render_network_policy(jobset(RUN))]
+    assert allows(documents, WORKER, WORKER, f"TCP/{PORT}")
+    assert not allows(documents, TASK, WORKER, f"TCP/{PORT}")
+    assert allows(documents, WORKER, OUTSIDE, "TCP/80")
+
+
 def test_a_policy_that_lets_more_through_is_found() -> None:
-    documents = render("base")
-    workers = next(
-        one["spec"]
-        for one in documents
-        if one["kind"] == "NetworkPolicy" and one["metadata"]["name"] == "workers"
-    )
+    documents = [*render("base"), render_network_policy(jobset(RUN))]
+    workers = documents[-1]["spec"]
     workers["ingress"][0]["from"][0]["podSelector"] = {}
     assert allows(documents, TASK, WORKER, f"TCP/{PORT}")
     del workers["ingress"][0]["from"]

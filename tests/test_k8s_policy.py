@@ -191,6 +191,7 @@ RULES = {
         " pods": "get list",
         " pods/log": "get",
         "coordination.k8s.io leases": "create get update",
+        "networking.k8s.io networkpolicies": "create",
     },
     "charloom-worker": {"coordination.k8s.io leases": "get"},
     "charloom-flink": {

@@ -77,6 +77,7 @@ class ClusterApi:
         self._custom = kubernetes.client.CustomObjectsApi(client)
         self._core = kubernetes.client.CoreV1Api(client)
         self._leases = kubernetes.client.CoordinationV1Api(client)
+        self._networking = kubernetes.client.NetworkingV1Api(client)
 
     def call(
         self, send: Callable[[], Any], what: str, *, patience: float | None = None
@@ -274,6 +275,26 @@ class ClusterApi:
             "renew the lease",
             patience=patience,
         )
+
+    # Network policies
+
+    def create_network_policy(self, body: Mapping[str, Any]) -> None:
+        """Creates a network policy, unless one of that name exists.
+
+        Raises:
+          InputError: the cluster refused.
+        """
+        what = "create the network policy"
+        try:
+            self.call(
+                lambda: self._networking.create_namespaced_network_policy(
+                    self.namespace, dict(body), **_RAW
+                ),
+                what,
+            )
+        except ApiException as error:
+            if error.status != 409:
+                raise InputError(f"the cluster refused to {what} ({error.status})") from None
 
     def _none_if_missing(
         self, send: Callable[[], Any], what: str, *, patience: float | None = None

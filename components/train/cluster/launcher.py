@@ -14,6 +14,7 @@ from kubernetes.client.exceptions import ApiException
 from components.train.cluster.api import ClusterApi, Pace
 from components.train.cluster.lease_watch import LeaseKeeper
 from components.train.cluster.manifest import GRACE_SECONDS, JobSetOptions, jobset_name, render
+from components.train.cluster.network_policy import render_network_policy
 from components.train.cluster.outcome import (
     COMPLETED,
     FAILED,
@@ -40,6 +41,8 @@ from model.errors import CharloomError, InputError, RestartableError
 WORKDIR_ANNOTATION = "charloom.dev/workdir"
 
 _REMOVAL_SECONDS = 300.0
+_LAST_LOOKS = 40
+"""How often the pods of an ended JobSet are polled for the rest of the log."""
 
 
 def launch_jobset(
@@ -131,6 +134,7 @@ class _Launch:
             body = self._render()
             jobset = self._create_or_adopt(body)
             self._uid = jobset["metadata"]["uid"]
+            self._api.create_network_policy(render_network_policy(jobset))
             self._state.restarts = restarts_of(jobset)
             holder = os.environ.get("KFP_POD_NAME") or f"launcher-{os.getpid()}"
             seconds = self._options.lease_seconds
@@ -284,8 +288,9 @@ class _Launch:
 
     def _drain(self, log: WorkerLog) -> None:
         """Polls the pods until all ends are reported, as some may arrive late."""
-        deadline = time.monotonic() + 20 * self._api.pace.tick
-        while not self._look_at_pods(log) and time.monotonic() < deadline:
+        for _ in range(_LAST_LOOKS):
+            if self._look_at_pods(log):
+                break
             self._api.pause(self._api.pace.first_wait)
         self._follower.update()
 

@@ -11,6 +11,7 @@ from typing import Any
 from kubernetes.client.exceptions import ApiException
 
 from components.train.cluster.api import ClusterApi
+from components.train.cluster.manifest import owner_reference
 from model.errors import RestartableError
 
 
@@ -35,7 +36,7 @@ class LeaseKeeper:
         """
         self._api = api
         self._name = jobset["metadata"]["name"]
-        self._uid = jobset["metadata"]["uid"]
+        self._owner = owner_reference(jobset)
         self._seconds = seconds
         self._holder = holder
         self._error: Exception | None = None
@@ -75,18 +76,12 @@ class LeaseKeeper:
             "leaseDurationSeconds": self._seconds,
             "renewTime": now,
         }
-        owner = {
-            "apiVersion": "jobset.x-k8s.io/v1alpha2",
-            "kind": "JobSet",
-            "name": self._name,
-            "uid": self._uid,
-        }
         if found is None:
-            metadata: dict[str, Any] = {"name": self._name, "ownerReferences": [owner]}
+            metadata: dict[str, Any] = {"name": self._name, "ownerReferences": [self._owner]}
             spec["acquireTime"] = now
             self._api.create_lease(_lease(metadata, spec), patience=self._patience)
         else:
-            metadata = found["metadata"] | {"ownerReferences": [owner]}
+            metadata = found["metadata"] | {"ownerReferences": [self._owner]}
             metadata.pop("managedFields", None)
             before = found.get("spec", {})
             if before.get("holderIdentity") != self._holder:

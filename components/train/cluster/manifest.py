@@ -97,6 +97,16 @@ def host_pattern(name: str) -> str:
     return f"{name}-{WORKER}-0-{{index}}.{name}"
 
 
+def owner_reference(jobset: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the reference to a JobSet from what is to be removed with it."""
+    return {
+        "apiVersion": f"{API_GROUP}/{API_VERSION}",
+        "kind": "JobSet",
+        "name": jobset["metadata"]["name"],
+        "uid": jobset["metadata"]["uid"],
+    }
+
+
 def render(
     options: JobSetOptions,
     *,
