@@ -17,7 +17,8 @@ from volume import keep_first
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.main import run
 from components.preprocess.passes import work_units
-from components.preprocess.passes.file_scans import accept, check_splits, scans_of_files
+from components.preprocess.passes.corpus_scan import CorpusScan, accept, check_splits
+from components.preprocess.passes.file_scans import scans_of_files
 from components.preprocess.passes.scan import load_pieces, scan_unit
 from components.preprocess.passes.scratch_files import pieces_path
 from components.preprocess.passes.word_counts import WordCounter, build_vocabulary
@@ -113,7 +114,7 @@ def test_each_hostile_file_is_whole_or_refused(
 
 def prepare_without_beam(path: Path, folder: Path, config: DataConfig) -> list[bytes] | None:
     """Returns the words that all records predict, None if the file was refused."""
-    parts = make_units(find_files([str(path)]), config)
+    parts = list(make_units(find_files([str(path)]), config))
     counters = [WordCounter(str(folder), str(unit.index)) for unit in parts]
     scans = [
         scan
@@ -121,9 +122,9 @@ def prepare_without_beam(path: Path, folder: Path, config: DataConfig) -> list[b
         for scan in scan_unit(unit, config, folder=str(folder), counter=counter)
     ]
     try:
-        files = scans_of_files(scans, config)
-        accept(files, config)
-        check_splits(files, config)
+        scan = CorpusScan(scans_of_files(scans, config))
+        accept(scan, config)
+        check_splits(scan, config)
     except InputError as error:
         message = str(error)
     else:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.preprocess.inputs.listing import find_files
-from components.preprocess.sources.files import content_fingerprint, describe_bad_text
+from components.preprocess.sources.files import ContentFingerprint, describe_bad_text
 from model.config import DataConfig
 from model.errors import InputError
 
@@ -269,7 +270,13 @@ def test_messages_say_what_where_and_what_next() -> None:
 
 
 def test_fingerprint_sees_names_and_contents() -> None:
-    one = content_fingerprint(["a", "b"], ["0" * 64, "1" * 64])
-    assert one == content_fingerprint(["a", "b"], ["0" * 64, "1" * 64])
-    assert one != content_fingerprint(["a", "c"], ["0" * 64, "1" * 64])
-    assert one != content_fingerprint(["a", "b"], ["0" * 64, "2" * 64])
+    def of(*files: tuple[str, str]) -> str:
+        fingerprint = ContentFingerprint()
+        for name, digit in files:
+            fingerprint.add(name, digit * 64)
+        return fingerprint.hexdigest()
+
+    one = of(("a", "0"), ("b", "1"))
+    rows = f"{'0' * 64}  a\n{'1' * 64}  b\n"
+    assert one == hashlib.sha256(rows.encode()).hexdigest()
+    assert one not in (of(("a", "0"), ("c", "1")), of(("a", "0"), ("b", "2")))

@@ -22,12 +22,13 @@ from components.preprocess.engine.runner import beam, check_options, has_one_wor
 from components.preprocess.inputs.listing import find_files
 from components.preprocess.inputs.listing_file import load_listing
 from components.preprocess.passes import word_counts
-from components.preprocess.passes.file_scans import describe, hash_text, scans_of_files
+from components.preprocess.passes.corpus_scan import describe
+from components.preprocess.passes.file_scans import hash_text
 from components.preprocess.passes.row_files import RowFiles
 from components.preprocess.passes.scratch_files import index_path, seen_path, words_path
 from components.preprocess.passes.word_counts import SplitCounts
 from components.preprocess.passes.work_units import make_groups, make_units
-from components.preprocess.sources.files import content_fingerprint
+from components.preprocess.sources.files import ContentFingerprint
 from components.preprocess.sources.types import InputFile
 from components.run_settings import DEFAULTS
 from model.config import DataConfig, to_dict
@@ -174,23 +175,26 @@ def _prepare(
     scratch = os.path.join(folder, "scratch")
     os.mkdir(scratch)
     write_whole(words_path(scratch), json.dumps(dataclasses.asdict(given)))
-    units = make_units(files, config)
-    groups = make_groups(units, config.shard_megabytes << 20)
+    sizes = []
+    for unit in make_units(files, config):
+        unit.save(scratch)
+        sizes.append(unit.size)
+    groups = make_groups(sizes, config.shard_megabytes << 20)
     log_path = os.path.join(scratch, "workers.log")
-    with open_pipeline(flags, log_path, elements=len(units)) as pipeline:
+    with open_pipeline(flags, log_path, elements=len(sizes)) as pipeline:
         spread = not has_one_worker(pipeline)
         prepare = transforms.PrepareRecords(
             config, folder, scratch=scratch, groups=groups, spread=spread
         )
-        _ = pipeline | "Units" >> beam.Create(units, reshuffle=spread) | "Prepare" >> prepare
+        units = beam.Create(range(len(sizes)), reshuffle=spread)
+        _ = pipeline | "Units" >> units | "Prepare" >> prepare
     written = transforms.load_groups(scratch, len(groups))
-    parts, counted = transforms.load_scans(scratch, len(units))
+    scan, counted = transforms.load_scan(scratch, len(sizes), config)
     vocab = Vocabulary.load(os.path.join(folder, VOCAB_FILE))
     saved = {split: _save_index(folder, scratch, split, len(groups)) for split in SPLITS}
     known = {split: word_counts.describe_split(counted, split, vocab) for split in SPLITS}
-    scans = scans_of_files(parts, config)
     info = describe(
-        scans,
+        scan,
         written,
         vocab=vocab,
         known=known,
@@ -200,7 +204,7 @@ def _prepare(
     )
     info["vocab"].update(given.describe())
     info["statistics"] = describe_text(
-        scans,
+        scan,
         known["train"],
         folder=folder,
         scratch=scratch,
@@ -281,8 +285,10 @@ def _reuse(
         raise InputError(f"{occupied}, records of format {info['format_version']}; {advice}")
     if info["config"] != to_dict(config):
         raise InputError(f"{occupied}, records made with another config; {advice}")
-    hashes = [hash_text(file, config) for file in files]
-    if info["input"]["fingerprint"] != content_fingerprint([f.full_name for f in files], hashes):
+    fingerprint = ContentFingerprint()
+    for file in files:
+        fingerprint.add(file.full_name, hash_text(file, config))
+    if info["input"]["fingerprint"] != fingerprint.hexdigest():
         raise InputError(f"{occupied}, records of another input; {advice}")
     found = {key: info["vocab"][key] for key in info["vocab"] if key.startswith("given_")}
     if found != given.describe():

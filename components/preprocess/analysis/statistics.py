@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import os
 import struct
 import time
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from components.preprocess.analysis.near_duplicates import Search, count_leaks
-from components.preprocess.passes.file_scans import FileScan
+from components.preprocess.passes.corpus_scan import CorpusScan
 from components.preprocess.passes.scratch_files import index_path, signatures_path
 from components.preprocess.passes.signatures import Signatures
 from components.preprocess.passes.word_counts import SplitCounts
@@ -29,7 +28,7 @@ SHOWN_SECONDS = 10.0
 
 
 def describe_text(
-    scans: Sequence[FileScan],
+    scan: CorpusScan,
     known: SplitCounts,
     *,
     folder: str,
@@ -40,16 +39,14 @@ def describe_text(
     """Returns the entry `statistics` of dataset.json (docs/data-contract.md).
 
     Args:
-      scans: scans of the files.
+      scan: what the first pass found.
       known: word counts of the training split.
       folder: contains the shards.
       scratch: contains the partial indexes and the signatures.
       groups: number of groups.
       search: how many records are compared to find near-duplicates; with 0 they are not counted.
     """
-    documents: collections.Counter[int] = collections.Counter()
-    for scan in scans:
-        documents.update({int(power): count for power, count in scan.documents.items()})
+    documents = scan.documents
     return {
         "document_length_histogram": {str(power): documents[power] for power in sorted(documents)},
         "frequent_words": _decode(known.frequent),

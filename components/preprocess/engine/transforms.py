@@ -18,7 +18,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from components.preprocess.engine.runner import beam
-from components.preprocess.passes.file_scans import PartScan, accept, check_splits, scans_of_files
+from components.preprocess.passes.corpus_scan import CorpusScan, accept, check_splits
+from components.preprocess.passes.file_scans import PartScan, scans_of_files
 from components.preprocess.passes.scratch_files import (
     group_path,
     problem_path,
@@ -31,7 +32,7 @@ from components.preprocess.sources.types import InputFile
 from model.config import DataConfig
 from model.data.records import VOCAB_FILE
 from model.errors import InputError, RestartableError
-from model.files import write_whole
+from model.files import whole_file, write_whole
 from model.text.vocab import Vocabulary
 
 Group = tuple[int, Sequence[int]]
@@ -39,7 +40,7 @@ Group = tuple[int, Sequence[int]]
 
 
 class PrepareRecords(beam.PTransform):
-    """`Unit`s -> a vocabulary and shards of records in a folder, and files that describe them."""
+    """Indices of units -> a vocabulary and shards in a folder, and files that describe them."""
 
     def __init__(
         self,
@@ -55,7 +56,7 @@ class PrepareRecords(beam.PTransform):
         Args:
           config: how text becomes records.
           folder: receives the records.
-          scratch: folder for intermediate files; contains the file of given words.
+          scratch: folder for intermediate files; contains the units and the file of given words.
           groups: for each group the indices of its units, which share shards.
           spread: whether to distribute the groups over several workers.
         """
@@ -83,20 +84,22 @@ class _ScanUnit(beam.DoFn):
         self._config = config
         self._folder = folder
 
-    def process(self, unit: Unit) -> Iterator[tuple[int, int]]:
+    def process(self, index: int) -> Iterator[tuple[int, int]]:
         from components.preprocess.passes.scan import scan_unit  # imports TensorFlow
 
-        path = scan_path(self._folder, unit.index)
-        counter = WordCounter(self._folder, f"{unit.index:08d}")
+        path = scan_path(self._folder, index)
+        counter = WordCounter(self._folder, f"{index:08d}")
         try:
-            scans = scan_unit(unit, self._config, folder=self._folder, counter=counter)
-            counter.flush()
-            rows = [dataclasses.asdict(scan) for scan in scans]
-            write_whole(path, json.dumps({"scans": rows, "counts": counter.files}), flush=False)
+            unit = Unit.load(self._folder, index)
+            with whole_file(path, flush=False) as file:
+                for scan in scan_unit(unit, self._config, folder=self._folder, counter=counter):
+                    file.write(_as_line(dataclasses.asdict(scan)))
+                counter.flush()
+                file.write(_as_line({"counts": counter.files}))
         except OSError as error:
             with contextlib.suppress(OSError):
-                write_whole(path, json.dumps({"problem": str(error)}), flush=False)
-        yield 0, unit.index
+                write_whole(path, _as_line({"problem": str(error)}), flush=False)
+        yield 0, index
 
 
 class _ChooseVocabulary(beam.DoFn):
@@ -127,10 +130,9 @@ class _ChooseVocabulary(beam.DoFn):
             yield from enumerate(self._groups)
 
     def _choose(self, units: int) -> None:
-        parts, counted = load_scans(self._scratch, units)
-        scans = scans_of_files(parts, self._config)
-        accept(scans, self._config)
-        check_splits(scans, self._config)
+        scan, counted = load_scan(self._scratch, units, self._config)
+        accept(scan, self._config)
+        check_splits(scan, self._config)
         vocab = build_vocabulary(
             counted,
             max_size=self._config.vocab_size,
@@ -163,30 +165,45 @@ class _WriteGroup(beam.DoFn):
         write_whole(group_path(self._scratch, index), json.dumps(content), flush=False)
 
 
-def load_scans(folder: str, count: int) -> tuple[list[PartScan], list[str]]:
-    """Reads the results of the first pass over `count` units.
+def load_scan(folder: str, units: int, config: DataConfig) -> tuple[CorpusScan, list[str]]:
+    """Reads the results of the first pass.
 
     Returns:
-      The `PartScan`s in the order of files and blocks, and the paths of the count files.
+      What was found in the corpus, and the paths of the count files.
 
     Raises:
       InputError: a unit could not write its results.
     """
-    scans, counts = [], []
-    for unit in range(count):
-        try:
-            content = _load_json(scan_path(folder, unit))
-        except FileNotFoundError:  # no room for this file either
-            content = {"problem": "a unit of the text has no result"}
-        if "problem" in content:
-            raise InputError(
-                f"can't write to {folder} ({content['problem']}); free space or choose another folder"
-            )
-        counts += [os.path.join(folder, name) for name in content["counts"]]
-        for row in content["scans"]:
+    counts: list[str] = []
+    parts = _load_parts(folder, units, counts)
+    return CorpusScan(scans_of_files(parts, config)), counts
+
+
+def _load_parts(folder: str, units: int, counts: list[str]) -> Iterator[PartScan]:
+    """Yields the parts in the order of files and blocks; adds the paths of the count files."""
+    for unit in range(units):
+        for row in _read_rows(scan_path(folder, unit)):
+            if "problem" in row:
+                raise InputError(
+                    f"can't write to {folder} ({row['problem']}); free space or choose another folder"
+                )
+            if "counts" in row:
+                counts += [os.path.join(folder, name) for name in row["counts"]]
+                continue
             fault = tuple(row["fault"]) if row["fault"] else None
-            scans.append(PartScan(**{**row, "file": InputFile(**row["file"]), "fault": fault}))
-    return scans, counts
+            yield PartScan(**{**row, "file": InputFile(**row["file"]), "fault": fault})
+
+
+def _read_rows(path: str) -> Iterator[dict[str, Any]]:
+    try:
+        with open(path, "rb") as file:
+            yield from map(json.loads, file)
+    except FileNotFoundError:  # no room for this file either
+        yield {"problem": "a unit of the text has no result"}
+
+
+def _as_line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row).encode() + b"\n"
 
 
 def load_groups(folder: str, count: int) -> list[dict[str, Any]]:

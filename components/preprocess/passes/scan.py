@@ -26,8 +26,8 @@ from model.files import whole_file
 
 def scan_unit(
     unit: Unit, config: DataConfig, *, folder: str, counter: WordCounter
-) -> list[PartScan]:
-    """Scans a unit.
+) -> Iterator[PartScan]:
+    """Scans a unit; yields what was found in each part.
 
     Args:
       unit: parts of files.
@@ -39,7 +39,8 @@ def scan_unit(
       OSError: the file of pieces or of counts can't be written.
     """
     with whole_file(pieces_path(folder, unit.index), flush=False) as file:
-        return [_scan_part(part, config, file, counter) for part in unit.parts]
+        for part in unit.parts:
+            yield _scan_part(part, config, file, counter)
 
 
 def _scan_part(part: Part, config: DataConfig, file: BinaryIO, counter: WordCounter) -> PartScan:

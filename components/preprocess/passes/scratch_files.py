@@ -13,6 +13,11 @@ def words_path(folder: str) -> str:
     return os.path.join(folder, "given-words.json")
 
 
+def unit_path(folder: str, unit: int) -> str:
+    """Returns the file of a unit."""
+    return os.path.join(folder, f"{unit:08d}.unit.json")
+
+
 def scan_path(folder: str, unit: int) -> str:
     """Returns the file of a unit's first-pass results."""
     return os.path.join(folder, f"{unit:08d}.scan.json")

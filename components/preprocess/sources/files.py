@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from components.preprocess.sources.packed import open_packed
@@ -98,10 +98,19 @@ def _open_local(path: str, *, size: int, modified: int | None) -> Iterator[Binar
         check()
 
 
-def content_fingerprint(names: Sequence[str], hashes: Sequence[str]) -> str:
-    """Returns one SHA-256 over the files' full names and content hashes."""
-    rows = "".join(f"{sha256}  {name}\n" for name, sha256 in zip(names, hashes, strict=True))
-    return hashlib.sha256(rows.encode()).hexdigest()
+class ContentFingerprint:
+    """One SHA-256 over the files' full names and content hashes."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def add(self, name: str, sha256: str) -> None:
+        """Adds the next file."""
+        self._sha256.update(f"{sha256}  {name}\n".encode())
+
+    def hexdigest(self) -> str:
+        """Returns the fingerprint of the files so far."""
+        return self._sha256.hexdigest()
 
 
 def describe_bad_text(
