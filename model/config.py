@@ -210,6 +210,8 @@ class GateConfig:
 
     max_perplexity: Annotated[float, Range(1.0, 1e12)] = 1000.0
     """Test perplexity above which the model is rejected."""
+    max_unknown_rate: Annotated[float, Range(0.0, 1.0)] = 0.5
+    """Share of unknown test words above which the model is rejected: predicting `<unk>` is easy."""
     beat: Annotated[tuple[str, ...], Choices(BASELINES)] = BASELINES
     """Baselines on the same records whose perplexity the model must not exceed."""
     tolerance: Annotated[float, Range(0.0, 1.0)] = 0.005

@@ -40,7 +40,13 @@ def make_report(model: float = 100.0, unigram: float = 400.0, words: int = 1000)
     """Returns a report without a champion."""
     return {
         "format_version": 4,
-        "splits": {"test": {**score(model, words), "left_out": {"words": 0, "unknown": None}}},
+        "splits": {
+            "test": {
+                **score(model, words),
+                "unknown_words": 0,
+                "left_out": {"words": 0, "unknown": None},
+            }
+        },
         "baseline": {"unigram": score(unigram, words), "bigram": score(unigram, words)},
         "champion": None,
         "reference": None,
@@ -101,7 +107,7 @@ def with_champion(
     words = ours["words"]
     return {
         "format_version": 4,
-        "splits": {"test": {**ours, "left_out": {"words": 0, "unknown": None}}},
+        "splits": {"test": {**ours, "unknown_words": 0, "left_out": {"words": 0, "unknown": None}}},
         "baseline": {"unigram": score(400.0, words), "bigram": score(300.0, words)},
         "champion": {
             "version": 3,

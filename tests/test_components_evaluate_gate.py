@@ -35,6 +35,7 @@ NO_CHAMPION = "there is no champion to compare with"
 CHAMPION_MISSING = "champion is missing; it must be a champion or null"
 OK = (
     "test perplexity 100.00 is at most the limit of 200.00",
+    "0.00% of the test words are unknown, at most the limit of 50.00%",
     "test perplexity 100.00 is not above the unigram baseline's 400.00 on the same 1,000 words",
     NO_CHAMPION,
 )
@@ -42,10 +43,12 @@ ALL_MISSING = (
     "splits.test.words is missing",
     "splits.test.log_likelihood is missing",
     "splits.test.perplexity is missing",
+    "splits.test.unknown_words is missing",
     "baseline.unigram.words is missing",
     "baseline.unigram.log_likelihood is missing",
     "baseline.unigram.perplexity is missing",
 )
+EMPTY_SUM = {"log_likelihood": 0.0, "words": 1000, "perplexity": 1.0, "unknown_words": 0}
 REFERENCE_MISSING = "reference is missing; it must be a reference or null"
 NO_FORMAT = "format_version is not 4, the only format this gate reads"
 
@@ -53,12 +56,12 @@ PASSES = {
     "good": (make_report(), OK),
     "one word": (
         make_report(words=1),
-        (OK[0], OK[1].replace("1,000 words", "1 words"), NO_CHAMPION),
+        (*OK[:2], OK[2].replace("1,000 words", "1 words"), NO_CHAMPION),
     ),
     "as good as the unigram baseline": (
         make_report(unigram=100.0),
         (
-            OK[0],
+            *OK[:2],
             "test perplexity 100.00 is not above the unigram baseline's 100.00 on the same 1,000 words",
             NO_CHAMPION,
         ),
@@ -73,6 +76,7 @@ PASSES = {
                     "log_likelihood": -2,
                     "words": 2,
                     "perplexity": math.e,
+                    "unknown_words": 1,
                     "left_out": {"words": 0, "unknown": None},
                 }
             },
@@ -80,6 +84,7 @@ PASSES = {
         },
         (
             "test perplexity 2.72 is at most the limit of 200.00",
+            "50.00% of the test words are unknown, at most the limit of 50.00%",
             "test perplexity 2.72 is not above the unigram baseline's 7.39 on the same 2 words",
             NO_CHAMPION,
         ),
@@ -107,6 +112,28 @@ REJECTIONS = {
             "test perplexity 150.0000 is above the unigram baseline's 149.9999 on the same 1,000 words",
         ),
     ),
+    "knows no word": (
+        changed(f"{TEST}.unknown_words", 1000, model=1.0001),
+        (
+            "100.00% of the test words are unknown, above the limit of 50.00% "
+            "(gate.max_unknown_rate); raise data.vocab_size, lower data.min_count or provide more text",
+        ),
+    ),
+    "knows too few words by one": (
+        changed(f"{TEST}.unknown_words", 501),
+        (
+            "50.10% of the test words are unknown, above the limit of 50.00% "
+            "(gate.max_unknown_rate); raise data.vocab_size, lower data.min_count or provide more text",
+        ),
+    ),
+    "unknown words are a float": (
+        changed(f"{TEST}.unknown_words", 0.0),
+        ("splits.test.unknown_words is a float; it must be a whole number",),
+    ),
+    "fewer than no word is unknown": (
+        changed(f"{TEST}.unknown_words", -1),
+        ("splits.test.unknown_words is -1; it must be at least 0",),
+    ),
     "fails both rules": (
         make_report(model=2500.0, unigram=400.0),
         (
@@ -129,10 +156,10 @@ REJECTIONS = {
     "no format version": (changed("format_version", ...), (NO_FORMAT,)),
     "format version of another form": (changed("format_version", 3), (NO_FORMAT,)),
     "format version is true": (changed("format_version", True), (NO_FORMAT,)),
-    "no splits": (changed("splits", ...), ALL_MISSING[:3]),
-    "splits are a list": (changed("splits", [score(100.0)]), ALL_MISSING[:3]),
-    "test split is null": (changed(TEST, None), ALL_MISSING[:3]),
-    "no baseline": (changed(UNIGRAM, ...), ALL_MISSING[3:]),
+    "no splits": (changed("splits", ...), ALL_MISSING[:4]),
+    "splits are a list": (changed("splits", [score(100.0)]), ALL_MISSING[:4]),
+    "test split is null": (changed(TEST, None), ALL_MISSING[:4]),
+    "no baseline": (changed(UNIGRAM, ...), ALL_MISSING[4:]),
     "no words": (changed(f"{TEST}.words", ...), ("splits.test.words is missing",)),
     "zero words": (
         changed(f"{TEST}.words", 0),
@@ -185,14 +212,14 @@ REJECTIONS = {
     "log-likelihood is an empty sum": (
         {
             **make_report(),
-            "splits": {"test": {"log_likelihood": 0.0, "words": 1000, "perplexity": 1.0}},
+            "splits": {"test": EMPTY_SUM},
         },
         ("splits.test.log_likelihood is 0; it must be below 0",),
     ),
     "log-likelihood beyond exp": (
         {
             **make_report(),
-            "splits": {"test": {"log_likelihood": -1e6, "words": 1000, "perplexity": 1e300}},
+            "splits": {"test": EMPTY_SUM | {"log_likelihood": -1e6, "perplexity": 1e300}},
         },
         ("splits.test.log_likelihood is -1e+06 over 1,000 words, too large",),
     ),
@@ -256,7 +283,7 @@ REJECTIONS = {
             "format_version": 4,
             "champion": None,
             "reference": None,
-            "splits": {"test": dict.fromkeys(score(2.0), math.nan)},
+            "splits": {"test": {**dict.fromkeys(score(2.0), math.nan), "unknown_words": 0}},
             "baseline": {"unigram": dict.fromkeys(score(2.0), math.nan)},
         },
         tuple(

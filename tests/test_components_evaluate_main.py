@@ -33,7 +33,11 @@ def make_report(perplexity: float = 100.0) -> dict[str, Any]:
     return {
         "format_version": 4,
         "splits": {
-            "test": {**score(perplexity), "left_out": {"words": 0, "unknown": None}},
+            "test": {
+                **score(perplexity),
+                "unknown_words": 0,
+                "left_out": {"words": 0, "unknown": None},
+            },
         },
         "baseline": {"unigram": score(400.0), "bigram": score(350.0)},
         "champion": None,
@@ -71,6 +75,7 @@ def test_gate_and_page_know_the_form_of_the_report() -> None:
             "PASSED",
             [
                 "test perplexity 100.00 is at most the limit of 200.00",
+                "0.00% of the test words are unknown, at most the limit of 50.00%",
                 "test perplexity 100.00 is not above the unigram baseline's 400.00 on the same "
                 "1,000 words",
                 "test perplexity 100.00 is not above the bigram baseline's 350.00 on the same "

@@ -17,6 +17,7 @@ def test_a_good_report() -> None:
     assert Report.from_dict(make_report(model=math.e, unigram=4.0, words=1)) == Report(
         known_format=True,
         test=Score(-1.0, 1, math.e),
+        unknown_words=0,
         left_out=0,
         seen_unknown="",
         baselines=dict.fromkeys(("unigram", "bigram"), Score(-math.log(4.0), 1, 4.0)),

@@ -76,6 +76,7 @@ EVERY_FIELD = [
     "train.checkpoint_steps=5",
     "train.keep_checkpoints=6",
     "gate.max_perplexity=55",
+    "gate.max_unknown_rate=0.25",
     "gate.beat=unigram",
     "gate.tolerance=0.01",
     "gate.max_drift=0.03",
@@ -124,6 +125,7 @@ RANGES: list[tuple[str, float, float]] = [
     ("train.checkpoint_steps", 1, 1 << 30),
     ("train.keep_checkpoints", 2, 1 << 10),
     ("gate.max_perplexity", 1.0, 1e12),
+    ("gate.max_unknown_rate", 0.0, 1.0),
     ("gate.tolerance", 0.0, 1.0),
     ("gate.max_drift", 0.0, 1.0),
     ("gate.confidence", 0.5, 0.9999),
@@ -181,6 +183,7 @@ def test_every_field_can_be_overridden() -> None:
     assert type(changed.train.clip_norm) is float
     assert changed.gate == GateConfig(
         max_perplexity=55.0,
+        max_unknown_rate=0.25,
         beat=("unigram",),
         tolerance=0.01,
         max_drift=0.03,

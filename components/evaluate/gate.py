@@ -96,7 +96,8 @@ def decide(report: Report, *, limits: GateConfig) -> Verdict:
     """Decides whether the model of a report may be exported.
 
     The rules: the test perplexity is at most `limits.max_perplexity`, and not above any baseline in
-    `limits.beat` on the same words. If there is a champion, the model is significantly not worse
+    `limits.beat` on the same words; the share of unknown test words is at most
+    `limits.max_unknown_rate`. If there is a champion, the model is significantly not worse
     by more than `limits.tolerance`, or, with `limits.require_improvement`, significantly better;
     and no slice of the words is significantly worse by more than `limits.max_slice_loss`. If
     there is a reference, the best version so far, the model is significantly not worse than it by
@@ -119,6 +120,9 @@ def decide(report: Report, *, limits: GateConfig) -> Verdict:
         _check_left_out(report, model, limits, found)
     if model:
         _check_limit(model, limits, found)
+    unknown = found.take(report.unknown_words)
+    if model and unknown is not None:
+        _check_unknown(unknown / model.words, limits, found)
     for name in limits.beat:
         baseline = found.take(report.baselines[name])
         if model and baseline:
@@ -159,6 +163,18 @@ def _check_limit(model: Score, limits: GateConfig, found: _Findings) -> None:
     relation = "at most" if good else "above"
     text = f"test perplexity {ours} is {relation} the limit of {limit}"
     found.judge(good, text, hint=" (gate.max_perplexity)")
+
+
+def _check_unknown(rate: float, limits: GateConfig, found: _Findings) -> None:
+    ours, limit = format_apart(100 * rate, 100 * limits.max_unknown_rate)
+    good = rate <= limits.max_unknown_rate
+    relation = "at most" if good else "above"
+    found.judge(
+        good,
+        f"{ours}% of the test words are unknown, {relation} the limit of {limit}%",
+        hint=" (gate.max_unknown_rate); raise data.vocab_size, lower data.min_count or provide "
+        "more text",
+    )
 
 
 def _check_baseline(model: Score, baseline: Score, name: str, found: _Findings) -> None:

@@ -81,6 +81,8 @@ class Report:
     """Whether its format is `REPORT_FORMAT`."""
     test: Score | Problems
     """The model's score on the test split."""
+    unknown_words: int | Problems
+    """Its words that are not in the model's vocabulary."""
     left_out: int | Problems
     """Test words left out because a model has seen them."""
     seen_unknown: str
@@ -106,6 +108,7 @@ class Report:
         return cls(
             known_format=type(version) is int and version == REPORT_FORMAT,
             test=_read_score(report, _TEST),
+            unknown_words=_read_unknown(report),
             left_out=left_out.result(left_out.words("words", least=0)),
             seen_unknown=_read_reason(left_out.values, "unknown", "left_out.unknown"),
             baselines={name: _read_score(report, f"baseline.{name}") for name in BASELINES},
@@ -187,6 +190,11 @@ def _read_score(report: object, path: str) -> Score | Problems:
                 said, computed = format_apart(stated, perplexity)
                 part.refuse(f"perplexity is {said}, but its sums give {computed}")
     return part.result(Score(total, words, perplexity))
+
+
+def _read_unknown(report: object) -> int | Problems:
+    part = _Part(report, _TEST)
+    return part.result(part.words("unknown_words", least=0))
 
 
 def _read_version(
