@@ -16,6 +16,7 @@ from components.preprocess.passes.scan import scan_unit
 from components.preprocess.passes.word_counts import WordCounter
 from components.preprocess.sources import blocks, decoded
 from components.preprocess.sources.blocks import BadTextError, read_blocks
+from components.preprocess.sources.files import describe_bad_text
 from components.preprocess.sources.types import InputFile
 from model.config import DataConfig
 
@@ -134,6 +135,27 @@ def test_stray_bytes_are_a_share_of_the_text_however_it_is_packed(
         assert len(parts) == (4 if (encoding, ending, block) == ("utf-8", "txt", 100) else 1)
         (found,) = scans_of_files(parts, config)
         assert (found.reason, found.stray) == (reason, 0 if reason else 1)
+
+
+@pytest.mark.parametrize("text", ["plain words\n", "\u6f22\u5b57\u4eee\u540d"])  # without a NUL
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+@pytest.mark.parametrize("order", ["le", "be"])
+def test_text_with_the_mark_of_another_encoding_is_named(
+    text: str, encoding: str, order: str
+) -> None:
+    found = scan(f"\ufeff{text}".encode(f"{encoding}-{order}"), DataConfig())
+    assert found.reason in ("binary", "undecodable")
+    message = describe_bad_text(
+        "f.txt",
+        reason=found.reason,
+        offset=found.offset,
+        detail=found.detail,
+        config=DataConfig(on_bad_text="skip"),
+    )
+    assert message == (
+        f"f.txt begins with the byte order mark of {encoding}; add --encoding {encoding}, or leave "
+        "it out"
+    )
 
 
 def test_stray_bytes_are_counted_without_those_that_were_there() -> None:

@@ -13,8 +13,13 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
-from components.preprocess.sources.decoded import REPLACEMENT, DecodedFile, NulError
-from components.preprocess.sources.files import is_utf8, open_file
+from components.preprocess.sources.decoded import (
+    REPLACEMENT,
+    DecodedFile,
+    NulError,
+    marked_encoding,
+)
+from components.preprocess.sources.files import BYTE_ORDER_MARK, is_utf8, open_file
 from components.preprocess.sources.packed import DamagedError, is_packed
 from components.preprocess.sources.types import InputFile, UnsteadyError
 from model.config import DataConfig
@@ -235,9 +240,11 @@ def _too_long(offset: int) -> BadTextError:
 
 def _checked(block: Block) -> Block:
     """Returns a block of UTF-8 text with its undecodable bytes counted."""
+    encoding = "" if block.offset else marked_encoding(block.data)
+    mark = f"{BYTE_ORDER_MARK} {encoding}" if encoding else ""
     nul = block.data.find(b"\0")
     if nul >= 0:
-        raise BadTextError("binary", block.offset + nul, "a NUL byte")
+        raise BadTextError("binary", block.offset + nul, mark or "a NUL byte")
     if block.offset == 0 and block.data.startswith(_BOM):
         data = block.data[len(_BOM) :]
         block = dataclasses.replace(block, data=data, offset=len(_BOM))
@@ -249,5 +256,6 @@ def _checked(block: Block) -> Block:
     except UnicodeDecodeError as error:
         stray = block.data.decode("utf-8", "replace").count(REPLACEMENT)
         stray -= block.data.count(REPLACEMENT.encode())
-        fault = (block.offset + error.start, f"the byte 0x{block.data[error.start]:02x}")
+        byte = f"the byte 0x{block.data[error.start]:02x}"
+        fault = (block.offset + error.start, mark or byte)
         return dataclasses.replace(block, stray=stray, fault=fault)

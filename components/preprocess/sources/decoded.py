@@ -20,12 +20,21 @@ _ERRORS = "charloom-replace"
 """Name of our error handler: as `replace`, but notes the first fault."""
 
 _NATIVE = {"little": "le", "big": "be"}[sys.byteorder]
-_MARKED = {
+MARKED = {
     "utf-16": {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"},
     "utf-32": {codecs.BOM_UTF32_LE: "utf-32-le", codecs.BOM_UTF32_BE: "utf-32-be"},
 }
 """Encodings whose byte order a mark tells; Python decodes them without one only if they are in
 memory as a whole."""
+
+
+def marked_encoding(data: bytes) -> str:
+    """Returns the encoding whose byte order mark data begins with; empty if with none of `MARKED`."""
+    for encoding in sorted(MARKED, reverse=True):  # a mark of UTF-32 begins with one of UTF-16
+        if data.startswith(tuple(MARKED[encoding])):
+            return encoding
+    return ""
+
 
 _WHOLE = ("idna", "punycode")
 """Encodings that can't be decoded in parts; the file is held in memory."""
@@ -130,10 +139,10 @@ class DecodedFile:
             yield self._decode_whole(b"".join(iter(self._read, b"")), encoding)
             return
         begin = b""
-        if encoding in _MARKED:
+        if encoding in MARKED:
             while len(begin) < 4 and (more := self._read()):
                 begin += more
-            marks = _MARKED[encoding]
+            marks = MARKED[encoding]
             mark = next((one for one in marks if begin.startswith(one)), b"")
             encoding = marks.get(mark, f"{encoding}-{_NATIVE}")
             begin, self._passed = begin[len(mark) :], len(mark)

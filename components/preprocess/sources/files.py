@@ -113,6 +113,10 @@ class ContentFingerprint:
         return self._sha256.hexdigest()
 
 
+BYTE_ORDER_MARK = "the byte order mark of"
+"""Begin of the detail of text in another encoding that has one."""
+
+
 def describe_bad_text(
     path: str, *, reason: str, offset: int, detail: str, config: DataConfig
 ) -> str:
@@ -130,6 +134,9 @@ def describe_bad_text(
             f"{path} has a line that is too long ({detail} after byte offset {offset}); break it "
             f"into lines, or {advice}"
         )
+    if detail.startswith(BYTE_ORDER_MARK):
+        encoding = detail.removeprefix(BYTE_ORDER_MARK).strip()
+        return f"{path} begins with {detail}; add --encoding {encoding}, or {advice}"
     where = f"({detail} at byte offset {offset})"
     if reason == "binary":
         return f"{path} is a binary file {where}; {advice}"
