@@ -53,9 +53,21 @@ def parse(body: Any) -> Question:
             {"signature_name": "next_word", "inputs": {"texts": ["a"], "k": 3}},
             Question("next_word", {"texts": ["a"], "k": 3}, False, 1),
         ),
+        (
+            {"signature_name": "", "instances": [{"b64": "R3LDtsOfZQ=="}, {"texts": {"b64": ""}}]},
+            Question("serving_default", {"texts": ["Größe", ""]}, True, 2),
+        ),
+        (
+            {"signature_name": "next_word", "inputs": {"texts": [{"b64": "YQ=="}], "k": 3}},
+            Question("next_word", {"texts": ["a"], "k": 3}, False, 1),
+        ),
+        (
+            '\ufeff{"instances": ["\ufeffa", {"b64": "77u/YQ=="}]}'.encode(),
+            Question("serving_default", {"texts": ["a", "a"]}, True, 2),
+        ),
     ],
 )
-def test_good_requests(body: dict[str, Any], question: Question) -> None:
+def test_good_requests(body: Any, question: Question) -> None:
     assert parse(body) == question
 
 
@@ -94,6 +106,12 @@ def test_good_requests(body: dict[str, Any], question: Question) -> None:
         ({"instances": [1]}, "texts must contain strings"),
         ({"instances": [None]}, "texts must contain strings"),
         ({"instances": [["a"]]}, "texts must contain strings"),
+        ({"instances": [{"b64": "a"}]}, "b64 in texts is not base64"),
+        ({"instances": [{"b64": "YQ==\n"}]}, "b64 in texts is not base64"),
+        ({"instances": [{"b64": "é"}]}, "b64 in texts is not base64"),
+        ({"instances": [{"b64": 5}]}, "b64 in texts is not base64"),
+        ({"instances": [{"b64": "YcM="}]}, "b64 in texts is not UTF-8 at byte 1"),
+        ({"instances": [{"b64": "YQ==", "texts": "a"}]}, "each of instances must have texts"),
         ({"instances": [{"text": "a"}]}, "each of instances must have texts, and nothing else"),
         ({"instances": [{"texts": "a", "k": 1}]}, "each of instances must have texts"),
         ({"inputs": {"texts": "a"}}, "texts must be a list"),

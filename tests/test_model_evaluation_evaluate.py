@@ -24,6 +24,7 @@ from model.evaluation.evaluate import (
     describe_split,
     evaluate_checkpoint,
     hide_specials,
+    likeliest_words,
     sample_next_words,
     score_split,
 )
@@ -231,6 +232,14 @@ def test_samples_of_short_records(loaded: Loaded, dataset: Dataset) -> None:
         (sample,) = sample_next_words(loaded, dataset, count=1, words=count)
         assert sample["truth"] == words[last]
         assert sample["context"] == " ".join(words[:last]).strip()
+
+
+@pytest.mark.parametrize(("size", "expected"), [(3, [0]), (4, [0, 3]), (8, [0, 3, 4, 5, 6])])
+def test_a_small_vocabulary_has_fewer_likely_words(size: int, expected: list[int]) -> None:
+    logits = -tf.range(size, dtype=tf.float32)[tf.newaxis]
+    values, found = likeliest_words(logits, k=5)
+    assert found.numpy().tolist() == [expected]
+    assert values.shape == (1, len(expected))
 
 
 def test_hidden_specials() -> None:

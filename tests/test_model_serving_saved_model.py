@@ -358,5 +358,17 @@ def test_similar_words_have_similar_spellings(saved: Any, reference: Reference) 
     assert b"the" not in words[2]
     shared = [len(set(word.decode()) & set("bakery")) for word in words[0]]
     assert max(shared) >= 3
+    spaced = saved.similar(tf.constant([" bakery", "doorstep ", "the\n"]), tf.constant(4))
+    np.testing.assert_array_equal(spaced["words"].numpy(), words)
+    np.testing.assert_array_equal(spaced["similarities"].numpy(), values)
     many = saved.similar(tf.constant(["x"]), tf.constant(10**6))
     assert many["words"].shape[1] == len(known) - 4
+
+
+def test_similar_folds_words_as_texts_are_folded() -> None:
+    served, _ = make_served("data.lowercase=true")
+    found = {}
+    for word in ("bakery", "BAKERY", " Bakery ", "two words", ""):
+        found[word] = served.similar(tf.constant([word]), tf.constant(4))["words"].numpy().tolist()
+    assert found["BAKERY"] == found[" Bakery "] == found["bakery"]
+    assert len(found["two words"][0]) == len(found[""][0]) == 4  # taken as they are

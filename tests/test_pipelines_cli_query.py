@@ -63,6 +63,36 @@ def test_another_model(tmp_path: Path) -> None:
         query.load(path)
 
 
+class FoldingModel:
+    """Answers `similar` with what it was asked."""
+
+    signatures = ("similar",)
+
+    def score(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        words = [*tf.strings.split(tf.strings.lower(texts[0])).numpy(), b"</s>"]
+        return {"tokens": tf.constant([words])}
+
+    def similar(self, words: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"words": words[tf.newaxis], "similarities": tf.ones([1, 1])}
+
+
+def test_similar_asks_for_the_word_as_the_model_reads_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    query.print_similar(FoldingModel(), " GOVERNMENT ", k=1)
+    assert capsys.readouterr().out == "1.0000\tgovernment\n"
+    for text, count in (("two words", 2), (" ", 0)):
+        with pytest.raises(InputError, match=f"^'{text}' is {count} words to this model; give one"):
+            query.print_similar(FoldingModel(), text, k=1)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "texts.txt"
+    path.write_text("\ufeffThe value\n\ufeffThe value\n", encoding="utf-8")
+    texts = list(query.read_texts(["\ufeffa"], str(path)))
+    assert texts == ["a", "The value", "\ufeffThe value"]  # within a file it is a character
+
+
 def test_a_closed_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(InputError, match="--input -: stdin is closed; pass texts, or --input FILE"):

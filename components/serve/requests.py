@@ -2,10 +2,13 @@
 
 {"signature_name": "score", "instances": ["a text", ...]}              rows
 {"signature_name": "next_word", "inputs": {"texts": [...], "k": 5}}    columns
+
+A text may also be `{"b64": "..."}`, UTF-8 as base64.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Callable
@@ -80,6 +83,8 @@ def parse_question(body: bytes, version: Signatures) -> Question:
             f"unknown key {sorted(unknown)[0][:50]!r}; allowed keys: signature_name, instances, inputs",
         )
     signature = content.get("signature_name", DEFAULT_SIGNATURE)
+    if signature == "":
+        signature = DEFAULT_SIGNATURE
     if not isinstance(signature, str) or signature not in version.signatures:
         raise HttpError(
             400, f"unknown signature_name; choose one of {', '.join(version.signatures)}"
@@ -93,6 +98,7 @@ def parse_question(body: bytes, version: Signatures) -> Question:
         inputs = _read_columns(content["inputs"], specs)
     if set(inputs) != set(specs):
         raise HttpError(400, f"{signature} takes {_listed(specs)}")
+    inputs = {name: _decoded(name, value, specs[name]) for name, value in inputs.items()}
     for name, value in inputs.items():
         _check(name, value, specs[name])
     with_vectors = any(len(spec.shape) > 2 for spec in version.outputs(signature).values())
@@ -106,7 +112,7 @@ def parse_question(body: bytes, version: Signatures) -> Question:
 
 def _parse_json(body: bytes) -> Any:
     try:
-        text = body.decode()
+        text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise HttpError(400, f"the body is not UTF-8 at byte {error.start}") from None
     _check_depth(text)
@@ -147,7 +153,7 @@ def _read_rows(rows: Any, specs: dict[str, TensorInfo]) -> Values:
         raise HttpError(400, "instances must be a list")
     column = []
     for row in rows:
-        if isinstance(row, dict):
+        if isinstance(row, dict) and not _is_base64(row):
             if set(row) != {name}:
                 raise HttpError(400, f"each of instances must have {name}, and nothing else")
             row = row[name]
@@ -161,6 +167,28 @@ def _read_columns(inputs: Any, specs: dict[str, TensorInfo]) -> Values:
     if len(specs) != 1:
         raise HttpError(400, f"inputs must be an object with {_listed(specs)}")
     return dict.fromkeys(specs, inputs)
+
+
+def _is_base64(value: Any) -> bool:
+    """Whether a value is a text as TensorFlow Serving writes bytes: `{"b64": "..."}`."""
+    return isinstance(value, dict) and set(value) == {"b64"}
+
+
+def _decoded(name: str, value: Any, spec: TensorInfo) -> Any:
+    """Returns an input; if it takes texts, with base64 decoded and without byte order marks."""
+    if spec.dtype != "string" or not isinstance(value, list):
+        return value
+    texts = (_decode(name, one) if _is_base64(one) else one for one in value)
+    return [one.removeprefix("\ufeff") if isinstance(one, str) else one for one in texts]
+
+
+def _decode(name: str, value: dict[str, Any]) -> str:
+    try:
+        return base64.b64decode(value["b64"], validate=True).decode()
+    except UnicodeDecodeError as error:
+        raise HttpError(400, f"b64 in {name} is not UTF-8 at byte {error.start}") from None
+    except (ValueError, TypeError):
+        raise HttpError(400, f"b64 in {name} is not base64") from None
 
 
 def _check(name: str, value: Any, spec: TensorInfo) -> None:

@@ -105,9 +105,7 @@ def sample_next_words(
             index=inputs["index"],
             state=loaded.model.zero_state(1),
         )
-        best = tf.math.top_k(
-            hide_specials(tf.nn.softmax(loaded.model.logits(encoded.hidden[:, -1]))), k=5
-        )
+        values, found = likeliest_words(loaded.model.logits(encoded.hidden[:, -1]), k=5)
         spelled = [show_word(word) for word in dataset.read(split, index).spelled_words()]
         samples.append(
             {
@@ -115,13 +113,18 @@ def sample_next_words(
                 "truth": spelled[stop + 1],
                 "next": [
                     {"word": dataset.vocab.words[word], "probability": float(probability)}
-                    for word, probability in zip(
-                        best.indices[0].numpy(), best.values[0].numpy(), strict=True
-                    )
+                    for word, probability in zip(found[0].numpy(), values[0].numpy(), strict=True)
                 ],
             }
         )
     return samples
+
+
+def likeliest_words(logits: tf.Tensor, *, k: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns probabilities and ids of the likeliest real words, `[N, k]`, or fewer if V < k + 2."""
+    probabilities = hide_specials(tf.nn.softmax(logits))
+    values, found = tf.math.top_k(probabilities, k=min(k, probabilities.shape[-1] - 2))
+    return values, found
 
 
 def hide_specials(probabilities: tf.Tensor) -> tf.Tensor:

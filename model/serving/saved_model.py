@@ -149,7 +149,8 @@ class ServedModel(tf.Module):
         """Returns the known words whose spellings are most similar by the char-CNN.
 
         Args:
-          words: `[N]`, one word each; any spelling is allowed.
+          words: `[N]`, one word each; any spelling is allowed. Folded as in texts; what is not one
+            word to the tokenizer is taken as it is.
           k: how many to return for each.
 
         Returns:
@@ -169,6 +170,7 @@ class ServedModel(tf.Module):
             values, found = tf.math.top_k(tf.where(itself, -2.0, cosines), k)
             return values, found
 
+        words = self._folded(words)
         # Block by block, so that `[N, V]` cosines are never in memory.
         values, found = by_rows(
             nearest,
@@ -179,6 +181,13 @@ class ServedModel(tf.Module):
             dtype=(tf.float32, tf.int32),
         )
         return {"words": tf.gather(known, found), "similarities": values}
+
+    def _folded(self, words: tf.Tensor) -> tf.Tensor:
+        """Returns words `[N]` as they stand in texts."""
+        tokens = tokenize_texts(words, self._config.data, open_end=True)
+        first = tokens.to_tensor(shape=[None, 1])[:, 0]
+        is_word = (tokens.row_lengths() == 1) & (first != LINE_END)
+        return tf.where(is_word, first, words)
 
     def _distinct(self, tokens: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns distinct words `[U]`, the document start first, and the index of each token."""

@@ -15,6 +15,9 @@ import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
 from model.errors import InputError
 
+BYTE_ORDER_MARK = "\ufeff"
+LINE_END_MARK = b"</s>"
+"""As a model shows it."""
 TEXTS_A_CALL = 256
 CHARACTERS_A_CALL = 1 << 16
 """Maximum total length of the texts in a call; a longer text has its own call."""
@@ -44,7 +47,7 @@ def read_texts(texts: Sequence[str], path: str | None) -> Iterator[str]:
     """
     if not texts and path is None:
         raise InputError("no text given; pass texts, --input FILE, or --input - for stdin")
-    texts = [check_text(text) for text in texts]
+    texts = [check_text(text).removeprefix(BYTE_ORDER_MARK) for text in texts]
     if path is None:
         return iter(texts)
     if path == "-" and sys.stdin is None:
@@ -60,7 +63,8 @@ def _read_lines(file: BinaryIO, path: str) -> Iterator[str]:
     with file:
         for number, line in enumerate(file, start=1):
             try:
-                yield line.rstrip(b"\r\n").decode()
+                text = line.rstrip(b"\r\n").decode()
+                yield text.removeprefix(BYTE_ORDER_MARK) if number == 1 else text
             except UnicodeDecodeError as error:
                 raise InputError(
                     f"--input {path} is not UTF-8 in line {number} at byte {error.start}"
@@ -152,11 +156,15 @@ def print_similar(model: Any, word: str, *, k: int) -> None:
     """Prints the k known words with the most similar spellings, one per line with its cosine.
 
     Raises:
-      InputError: k is below 1, or the model has no char-CNN.
+      InputError: k is below 1, the text is not one word, or the model has no char-CNN.
     """
     if not hasattr(model, "similar") or "similar" not in model.signatures:
         raise InputError("the model does not read characters, or is from an older charloom")
-    result = model.similar(tf.constant([_checked(word, k)]), tf.constant(k))
+    tokens = model.score(tf.constant([_checked(word, k)]))["tokens"][0].numpy()
+    words = [token for token in tokens if token != LINE_END_MARK]
+    if len(words) != 1:
+        raise InputError(f"{word!r} is {len(words)} words to this model; give one word")
+    result = model.similar(tf.constant(words), tf.constant(k))
     _print_words(result["words"], result["similarities"])
 
 
