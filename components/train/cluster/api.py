@@ -193,11 +193,19 @@ class ClusterApi:
             "change the JobSet",
         )
 
-    def delete_jobset(self, name: str, *, patience: float | None = None) -> None:
-        """Removes a JobSet with its pods and lease, if it exists."""
+    def delete_jobset(self, name: str, *, uid: str, patience: float | None = None) -> None:
+        """Removes a JobSet with its pods and lease, if it exists.
+
+        It remains until its pods are gone: after a removal in the background, a controller that has
+        not noticed it yet may create them again.
+
+        Raises:
+          ApiException: 409, the JobSet of that name is another one.
+        """
+        options = {"propagationPolicy": "Foreground", "preconditions": {"uid": uid}}
         self._none_if_missing(
             lambda: self._custom.delete_namespaced_custom_object(
-                *_JOBSETS, self.namespace, PLURAL, name, propagation_policy="Background", **_RAW
+                *_JOBSETS, self.namespace, PLURAL, name, body=options, **_RAW
             ),
             "delete the JobSet",
             patience=patience,

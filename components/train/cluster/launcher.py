@@ -213,10 +213,9 @@ class _Launch:
         if terminal_state(found) == FAILED and not self._sent:
             self._raise_if_hopeless(found)
             self._say(f"JobSet {self._name} of an earlier attempt has failed and is replaced")
-            self._api.delete_jobset(self._name)
+            self._api.delete_jobset(self._name, uid=found["metadata"]["uid"])
             return None
-        owners = body["metadata"].get("ownerReferences", [])
-        change = {"metadata": {"ownerReferences": owners}}
+        change = {"metadata": {"ownerReferences": body["metadata"].get("ownerReferences", [])}}
         adopted = self._api.patch_jobset(self._name, change)
         if adopted:
             whose = "just requested" if self._sent else "of an earlier attempt"
@@ -349,22 +348,32 @@ class _Launch:
         """Deletes the JobSet, if it is ours, and waits for its pods to end.
 
         Checks again after the deletion: a create request whose answer was lost may take effect
-        late.
+        late. What a later launcher has created or adopted is left alone.
         """
         deadline = time.monotonic() + self._api.pace.stop
         outcome = ""
         while time.monotonic() < deadline:
             left = deadline - time.monotonic()
             try:
-                self._api.delete_jobset(self._name, patience=left)
+                found = self._find_ours(left)
+                if found:
+                    self._api.delete_jobset(self._name, uid=found["metadata"]["uid"], patience=left)
                 outcome = "is deleted"
                 pods = self._api.pods(self._name, patience=left)
-                if not pods and self._api.get_jobset(self._name, patience=left) is None:
+                if (not pods or not found) and self._find_ours(left) is None:
                     break
             except (CharloomError, ApiException) as error:
                 outcome = f"may remain, and will end by itself soon: {error}"
             time.sleep(self._api.pace.tick)
         self._say(f"JobSet {self._name} {outcome}")
+
+    def _find_ours(self, patience: float) -> dict[str, Any] | None:
+        """Returns the JobSet unless another launcher has created or adopted it."""
+        found = self._api.get_jobset(self._name, patience=patience)
+        if found is None or (self._uid and found["metadata"]["uid"] != self._uid):
+            return None
+        owners = {one["uid"] for one in found["metadata"].get("ownerReferences", [])}
+        return found if owners == {uid for uid in (os.environ.get("KFP_POD_UID"),) if uid} else None
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
