@@ -12,6 +12,7 @@ import gc
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -37,6 +38,11 @@ OWNER_VARIABLE = "CHARLOOM_OWNER"
 
 GROUP_FILE_VARIABLE = "CHARLOOM_GROUP_FILE"
 """Environment variable: where a task writes the id of the process group that it leads."""
+
+UMASK_VARIABLE = "CHARLOOM_UMASK"
+"""Environment variable: which permissions the files of a task lack, in octal. By default those of
+the process, and none may be written by others: KFP's Argo runs tasks with a umask of 0, and whoever
+mounts the volume could replace a published model."""
 
 MAX_RESTARTS = 3
 """Default number of times a training's workers are restarted after one was lost."""
@@ -173,11 +179,20 @@ def reporting_errors(*, stoppable: bool = True) -> Iterator[None]:
     """
     _lead_process_group()
     try:
+        _set_umask()
         with ending_on_signals(report_error) if stoppable else contextlib.nullcontext():
             yield
     except (CharloomError, KeyboardInterrupt) as error:
         report_error(error)
         raise SystemExit(ending_for(error).code) from None
+
+
+def _set_umask() -> None:
+    given = os.environ.get(UMASK_VARIABLE, "")
+    if given and not re.fullmatch("[0-7]{1,4}", given):
+        raise InputError(f"{UMASK_VARIABLE} is {given!r}; it must be octal, such as 022")
+    before = os.umask(0o022)
+    os.umask(int(given, 8) if given else before | 0o022)
 
 
 def report_error(error: BaseException) -> None:

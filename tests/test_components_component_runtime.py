@@ -17,7 +17,7 @@ import pytest
 from components import component_runtime
 from components.shared_runs import read_uses
 from model.errors import CharloomError, InputError, RestartableError
-from model.files import temporary_folder
+from model.files import temporary_folder, write_whole
 
 
 def test_a_users_error_is_one_line_and_an_exit_code(
@@ -83,6 +83,36 @@ def test_a_task_that_is_stopped_says_so_and_leaves_nothing(
         "kind": kind,
         "message": message,
     }
+
+
+@pytest.mark.parametrize(
+    ("umask", "given", "mode"),
+    [(0, "", 0o644), (0o077, "", 0o600), (0o002, "", 0o644), (0, "007", 0o660), (0, "0", 0o666)],
+)
+def test_others_may_not_write_what_a_task_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, umask: int, given: str, mode: int
+) -> None:
+    monkeypatch.setenv("CHARLOOM_UMASK", given)
+    before = os.umask(umask)
+    try:
+        with component_runtime.reporting_errors():
+            write_whole(str(tmp_path / "champion.json"), "{}")
+            os.mkdir(tmp_path / "folder")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "champion.json").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "folder").stat().st_mode & 0o666 == mode
+
+
+def test_a_umask_that_is_none_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CHARLOOM_UMASK", "rw-r--r--")
+    with pytest.raises(SystemExit) as ended, component_runtime.reporting_errors():
+        raise AssertionError
+    assert ended.value.code == 2
+    line = "error: CHARLOOM_UMASK is 'rw-r--r--'; it must be octal, such as 022\n"
+    assert capsys.readouterr().err == line
 
 
 def test_a_worker_keeps_its_own_signals() -> None:

@@ -90,6 +90,8 @@ def test_who_may_call_whom(folder: str, gpus: int) -> None:
         (WORKER, OUTSIDE, "UDP/53", True),
         (WORKER, OUTSIDE, "TCP/443", True),
         (WORKER, OUTSIDE, "TCP/6443", True),
+        (WORKER, OUTSIDE, "TCP/8443", True),
+        (WORKER, OUTSIDE, "TCP/16443", True),
         (WORKER, OUTSIDE, "TCP/80", False),
         (WORKER, BOARD, "TCP/6006", False),
         (TASK, BOARD, "TCP/6006", True),
