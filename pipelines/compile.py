@@ -38,7 +38,9 @@ def compile_pipeline(
     folder = os.path.dirname(os.path.abspath(output))
     if not os.path.isdir(folder):
         raise InputError(f"the folder {folder} of the output does not exist; make it first")
-    graph = _with_image(_graph(workspace, storage_class), image or container_image())
+    graph = _with_image(
+        _graph(workspace, storage_class), container_image() if image is None else image
+    )
     try:
         with scratch_folder() as scratch:
             package = Path(scratch, f"pipeline{suffix}")
@@ -65,18 +67,23 @@ def _graph(workspace: str, storage_class: str) -> Any:
         raise InputError(f"--workspace {workspace} is not a size; write it as 50Gi") from None
 
 
+def check_image(image: str, *, name: str) -> None:
+    """Raises InputError if an image has no version; `name` says whose it is."""
+    tag = re.search(r":([^@/]+)", image.rpartition("/")[2])
+    if not image.strip() or not ("@sha256:" in image or (tag and tag[1] != "latest")):
+        raise InputError(
+            f"{name} {image!r} has no version, so runs would not record what they ran; "
+            "use a tag other than latest, or a digest"
+        )
+
+
 def _with_image(graph: Any, image: str) -> Any:
     """Returns a copy of the graph with another image: components got theirs on import.
 
     Raises:
       InputError: the image has no version.
     """
-    tag = re.search(r":([^@/]+)", image.rpartition("/")[2])
-    if not image.strip() or not ("@sha256:" in image or (tag and tag[1] != "latest")):
-        raise InputError(
-            f"the image {image!r} has no version, so runs would not record what they ran; "
-            "use a tag other than latest, or a digest"
-        )
+    check_image(image, name="the image")
     graph = copy.deepcopy(graph)
     executors = graph.pipeline_spec.deployment_spec["executors"]
     for name in executors:

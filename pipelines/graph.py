@@ -130,6 +130,11 @@ def build(workspace: dsl.WorkspaceConfig | None = None) -> Any:
             scheduled=dsl.PIPELINE_JOB_SCHEDULE_TIME_UTC_PLACEHOLDER,
             created=dsl.PIPELINE_JOB_CREATE_TIME_UTC_PLACEHOLDER,
             shared=shared,
+            prepare_memory=prepare_memory,
+            worker_cpu=worker_cpu,
+            worker_gpus=worker_gpus,
+            worker_memory=worker_memory,
+            workers=workers,
         )
         _place(found, "Find the inputs", volume=volume, memory="1Gi")
         # KFP's cache would identify the text only by name, and not notice changes.

@@ -152,13 +152,13 @@ def read(name: str) -> str:
 
 
 def test_values_by_type(server: Server) -> None:
-    given = ["worker_deadline_hours=1e2", "workers=3", 'worker_node_selector={"a": "b"}']
+    given = ["worker_deadline_hours=1e2", "workers=4", 'worker_node_selector={"a": "b"}']
     given += ["worker_queue=a=b", "worker_image=", 'settings=["train.steps=5"]']
     flags = [part for setting in given for part in ("--param", setting)]
     assert submit(*flags) == 0
     assert server.sent("POST", "runs")[0]["runtime_config"]["parameters"] == {
         "worker_deadline_hours": 100.0,
-        "workers": 3,
+        "workers": 4,
         "worker_node_selector": {"a": "b"},
         "worker_queue": "a=b",
         "worker_image": "",
@@ -195,6 +195,13 @@ def test_values_by_type(server: Server) -> None:
         (["--param", "corpus_window_days=0"], "corpus_window_days is 0; it must be at least 1"),
         (["--set", "gate.max_perplexity=-1"], "gate.max_perplexity is -1"),
         (["--set", "run.warmstart=champion"], "--set names an unknown field 'run.warmstart'; did you mean run.warm_start"),
+        (["--workers", "3"], "train.lanes is 32, which 3 workers can't share; set train.lanes=33"),
+        (["--param", "worker_memory=abc"], "worker_memory is 'abc'; it must be an amount of memory such as 8Gi, at least 128Mi"),
+        (["--param", "worker_memory=16 GB"], "worker_memory is '16 GB'; it must be an amount of memory"),
+        (["--param", "prepare_memory=16"], "prepare_memory is '16'; it must be an amount of memory"),
+        (["--param", "worker_cpu=2Gi"], "worker_cpu is '2Gi'; it must be a number of CPUs such as 2 or 500m"),
+        (["--param", "worker_image=charloom-gpu"], "worker_image 'charloom-gpu' has no version, so runs"),
+        (["--image", ""], "the image '' has no version"),
         (["--gpus-per-worker", "-1"], "worker_gpus is -1; it must be at least 0"),
         (["--max-divergence", "2"], "run.max_divergence is 2"),
         (["--max-new-word-rate", "0.1"], "run.max_new_word_rate has no effect without run.compare_to"),

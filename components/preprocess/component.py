@@ -23,6 +23,11 @@ def find_inputs(
     registry: str = "",
     model_name: str = "",
     shared: str = "",
+    prepare_memory: str = "8Gi",
+    worker_cpu: str = "2",
+    worker_gpus: int = 0,
+    worker_memory: str = "8Gi",
+    workers: int = 1,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "FoundInputs",
     [
@@ -54,6 +59,11 @@ def find_inputs(
         registry: folder of published models.
         model_name: name of the model in it.
         shared: where a cluster's pods mount the shared volume.
+        prepare_memory: of a later step; like the four that follow, only checked here.
+        worker_cpu: of each worker.
+        worker_gpus: of each worker.
+        worker_memory: of each worker.
+        workers: how many train together.
 
     Returns:
         listing_folder: where preprocess finds the listing; relative to the folder of the run on a
@@ -72,9 +82,17 @@ def find_inputs(
         begun: digest of the checkpoint of base.
     """
     from components.component_runtime import output_folder, reporting_errors, run_folder
+    from components.pod_sizes import PodSizes
     from components.preprocess.inputs import find as stage
 
     with reporting_errors():
+        sizes = PodSizes(
+            prepare_memory=prepare_memory,
+            worker_cpu=worker_cpu,
+            worker_gpus=worker_gpus,
+            worker_memory=worker_memory,
+            workers=workers,
+        )
         run = run_folder(shared)
         folder = output_folder(listing.path, run, "listing")
         found = stage.find_inputs(
@@ -87,6 +105,7 @@ def find_inputs(
             times=(scheduled, created),
             listing=folder,
             folder=run,
+            sizes=sizes,
         )
     return (folder if folder == listing.path else "listing", *found)
 

@@ -21,12 +21,13 @@ import yaml  # type: ignore[import-untyped]
 
 from components.export.registry import RegisteredModel
 from components.export.target import check_target
+from components.pod_sizes import PodSizes
 from components.run_settings import choose_config, read_run, setting_names
 from model.config import read_config, to_json
 from model.errors import InputError
 from model.files import scratch_folder
 from pipelines.cli import flags
-from pipelines.compile import compile_pipeline
+from pipelines.compile import check_image, compile_pipeline
 from pipelines.graph import MOUNT
 
 _FLAGS = {"registry": "model_registry", "model_name": "model_name", "preset": "preset"}
@@ -148,10 +149,14 @@ def _check_values(values: Mapping[str, Any], *, source: str) -> None:
       source: where the settings come from.
     """
     check_target(RegisteredModel(values["model_registry"], values["model_name"]), mount=MOUNT)
-    read_run(choose_config(values["preset"]), values["settings"], source=source)
-    for name, least in (("workers", 1), ("worker_gpus", 0), ("corpus_window_days", 1)):
-        if values[name] < least:
-            raise InputError(f"{name} is {values[name]:g}; it must be at least {least}")
+    config, _ = read_run(choose_config(values["preset"]), values["settings"], source=source)
+    sizes = {field.name: values[field.name] for field in dataclasses.fields(PodSizes)}
+    PodSizes(**sizes).check(config)
+    if values["worker_image"]:
+        check_image(values["worker_image"], name="worker_image")
+    days = values["corpus_window_days"]
+    if days < 1:
+        raise InputError(f"corpus_window_days is {days}; it must be at least 1")
     hours = values["worker_deadline_hours"]
     if hours <= 0:
         raise InputError(f"worker_deadline_hours is {hours:g}; it must be above 0")

@@ -19,6 +19,7 @@ from components.export.lineage import find_beginning
 from components.export.manifest import code_version, made_of
 from components.export.registry import RegisteredModel
 from components.export.target import check_target
+from components.pod_sizes import PodSizes
 from components.preprocess.analysis.drift_limits import extend_fingerprint
 from components.preprocess.inputs.listing import StoredFiles, exists, find_files
 from components.preprocess.inputs.listing_file import save_listing
@@ -79,6 +80,7 @@ def find_inputs(
     times: Sequence[str] = (),
     listing: str = "",
     folder: str = "",
+    sizes: PodSizes | None = None,
 ) -> RunInputs:
     """Looks up what a run is to be made of.
 
@@ -95,12 +97,15 @@ def find_inputs(
         empty or were not filled in are passed over. None left: now.
       listing: folder for the list of text files, from which `preprocess` works; empty: none.
       folder: the run's folder on a shared volume; empty: there is none.
+      sizes: of the run's pods, which are checked.
 
     Raises:
       InputError: one of the arguments, or an input that no file matches.
     """
     base = choose_config(preset)
     chosen, run = read_run(base, settings, source="settings")
+    if sizes:
+        sizes.check(chosen)
     model = RegisteredModel(registry, model_name)
     if registry or model_name:
         check_target(model)
