@@ -117,9 +117,11 @@ class Server:
             for name, one in tasks.items()
         ]
         run = self.store.get("runs", run_id)
-        self.store.put(
-            "runs", run_id, {**run, "state": state, "run_details": {"task_details": details}}
-        )
+        history = run.get("state_history", [])
+        if not history or history[-1]["state"] != state:
+            history = [*history, {"update_time": "2026-11-30T00:00:00Z", "state": state}]
+        changed = {"state": state, "state_history": history}
+        self.store.put("runs", run_id, run | changed | {"run_details": {"task_details": details}})
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import random
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 from kfp_server import Server, isolate, serve
+from volume import keep_first
 
 from pipelines.cli.main import main
 from pipelines.kubeflow import client, run_monitor
@@ -92,9 +94,12 @@ def test_a_run_that_fails(server: Server, capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_run_that_was_stopped(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     server.faults[ASKED] = [becomes(server, "CANCELING"), becomes(server, "CANCELED")]
-    assert submit(server) == 1
+    assert submit(server) == 130
     err = capsys.readouterr().err
-    assert err == f"charloom: the run was stopped; its logs: {link(server)}\n"
+    assert err == f"charloom: the run was terminated; its logs: {link(server)}\n"
+    # what KFP 2.17 says of a run that was terminated
+    server.faults[ASKED] = [becomes(server, "CANCELING"), becomes(server, "FAILED", train="FAILED")]
+    assert submit(server) == 130
 
 
 def test_a_gate_that_said_no(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,6 +113,65 @@ def test_a_gate_that_said_no(server: Server, capsys: pytest.CaptureFixture[str])
     tasks = {"report_rejection": "SKIPPED", "export": "SUCCEEDED"}
     server.faults[ASKED] = [becomes(server, "SUCCEEDED", **tasks)]
     assert submit(server) == 0
+
+
+OUTCOMES: dict[str, tuple[str, dict[str, str], int]] = {
+    "published": ("SUCCEEDED", {"export": "SUCCEEDED", "report_rejection": "SKIPPED"}, 0),
+    "rejected": ("SUCCEEDED", {"report_rejection": "SUCCEEDED", "export": "SKIPPED"}, 3),
+    "failed": ("FAILED", {"train": "FAILED"}, 1),
+    "terminated": ("FAILED", {"train": "FAILED"}, 130),
+}
+
+
+@pytest.mark.parametrize("seed", keep_first(range(200), 16))
+def test_states_that_arrive_late_and_out_of_order(
+    seed: int, server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """KFP stores the state of a run before those of its tasks, and a replica may lag behind."""
+    chance = random.Random(seed)
+    outcome = chance.choice(sorted(OUTCOMES))
+    last, ends, code = OUTCOMES[outcome]
+    done: dict[str, str] = {}
+    snapshots: list[tuple[str, dict[str, str]]] = []
+    for task in ("find_inputs", "preprocess", "train", "evaluate"):
+        if task in ends:
+            break
+        snapshots.append(("RUNNING", {**done, task: "RUNNING"}))
+        done[task] = "SUCCEEDED"
+    running = {**done, **{task: "RUNNING" for task, end in ends.items() if end != "SKIPPED"}}
+    snapshots.append(("RUNNING", running))
+    if outcome == "terminated":
+        snapshots.append(("CANCELING", running))
+    for late in ({}, done, running, {**done, **dict.fromkeys(ends, "PENDING")}):
+        if chance.random() < 0.6:
+            snapshots.append((last, late))
+    for place in range(1, len(snapshots)):
+        if chance.random() < 0.3:
+            swapped = snapshots[place], snapshots[place - 1]
+            snapshots[place - 1 : place + 1] = swapped
+    snapshots.append((last, {**done, **ends}))
+    server.faults[ASKED] = [becomes(server, state, **tasks) for state, tasks in snapshots]
+    assert submit(server) == code, (outcome, snapshots, capsys.readouterr())
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES)
+def test_states_of_tasks_that_never_arrive(
+    outcome: str,
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(run_monitor, "SETTLE_SECONDS", 0.2)
+    last, _, code = OUTCOMES[outcome]
+    tasks = {"train": "SUCCEEDED", "evaluate": "RUNNING"}
+    first = becomes(server, "CANCELING" if outcome == "terminated" else "RUNNING", **tasks)
+    server.faults[ASKED] = [first, becomes(server, last, **tasks)]
+    assert submit(server) == (code if last == "FAILED" else 1)
+    if last == "SUCCEEDED":
+        assert capsys.readouterr().err == (
+            "charloom: the run has succeeded, but Kubeflow Pipelines does not say whether it "
+            f"published a model; see {link(server)}\n"
+        )
 
 
 def test_connections_that_drop(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
@@ -165,7 +229,7 @@ def test_ctrl_c_leaves_the_run_alone(server: Server) -> None:
 def test_on_a_terminal_one_line_is_alive(server: Server) -> None:
     server.faults[ASKED] = [
         becomes(server, "RUNNING", train="RUNNING"),
-        becomes(server, "SUCCEEDED", train="SUCCEEDED"),
+        becomes(server, "SUCCEEDED", train="SUCCEEDED", export="SUCCEEDED"),
     ]
     ours, theirs = pty.openpty()
     process = subprocess.Popen([*COMMAND, "--host", server.host], stdout=theirs, stderr=theirs)

@@ -257,7 +257,7 @@ def test_broken_connections_make_nothing_twice(
         ({"export": "SUCCEEDED", "report_rejection": "SKIPPED"}, 0, ""),
         ({"report_rejection": "SUCCEEDED"}, 3, "REJECTED by the gate; report: "),
         ({"train": "FAILED"}, 1, "the run failed at Train; its logs: "),
-        ({"train": "CANCELED"}, 1, "the run was stopped; its logs: "),
+        ({"train": "CANCELED"}, 130, "the run was terminated; its logs: "),
     ],
 )
 def test_waiting(

@@ -81,7 +81,7 @@ def _add_wait(parser: argparse.ArgumentParser) -> None:
         "--wait",
         action="store_true",
         help="follow the run until it ends; exit 0 if it published a model, 1 if it failed, "
-        "3 if the gate rejected it",
+        "3 if the gate rejected it, 130 if it was terminated",
     )
 
 

@@ -16,8 +16,15 @@ LOST_SECONDS = 1800.0
 """How long Kubeflow Pipelines may be unreachable before we give up; the run continues without
 us."""
 
-REJECTED_TASK = "report-rejection"
-"""The task that runs only if the gate rejected the model."""
+SETTLE_SECONDS = 120.0
+"""How long the states of the tasks may come later than that of their run, which Kubeflow Pipelines
+stores first."""
+
+EXPORT_TASK, REJECTED_TASK = "export", "report-rejection"
+"""The tasks of which exactly one runs: if the gate let the model pass, and if it rejected it."""
+
+ACTIVE = ("PENDING", "RUNNING", "CANCELING", "PAUSED")
+"""States of a task that has not ended."""
 
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 """States of a run that has ended."""
@@ -50,9 +57,9 @@ def follow(kubeflow: Kubeflow, run_id: str, tasks: Mapping[str, str]) -> None:
 
     Raises:
       RejectedError: the gate rejected the model.
-      CharloomError: the run failed or was stopped.
+      CharloomError: the run failed, or it is not known whether it published a model.
       RestartableError: Kubeflow Pipelines was unreachable for too long.
-      KeyboardInterrupt: the user stopped waiting; the run continues.
+      KeyboardInterrupt: the user stopped waiting, and the run continues; or somebody terminated it.
     """
     link = kubeflow.link("runs", "details", run_id)
     view = _View(tasks)
@@ -66,18 +73,28 @@ def follow(kubeflow: Kubeflow, run_id: str, tasks: Mapping[str, str]) -> None:
         raise InputError(f"{error}; the run continues: {link}") from None
     finally:
         view.finish()
+    if was_terminated(run):
+        raise KeyboardInterrupt(f"the run was terminated; its logs: {link}")
     if run.state != "SUCCEEDED":
-        raise CharloomError(
-            f"the run {'was stopped' if run.state == 'CANCELED' else 'failed'}"
-            f"{view.failures()}; its logs: {link}"
-        )
+        raise CharloomError(f"the run failed{view.failures()}; its logs: {link}")
     if view.states.get(REJECTED_TASK) == "SUCCEEDED":
         raise RejectedError(f"REJECTED by the gate; report: {link}")
+    if not view.is_settled("SUCCEEDED"):
+        raise CharloomError(
+            f"the run has succeeded, but Kubeflow Pipelines does not say whether it published a model; "
+            f"see {link}"
+        )
     print("the run is done")
 
 
+def was_terminated(run: Any) -> bool:
+    """Whether somebody stopped a run that has ended: KFP 2.17 calls such a run failed."""
+    history = [str(status.state) for status in run.state_history or ()]
+    return run.state == "CANCELED" or (run.state != "SUCCEEDED" and "CANCELING" in history)
+
+
 def _poll(kubeflow: Kubeflow, run_id: str, view: _View) -> Any:
-    seen = time.monotonic()
+    seen, ended = time.monotonic(), None
     pause = POLL_SECONDS / 5  # states change soon after the start
     while True:
         try:
@@ -96,7 +113,10 @@ def _poll(kubeflow: Kubeflow, run_id: str, view: _View) -> Any:
             seen = time.monotonic()
             view.update(run)
             if run.state in ENDED:
-                return run
+                ended = ended or seen
+                if view.is_settled(run.state) or seen - ended > SETTLE_SECONDS:
+                    return run
+                pause = POLL_SECONDS / 5
         time.sleep(pause)
         pause = min(POLL_SECONDS, pause * 1.5)
 
@@ -129,6 +149,12 @@ class _View:
         now = [self._tasks[name] for name, state in self.states.items() if state == "RUNNING"]
         word = ", ".join(now) or _WORDS.get(str(run.state), "waits")
         self.status(f"{word}, {time.monotonic() - self._begun:.0f} s")
+
+    def is_settled(self, state: str) -> bool:
+        """Whether the tasks' states are those at the end of a run that has ended in a state."""
+        if state == "SUCCEEDED" and EXPORT_TASK in self._tasks:
+            return "SUCCEEDED" in (self.states.get(EXPORT_TASK), self.states.get(REJECTED_TASK))
+        return not any(one in ACTIVE for one in self.states.values())
 
     def status(self, text: str) -> None:
         """Shows a line that the next one replaces; only on a terminal."""
