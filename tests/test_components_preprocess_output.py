@@ -12,7 +12,7 @@ import pytest
 
 from components.preprocess import main
 from components.preprocess.main import run
-from components.preprocess.passes import scan, write
+from components.preprocess.passes import scan, work_units, write
 from components.preprocess.passes.write import write_group
 from model.config import DataConfig
 from model.errors import InputError
@@ -169,6 +169,25 @@ def test_a_folder_that_may_not_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").chmod(0o500)
     with pytest.raises(InputError, match=r"can't write to .*\(Permission denied\)"):
         run_on(folder, tmp_path / "out" / "records", ALL_TRAIN)
+
+
+@pytest.mark.parametrize("where", ["Unit.save", "_save_index", "_save_seen", "_write_card"])
+def test_no_room_for_what_the_main_process_writes_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*unused: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    owner = work_units.Unit if where == "Unit.save" else main
+    monkeypatch.setattr(owner, where.removeprefix("Unit."), full)
+    (tmp_path / "a.txt").write_text("some words\n")
+    with pytest.raises(InputError) as caught:
+        run_on(tmp_path, tmp_path / "out", ALL_TRAIN)
+    target = tmp_path / "out"
+    assert str(caught.value) == (
+        f"can't write to {target} (No space left on device); free space or choose another folder"
+    )
+    assert os.listdir(tmp_path) == ["a.txt"]
 
 
 def test_no_room_for_the_pieces_is_one_line(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import os
@@ -53,6 +54,8 @@ from model.files import (
     write_whole,
 )
 from model.text.vocab import Vocabulary, read_words
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,7 +319,14 @@ def _output_folder(target: str) -> Iterator[str]:
             raise InputError(
                 f"can't write to {target} ({error.strerror}); choose another folder for the records"
             ) from None
-        yield folder
+        try:
+            yield folder
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise InputError(
+                f"can't write to {target} ({error.strerror}); free space or choose another folder"
+            ) from None
 
 
 def _publish(folder: str, target: str, *, digest: str) -> None:
