@@ -183,7 +183,8 @@ class _Launch:
         return str(main[0]["image"])
 
     def _create_or_adopt(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        deadline = time.monotonic() + _REMOVAL_SECONDS
+        patience = _REMOVAL_SECONDS + self._grace_seconds()  # its pods may still be saving
+        deadline = time.monotonic() + patience
         while True:
             self._raise_if_stopped()
             found = self._api.get_jobset(self._name)
@@ -204,7 +205,7 @@ class _Launch:
             if time.monotonic() > deadline:
                 raise RestartableError(
                     f"the JobSet {self._name} of an earlier attempt still exists after "
-                    f"{_REMOVAL_SECONDS:g} s; look at kubectl get jobset {self._name} -o yaml"
+                    f"{patience:g} s; look at kubectl get jobset {self._name} -o yaml"
                 )
             time.sleep(self._api.pace.tick)
 
