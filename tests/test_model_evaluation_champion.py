@@ -28,7 +28,7 @@ from model.evaluation.report import Scored, SplitWords
 from model.evaluation.slices import differences_of
 from model.presets import tiny
 
-LIMITS = GateConfig(beat=(), min_units=5)
+LIMITS = GateConfig(beat=(), min_units=5, max_unknown_rate=1.0)
 SETTINGS = ["train.steps=200", "train.valid_steps=50", "train.checkpoint_steps=50"]
 
 
