@@ -137,6 +137,24 @@ def test_a_union_is_halved_alike_in_any_order(monkeypatch: pytest.MonkeyPatch) -
     assert unions[0].share == 0.5
 
 
+@pytest.mark.parametrize("most", [100, 1000])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_a_union_in_slices_is_that_of_everything_at_once(
+    most: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seen, "MAX_HASHES", most)
+    monkeypatch.setattr(seen, "_SLICE", size)
+    random = np.random.default_rng(4)
+    pool = random.integers(0, 1 << 63, 600, np.uint64) << np.uint64(1)
+    for one, other in ((0, 0), (0, 30), (250, 1), (60, 90), (500, 400), (90, 2000)):
+        sets = [random.choice(pool, count) for count in (one, other)]
+        united = SeenText(sets[0]).union(SeenText(sets[1]))
+        at_once = SeenText(np.concatenate(sets))
+        np.testing.assert_array_equal(united.hashes, at_once.hashes)
+        assert united.halvings == at_once.halvings
+        assert len(np.unique(united.hashes)) == len(united.hashes) <= most
+
+
 def test_what_a_sample_cannot_look_up_is_unclear(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seen, "MAX_HASHES", 100)
     text = _seen([_line(at) for at in range(1000)])

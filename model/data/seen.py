@@ -39,6 +39,8 @@ SEEN_SHARE = 0.5
 units."""
 
 FORMAT = 1
+_SLICE = 1 << 18
+"""Hashes of a set that are merged at a time."""
 _HEADER = 3
 _SIDES: tuple[Literal["left"], Literal["right"]] = ("left", "right")
 _NONE = np.uint64(np.iinfo(np.uint64).max)
@@ -167,12 +169,8 @@ class SeenText:
           hashes: in any order; None for an empty set.
           halvings: hashes above the resulting bound are left out.
         """
-        distinct = np.unique(hashes) if hashes is not None else np.zeros(0, np.uint64)
-        distinct = distinct[: _count_below(distinct, halvings)]
-        while _count_below(distinct, halvings) > MAX_HASHES:
-            halvings += 1
-        self.hashes: Hashes = distinct[: _count_below(distinct, halvings)]
-        self.halvings = halvings
+        given = hashes if hashes is not None else np.zeros(0, np.uint64)
+        self.hashes, self.halvings = _limit(_distinct(given), halvings)
 
     @property
     def share(self) -> float:
@@ -181,10 +179,11 @@ class SeenText:
 
     def union(self, other: SeenText) -> SeenText:
         """Returns the union of two sets; independent of order and grouping."""
-        return SeenText(
-            np.concatenate([self.hashes, other.hashes]),
-            halvings=max(self.halvings, other.halvings),
+        united = SeenText()
+        united.hashes, united.halvings = _limit(
+            _merge(self.hashes, other.hashes), max(self.halvings, other.halvings)
         )
+        return united
 
     def find(self, words: Hashes, lengths: IntArray, before: Hashes) -> SeenMasks:
         """Looks records up; arguments as for `cut_units`.
@@ -252,6 +251,36 @@ class SeenText:
                 f"{path} is damaged or of another format; make its folder again"
             ) from None
         return cls(hashes, halvings=halvings)
+
+
+def _distinct(hashes: Hashes) -> Hashes:
+    """Returns hashes sorted, each once."""
+    # np.unique makes a hash table, which takes seconds and hundreds of megabytes at this size.
+    ordered = np.sort(hashes)
+    is_first = np.ones(len(ordered), np.bool_)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    return ordered[is_first]
+
+
+def _merge(one: Hashes, other: Hashes) -> Hashes:
+    """Returns the union of two sorted sets, or more than `MAX_HASHES` of its least hashes."""
+    if len(one) < len(other):
+        one, other = other, one
+    edges = one[_SLICE::_SLICE]
+    parts: list[Hashes] = []
+    slices = (np.split(side, np.searchsorted(side, edges)) for side in (one, other))
+    for pair in zip(*slices, strict=True):
+        parts.append(_distinct(np.concatenate(pair)))
+        if sum(map(len, parts)) > MAX_HASHES:
+            break
+    return np.concatenate(parts)
+
+
+def _limit(distinct: Hashes, halvings: int) -> tuple[Hashes, int]:
+    """Returns those below the bound of so many halvings or more, and how many it takes."""
+    while (count := _count_below(distinct, halvings)) > MAX_HASHES:
+        halvings += 1
+    return distinct[:count].copy(), halvings
 
 
 def _count_below(hashes: Hashes, halvings: int) -> int:
