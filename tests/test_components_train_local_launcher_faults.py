@@ -219,8 +219,8 @@ def policies(server: KubeServer) -> list[dict[str, Any]]:
 def test_a_jobset_has_its_policy_as_long_as_it_is_there(
     server: KubeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for _ in range(2):
-        with Controller(server, [[Attempt((0, 0), lines("a"))]]) as controller:
+    for seed in range(2):  # the pods of the first may still be there, so names must differ
+        with Controller(server, [[Attempt((0, 0), lines("a"))]], seed=seed) as controller:
             _, error = launch(server, monkeypatch)
         assert (controller.error, error) == (None, None)
         (jobset,) = jobsets(server)
