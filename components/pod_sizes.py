@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 
 from model.config import Config
+from model.data.plan import nearest_lanes
 from model.errors import InputError
 
 _AMOUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)([KMGTPE]i|[mkMGTPE])?")
@@ -56,7 +57,7 @@ class PodSizes:
             gpus = f" with {self.worker_gpus} GPUs each" if self.worker_gpus > 1 else ""
             raise InputError(
                 f"train.lanes is {lanes}, which {self.workers} workers{gpus} can't share; set "
-                f"train.lanes={max(1, round(lanes / share)) * share}"
+                f"train.lanes={nearest_lanes(lanes, count=share)}"
             )
 
 

@@ -41,6 +41,11 @@ _unfinished: dict[str, Callable[[], None]] = {}
 os.register_at_fork(after_in_child=_unfinished.clear)
 
 
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed because the disk or quota is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
 def write_whole(path: str, content: str | bytes, *, flush: bool = True) -> None:
     """Writes a file like `whole_file`, text as UTF-8."""
     with whole_file(path, flush=flush) as file:

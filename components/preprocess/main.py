@@ -47,6 +47,7 @@ from model.data.seen import SEEN_FILE, SeenText, unite
 from model.errors import InputError
 from model.files import (
     is_complete,
+    is_disk_full,
     list_entries,
     publish_folder,
     remove_temporaries,
@@ -54,8 +55,6 @@ from model.files import (
     write_whole,
 )
 from model.text.vocab import Vocabulary, read_words
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,7 +321,7 @@ def _output_folder(target: str) -> Iterator[str]:
         try:
             yield folder
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if not is_disk_full(error) and error.errno != errno.EFBIG:
                 raise
             raise InputError(
                 f"can't write to {target} ({error.strerror}); free space or choose another folder"

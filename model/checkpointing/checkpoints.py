@@ -12,7 +12,6 @@ is detected and the previous checkpoint is used.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import logging
@@ -27,7 +26,14 @@ import numpy.typing as npt
 
 from model.arrays import ArrayLike, write_arrays
 from model.errors import CharloomError, InputError
-from model.files import hash_file, publish_folder, remove_temporaries, temporary_folder, write_whole
+from model.files import (
+    hash_file,
+    is_disk_full,
+    publish_folder,
+    remove_temporaries,
+    temporary_folder,
+    write_whole,
+)
 
 ARRAYS_FILE, META_FILE = "arrays.npz", "meta.json"
 _NAME = re.compile(r"step-(\d{8,})")
@@ -117,11 +123,6 @@ def _same_arrays(path: str, other: str) -> bool:
         return bool(verify_checkpoint(other)["arrays_sha256"] == read_meta(path)["arrays_sha256"])
     except ValueError:
         return False
-
-
-def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed because the disk or quota is full."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def disk_full_error(path: str, *, needed: int) -> CharloomError:

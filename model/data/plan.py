@@ -32,10 +32,15 @@ def own_lanes(lanes: int, *, index: int, count: int) -> range:
     if lanes % count:
         raise InputError(
             f"train.lanes is {lanes}, which is not divisible by {count} workers; "
-            f"use --set train.lanes={max(1, round(lanes / count)) * count}"
+            f"use --set train.lanes={nearest_lanes(lanes, count=count)}"
         )
     share = lanes // count
     return range(index * share, (index + 1) * share)
+
+
+def nearest_lanes(lanes: int, *, count: int) -> int:
+    """Returns about as many lanes that `count` replicas can share."""
+    return max(1, round(lanes / count)) * count
 
 
 class Segment(NamedTuple):

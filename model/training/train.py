@@ -10,7 +10,7 @@ import logging
 import os
 from typing import Any
 
-from model.checkpointing.checkpoints import disk_full_error, is_disk_full, read_newest
+from model.checkpointing.checkpoints import disk_full_error, read_newest
 from model.checkpointing.origin import read_warm_start
 from model.config import Config
 from model.data.records import Dataset
@@ -18,7 +18,7 @@ from model.distributed.cluster import Cluster, reporting_lost_peers
 from model.distributed.stop_signals import StopSignals, StopVote
 from model.distributed.watchdog import Watchdog
 from model.errors import CharloomError
-from model.files import COMPLETED_FILE, write_whole
+from model.files import COMPLETED_FILE, is_disk_full, write_whole
 from model.metrics import perplexity
 from model.training.loop import TrainLoop
 from model.training.metrics_log import RunLog

@@ -14,10 +14,9 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401 (registers ops of exported models)
 
 from model.errors import InputError
+from model.text.vocab import EOS_ID, SPECIAL_WORDS
 
 BYTE_ORDER_MARK = "\ufeff"
-LINE_END_MARK = b"</s>"
-"""As a model shows it."""
 TEXTS_A_CALL = 256
 CHARACTERS_A_CALL = 1 << 16
 """Maximum total length of the texts in a call; a longer text has its own call."""
@@ -161,7 +160,7 @@ def print_similar(model: Any, word: str, *, k: int) -> None:
     if not hasattr(model, "similar") or "similar" not in model.signatures:
         raise InputError("the model does not read characters, or is from an older charloom")
     tokens = model.score(tf.constant([_checked(word, k)]))["tokens"][0].numpy()
-    words = [token for token in tokens if token != LINE_END_MARK]
+    words = [token for token in tokens if token != SPECIAL_WORDS[EOS_ID].encode()]
     if len(words) != 1:
         raise InputError(f"{word!r} is {len(words)} words to this model; give one word")
     result = model.similar(tf.constant(words), tf.constant(k))

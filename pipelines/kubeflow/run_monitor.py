@@ -23,11 +23,8 @@ stores first."""
 EXPORT_TASK, REJECTED_TASK = "export", "report-rejection"
 """The tasks of which exactly one runs: if the gate let the model pass, and if it rejected it."""
 
-ACTIVE = ("PENDING", "RUNNING", "CANCELING", "PAUSED")
-"""States of a task that has not ended."""
-
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
-"""States of a run that has ended."""
+"""States of a run, or of a task, that has ended."""
 
 _WORDS = {
     "PENDING": "waits",
@@ -154,7 +151,7 @@ class _View:
         """Whether the tasks' states are those at the end of a run that has ended in a state."""
         if state == "SUCCEEDED" and EXPORT_TASK in self._tasks:
             return "SUCCEEDED" in (self.states.get(EXPORT_TASK), self.states.get(REJECTED_TASK))
-        return not any(one in ACTIVE for one in self.states.values())
+        return all(one in ENDED for one in self.states.values())
 
     def status(self, text: str) -> None:
         """Shows a line that the next one replaces; only on a terminal."""

@@ -23,8 +23,10 @@ from components.preprocess.passes.file_scans import PartScan, scans_of_files
 from components.preprocess.passes.scratch_files import (
     group_path,
     problem_path,
+    read_rows,
     scan_path,
     words_path,
+    write_row,
 )
 from components.preprocess.passes.word_counts import WordCounter, build_vocabulary
 from components.preprocess.passes.work_units import Unit
@@ -93,12 +95,12 @@ class _ScanUnit(beam.DoFn):
             unit = Unit.load(self._folder, index)
             with whole_file(path, flush=False) as file:
                 for scan in scan_unit(unit, self._config, folder=self._folder, counter=counter):
-                    file.write(_as_line(dataclasses.asdict(scan)))
+                    write_row(file, dataclasses.asdict(scan))
                 counter.flush()
-                file.write(_as_line({"counts": counter.files}))
+                write_row(file, {"counts": counter.files})
         except OSError as error:
             with contextlib.suppress(OSError):
-                write_whole(path, _as_line({"problem": str(error)}), flush=False)
+                write_whole(path, json.dumps({"problem": str(error)}), flush=False)
         yield 0, index
 
 
@@ -182,7 +184,7 @@ def load_scan(folder: str, units: int, config: DataConfig) -> tuple[CorpusScan, 
 def _load_parts(folder: str, units: int, counts: list[str]) -> Iterator[PartScan]:
     """Yields the parts in the order of files and blocks; adds the paths of the count files."""
     for unit in range(units):
-        for row in _read_rows(scan_path(folder, unit)):
+        for row in _load_rows(scan_path(folder, unit)):
             if "problem" in row:
                 raise InputError(
                     f"can't write to {folder} ({row['problem']}); free space or choose another folder"
@@ -194,16 +196,11 @@ def _load_parts(folder: str, units: int, counts: list[str]) -> Iterator[PartScan
             yield PartScan(**{**row, "file": InputFile(**row["file"]), "fault": fault})
 
 
-def _read_rows(path: str) -> Iterator[dict[str, Any]]:
+def _load_rows(path: str) -> Iterator[dict[str, Any]]:
     try:
-        with open(path, "rb") as file:
-            yield from map(json.loads, file)
+        yield from read_rows(path)
     except FileNotFoundError:  # no room for this file either
         yield {"problem": "a unit of the text has no result"}
-
-
-def _as_line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row).encode() + b"\n"
 
 
 def load_groups(folder: str, count: int) -> list[dict[str, Any]]:

@@ -1,8 +1,11 @@
-"""Names of the files in the scratch folder, through which the passes communicate."""
+"""The files in the scratch folder, through which the passes communicate: names, and rows of JSON."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
 
 INDEX_COLUMNS = 3
 """A record's offset in its shard, its words and its characters of text: a row of an index."""
@@ -51,3 +54,18 @@ def seen_path(folder: str, group: int) -> str:
 def signatures_path(folder: str, split: str, group: int) -> str:
     """Returns the file of the signatures of a group's records of a split, `[records, K]` uint16."""
     return os.path.join(folder, f"{split}-{group:08d}.signatures.npy")
+
+
+def write_row(file: BinaryIO, row: Mapping[str, Any]) -> None:
+    """Appends a row to a file of JSON lines."""
+    file.write(json.dumps(row).encode() + b"\n")
+
+
+def read_rows(path: str) -> Iterator[dict[str, Any]]:
+    """Yields what `write_row` appended, one row in memory at a time.
+
+    Raises:
+      OSError: the file can't be read.
+    """
+    with open(path, "rb") as file:
+        yield from map(json.loads, file)

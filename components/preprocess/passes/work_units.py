@@ -6,10 +6,9 @@ Both are pure functions of the list of files, so they are the same on every runn
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from components.preprocess.passes.scratch_files import unit_path
+from components.preprocess.passes.scratch_files import read_rows, unit_path, write_row
 from components.preprocess.sources.blocks import BLOCK_BYTES, count_blocks, is_divisible
 from components.preprocess.sources.types import InputFile
 from model.config import DataConfig
@@ -51,7 +50,7 @@ class Unit:
         """Writes the unit to the scratch folder."""
         with whole_file(unit_path(folder, self.index), flush=False) as file:
             for part in self.parts:
-                file.write(json.dumps(dataclasses.asdict(part)).encode() + b"\n")
+                write_row(file, dataclasses.asdict(part))
 
     @classmethod
     def load(cls, folder: str, index: int) -> Unit:
@@ -60,11 +59,8 @@ class Unit:
         Raises:
           OSError: it can't be read.
         """
-        with open(unit_path(folder, index), "rb") as file:
-            rows = map(json.loads, file)
-            return cls(
-                index, tuple(Part(**row | {"file": InputFile(**row["file"])}) for row in rows)
-            )
+        rows = read_rows(unit_path(folder, index))
+        return cls(index, tuple(Part(**row | {"file": InputFile(**row["file"])}) for row in rows))
 
 
 def make_units(files: Iterable[InputFile], config: DataConfig) -> Iterator[Unit]:

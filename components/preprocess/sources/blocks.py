@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
 from components.preprocess.sources.decoded import (
+    BOM,
     REPLACEMENT,
     DecodedFile,
     NulError,
     marked_encoding,
 )
-from components.preprocess.sources.files import BYTE_ORDER_MARK, is_utf8, open_file
+from components.preprocess.sources.files import MARK_DETAIL, is_utf8, open_file
 from components.preprocess.sources.packed import DamagedError, is_packed
 from components.preprocess.sources.types import InputFile, UnsteadyError
 from model.config import DataConfig
@@ -34,7 +35,6 @@ TAIL_BYTES = 1 << 16
 """Bytes before a block that are known with it, to find the word before its first one."""
 
 _LINE_END = re.compile(rb"\r\n?|\n")
-_BOM = "\ufeff".encode()
 
 
 class BadTextError(Exception):
@@ -241,13 +241,13 @@ def _too_long(offset: int) -> BadTextError:
 def _checked(block: Block) -> Block:
     """Returns a block of UTF-8 text with its undecodable bytes counted."""
     encoding = "" if block.offset else marked_encoding(block.data)
-    mark = f"{BYTE_ORDER_MARK} {encoding}" if encoding else ""
+    mark = f"{MARK_DETAIL} {encoding}" if encoding else ""
     nul = block.data.find(b"\0")
     if nul >= 0:
         raise BadTextError("binary", block.offset + nul, mark or "a NUL byte")
-    if block.offset == 0 and block.data.startswith(_BOM):
-        data = block.data[len(_BOM) :]
-        block = dataclasses.replace(block, data=data, offset=len(_BOM))
+    if block.offset == 0 and block.data.startswith(BOM):
+        data = block.data[len(BOM) :]
+        block = dataclasses.replace(block, data=data, offset=len(BOM))
     if block.data.isascii():
         return block
     try:

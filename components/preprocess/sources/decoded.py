@@ -15,7 +15,7 @@ CHUNK_BYTES = 1 << 20
 """Bytes to decode at once."""
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-_BOM = "\ufeff".encode()
+BOM = "\ufeff".encode()
 _ERRORS = "charloom-replace"
 """Name of our error handler: as `replace`, but notes the first fault."""
 
@@ -193,8 +193,8 @@ class DecodedFile:
         data = text.encode()
         begins = self._made == 0
         self._made += len(data)
-        if begins and data.startswith(_BOM):
-            data, self._mark = data[len(_BOM) :], len(_BOM)
+        if begins and data.startswith(BOM):
+            data, self._mark = data[len(BOM) :], len(BOM)
         if (nul := data.find(b"\0")) >= 0:
             self._refuse(self._made - self._mark - len(data) + nul)
         return data

@@ -113,7 +113,7 @@ class ContentFingerprint:
         return self._sha256.hexdigest()
 
 
-BYTE_ORDER_MARK = "the byte order mark of"
+MARK_DETAIL = "the byte order mark of"
 """Begin of the detail of text in another encoding that has one."""
 
 
@@ -134,8 +134,8 @@ def describe_bad_text(
             f"{path} has a line that is too long ({detail} after byte offset {offset}); break it "
             f"into lines, or {advice}"
         )
-    if detail.startswith(BYTE_ORDER_MARK):
-        encoding = detail.removeprefix(BYTE_ORDER_MARK).strip()
+    if detail.startswith(MARK_DETAIL):
+        encoding = detail.removeprefix(MARK_DETAIL).strip()
         return f"{path} begins with {detail}; add --encoding {encoding}, or {advice}"
     where = f"({detail} at byte offset {offset})"
     if reason == "binary":

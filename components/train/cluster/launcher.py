@@ -119,6 +119,8 @@ class _Launch:
         self._follower = follower
         step = newest_step(job.workdir)
         self._state = _State(IdleRestarts(step, max_restarts=job.max_restarts))
+        self._pod_uid = os.environ.get("KFP_POD_UID", "")
+        """Of our pod, which owns the JobSet; empty where there is none."""
         self._uid = ""
         self._ours = False
         """Whether there may be a JobSet that this launcher has to remove."""
@@ -147,7 +149,7 @@ class _Launch:
     # Start
 
     def _render(self) -> dict[str, Any]:
-        name, uid = os.environ.get("KFP_POD_NAME"), os.environ.get("KFP_POD_UID")
+        name, uid = os.environ.get("KFP_POD_NAME"), self._pod_uid
         owner = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid} if uid else None
         body = render(
             self._options,
@@ -374,7 +376,7 @@ class _Launch:
         if found is None or (self._uid and found["metadata"]["uid"] != self._uid):
             return None
         owners = {one["uid"] for one in found["metadata"].get("ownerReferences", [])}
-        return found if owners == {uid for uid in (os.environ.get("KFP_POD_UID"),) if uid} else None
+        return found if owners == {self._pod_uid} - {""} else None
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
